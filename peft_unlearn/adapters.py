@@ -1,0 +1,163 @@
+"""One frozen base, several adapters: load the base, attach the forgetting adapter, switch between views, export.
+
+Adapter names: "default" is the forgetting adapter (the student; PEFT writes the files of an adapter of that name at the folder's root, so plain
+`PeftModel.from_pretrained(base, folder)` finds them), "teacher" its EMA, "finetune" the user's own LoRA below it, "reference" a frozen copy of an
+adapter that is trained further. There is never a second model: student, teacher, reference and never-seen are views of one base.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from trl import get_kbit_device_map
+
+from peft_unlearn.errors import UserError
+
+STUDENT, TEACHER, FINETUNE, REFERENCE = "default", "teacher", "finetune", "reference"
+
+# Inits that leave the base's weights and outputs as they are; PiSSA, OLoRA, CorDA and LoftQ rewrite the base (measured: logits off by 1.1-1.3).
+KEEPS_BASE = (True, "gaussian", "orthogonal")
+
+
+def default_lora() -> LoraConfig:
+    """LoRA r 16, alpha 32 on every linear layer but the head: the smallest setting that public work saw forget (docs/defaults.md)."""
+    return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def load_base(name: str | Path, *, dtype: torch.dtype | str = "auto", quantization_config: Any = None, **kwargs: Any) -> PreTrainedModel:
+    """Load a causal language model, quantised if asked, so that it can be trained through and evaluated in turns.
+
+    Raises:
+        UserError: the folder or Hub name cannot be loaded.
+    """
+    if quantization_config is not None:
+        kwargs.setdefault("device_map", get_kbit_device_map())
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, quantization_config=quantization_config, **kwargs)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"model_name_or_path: {str(name)!r} cannot be loaded ({reason}); write a local folder or a Hub name.") from error
+    return keep_weights_unpacked(model)
+
+
+def keep_weights_unpacked(model: PreTrainedModel) -> PreTrainedModel:
+    """Stop bitsandbytes from repacking 4-bit weights in place.
+
+    On CPUs with AVX512-BF16 one eval-mode forward repacks the weight for good; gradients then have cosine .34 with the truth (measured,
+    bitsandbytes 0.50.2; see bitsandbytes#2078).
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = None, *, teacher: bool = False) -> PeftModel:
+    """Give `model` a forgetting adapter in fp32, and a teacher that starts as its copy.
+
+    - a plain model gets a new adapter;
+    - a `PeftModel` with an adapter "finetune" gets a new one stacked on it, "finetune" stays active and frozen;
+    - a `PeftModel` with an adapter "default" has that one trained further; a frozen copy stays as the reference.
+
+    Raises:
+        UserError: an init that changes the base, target modules that the model lacks, or an adapter that is neither.
+    """
+    if isinstance(model, PeftModel) and STUDENT in model.peft_config:
+        if peft_config is not None:
+            raise UserError(
+                'peft_config: the model already holds an adapter named "default"; leave peft_config out to train it further, '
+                'or load it with adapter_name="finetune" to stack a new one on it.'
+            )
+        _add_copy(model, REFERENCE)
+    else:
+        if isinstance(model, PeftModel) and set(model.peft_config) != {FINETUNE}:
+            raise UserError(f'model: stack on an adapter named "finetune", not on {", ".join(model.peft_config)}.')
+        peft_config = _checked(peft_config or default_lora())
+        try:
+            if isinstance(model, PeftModel):
+                model.add_adapter(STUDENT, peft_config)
+            else:
+                model = get_peft_model(model, peft_config)
+        except ValueError as error:
+            if "target modules" not in str(error).lower():
+                raise
+            wanted = peft_config.target_modules
+            raise UserError(
+                f"lora_target_modules: the model has no modules named {wanted if isinstance(wanted, str) else ', '.join(sorted(wanted))}; "
+                "write all-linear, or names of its linear layers."
+            ) from error
+    for name in [STUDENT] + [n for n in model.peft_config if n != STUDENT]:
+        for parameter in adapter_parameters(model, name):
+            parameter.data = parameter.data.float()  # in bf16 an EMA of decay .999 moves nothing, and 94 % of lr 1e-5 steps are lost
+    if teacher:
+        _add_copy(model, TEACHER)
+    for module_name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and "lora_dropout" not in module_name:
+            module.p = 0.0  # reference and student must differ by the adapter alone
+    _activate(model, _active_names(model, "student"))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in adapter_parameters(model, STUDENT):
+        parameter.requires_grad_(True)
+    return model
+
+
+def _checked(peft_config: PeftConfig) -> PeftConfig:
+    if isinstance(peft_config, LoraConfig) and peft_config.init_lora_weights not in KEEPS_BASE:
+        raise UserError(
+            f"init_lora_weights: {peft_config.init_lora_weights!r} changes the base, so that the model with the adapter off is no reference; "
+            "write true or gaussian."
+        )
+    return peft_config
+
+
+def _add_copy(model: PeftModel, name: str) -> None:
+    config = copy.deepcopy(model.peft_config[STUDENT])
+    model.add_adapter(name, config)
+    for copied, original in zip(adapter_parameters(model, name), adapter_parameters(model, STUDENT), strict=True):
+        copied.data = original.data.clone()
+
+
+def adapter_parameters(model: PeftModel, name: str = STUDENT) -> list[nn.Parameter]:
+    """The parameters of one adapter, in the same order for every adapter of the model."""
+    return [p for n, p in model.named_parameters() if f".{name}." in n or n.endswith(f".{name}")]
+
+
+def _active_names(model: PeftModel, view_name: str) -> list[str]:
+    below = [FINETUNE] if FINETUNE in model.peft_config else []
+    reference = [REFERENCE] if REFERENCE in model.peft_config else []
+    return {"student": [*below, STUDENT], "teacher": [*below, TEACHER], "reference": below + reference, "never_seen": []}[view_name]
+
+
+def _activate(model: PeftModel, names: list[str]) -> None:
+    model.base_model.set_adapter(names, inference_mode=True)
+
+
+@contextlib.contextmanager
+def view(model: PeftModel, name: str) -> Iterator[PeftModel]:
+    """See the base through other adapters: "student", "teacher", "reference" (as it was before forgetting) or "never_seen" (all off).
+
+    Restores the active adapters and every `requires_grad` (PEFT's own `disable_adapter` unfreezes what it re-enables, peft#3447). Leave it
+    before a backward pass: under gradient checkpointing the recomputation would run with the wrong adapter and the student get no gradient.
+    """
+    active = list(model.base_model.active_adapters)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    _activate(model, _active_names(model, name))
+    try:
+        yield model
+    finally:
+        _activate(model, active)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def export(model: PeftModel, folder: str | Path) -> None:
+    """Write the forgetting adapter, and only it, in PEFT's format."""
+    model.save_pretrained(str(folder), selected_adapters=[STUDENT])

@@ -1,0 +1,157 @@
+"""UnlearnConfig: every knob of an unlearning run, its help (which is the command line's help too) and its checks."""
+
+import inspect
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from transformers import TrainingArguments
+
+from peft_unlearn import methods
+from peft_unlearn.combine import COMBINERS
+from peft_unlearn.errors import UserError
+from peft_unlearn.losses import LOSSES
+
+CHOICES = {
+    "method": tuple(methods.METHODS),
+    "forget_loss": tuple(LOSSES),
+    "retain_loss": ("nll", "none"),
+    "retain_kl": ("teacher", "reference", "none"),
+    "divergence": ("kl", "qkl"),
+    "combine": tuple(COMBINERS),
+}
+# key: (lowest, highest, whether the ends themselves are allowed)
+RANGES = {
+    "forget_coef": (0.0, math.inf, True),
+    "retain_coef": (0.0, math.inf, True),
+    "kl_coef": (0.0, math.inf, True),
+    "forget_floor": (0.0, 1.0, True),
+    "teacher_decay": (0.0, 1.0, True),
+    "damping": (0.0, math.inf, True),
+    "learning_rate": (0.0, math.inf, False),
+    "auto_lr_max": (0.0, math.inf, False),
+    "auto_lr_steps": (1, math.inf, True),
+    "max_length": (2, math.inf, True),
+    "self_retain_rows": (1, math.inf, True),
+    "max_grad_norm": (0.0, math.inf, True),
+    "per_device_train_batch_size": (1, math.inf, True),
+    "gradient_accumulation_steps": (1, math.inf, True),
+}
+
+
+@dataclass
+class UnlearnConfig(TrainingArguments):
+    """Settings of an [`UnlearnTrainer`], on top of [`~transformers.TrainingArguments`].
+
+    A knob left at None takes the value that `method` gives it (see `peft_unlearn.methods`).
+
+    Raises:
+        UserError: a value outside its choices or its range; the message names the key.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "forget_loss_args"]
+
+    method: str = field(
+        default="mean_teacher",
+        metadata={"help": "Set of defaults to start from: " + ", ".join(methods.METHODS) + ".", "choices": list(methods.METHODS)},
+    )
+    forget_loss: str | None = field(
+        default=None, metadata={"help": "Loss on the forget set: " + ", ".join(LOSSES) + "."}
+    )
+    forget_loss_args: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Parameters of the forget loss, for example {tol: 0.02} for nlul or {beta: 0.1} for npo."}
+    )
+    retain_loss: str | None = field(default=None, metadata={"help": "Cross-entropy on the retain set: nll, or none."})
+    retain_kl: str | None = field(
+        default=None,
+        metadata={"help": "Divergence on the retain set from the teacher (EMA of the adapter), from the reference (forgetting adapter off), or none."},
+    )
+    divergence: str = field(
+        default="kl", metadata={"help": "Form of retain_kl: kl, or qkl, its second-order expansion in the logits."}
+    )
+    combine: str | None = field(
+        default=None, metadata={"help": "How the objectives' gradients become one direction: " + ", ".join(COMBINERS) + "."}
+    )
+    forget_coef: float | None = field(default=None, metadata={"help": "Weight of the forget objective."})
+    retain_coef: float | None = field(default=None, metadata={"help": "Weight of the retain cross-entropy."})
+    kl_coef: float | None = field(default=None, metadata={"help": "Weight of the divergence."})
+    forget_floor: float | None = field(
+        default=None,
+        metadata={"help": "Rows whose mean token probability is under this have been forgotten and leave the forget loss; 0 is off."},
+    )
+    teacher_decay: float | None = field(
+        default=None, metadata={"help": "EMA decay of the teacher adapter for each optimiser step (1 - delta of the paper)."}
+    )
+    damping: float | None = field(default=None, metadata={"help": "Pull of the student towards the teacher, added after clipping."})
+    auto_lr: bool | None = field(default=None, metadata={"help": "Set the learning rate from the curvature of the retain loss (GeN)."})
+    auto_lr_steps: int = field(default=10, metadata={"help": "Optimiser steps between two probes of the automatic learning rate."})
+    auto_lr_max: float = field(default=1e-2, metadata={"help": "The automatic learning rate never exceeds this."})
+    max_length: int = field(default=1024, metadata={"help": "Longer rows are cut to this many tokens, and the run says how many were."})
+    self_retain_rows: int = field(
+        default=256, metadata={"help": "Without a retain set: how many texts the model writes itself before training, to be kept."}
+    )
+
+    # TrainingArguments fields that the method decides unless they are given.
+    learning_rate: float | None = field(default=None, metadata={"help": "Learning rate; with auto_lr, where it starts."})
+    max_steps: int | None = field(default=None, metadata={"help": "Optimiser steps. Give num_train_epochs instead to count epochs of the forget set."})
+    num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs of the forget set, when max_steps is not given."})
+    lr_scheduler_type: str | None = field(default=None, metadata={"help": "Schedule of the learning rate."})
+    optim: str | None = field(default=None, metadata={"help": "Optimiser, by its transformers name: adamw_torch, sgd, paged_adamw_8bit, ..."})
+    optim_args: str | None = field(default=None, metadata={"help": "Parameters of the optimiser, for example momentum=0.95 for sgd."})
+    max_grad_norm: float | None = field(default=None, metadata={"help": "Clip of the combined gradient's global norm; 0 is off."})
+    weight_decay: float | None = field(default=None, metadata={"help": "Weight decay on the adapter."})
+
+    # Defaults of TrainingArguments that hide faults or that the two streams do not fit.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Kept off: the filter would hide a divergence."})
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Kept off: batches are nested {forget, retain}."})
+    logging_steps: float = field(default=10, metadata={"help": "Optimiser steps between two log lines."})
+    save_strategy: str = field(default="no", metadata={"help": "When checkpoints are written; the adapter is always saved at the end."})
+    report_to: None | str | list[str] = field(default="none", metadata={"help": "Where metrics are reported to: none, wandb, tensorboard, ..."})
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Forget rows in a micro-batch; as many retain rows come with them."})
+    hub_private_repo: bool | None = field(default=True, metadata={"help": "Uploads are private unless this is false: base and adapter together show what was forgotten."})
+
+    def __post_init__(self) -> None:
+        if self.method not in methods.METHODS:
+            raise UserError(f"method: {self.method!r} is not one of {', '.join(methods.METHODS)}.")
+        for key, value in methods.defaults(self.method).items():
+            if key == "forget_loss_args" and self.forget_loss not in (None, methods.METHODS[self.method]["forget_loss"]):
+                value = {}  # another loss than the method's: the method's parameters are not meant for it
+            if key == "max_steps" and self.num_train_epochs is not None:
+                value = -1  # epochs were asked for
+            if getattr(self, key) is None:
+                setattr(self, key, value)
+        if self.num_train_epochs is None:
+            self.num_train_epochs = 1.0  # max_steps decides
+        self._check()
+        super().__post_init__()
+        self._check_loss_args()
+
+    def _check(self) -> None:
+        for key, choices in CHOICES.items():
+            if getattr(self, key) not in choices:
+                raise UserError(f"{key}: {getattr(self, key)!r} is not one of {', '.join(choices)}.")
+        for key, (low, high, ends) in RANGES.items():
+            value = getattr(self, key)
+            if value is None:
+                continue  # no teacher
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                raise UserError(f"{key}: {value!r} is not a number.")
+            if not (low <= value <= high if ends else low < value < high):
+                interval = f"{low:g} to {high:g}" if high < math.inf else f"{'at least' if ends else 'above'} {low:g}"
+                raise UserError(f"{key}: {value!r} is out of range, write a value {interval}.")
+        if self.retain_kl == "teacher" and self.teacher_decay is None:
+            raise UserError("retain_kl: 'teacher' needs teacher_decay, for example 0.995.")
+        if self.damping and self.teacher_decay is None:
+            raise UserError("damping: it pulls towards the teacher, so it needs teacher_decay, for example 0.995.")
+        if self.auto_lr and self.lr_scheduler_type not in ("constant", "constant_with_warmup"):
+            raise UserError(f"lr_scheduler_type: {self.lr_scheduler_type!r} and auto_lr would both set the learning rate, write 'constant'.")
+
+    def _check_loss_args(self) -> None:
+        if not isinstance(self.forget_loss_args, dict):
+            raise UserError(f"forget_loss_args: {self.forget_loss_args!r} is not a mapping, write for example {{tol: 0.02}}.")
+        loss = LOSSES[self.forget_loss]
+        known = [p.name for p in inspect.signature(loss.function).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        for key in self.forget_loss_args:
+            if key not in known:
+                takes = ", ".join(known) or "no parameters"
+                raise UserError(f"forget_loss_args: {self.forget_loss} has no parameter {key!r}, it takes {takes}.")

@@ -1,0 +1,165 @@
+"""A model folder as files: where it lies, what its safetensors shards hold, and writing another one shard by shard."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError, safe_open
+
+from peft_unlearn.errors import UserError
+
+SINGLE, INDEX = constants.SAFETENSORS_SINGLE_FILE, constants.SAFETENSORS_INDEX_FILE
+
+# By name and not *.json: a user's own folder may hold the forget set.
+TOKENIZER_FILES = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "*.tiktoken",
+    "chat_template.jinja",
+    "chat_template.json",
+]
+MODEL_FILES = ["config.json", "generation_config.json", *TOKENIZER_FILES, "preprocessor_config.json", "processor_config.json"]
+LICENSE_FILES = ["LICENSE*", "NOTICE*", "USE_POLICY*"]
+ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a checkpoint tensor lies: its shard's file name, and its shape."""
+
+    shard: str
+    shape: tuple[int, ...]
+
+
+def locate(name: str | Path, patterns: list[str], *, key: str, revision: str | None = None) -> Path:
+    """The folder of `name`: a local one, or a snapshot of the Hub repository with the files that match `patterns`.
+
+    Raises:
+        UserError: neither a folder nor a repository that can be reached; the message names `key`.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns, ignore_patterns=["original/*", "consolidated*"]))
+    except (OSError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"{key}: {str(name)!r} is no folder here and did not come from the Hub ({reason}); write a local folder.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: the file is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; give a folder that holds {path.name}.") from None
+    except ValueError as error:
+        raise UserError(f"{path}: this is no JSON ({error}); fetch or write the file again.") from error
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, open on the CPU; tensors are read one by one by `get_tensor`.
+
+    Raises:
+        UserError: the file is truncated or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise UserError(f"{path}: the file is truncated or damaged ({error}); fetch or save it again.") from error
+
+
+def checkpoint(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a transformers folder, by their names in the checkpoint.
+
+    Every shard is opened, so that what is missing or cut is found before anything is written.
+
+    Raises:
+        UserError: no safetensors weights, a shard that the index lists and the folder lacks, or a tensor that its shard lacks.
+    """
+    if (folder / SINGLE).is_file():
+        listed: dict[str, str] = {}
+        names = [SINGLE]
+    elif (folder / INDEX).is_file():
+        listed = read_json(folder / INDEX)["weight_map"]
+        names = sorted(set(listed.values()))
+    else:
+        raise UserError(f"{folder}: no {SINGLE} and no {INDEX} there; save the base with save_pretrained, which writes safetensors.")
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: {INDEX} lists this shard, but it is not there; fetch the base again.")
+        with opened(folder / name) as file:
+            tensors |= {key: Tensor(name, tuple(file.get_slice(key).get_shape())) for key in file.keys()}  # noqa: SIM118
+    for key, name in listed.items():
+        if key not in tensors or tensors[key].shard != name:
+            raise UserError(f"{folder / name}: {INDEX} says that tensor {key} is in this shard, but it is not; fetch the base again.")
+    return tensors
+
+
+def write_index(folder: Path, tensors: dict[str, str], total_size: int) -> None:
+    """Write the index of a sharded folder: `tensors` maps tensor names to shard file names, `total_size` is in bytes."""
+    index = {"metadata": {"total_size": total_size}, "weight_map": tensors}
+    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def copy_files(source: Path, target: Path, patterns: list[str]) -> None:
+    """Copy the files at the root of `source` that match `patterns`, over those that `target` has."""
+    for pattern in patterns:
+        for path in source.glob(pattern):
+            shutil.copyfile(path, target / path.name)
+
+
+@contextlib.contextmanager
+def written_whole(output: Path, size: int) -> Iterator[Path]:
+    """A folder to write into, which gets the name `output` only when all is written.
+
+    Args:
+        size: bytes that will be written, checked against the free disk space.
+
+    Raises:
+        UserError: `output` holds something already, or the disk has too little room.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"output: {output} is there already and is not an empty folder; give another name.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(output.parent).free
+    if free < size:
+        raise UserError(f"output: {output.parent} has {free / 1e9:.2f} GB free and {size / 1e9:.2f} GB are needed; give a folder on another disk.")
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a merge that was killed
+    partial.mkdir()
+    try:
+        yield partial
+        if output.exists():
+            output.rmdir()
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def size_in_bytes(folder: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None) -> int:
+    """Bytes of these tensors in `dtype`, or in the files' own."""
+    if dtype is None:
+        return sum((folder / name).stat().st_size for name in {tensor.shard for tensor in tensors.values()})
+    return sum(torch.Size(tensor.shape).numel() * dtype.itemsize for tensor in tensors.values())

@@ -1,0 +1,47 @@
+"""The gradients of several objectives over the adapter, as the rows of one flat matrix."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+CHUNK = 1 << 20  # columns converted to fp64 at a time
+
+
+class Gradients:
+    """An (m, n) fp32 matrix G: one row for each objective, one column for each adapter parameter.
+
+    Autograd accumulates straight into it: `into(k)` makes every `p.grad` a view of row k, over as many micro-batches as a step has.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], objectives: int):
+        self.parameters = list(parameters)
+        sizes = [p.numel() for p in self.parameters]
+        self.matrix = torch.zeros(objectives, sum(sizes), device=self.parameters[0].device)
+        self._sizes = sizes
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        return [piece.view_as(p) for piece, p in zip(flat.split(self._sizes), self.parameters, strict=True)]
+
+    def into(self, objective: int) -> None:
+        """Let the next backward pass add to row `objective`."""
+        self.set(self.matrix[objective])
+
+    def set(self, flat: Tensor) -> list[Tensor]:
+        """Make the (n,) tensor `flat` the gradient of the parameters, and return its views."""
+        views = self._views(flat)
+        for p, view in zip(self.parameters, views, strict=True):
+            p.grad = view
+        return views
+
+    def gramian(self) -> Tensor:
+        """GG' in fp64, (m, m), on the CPU."""
+        return sum(c.double() @ c.double().T for c in self.matrix.split(CHUNK, dim=1)).cpu()
+
+    def combined(self, weights: Tensor) -> Tensor:
+        """w'G, (n,), for weights of shape (m,). A row of weight 0 counts for nothing, whatever it holds."""
+        used = weights.nonzero().flatten().tolist()
+        flat = torch.zeros_like(self.matrix[0])
+        for k in used:
+            flat.add_(self.matrix[k], alpha=float(weights[k]))
+        return flat

@@ -1,0 +1,38 @@
+"""NLUL, the negative log of the unlikelihood: the loss that does not vanish on memorised text."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def nlul(logps: Tensor, *, tol: float = 0.02) -> Tensor:
+    """Negative log-unlikelihood, -log(1 + tol - p).
+
+    Its gradient is p / (1 + tol - p) with respect to log p, and p (1 - p) / (1 + tol - p) with respect to the true token's logit: p
+    itself at
+    tol = 0, so it pulls hardest where the text is memorised and dies where it is gone. `tol` bounds the pull on a single token by 1 / tol.
+
+    With tol = 0 a log-probability that was rounded to 0 or above would be infinitely unlikely to be forgotten. It is read as -eps of its
+    dtype, since 1 - p is not known any better, and its gradient is kept: at most 1 / eps on log p, which the softmax, whose other tokens
+    share less than eps, turns into at most 1 on a logit. A clamp would give the best-memorised tokens no gradient at all.
+
+    Args:
+        logps: log-probabilities of the true tokens in nats, any shape.
+        tol: distance of the pole from p = 1, at least 0.
+
+    Returns:
+        Losses of the same shape.
+
+    Source: Klochkov, 2025, arXiv 2504.13388; the gradient with `tol` is the one that the author's code back-propagates.
+    """
+    eps = torch.finfo(logps.dtype).eps
+    certain = torch.expm1(logps) >= tol  # 1 + tol - p <= 0
+    logps = torch.where(certain, logps - (logps + eps).detach(), logps)
+
+    # Each form loses its digits where the other has them (Maechler, "Accurately computing log(1 - exp(-|a|))"). The clamps keep the
+    # gradient of the form that is not selected finite.
+    likely = logps > -math.log(2)
+    near_one = torch.log(tol - torch.expm1(logps.clamp(min=-math.log(2))))
+    near_zero = torch.log1p(tol - torch.exp(logps.clamp(max=-math.log(2))))
+    return -torch.where(likely, near_one, near_zero)

@@ -1,0 +1,25 @@
+"""NPO, negative preference optimisation: DPO with the forget answer rejected and nothing chosen."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def npo(logps: Tensor, ref_logps: Tensor, mask: Tensor, *, beta: float = 0.1) -> Tensor:
+    """Negative preference loss of each sequence, -(2 / beta) log sigmoid(-beta * sum_t [log p - log p_ref]).
+
+    The log-ratio is *summed* over the tokens, as in the paper; with r that sum, the gradient with respect to each token's log p is
+    2 sigmoid(beta r): 1 at the start, where it equals gradient ascent, and 0 once the sequence is far less likely than under the reference.
+
+    Args:
+        logps: (B, T) log-probabilities of the true tokens in nats.
+        ref_logps: (B, T) those of the reference.
+        mask: (B, T) true at label positions; what stands elsewhere is never read.
+        beta: inverse temperature, above 0; towards 0 the loss becomes gradient ascent.
+
+    Returns:
+        (B,) losses.
+
+    Source: Zhang et al., 2024, arXiv 2404.05868.
+    """
+    log_ratio = (logps - ref_logps).where(mask.bool(), 0.0).sum(-1)
+    return -2 / beta * F.logsigmoid(-beta * log_ratio)

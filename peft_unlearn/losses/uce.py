@@ -1,0 +1,21 @@
+"""UCE, the bounded forget loss of MOLLM."""
+
+import torch
+from torch import Tensor
+
+
+def uce(logps: Tensor) -> Tensor:
+    """Unlearning cross-entropy, -log(1 - p/2), between 0 (forgotten) and log 2 (memorised).
+
+    Its gradient is p / (2 - p) with respect to log p, and p (1 - p) / (2 - p) with respect to the true token's logit: largest (0.172) at
+    p = 0.586, and 0 at both ends. So it stops by itself, and starts slowly on memorised text.
+
+    Args:
+        logps: log-probabilities of the true tokens in nats, any shape.
+
+    Returns:
+        Losses of the same shape.
+
+    Source: Pan et al., 2025, arXiv 2412.20412 (MOLLM).
+    """
+    return -torch.log1p(-torch.exp(logps) / 2)

@@ -1,0 +1,64 @@
+"""A method is data: a named set of defaults for the knobs of `UnlearnConfig`.
+
+What a recipe does not say comes from its method, and from nowhere else. docs/defaults.md tells how each number was found.
+"""
+
+from typing import Any
+
+COMMON: dict[str, Any] = {
+    "forget_loss_args": {},
+    "retain_loss": "none",
+    "retain_kl": "none",
+    "forget_coef": 1.0,
+    "retain_coef": 1.0,
+    "kl_coef": 1.0,
+    "forget_floor": 0.0,
+    "damping": 0.0,
+    "auto_lr": False,
+    "max_steps": 150,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "optim": "adamw_torch",
+    "optim_args": None,
+    "max_grad_norm": 1.0,
+    "weight_decay": 0.0,
+}
+
+METHODS: dict[str, dict[str, Any]] = {
+    # Mean teacher with NLUL (arXiv 2504.13388): leave the text while the KL to a slow copy of the adapter holds everything else.
+    "mean_teacher": {
+        "forget_loss": "nlul",
+        "forget_loss_args": {"tol": 0.02},
+        "forget_coef": 0.1,
+        "retain_kl": "teacher",
+        "combine": "weighted_sum",
+        "teacher_decay": 0.995,
+        "damping": 0.0,
+    },
+    # Normalised gradient difference with an automatic learning rate (arXiv 2410.22086).
+    "ngdiff": {
+        "forget_loss": "ga",
+        "forget_floor": 0.05,
+        "retain_loss": "nll",
+        "combine": "ngdiff",
+        "auto_lr": True,
+        "max_grad_norm": 0.0,  # the direction has norm sqrt(2 - 2 cos), about 1.4: a clip at 1 would bind on every step
+    },
+    # Several objectives, one common descent direction (arXiv 2412.20412).
+    "mollm": {
+        "forget_loss": "uce",
+        "forget_floor": 0.05,
+        "retain_loss": "nll",
+        "retain_kl": "reference",
+        "combine": "mollm",
+        "max_grad_norm": 0.0,
+    },
+    # Baselines: gradient difference, and negative preference optimisation (arXiv 2404.05868) with a retain loss.
+    "graddiff": {"forget_loss": "ga", "retain_loss": "nll", "combine": "weighted_sum"},
+    "npo": {"forget_loss": "npo", "forget_loss_args": {"beta": 0.1}, "retain_loss": "nll", "combine": "weighted_sum"},
+}
+
+
+def defaults(method: str) -> dict[str, Any]:
+    """Every knob's value under `method`, the method's own over the common ones."""
+    return COMMON | METHODS[method]

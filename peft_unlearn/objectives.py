@@ -1,0 +1,51 @@
+"""Objectives: what a run minimises, each a loss on one of the two streams with a gradient of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from peft_unlearn.config import UnlearnConfig
+from peft_unlearn.logprobs import DIVERGENCES, Scores, row_probabilities
+from peft_unlearn.losses import LOSSES, nll
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss summed over one micro-batch of one stream; the trainer divides by the global number of its tokens or sequences.
+
+    `function` maps the student's scores, and those of `anchor` where it has one, to a scalar.
+    """
+
+    name: str
+    stream: Literal["forget", "retain"]
+    coef: float
+    function: Callable[[Scores, Scores | None], Tensor]
+    per: Literal["token", "sequence"] = "token"
+    anchor: Literal["teacher", "reference"] | None = None
+
+
+def build(args: UnlearnConfig) -> list[Objective]:
+    """The objectives that a configuration asks for, the forget objective first."""
+    loss = LOSSES[args.forget_loss]
+
+    def forget(scores: Scores, anchor: Scores | None) -> Tensor:
+        remembered = row_probabilities(scores.logps.detach(), scores.mask) >= args.forget_floor
+        if loss.per == "token":
+            return (loss.function(scores.logps, **args.forget_loss_args) * scores.mask * remembered.unsqueeze(-1)).sum()
+        reference = None if anchor is None else anchor.logps
+        return (loss.function(scores.logps, reference, scores.mask, **args.forget_loss_args) * remembered).sum()
+
+    def retain(scores: Scores, anchor: Scores | None) -> Tensor:
+        return (nll(scores.logps) * scores.mask).sum()
+
+    def divergence(scores: Scores, anchor: Scores | None) -> Tensor:
+        return DIVERGENCES[args.divergence](scores.logits, anchor.logits).sum()
+
+    objectives = [Objective("forget", "forget", args.forget_coef, forget, loss.per, "reference" if loss.reference else None)]
+    if args.retain_loss != "none":
+        objectives.append(Objective("retain", "retain", args.retain_coef, retain))
+    if args.retain_kl != "none":
+        objectives.append(Objective("kl", "retain", args.kl_coef, divergence, anchor=args.retain_kl))
+    return objectives
