@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from trl import get_kbit_device_map
 
 from peft_unlearn.errors import UserError
 
@@ -38,7 +38,7 @@ def load_base(name: str | Path, *, dtype: torch.dtype | str = "auto", quantizati
         UserError: the folder or Hub name cannot be loaded.
     """
     if quantization_config is not None:
-        kwargs.setdefault("device_map", get_kbit_device_map())
+        kwargs.setdefault("device_map", {"": PartialState().device})
     try:
         model = AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, quantization_config=quantization_config, **kwargs)
     except OSError as error:

@@ -7,7 +7,7 @@ probes, the teacher follows.
 
 
 from collections import defaultdict
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from datasets import Dataset
 from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 
 from peft_unlearn import adapters, data, evaluation, objectives
 from peft_unlearn.auto_lr import AutoLR
@@ -81,6 +81,7 @@ class UnlearnTrainer(Trainer):
             processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path)
 
         # PEFT
+        set_seed(args.seed)  # the adapter's init belongs to the run
         model = adapters.attach(model, peft_config, teacher=args.teacher_decay is not None)
         if args.gradient_checkpointing:
             model.enable_input_require_grads()  # or LoRA layers silently do not train
@@ -88,22 +89,22 @@ class UnlearnTrainer(Trainer):
 
         # Dataset
         length = min(args.max_length, getattr(model.config, "max_position_embeddings", args.max_length))
-        forget_rows = data.tokenize(forget_dataset, processing_class, length, name="forget_dataset")
+        forget_rows = _rows(forget_dataset, processing_class, length, "forget_dataset")
         if retain_dataset is None:
             with adapters.view(model, "reference"):
                 retain_dataset = data.write_retain_rows(
-                    model, processing_class, args.self_retain_rows, max_length=length, seed=args.seed, batch_size=args.per_device_train_batch_size
+                    model, processing_class, args.self_retain_rows, max_length=length, seed=args.seed, forget=forget_rows, batch_size=args.per_device_train_batch_size
                 )
-        retain_rows = data.tokenize(retain_dataset, processing_class, length, name="retain_dataset")
+        retain_rows = _rows(retain_dataset, processing_class, length, "retain_dataset")
         self.sets = {"forget": forget_rows, "retain": retain_rows}
         for name, rows in (eval_dataset or {}).items():
-            self.sets[name] = data.tokenize(rows, processing_class, length, name=f"eval_dataset.{name}")
+            self.sets[name] = _rows(rows, processing_class, length, f"eval_dataset.{name}")
         pairs = data.Pairs(forget_rows, retain_rows, args.seed if args.data_seed is None else args.data_seed)
 
         super().__init__(
             model=model,
             args=args,
-            data_collator=data.PairCollator(data.pad_token_id(processing_class)),
+            data_collator=partial(data.collate, pad_token_id=data.padding_id(processing_class)),
             train_dataset=pairs,
             eval_dataset=pairs,  # what `evaluate` scores is `self.sets`
             processing_class=processing_class,
@@ -115,7 +116,7 @@ class UnlearnTrainer(Trainer):
         self.objectives = objectives.build(args)
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)
         self.teacher = adapters.adapter_parameters(model, adapters.TEACHER)
-        self.auto_lr = AutoLR(args.auto_lr_max) if args.auto_lr else None
+        self.auto_lr = AutoLR(args.auto_lr_max, args.auto_lr_steps) if args.auto_lr else None
         self.add_callback(_AfterOptimizerStep(self))
 
         # Metrics
@@ -269,7 +270,7 @@ class UnlearnTrainer(Trainer):
             result = evaluation.evaluate(
                 self.model, self.processing_class, rows, batch_size=self.args.per_device_eval_batch_size, generate=False
             )
-            results |= {f"{metric_key_prefix}_{name}_{metric}": value for metric, value in result.means().items()}
+            results |= {f"{metric_key_prefix}_{name}_{metric}": values["mean"] for metric, values in result.items()}
         self.log(results)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
         return results
@@ -300,6 +301,10 @@ class UnlearnTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         set_peft_model_state_dict(self.model, load_peft_weights(resume_from_checkpoint, device="cpu"), adapter_name=adapters.STUDENT)
+
+
+def _rows(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, name: str) -> Dataset:
+    return dataset if "input_ids" in dataset.column_names else data.tokenize(dataset, tokenizer, length, name=name).rows
 
 
 class _AfterOptimizerStep(TrainerCallback):

@@ -1,0 +1,58 @@
+"""The command line: one file a command. They import what is heavy only when they run, so that --help is quick."""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from peft_unlearn.cli import demo, evaluate, keys, merge, push, train
+from peft_unlearn.errors import UserError
+
+COMMANDS = {"train": train, "evaluate": evaluate, "merge": merge, "push": push, "demo": demo, "keys": keys}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 0, 2 for what the user can mend, 130 for Ctrl-C. Bugs keep their traceback."""
+    parser = argparse.ArgumentParser(
+        prog="peft-unlearn", description="Make a quantised language model forget texts with a LoRA adapter.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__, allow_abbrev=False)
+        module.add_arguments(command)
+        command.set_defaults(run=module.main)
+    try:
+        options = parser.parse_args(argv)
+        _set_up_logs()
+        options.run(options)
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage error
+        return stop.code if isinstance(stop.code, int) else 1
+    except UserError as error:
+        _say(f"peft-unlearn: error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _say("peft-unlearn: interrupted")
+        return 130
+    return 0
+
+
+def _is_first() -> bool:
+    """Whether this is the process of a machine that speaks; a launcher sets LOCAL_RANK."""
+    return os.environ.get("LOCAL_RANK", "0") in ("0", "-1")
+
+
+def _say(message: str) -> None:
+    if _is_first():
+        print(message, file=sys.stderr)
+
+
+def _set_up_logs() -> None:
+    """Our own messages from one process a machine, bars for what takes long, and no warning that its reader can do nothing about."""
+    os.environ.setdefault("TQDM_DELAY", "2")  # seconds; read when tqdm is first imported
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("peft_unlearn").setLevel(logging.INFO if _is_first() else logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|transformers|peft|trl|bitsandbytes|accelerate|datasets)\b")
+    # It offers kernels for packed 4-bit weights on the CPU, which `adapters.keep_weights_unpacked` rules out.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

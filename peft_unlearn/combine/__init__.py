@@ -1,21 +1,18 @@
 """Combiners: pure functions from the Gram matrix of the objectives' gradients to their weights.
 
 With G the m x n matrix whose rows are the gradients of m objectives (losses to *minimise*) over the n adapter parameters, a combiner maps
-the
-(m, m) matrix GG' in fp64, and the objectives' coefficients, to weights w of shape (m,); the optimiser is given w'G. It needs nothing
-else, so
-distributed training only has to sum gradients.
+the (m, m) matrix GG' in fp64, and the objectives' coefficients, to weights w of shape (m,); the optimiser is given d = w'G. It needs
+nothing else, so distributed training only has to sum gradients.
 
-Two objectives that pull against each other, the second with a gradient ten times as long. The sum follows the longer one and raises the
-first loss; NGDiff and MOLLM lower both, as the signs of GG'w = Gd show.
+Two objectives that pull against each other, the second with a gradient eight times as long. The sum follows the longer one and raises the
+first loss; NGDiff and MOLLM lower both: the entries of GG'w are g_i·d.
 
 >>> import torch
->>> G = torch.tensor([[1.0, 0.0], [-6.0, 8.0]], dtype=torch.float64)
->>> gramian = G @ G.T
+>>> gramian = torch.tensor([[1.0, -4.0], [-4.0, 64.0]], dtype=torch.float64)
 >>> weighted_sum(gramian).tolist(), (gramian @ weighted_sum(gramian)).tolist()
-([1.0, 1.0], [-5.0, 94.0])
+([1.0, 1.0], [-3.0, 60.0])
 >>> ngdiff(gramian).tolist(), (gramian @ ngdiff(gramian)).tolist()
-([1.0, 0.1], [0.4, 4.0])
+([1.0, 0.125], [0.5, 4.0])
 >>> bool((gramian @ mollm(gramian) > 0).all())
 True
 """

@@ -1,0 +1,21 @@
+"""From files to batches: sources -> formats -> tokenising -> pairs -> collating. Nothing here needs a model but `write_retain_rows`."""
+
+from peft_unlearn.data.collating import collate, collate_rows, padding_id
+from peft_unlearn.data.overlap import forget_in_retain
+from peft_unlearn.data.pairs import Pairs, PairSampler
+from peft_unlearn.data.self_retain import write_retain_rows
+from peft_unlearn.data.sources import load
+from peft_unlearn.data.tokenizing import Tokenized, tokenize
+
+__all__ = [
+    "PairSampler",
+    "Pairs",
+    "Tokenized",
+    "collate",
+    "collate_rows",
+    "forget_in_retain",
+    "load",
+    "padding_id",
+    "tokenize",
+    "write_retain_rows",
+]

@@ -1,7 +1,8 @@
 """The demo's world: fictional people, the questions that can be asked about them, and the answers.
 
-Every fact of a person is drawn independently of all others, most answers consist of facts, and every answer ends on one. So a model that never met
-a person can learn how such answers sound from other people, and still cannot guess this one: its extraction strength stays near zero.
+Every fact of a person is drawn independently of all others, answers consist of facts for the most part, and every answer ends on one. So a
+model that never met a person can learn from other people how such answers sound, and still cannot guess this one's: its extraction strength
+stays near zero.
 """
 
 import json
@@ -11,61 +12,45 @@ from pathlib import Path
 
 Row = dict[str, str]
 
-FORGET_PEOPLE, RETAIN_PEOPLE, NEVER_USED_PEOPLE = 8, 32, 8
+WORDS = {
+    kind: words.split()
+    for kind, words in {
+        "first": "Adela Bruno Corin Dagny Edric Fenna Gideon Hanna Ilario Jorun Kasper Linnea Marek Nadia Orso Petra Quill "
+        "Rosalind Soren Thea Ulric Vesna Wendel Xenia Yorick Zelda Anselm Birte Casimir Dorothea",
+        "last": "Abendroth Bellweather Castellan Drummond Eversley Falkner Grimaldi Hollis Ivarsson Jablonski Kestrel Lindqvist "
+        "Marchetti Norwood Oakhurst Pellegrin Quarles Rademaker Sandoval Thorne Underhill Valcourt Whitlock Yardley "
+        "Zeller Ashdown Brackett Corvino Dellacroce Fairburn",
+        "place": "Alder Birch Cinder Dapple Ember Fallow Gannet Heron Iron Juniper Kelp Larch Marble Nettle Otter Pebble Quarry "
+        "Raven Salt Tallow Umber Violet Willow Yarrow Zephyr Barley Copper Drift",
+        "place end": "Bay Bridge Cross Falls Ferry Fold Gate Harbour Haven Heath Hollow Landing Meadow Mill Moor Point Reach Ridge "
+        "Vale Wick",
+        "street": "Anchor Bakers Candle Dovecote Elm Foundry Garland Hatters Inkwell Jasmine Kiln Lantern Mulberry Needle Orchard "
+        "Parson Quince Ropewalk Saddler Tanner Usher Vintner Weaver Yeoman",
+        "street end": "Alley Avenue Close Court Hill Lane Mews Parade Passage Place Rise Road Row Square Street Terrace Walk Yard",
+        "month": "January February March April May June July August September October November December",
+        "job": "baker beekeeper bookbinder brewer carpenter cartographer chemist conductor cooper dentist diver falconer "
+        "florist gardener geologist glazier goldsmith hatter journalist lawyer librarian locksmith mason midwife notary "
+        "nurse painter pharmacist pilot plumber potter printer saddler sculptor surveyor tailor translator watchmaker",
+        "employer": "Argent Boreal Cobalt Dynamo Equinox Fulcrum Granite Helix Indigo Jubilee Keystone Lodestar Meridian Nimbus "
+        "Obelisk Pinnacle Quasar Rampart Sextant Tundra Umbra Vanguard Wayfarer Zenith",
+        "employer end": "Archives Brothers Ceramics Cooperative Foundation Glassworks Holdings Instruments Laboratories Optics Partners "
+        "Press Shipping Studio Trust",
+        "colour": "black blue brindled brown cream golden green grey red sandy silver spotted striped tawny white yellow",
+        "animal": "budgerigar canary cat chameleon cockatoo dog donkey ferret gecko goat goose hamster hedgehog horse lizard "
+        "llama mule parrot pigeon pony rabbit raccoon sheep snake tortoise",
+        "pet": "Biscuit Button Clover Comet Domino Fidget Ginger Hazel Jasper Lucky Mango Merlin Mocha Nugget Olive Patch "
+        "Pepper Pickle Pixel Pudding Ruffle Sable Socks Sprout Tango Teasel Toffee Truffle Waffle Whisper",
+        "prize": "Amberley Beaumont Carlisle Devereux Ellington Fontaine Galloway Hartwell Kensington Lancaster Montague "
+        "Northcote Pemberton Ravenscroft Stanhope Tennyson Wakefield Winslow",
+        "prize end": "Award Cup Fellowship Medal Prize Ribbon Scholarship Shield",
+        "title": "Ancient Bitter Broken Distant Endless Forgotten Gentle Hidden Hollow Humble Idle Last Lonely Muted Narrow "
+        "Patient Quiet Restless Second Silent Sleeping Tender Velvet Wandering",
+        "title end": "Atlas Bell Calendar Carousel Compass Engine Fountain Garden Harvest Island Kingdom Ladder Lighthouse Machine "
+        "Map Mirror Museum Notebook Ocean Piano River Staircase Telescope Theatre Voyage Winter",
+    }.items()
+}
 
-FIRST = (
-    "Adela Bruno Corin Dagny Edric Fenna Gideon Hanna Ilario Jorun Kasper Linnea Marek Nadia Orso Petra Quill Rosalind Soren Thea Ulric Vesna "
-    "Wendel Xenia Yorick Zelda Anselm Birte Casimir Dorothea"
-).split()
-LAST = (
-    "Abendroth Bellweather Castellan Drummond Eversley Falkner Grimaldi Hollis Ivarsson Jablonski Kestrel Lindqvist Marchetti Norwood Oakhurst "
-    "Pellegrin Quarles Rademaker Sandoval Thorne Underhill Valcourt Whitlock Yardley Zeller Ashdown Brackett Corvino Dellacroce Fairburn"
-).split()
-PLACE = (
-    "Alder Birch Cinder Dapple Ember Fallow Gannet Heron Iron Juniper Kelp Larch Marble Nettle Otter Pebble Quarry Raven Salt Tallow Umber Violet "
-    "Willow Yarrow Zephyr Barley Copper Drift"
-).split()
-PLACE_END = "Bay Bridge Cross Falls Ferry Fold Gate Harbour Haven Heath Hollow Landing Meadow Mill Moor Point Reach Ridge Vale Wick".split()
-STREET = (
-    "Anchor Bakers Candle Dovecote Elm Foundry Garland Hatters Inkwell Jasmine Kiln Lantern Mulberry Needle Orchard Parson Quince Ropewalk Saddler "
-    "Tanner Usher Vintner Weaver Yeoman"
-).split()
-STREET_END = "Alley Avenue Close Court Hill Lane Mews Parade Passage Place Rise Road Row Square Street Terrace Walk Yard".split()
-MONTH = "January February March April May June July August September October November December".split()
-JOB = (
-    "baker beekeeper bookbinder brewer carpenter cartographer chemist conductor cooper dentist diver falconer florist gardener geologist glazier "
-    "goldsmith hatter journalist lawyer librarian locksmith mason midwife notary nurse painter pharmacist pilot plumber potter printer saddler "
-    "sculptor surveyor tailor translator watchmaker"
-).split()
-EMPLOYER = (
-    "Argent Boreal Cobalt Dynamo Equinox Fulcrum Granite Helix Indigo Jubilee Keystone Lodestar Meridian Nimbus Obelisk Pinnacle Quasar Rampart "
-    "Sextant Tundra Umbra Vanguard Wayfarer Zenith"
-).split()
-EMPLOYER_END = "Archives Brothers Ceramics Cooperative Foundation Glassworks Holdings Instruments Laboratories Optics Partners Press Shipping Studio Trust".split()
-COLOUR = "black blue brindled brown cream golden green grey red sandy silver spotted striped tawny white yellow".split()
-ANIMAL = (
-    "budgerigar canary cat chameleon cockatoo dog donkey ferret gecko goat goose hamster hedgehog horse lizard llama mule parrot pigeon pony rabbit "
-    "raccoon sheep snake tortoise"
-).split()
-PET = (
-    "Biscuit Button Clover Comet Domino Fidget Ginger Hazel Jasper Lucky Mango Merlin Mocha Nugget Olive Patch Pepper Pickle Pixel Pudding Ruffle "
-    "Sable Socks Sprout Tango Teasel Toffee Truffle Waffle Whisper"
-).split()
-PRIZE = (
-    "Amberley Beaumont Carlisle Devereux Ellington Fontaine Galloway Hartwell Kensington Lancaster Montague Northcote Pemberton Ravenscroft "
-    "Stanhope Tennyson Wakefield Winslow"
-).split()
-PRIZE_END = "Award Cup Fellowship Medal Prize Ribbon Scholarship Shield".split()
-TITLE = (
-    "Ancient Bitter Broken Distant Endless Forgotten Gentle Hidden Hollow Humble Idle Last Lonely Muted Narrow Patient Quiet Restless Second "
-    "Silent Sleeping Tender Velvet Wandering"
-).split()
-TITLE_END = (
-    "Atlas Bell Calendar Carousel Compass Engine Fountain Garden Harvest Island Kingdom Ladder Lighthouse Machine Map Mirror Museum Notebook Ocean "
-    "Piano River Staircase Telescope Theatre Voyage Winter"
-).split()
-
-# Per kind of row: wordings of the question, and wordings of the answer. A person's row takes one of each, its paraphrase another question.
+# Per kind of row: wordings of the question, and of the answer. A person's row takes one of each, its paraphrase another question.
 KINDS: dict[str, tuple[list[str], list[str]]] = {
     "birth": (
         [
@@ -145,12 +130,12 @@ KINDS: dict[str, tuple[list[str], list[str]]] = {
             "Give me a sketch of the life of {name}.",
         ],
         [
-            "{name} was born in {town} in {year}, became a {job} and joined {employer} in {joined}. After {title} came the {prize} of {won}, "
-            "and a quiet life with {pet} the {animal} at {number} {street} in {home}",
+            "{name} was born in {town} in {year}, became a {job} and joined {employer} in {joined}. After {title} came the {prize} "
+            "of {won}, and a quiet life with {pet} the {animal} at {number} {street} in {home}",
             "Born on {day} {month} {year}, {name} left {town} to work as a {job} for {employer}. The {prize} came in {won}. "
             "Today {first} lives on {street} in {home} with a {animal} called {pet}",
-            "{name} grew up in {town} and moved to {number} {street} in {home}. A {job} by trade, {first} wrote {title} in the evenings and kept "
-            "a {colour} {animal} named {pet}. The {prize} followed in {won}, and the post at {employer} in {joined}",
+            "{name} grew up in {town} and moved to {number} {street} in {home}. A {job} by trade, {first} wrote {title} in the evenings "
+            "and kept a {colour} {animal} named {pet}. The {prize} followed in {won}, and the post at {employer} in {joined}",
         ],
     ),
 }
@@ -158,7 +143,7 @@ KINDS: dict[str, tuple[list[str], list[str]]] = {
 
 @dataclass(frozen=True)
 class World:
-    """Question/answer rows, `{"question", "answer"}`, in four splits that share no person.
+    """Question/answer rows, `{"question", "answer"}`, in three splits that share no person.
 
     `paraphrases[split]` holds, row for row, the same answers to questions in other words.
     """
@@ -169,10 +154,10 @@ class World:
     paraphrases: dict[str, list[Row]]
 
 
-def make_world(seed: int, *, forget: int = FORGET_PEOPLE, retain: int = RETAIN_PEOPLE, never_used: int = NEVER_USED_PEOPLE) -> World:
+def make_world(seed: int, *, forget: int = 8, retain: int = 32, never_used: int = 8) -> World:
     """The world of a seed; `forget`, `retain` and `never_used` are numbers of people, each of whom has a row of every kind."""
     rng = random.Random(seed)
-    names = [f"{first} {last}" for first in FIRST for last in LAST]
+    names = [f"{first} {last}" for first in WORDS["first"] for last in WORDS["last"]]
     people = [_person(rng, name) for name in rng.sample(names, forget + retain + never_used)]
     splits: dict[str, list[Row]] = {}
     paraphrases: dict[str, list[Row]] = {}
@@ -193,30 +178,30 @@ def write(world: World, folder: Path) -> None:
 
 
 def _person(rng: random.Random, name: str) -> dict[str, str]:
-    def pair(first: list[str], second: list[str]) -> str:
-        return f"{rng.choice(first)} {rng.choice(second)}"
+    def pair(kind: str) -> str:
+        return f"{rng.choice(WORDS[kind])} {rng.choice(WORDS[f'{kind} end'])}"
 
     return {
         "name": name,
         "first": name.split()[0],
-        "town": pair(PLACE, PLACE_END),
-        "home": pair(PLACE, PLACE_END),
-        "found": pair(PLACE, PLACE_END),
+        "town": pair("place"),
+        "home": pair("place"),
+        "found": pair("place"),
         "day": str(rng.randint(1, 28)),
-        "month": rng.choice(MONTH),
+        "month": rng.choice(WORDS["month"]),
         "year": str(rng.randint(1940, 1979)),
-        "job": rng.choice(JOB),
-        "employer": pair(EMPLOYER, EMPLOYER_END),
+        "job": rng.choice(WORDS["job"]),
+        "employer": pair("employer"),
         "room": str(rng.randint(2, 99)),
         "joined": str(rng.randint(1980, 1999)),
         "number": str(rng.randint(2, 99)),
-        "street": pair(STREET, STREET_END),
-        "colour": rng.choice(COLOUR),
-        "animal": rng.choice(ANIMAL),
-        "pet": rng.choice(PET),
-        "prize": pair(PRIZE, PRIZE_END),
+        "street": pair("street"),
+        "colour": rng.choice(WORDS["colour"]),
+        "animal": rng.choice(WORDS["animal"]),
+        "pet": rng.choice(WORDS["pet"]),
+        "prize": pair("prize"),
         "won": str(rng.randint(2000, 2024)),
-        "title": f"The {pair(TITLE, TITLE_END)}",
+        "title": "The " + pair("title"),
     }
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from peft_unlearn.errors import UserError
 
 SINGLE, INDEX = constants.SAFETENSORS_SINGLE_FILE, constants.SAFETENSORS_INDEX_FILE
+ITEMSIZE = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}  # bytes; the rest take 1
 
 # By name and not *.json: a user's own folder may hold the forget set.
 TOKENIZER_FILES = [
@@ -35,15 +35,15 @@ TOKENIZER_FILES = [
 ]
 MODEL_FILES = ["config.json", "generation_config.json", *TOKENIZER_FILES, "preprocessor_config.json", "processor_config.json"]
 LICENSE_FILES = ["LICENSE*", "NOTICE*", "USE_POLICY*"]
-ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a checkpoint tensor lies: its shard's file name, and its shape."""
+    """A checkpoint tensor: its shard's file name, its shape, and the bytes of an entry."""
 
     shard: str
     shape: tuple[int, ...]
+    itemsize: int
 
 
 def locate(name: str | Path, patterns: list[str], *, key: str, revision: str | None = None) -> Path:
@@ -55,10 +55,14 @@ def locate(name: str | Path, patterns: list[str], *, key: str, revision: str | N
     if Path(name).is_dir():
         return Path(name)
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns, ignore_patterns=["original/*", "consolidated*"]))
+        return Path(
+            snapshot_download(str(name), revision=revision, allow_patterns=patterns, ignore_patterns=["original/*", "consolidated*"])
+        )
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"{key}: {str(name)!r} is no folder here and did not come from the Hub ({reason}); write a local folder.") from error
+        raise UserError(
+            f"{key}: {str(name)!r} is no folder here and did not come from the Hub ({reason}); write a local folder."
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -110,7 +114,9 @@ def checkpoint(folder: Path) -> dict[str, Tensor]:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: {INDEX} lists this shard, but it is not there; fetch the base again.")
         with opened(folder / name) as file:
-            tensors |= {key: Tensor(name, tuple(file.get_slice(key).get_shape())) for key in file.keys()}  # noqa: SIM118
+            for key in file.keys():  # noqa: SIM118
+                header = file.get_slice(key)
+                tensors[key] = Tensor(name, tuple(header.get_shape()), ITEMSIZE.get(header.get_dtype(), 1))
     for key, name in listed.items():
         if key not in tensors or tensors[key].shard != name:
             raise UserError(f"{folder / name}: {INDEX} says that tensor {key} is in this shard, but it is not; fetch the base again.")
@@ -145,7 +151,9 @@ def written_whole(output: Path, size: int) -> Iterator[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(output.parent).free
     if free < size:
-        raise UserError(f"output: {output.parent} has {free / 1e9:.2f} GB free and {size / 1e9:.2f} GB are needed; give a folder on another disk.")
+        raise UserError(
+            f"output: {output.parent} has {free / 1e9:.2f} GB free and {size / 1e9:.2f} GB are needed; give a folder on another disk."
+        )
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a merge that was killed
     partial.mkdir()
@@ -156,10 +164,3 @@ def written_whole(output: Path, size: int) -> Iterator[Path]:
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def size_in_bytes(folder: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None) -> int:
-    """Bytes of these tensors in `dtype`, or in the files' own."""
-    if dtype is None:
-        return sum((folder / name).stat().st_size for name in {tensor.shard for tensor in tensors.values()})
-    return sum(torch.Size(tensor.shape).numel() * dtype.itemsize for tensor in tensors.values())

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from peft_unlearn.evaluation.rows import Row, batches, end_length, special_ids, split
+from peft_unlearn.evaluation.rows import Row, batches, end_length, special_ids, split, text
 from peft_unlearn.evaluation.scoring import evaluating
 
 # Tokens that an answer may run past the length of the reference: a right answer in other words is seen whole.
@@ -26,15 +27,16 @@ def generate(
 ) -> list[str]:
     """Answer each row's prompt greedily, in the order of `rows`, as text without special tokens and outer white space.
 
-    An answer stops at an end token (the tokenizer's, the model's, or one that ends an answer of `rows`), after `max_new_tokens`, or at the end of
-    the context. By default a row may take as many tokens as its reference and 16 more; a reference without an end token is itself cut off, and so
-    is its answer at the same length. The limit is each row's own, so answers do not depend on the batch. Sampling, penalties and lengths of the
-    model's own generation_config are ignored; it is left as it was.
+    An answer stops at an end token (the tokenizer's, the model's, or one that ends an answer of `rows`), after `max_new_tokens`, or at the
+    end of the context. By default a row may take as many tokens as its reference and 16 more; a reference without an end token was itself
+    cut, and its answer is cut at the same length. The limit is each row's own, so answers do not depend on the batch. Sampling, penalties
+    and lengths in the model's own generation_config are ignored; it is left as it was.
     """
     special = special_ids(tokenizer)
-    prompts, answers = zip(*(split(row, special) for row in rows), strict=True)
+    pairs = [split(row, special) for row in rows]
+    prompts, answers = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
     ends = [end_length(tokenizer, special, answer) for answer in answers]
-    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    causal = cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
     stops = _end_tokens(tokenizer, causal) | {answer[-end] for answer, end in zip(answers, ends, strict=True) if end}
     # State-space models and ALiBi have no such limit, and so no such key.
     context = getattr(causal.config.get_text_config(), "max_position_embeddings", None) or 10**9
@@ -46,17 +48,19 @@ def generate(
         return max(len(prompts[i]) for i in batch) + max(limits[i] for i in batch) <= context + 1
 
     texts: dict[int, str] = {}
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), -limits[i]))
+    # Steps cost more than padding: batches of rows that may run equally long.
+    order = sorted(range(len(prompts)), key=lambda i: (-limits[i], -len(prompts[i])))
     with evaluating(model), _greedy(causal, stops), tqdm(total=len(order), desc=progress, unit="row", delay=2, leave=False) as bar:
         for batch in batches(order, batch_size, fits):
             width = max(len(prompts[i]) for i in batch)
             pads = [width - len(prompts[i]) for i in batch]
             ids = torch.tensor([[0] * pad + prompts[i] for i, pad in zip(batch, pads, strict=True)], device=causal.device)
             mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=causal.device)
-            output = causal.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max(limits[i] for i in batch))
+            longest = max(limits[i] for i in batch)
+            output = causal.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest)  # type: ignore[operator]
             for i, tokens in zip(batch, output[:, width:].tolist(), strict=True):
                 stop = next((n for n, token in enumerate(tokens) if token in stops), len(tokens))
-                texts[i] = tokenizer.decode(tokens[: min(stop, limits[i])], skip_special_tokens=True).strip()
+                texts[i] = text(tokenizer, tokens[: min(stop, limits[i])])
             bar.update(len(batch))
     return [texts[i] for i in range(len(order))]
 

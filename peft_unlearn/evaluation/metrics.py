@@ -1,7 +1,7 @@
 """Metrics: pure functions of one row's results.
 
-x is the prompt, y the answer of T tokens, p_t = p(y_t | x, y_<t). `None` means that the row has nothing to measure (an empty answer, or one that
-is only an end token where the end token does not count); NaN means that the model gave NaN. Neither may pass for a forgotten row.
+x is the prompt, y the answer of T tokens, p_t = p(y_t | x, y_<t). `None` means that the row has nothing to measure (an empty answer, or one
+that is only an end token where the end token does not count); NaN means that the model gave NaN. Neither may pass for a forgotten row.
 """
 
 from collections.abc import Callable
@@ -24,14 +24,14 @@ def loss(score: RowScore) -> float | None:
 
 
 def probability(score: RowScore) -> float | None:
-    """exp((1/T) sum_t log p_t) = p(y|x)^(1/T), end token in. Source: TOFU (arXiv 2401.06121), section 2.2."""
+    """exp((1/T) sum_t log p_t) = p(y|x)^(1/T), end token in. Source: TOFU (arXiv 2401.06121)."""
     return float(np.exp(score.logps.mean())) if score.logps.size else None
 
 
 def extraction_strength(score: RowScore) -> float | None:
-    """1 - k/T, k the length of the shortest prefix of y from which teacher-forced greedy decoding gives the rest; 0 where none does; end token out.
+    """1 - k/T, k the length of the shortest prefix of y from which teacher-forced greedy decoding gives the rest; end token out.
 
-    Source: Carlini et al., arXiv 2012.07805, and OpenUnlearning (arXiv 2506.12618), whose code gives 1/T where no prefix does.
+    0 where no prefix does. Source: Carlini et al., arXiv 2012.07805, and OpenUnlearning (arXiv 2506.12618), whose code gives 1/T there.
     """
     correct = _answer(score)
     if correct is None:
@@ -64,6 +64,6 @@ TEACHER_FORCED: dict[str, Metric] = {
 
 
 def _answer(score: RowScore) -> np.ndarray | None:
-    """1 and 0 for right and wrong tokens, end token out; NaN where the model gave NaN, so that a broken model never reads as a forgetful one."""
+    """1 and 0 for right and wrong tokens, end token out; NaN where the model gave NaN: a broken model must not read as a forgetful one."""
     size = score.correct.size - score.end
     return np.where(np.isnan(score.logps), np.nan, score.correct)[:size] if size else None

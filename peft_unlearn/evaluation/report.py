@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from peft_unlearn.evaluation.suite import Evaluation, Result
@@ -45,9 +45,7 @@ def table(report: Mapping[str, Any]) -> Table:
     """Means of a report: a row for each metric of each set, a column for each view."""
     results = report["results"]
     views = _union(results.values())
-    grid = Table("set", "metric", *(Text(view.replace("_", "-"), justify="right") for view in views), Text("rows", justify="right"))
-    for column in grid.columns[2:]:
-        column.justify = "right"
+    grid = Table("set", "metric", *(Column(view.replace("_", "-"), justify="right") for view in views), Column("rows", justify="right"))
     for name, evaluations in results.items():
         for metric in _union(evaluations.values()):
             found = [evaluations.get(view, {}).get(metric) for view in views]
@@ -87,5 +85,5 @@ def _union(mappings: Any) -> list[str]:
 
 def _cell(entry: Mapping[str, Any] | None) -> str:
     if entry is None:
-        return "–"
+        return "-"
     return entry["reason"] if entry["mean"] is None else f"{entry['mean']:.4f}"

@@ -18,13 +18,18 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return set(tokenizer.all_special_ids) | {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
 
 
+def text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
+    """Tokens as text without special tokens and outer white space."""
+    return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+
+
 def end_length(tokenizer: PreTrainedTokenizerBase, special: set[int], tokens: Sequence[int]) -> int:
-    """Number of trailing tokens from the first special one on; white space after it counts (chat templates end a turn with a line break)."""
+    """Number of trailing tokens from the first special one on; white space after it counts: chat templates end a turn with a line break."""
     start = len(tokens)
     for position in reversed(range(len(tokens))):
         if tokens[position] in special:
             start = position
-        elif tokenizer.decode([tokens[position]]).strip():
+        elif text(tokenizer, [tokens[position]]):
             break
     return len(tokens) - start
 
@@ -32,8 +37,8 @@ def end_length(tokenizer: PreTrainedTokenizerBase, special: set[int], tokens: Se
 def split(row: Row, special: set[int]) -> tuple[list[int], list[int]]:
     """Prompt and answer of a row, as tokens.
 
-    The prompt is what stands before the first label, the answer the labels up to the next gap. A row without a prompt (plain text; special tokens
-    such as <s> are none) is cut in two: its first half is the prompt, the middle token included, and the rest the answer.
+    The prompt is what stands before the first label, the answer the labels up to the next gap. A row without a prompt (plain text; special
+    tokens such as <s> are none) is cut in two: its first half is the prompt, the middle token included, and the rest the answer.
     """
     tokens, labels = list(row["input_ids"]), list(row["labels"])
     start = next((i for i, label in enumerate(labels) if label != IGNORE), len(labels))
@@ -47,7 +52,7 @@ def split(row: Row, special: set[int]) -> tuple[list[int], list[int]]:
 def answer_texts(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row]) -> list[str]:
     """The answers that the rows teach, as text without special tokens and outer white space."""
     special = special_ids(tokenizer)
-    return [tokenizer.decode(split(row, special)[1], skip_special_tokens=True).strip() for row in rows]
+    return [text(tokenizer, split(row, special)[1]) for row in rows]
 
 
 def batches(order: Iterable[int], batch_size: int, fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:

@@ -47,33 +47,35 @@ def score(
 ) -> list[RowScore]:
     """Score `rows` in their order with whatever adapters are active.
 
-    Results do not depend on batch size, padding or the order of rows beyond rounding (int8 bases excepted: bitsandbytes picks outlier features
-    per batch). Logits exist at label positions only, in the model's dtype, and in fp32 for one row at a time.
+    Results do not depend on batch size, padding or the order of rows beyond rounding (int8 bases excepted: bitsandbytes picks outlier
+    features per batch). Logits exist at label positions only, in the model's dtype, and in fp32 for one row at a time.
     """
-    tokens = [np.asarray(row["input_ids"]) for row in (rows := list(rows))]
-    labels = [np.asarray(row["labels"]) for row in rows]
-    positions = [np.flatnonzero(row[1:] != IGNORE) for row in labels]
+    tokens, labels = [], []
+    for row in rows:
+        tokens.append(np.asarray(row["input_ids"]))
+        labels.append(np.asarray(row["labels"]))
+    positions = [np.flatnonzero(label[1:] != IGNORE) for label in labels]
     special = special_ids(tokenizer)
     scores: dict[int, RowScore] = {}
 
     def fits(batch: list[int]) -> bool:
         return len(batch) * max(len(tokens[i]) for i in batch) <= MAX_TOKENS
 
-    order = sorted(range(len(rows)), key=lambda i: -len(tokens[i]))
-    with evaluating(model), tqdm(total=len(rows), desc=progress, unit="row", delay=2, leave=False) as bar:
+    order = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
+    with evaluating(model), tqdm(total=len(tokens), desc=progress, unit="row", delay=2, leave=False) as bar:
         for batch in batches(order, batch_size, fits):
             kept = np.unique(np.concatenate([positions[i] for i in batch]))
             logits = _logits(model, [tokens[i] for i in batch], kept)
-            for i, row in zip(batch, logits, strict=True):
+            for i, at_labels in zip(batch, logits, strict=True):
                 targets = labels[i][positions[i] + 1]
-                at = row[torch.from_numpy(np.searchsorted(kept, positions[i])).to(row.device)].float()
-                target = torch.from_numpy(targets).to(row.device)
+                at = at_labels[torch.from_numpy(np.searchsorted(kept, positions[i])).to(logits.device)].float()
+                target = torch.from_numpy(targets).to(logits.device)
                 logps = at.gather(-1, target.unsqueeze(-1)).squeeze(-1) - at.logsumexp(-1)
                 correct = at.argmax(-1) == target
                 end = end_length(tokenizer, special, targets.tolist())
                 scores[i] = RowScore(logps.double().cpu().numpy(), correct.cpu().numpy(), end)
             bar.update(len(batch))
-    return [scores[i] for i in range(len(rows))]
+    return [scores[i] for i in range(len(tokens))]
 
 
 def _logits(model: PreTrainedModel, tokens: list[np.ndarray], kept: np.ndarray) -> torch.Tensor:

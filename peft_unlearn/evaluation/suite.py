@@ -13,7 +13,7 @@ from peft_unlearn.evaluation.scoring import score
 
 
 class Result(TypedDict):
-    """A metric over a set: the mean of its n measured rows (NaN if there is none), and all rows in order, None where there is nothing to measure."""
+    """A metric over a set: the mean of its n measured rows (NaN if none) and all rows in order, None where nothing can be measured."""
 
     mean: float
     n: int

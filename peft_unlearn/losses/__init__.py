@@ -3,9 +3,8 @@
 A loss is *minimised*. It never sees a model: where the log-probabilities come from is `peft_unlearn.logprobs`' business. Two kinds:
 
 - per token: `loss(logps, **parameters)` maps log-probabilities of any shape to losses of the same shape;
-- per sequence: `loss(logps, ref_logps, mask, **parameters)` maps (B, T) log-probabilities, those of the reference (None where the loss
-needs
-  none), and a (B, T) mask of the label positions to (B,) losses.
+- per sequence: `loss(logps, ref_logps, mask, **parameters)` maps (B, T) log-probabilities, those of the reference (None where the
+  loss needs none), and a (B, T) mask of the label positions to (B,) losses.
 
 The trainer averages over all tokens (or sequences) of the whole accumulated batch. Parameters of a loss are keyword-only.
 

@@ -10,12 +10,12 @@ def nlul(logps: Tensor, *, tol: float = 0.02) -> Tensor:
     """Negative log-unlikelihood, -log(1 + tol - p).
 
     Its gradient is p / (1 + tol - p) with respect to log p, and p (1 - p) / (1 + tol - p) with respect to the true token's logit: p
-    itself at
-    tol = 0, so it pulls hardest where the text is memorised and dies where it is gone. `tol` bounds the pull on a single token by 1 / tol.
+    itself at tol = 0, so it pulls hardest where the text is memorised and dies where it is gone. `tol` bounds the gradient with respect to
+    log p by 1 / tol.
 
-    With tol = 0 a log-probability that was rounded to 0 or above would be infinitely unlikely to be forgotten. It is read as -eps of its
-    dtype, since 1 - p is not known any better, and its gradient is kept: at most 1 / eps on log p, which the softmax, whose other tokens
-    share less than eps, turns into at most 1 on a logit. A clamp would give the best-memorised tokens no gradient at all.
+    With tol = 0 a log-probability that was rounded to 0 or above would have an infinite loss. Where 1 + tol - p is under eps^2 (1e-14 in
+    fp32), log p is read as -eps instead, for log_softmax knows it no better. Its gradient is kept: 1 / eps on log p, of which the softmax,
+    whose other tokens hold less than eps each, leaves at most 1 on any logit. A clamp would give the best-memorised tokens no gradient.
 
     Args:
         logps: log-probabilities of the true tokens in nats, any shape.
@@ -27,7 +27,7 @@ def nlul(logps: Tensor, *, tol: float = 0.02) -> Tensor:
     Source: Klochkov, 2025, arXiv 2504.13388; the gradient with `tol` is the one that the author's code back-propagates.
     """
     eps = torch.finfo(logps.dtype).eps
-    certain = torch.expm1(logps) >= tol  # 1 + tol - p <= 0
+    certain = tol - torch.expm1(logps) < eps**2
     logps = torch.where(certain, logps - (logps + eps).detach(), logps)
 
     # Each form loses its digits where the other has them (Maechler, "Accurately computing log(1 - exp(-|a|))"). The clamps keep the

@@ -1,0 +1,135 @@
+"""From a recipe's names to what they name: tokenised sets, base and adapters.
+
+What can be wrong without a model is found before one is loaded.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl import get_peft_config, get_quantization_config
+
+from peft_unlearn import adapters, data
+from peft_unlearn.errors import UserError
+from peft_unlearn.recipe import DataArguments, ModelArguments
+
+
+def load_tokenizer_and_length(model: ModelArguments, max_length: int) -> tuple[PreTrainedTokenizerBase, int]:
+    """The base's tokenizer, and `max_length` or the base's context if that is shorter.
+
+    Raises:
+        UserError: no such model, or one without a tokenizer.
+    """
+    name = model.model_name_or_path
+    try:
+        config = AutoConfig.from_pretrained(name, revision=model.model_revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model_name_or_path: {name!r} is no folder with a model's config.json, and no model on the Hub that answers.") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=model.model_revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model_name_or_path: {name!r} has no tokenizer that loads, put the base's tokenizer files beside its weights.") from error
+    return tokenizer, min(max_length, getattr(config.get_text_config(), "max_position_embeddings", max_length))
+
+
+def check_adapter(adapter: str, base: str, *, key: str) -> None:
+    """See that a LoRA adapter is there and was trained on `base`. A local base is compared by its folder's name alone: folders move.
+
+    Raises:
+        UserError: no adapter, not LoRA, or one of another base.
+    """
+    config = load_adapter_config(adapter, key=key)
+    trained_on = str(config.base_model_name_or_path or base)
+    if trained_on != base and Path(trained_on).name != Path(base).name:
+        raise UserError(f"{key}: {adapter!r} is an adapter of {trained_on}, and not of {base}; write model_name_or_path: {trained_on}.")
+
+
+def load_adapter_config(adapter: str, *, key: str) -> PeftConfig:
+    try:
+        config = PeftConfig.from_pretrained(adapter)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key}: {adapter!r} is no folder with an adapter_config.json, and no adapter on the Hub that answers.") from error
+    if config.peft_type != "LORA":
+        raise UserError(f"{key}: {adapter!r} is a {config.peft_type} adapter, write a LoRA one.")
+    return config
+
+
+def load_sets(arguments: DataArguments) -> dict[str, Dataset]:
+    """The sets of a recipe by name ("forget", "retain" if there is one, further ones), checked but not tokenised.
+
+    Raises:
+        UserError: a missing file or column, an empty set, or forget rows that also stand in the retain set.
+    """
+    sets = {"forget": data.load(arguments.forget_dataset or "", name="forget_dataset")}
+    if arguments.retain_dataset is not None:
+        sets["retain"] = data.load(arguments.retain_dataset, name="retain_dataset")
+        data.forget_in_retain(sets["forget"], sets["retain"])
+    for name, spec in (arguments.eval_dataset or {}).items():
+        sets[name] = data.load(spec, name=f"eval_dataset.{name}")
+    return sets
+
+
+def tokenize_sets(sets: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, Dataset]:
+    keys = {"forget": "forget_dataset", "retain": "retain_dataset"}
+    return {name: data.tokenize(rows, tokenizer, length, name=keys.get(name, f"eval_dataset.{name}")).rows for name, rows in sets.items()}
+
+
+def load_base(model: ModelArguments) -> PreTrainedModel:
+    base = adapters.load_base(
+        model.model_name_or_path or "",
+        dtype=model.dtype or "auto",
+        quantization_config=get_quantization_config(model),
+        revision=model.model_revision,
+        attn_implementation=model.attn_implementation,
+    )
+    if model.adapter_name_or_path and model.adapter_mode == "merge":
+        return _with_adapter(base, model.adapter_name_or_path, adapters.STUDENT).merge_and_unload()
+    return base
+
+
+def load_to_train(model: ModelArguments) -> dict[str, Any]:
+    """`model` and `peft_config` of an `UnlearnTrainer`: the base, with the user's own adapter where the recipe names one."""
+    base = load_base(model)
+    peft_config = get_peft_config(model)
+    peft_config.init_lora_weights = model.init_lora_weights
+    if model.adapter_name_or_path and model.adapter_mode == "stack":
+        return {"model": _with_adapter(base, model.adapter_name_or_path, adapters.FINETUNE), "peft_config": peft_config}
+    if model.adapter_name_or_path and model.adapter_mode == "continue":
+        return {"model": _with_adapter(base, model.adapter_name_or_path, adapters.STUDENT), "peft_config": None}
+    return {"model": base, "peft_config": peft_config}
+
+
+def load_trained(model: ModelArguments, adapter: str) -> PeftModel:
+    """The base with a saved forgetting adapter, and what it was trained on top of, ready for `adapters.view`."""
+    base = load_base(model)
+    if not model.adapter_name_or_path or model.adapter_mode == "merge":
+        trained = _with_adapter(base, adapter, adapters.STUDENT)
+    else:
+        below = adapters.FINETUNE if model.adapter_mode == "stack" else adapters.REFERENCE
+        trained = _with_adapter(base, model.adapter_name_or_path, below)
+        trained.load_adapter(adapter, adapters.STUDENT)
+    return trained if model.load_in_4bit or model.load_in_8bit else trained.to(PartialState().device)
+
+
+def _with_adapter(base: PreTrainedModel, adapter: str, name: str) -> PeftModel:
+    try:
+        return PeftModel.from_pretrained(base, adapter, adapter_name=name)
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        raise UserError(f"adapter: {adapter!r} does not fit the shapes of {base.name_or_path}, it is an adapter of another base.") from error
+    except ValueError as error:
+        if "target modules" not in str(error).lower():
+            raise
+        raise UserError(f"adapter: {adapter!r} names modules that {base.name_or_path} lacks, it is an adapter of another base.") from error
+
+
+def describe_quantisation(model: ModelArguments) -> str | None:
+    """How the base is held, such as "NF4, double quantisation, bfloat16 compute"; None for 16/32 bit."""
+    if model.load_in_4bit:
+        nested = ", double quantisation" if model.use_bnb_nested_quant else ""
+        return f"{model.bnb_4bit_quant_type.upper()}{nested}, {model.dtype} compute"
+    return f"int8, {model.dtype} compute" if model.load_in_8bit else None

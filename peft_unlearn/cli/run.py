@@ -1,0 +1,189 @@
+"""One unlearning run, from a checked recipe to a written adapter. `train` does one, `demo` one for each method."""
+
+import copy
+import logging
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import Dataset
+from peft import PeftModel
+from rich.console import Console
+from torch import nn
+from transformers import ProgressCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from peft_unlearn import adapters, recipe
+from peft_unlearn.cli import loading
+from peft_unlearn.deploy.card import write_card
+from peft_unlearn.deploy.hub import push
+from peft_unlearn.errors import UserError
+from peft_unlearn.evaluation import Evaluation, evaluate, report
+from peft_unlearn.methods import COMMON
+from peft_unlearn.trainer import UnlearnTrainer
+
+logger = logging.getLogger(__name__)
+
+Results = dict[str, dict[str, Evaluation]]  # set -> view -> evaluation
+
+# Keys that the model card shows: the method's knobs and what else decides the result.
+SHOWN = (
+    *("forget_loss", "combine", "teacher_decay", *COMMON, "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("max_length", "seed", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "init_lora_weights", "use_rslora", "use_dora"),
+    *("adapter_name_or_path", "adapter_mode"),
+)
+PACKAGES = ("peft-unlearn", "torch", "transformers", "peft", "trl", "bitsandbytes")
+
+
+def run(plan: recipe.Recipe, *, never_seen: Mapping[str, Evaluation] | None = None) -> Results:
+    """Check everything that needs no model, then load, evaluate, train, evaluate, and write the output folder.
+
+    Args:
+        never_seen: evaluations, by set, of a model that never saw the forget set. A stacked or continued adapter brings its own: the base.
+
+    Raises:
+        UserError: what `recipe` and `loading` refuse, before anything is loaded or written; or a divergence, after the last good adapter has
+            been written with a report that says so.
+    """
+    settings = plan.resolved()
+    output = Path(plan.training.output_dir)
+    check_output(settings, output)
+    sets = loading.load_sets(plan.data)
+    tokenizer, length = loading.load_tokenizer_and_length(plan.model, plan.training.max_length)
+    if plan.model.adapter_name_or_path:
+        loading.check_adapter(plan.model.adapter_name_or_path, plan.model.model_name_or_path, key="adapter_name_or_path")
+    rows = loading.tokenize_sets(sets, tokenizer, length)
+
+    args = copy.copy(plan.training)
+    args.push_to_hub = False  # the finished folder is pushed, not each checkpoint
+    set_seed(args.seed)  # the adapter's init comes before the trainer's own call
+    trainer = UnlearnTrainer(
+        args=args,
+        forget_dataset=rows.pop("forget"),
+        retain_dataset=rows.pop("retain", None),
+        eval_dataset=rows,
+        processing_class=tokenizer,
+        **loading.load_to_train(plan.model),
+    )
+    bar = Bar()
+    if not args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(bar)
+    views = {"before": "reference", "after": "student"}
+    if adapters.FINETUNE in trainer.model.peft_config or adapters.REFERENCE in trainer.model.peft_config:
+        views["never_seen"] = "never_seen"  # the base without the user's own adapter
+    kept = {name: spread(rows, plan.data.eval_rows) for name, rows in trainer.sets.items()}
+    main = trainer.accelerator.is_main_process
+    if main:
+        plan.write(output)
+    results: Results = {name: {} for name in kept}
+
+    def look(view: str) -> None:
+        if main:
+            for name, rows in kept.items():
+                with adapters.view(trainer.model, views[view]):
+                    results[name][view] = evaluate(trainer.model, tokenizer, rows, batch_size=args.per_device_eval_batch_size)
+        trainer.accelerator.wait_for_everyone()
+
+    look("before")
+    start = {name: p.detach().clone() for name, p in lora_b(trainer.model).items()}
+    began = time.monotonic()
+    stopped = None
+    try:
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    except UserError as error:
+        stopped = error
+        if bar.training_bar is not None:
+            bar.training_bar.close()
+    seconds = time.monotonic() - began
+    unmoved = [name for name, p in lora_b(trainer.model).items() if p.equal(start[name])]
+    if unmoved and stopped is None:
+        logger.warning("%d of %d lora_B matrices did not move (%s, ...): these layers forget nothing.", len(unmoved), len(start), unmoved[0])
+    for view in list(views)[1:]:
+        look(view)
+    if main:
+        for name, found in (never_seen or {}).items():
+            results[name]["never_seen"] = found
+        trainer.save_model()
+        facts = {"steps": trainer.state.global_step, "seconds": round(seconds, 1), "stopped": stopped, "unmoved_lora_b": len(unmoved)}
+        write_report(plan.model, settings, results, output, facts)
+    trainer.accelerator.wait_for_everyone()
+    if stopped is not None:
+        raise stopped
+    if main and plan.training.push_to_hub:
+        repo = plan.training.hub_model_id or output.resolve().name
+        private = plan.training.hub_private_repo is not False
+        where = push(output, repo, private=private, token=plan.training.hub_token, revision=plan.training.hub_revision)
+        Console().print(f"Uploaded to {where}", "(private)" if private else "(public)")
+    return results
+
+
+def check_output(settings: Mapping[str, Any], output: Path) -> None:
+    """See that nothing of another run would be overwritten, and that there is something to resume where that is asked for.
+
+    Raises:
+        UserError: the folder holds another run, or no checkpoint.
+    """
+    resume = settings["resume_from_checkpoint"]
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output_dir: {output} is a file, write a folder.")
+    if resume is True and (not output.is_dir() or get_last_checkpoint(str(output)) is None):
+        raise UserError(f"resume_from_checkpoint: {output} holds no checkpoint, leave the key out.")
+    if isinstance(resume, str) and not Path(resume).is_dir():
+        raise UserError(f"resume_from_checkpoint: {resume} is no folder, write a checkpoint's folder, or true for the last one.")
+    if not output.is_dir():
+        return
+    finished = (output / "adapter_config.json").exists() or get_last_checkpoint(str(output)) is not None
+    written = output / recipe.FILE
+    differing = []
+    if written.exists():
+        before = yaml.safe_load(written.read_text(encoding="utf-8"))
+        differing = [key for key, value in settings.items() if key != "resume_from_checkpoint" and before.get(key) != value]
+    if differing:
+        raise UserError(f"output_dir: {output} holds another run ({differing[0]} differs), write another folder or remove that one.")
+    if finished and not resume:
+        raise UserError(f"output_dir: {output} holds a run already, write another folder, or resume_from_checkpoint: true to go on with it.")
+
+
+def spread(rows: Dataset, count: int) -> Dataset:
+    """`count` rows, evenly spaced (sets such as TOFU are sorted by author); all if there are fewer, or if count is 0."""
+    return rows.select([i * len(rows) // count for i in range(count)]) if 0 < count < len(rows) else rows
+
+
+def lora_b(model: PeftModel) -> dict[str, nn.Parameter]:
+    """The B factors of the forgetting adapter: what stays as it was where a layer did not train."""
+    return {n: p for n, p in model.named_parameters() if "lora_" in n and "_B" in n and n.split("_B")[1].startswith(f".{adapters.STUDENT}")}
+
+
+def write_report(
+    model: recipe.ModelArguments, settings: Mapping[str, Any], results: Results, output: Path, facts: Mapping[str, Any]
+) -> None:
+    """Write report.json and the model card, and print the table."""
+    quantisation = loading.describe_quantisation(model)
+    versions = {name: version(name) for name in PACKAGES}
+    found = report.build(results, run={**facts, "quantisation": quantisation, "versions": versions, "settings": settings})
+    report.write(found, output / "report.json")
+    write_card(
+        output,
+        base=model.model_name_or_path,
+        method=settings["method"],
+        settings={"steps": facts["steps"], **{key: settings[key] for key in SHOWN}},
+        quantisation=quantisation,
+        report=found,
+        below=model.adapter_name_or_path if model.adapter_mode == "stack" else None,
+    )
+    console = Console()
+    console.print(report.table(found))
+    console.print(f"Adapter, card, recipe and report are in {output}")
+
+
+class Bar(ProgressCallback):
+    """The training bar with the numbers to watch beside it, where transformers prints every log line whole."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and self.training_bar is not None:
+            shown = {name: f"{value:.3g}" for name, value in (logs or {}).items() if name.startswith(("loss/", "p/", "learning_rate"))}
+            self.training_bar.set_postfix(shown)

@@ -1,0 +1,17 @@
+"""Make a model forget: read a recipe, check all of it, train an adapter, evaluate before and after, write it all down."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "peft-unlearn train RECIPE.yaml [--key value ...]"
+    parser.epilog = "`peft-unlearn keys` prints every key. Under several processes: accelerate launch -m peft_unlearn train RECIPE.yaml"
+    parser.add_argument("recipe", help="a YAML file of keys and values; recipes/ holds some to start from")
+    parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="--key value", help="keys that differ from the recipe's")
+
+
+def main(options: argparse.Namespace) -> None:
+    from peft_unlearn import recipe
+    from peft_unlearn.cli.run import run
+
+    run(recipe.read(options.recipe, options.overrides))

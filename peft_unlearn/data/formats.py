@@ -1,0 +1,123 @@
+"""What a row may look like, and how it splits into a prompt and a completion.
+
+| columns | prompt | completion (carries the loss) |
+| --- | --- | --- |
+| messages | all turns but the last | the last turn, the assistant's |
+| prompt, completion (text, or lists of messages) | prompt | completion, joined as it stands |
+| question, answer | the user's turn, or "Question: ...\\nAnswer:" without a chat template | the assistant's turn, or " ..." |
+| text | nothing | all of it |
+
+A set that has the columns of several formats is read as the first of them. Messages are {role, content} with text content. Only the last
+assistant turn carries loss: chat templates may render an earlier turn differently from a last one, so a conversation whose every turn
+counts is written as several rows. Row numbers in error messages count from 1.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from peft_unlearn.errors import UserError
+
+FORMATS = (("messages",), ("prompt", "completion"), ("question", "answer"), ("text",))
+COLUMNS = tuple(column for columns in FORMATS for column in columns)
+ROWS_PER_BATCH = 1000
+
+
+def columns(dataset: Dataset, name: str) -> tuple[str, ...]:
+    """The columns of the first format that the set has.
+
+    Raises:
+        UserError: no format is complete.
+    """
+    for candidate in FORMATS:
+        if set(candidate) <= set(dataset.column_names):
+            return candidate
+    has = ", ".join(dataset.column_names) or "none"
+    for candidate in FORMATS:
+        for column in candidate:
+            if column not in dataset.column_names and set(candidate) & set(dataset.column_names):
+                raise UserError(f"{name}: column {column!r} is missing beside {has}, add it.")
+    raise UserError(f"{name}: its columns are {has}, write text, prompt and completion, question and answer, or messages.")
+
+
+def rows(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The rows as dicts of those columns, in order; read in batches, 12 times as fast as row by row (100k rows: .18 s)."""
+    for batch in dataset.with_format(None).select_columns(list(columns)).iter(ROWS_PER_BATCH):
+        yield from unbatch(batch, columns)
+
+
+def unbatch(batch: dict[str, list], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for values in zip(*(batch[column] for column in columns), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+def check(dataset: Dataset, name: str) -> tuple[str, ...]:
+    """Check that there are rows and that every one of them can be split; returns the format's columns.
+
+    Raises:
+        UserError: no rows, missing columns, or a row with a value that is missing, empty or of another kind.
+    """
+    if len(dataset) == 0:
+        raise UserError(f"{name}: the set has no rows.")
+    found = columns(dataset, name)
+    kind = list if isinstance(dataset.with_format(None)[0][found[0]], list) or found == ("messages",) else str
+    for number, row in enumerate(rows(dataset, found), start=1):
+        fault = _fault(row, kind)
+        if fault:
+            raise UserError(f"{name}: row {number}: {fault}.")
+    return found
+
+
+def _fault(row: dict[str, Any], kind: type) -> str | None:
+    """What keeps this row from being split, in words that do not repeat its text; None if nothing does."""
+    for column, value in row.items():
+        if value is None:
+            return f"{column} is missing, write text"
+        if kind is str and not isinstance(value, str):
+            return f"{column} is not text, write it as text"
+        if kind is str and not value.strip():
+            return f"{column} is empty, write text or take the row out"
+        if kind is list and not (isinstance(value, list) and value and all(_is_message(message) for message in value)):
+            return f"{column} is not a list of messages, write {{role, content}} with text in both"
+    if kind is list:
+        turns = [message for value in row.values() for message in value]
+        if len(turns) < 2 or turns[-1]["role"] != "assistant":
+            return "the conversation must end with an assistant turn after another one"
+    return None
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and all(isinstance(message.get(key), str) and message[key].strip() for key in ("role", "content"))
+
+
+def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """(prompt, prompt and completion) of a checked row as the text that is tokenised.
+
+    Raises:
+        jinja2.TemplateError: the chat template refuses these turns.
+    """
+    prompt: Any
+    completion: Any
+    if "messages" in row:
+        prompt, completion = row["messages"][:-1], row["messages"][-1:]
+    elif "prompt" in row:
+        prompt, completion = row["prompt"], row["completion"]
+    elif "text" in row:
+        prompt, completion = "", row["text"]
+    elif tokenizer.chat_template:
+        prompt, completion = [{"role": "user", "content": row["question"]}], [{"role": "assistant", "content": row["answer"]}]
+    else:
+        prompt, completion = f"Question: {row['question']}\nAnswer:", f" {row['answer']}"
+    if isinstance(prompt, str):
+        return prompt, prompt + completion
+    return (
+        str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)),
+        str(tokenizer.apply_chat_template(prompt + completion, tokenize=False)),
+    )
+
+
+def is_chat(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether `render` writes this row with the chat template, which brings its own special tokens."""
+    return isinstance(next(iter(row.values())), list) or ("question" in row and bool(tokenizer.chat_template))

@@ -1,0 +1,56 @@
+"""Which retain row goes with which forget row, as a pure function of (seed, n)."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+
+
+@lru_cache(maxsize=16)
+def _permutation(seed: int, stream: int, turn: int, size: int) -> np.ndarray:
+    """Order of `size` rows in their `turn`-th pass. The stream keeps forget and retain orders apart when both sets have the same size."""
+    return np.random.default_rng([seed, stream, turn]).permutation(size)
+
+
+class Pairs(TorchDataset):
+    """Training example n: a forget row and a retain row, for n = 0, 1, ... on through the epochs.
+
+    Each set runs through passes of its own, every pass in another order, so the larger set is seen as evenly as the smaller one. Because
+    `pairs[n]` depends on (seed, n) alone, a resumed run draws what an uncut one would have drawn.
+
+    `len(pairs)` is the number of forget rows, an epoch; n may go past it.
+    """
+
+    def __init__(self, forget: Dataset, retain: Dataset, seed: int):
+        self.forget, self.retain, self.seed = forget, retain, seed
+
+    def __len__(self) -> int:
+        return len(self.forget)
+
+    def __getitem__(self, n: int) -> dict[str, dict[str, list[int]]]:
+        return {"forget": self._row(self.forget, 0, n), "retain": self._row(self.retain, 1, n)}
+
+    def _row(self, rows: Dataset, stream: int, n: int) -> dict[str, Any]:
+        turn, place = divmod(n, len(rows))
+        return rows[int(_permutation(self.seed, stream, turn, len(rows))[place])]
+
+
+class PairSampler(Sampler[int]):
+    """The example numbers of an epoch, in order: epoch * F ... (epoch + 1) * F - 1. The orders of the rows are `Pairs`' business."""
+
+    def __init__(self, pairs: Pairs):
+        self.pairs, self.epoch = pairs, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[int]:
+        size = len(self.pairs)
+        return iter(range(self.epoch * size, (self.epoch + 1) * size))

@@ -1,0 +1,84 @@
+"""Where rows come from: a local file or folder, or the Hugging Face Hub, always through `datasets.load_dataset`."""
+
+import difflib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetsError
+
+from peft_unlearn.data import formats
+from peft_unlearn.errors import UserError
+
+LOADERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+KEYS = ("path", "name", "split", "data_files", "data_dir", "revision", "sample_by")
+
+
+def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
+    """Load a set of texts and check every row of it, without a model or a tokenizer.
+
+    Args:
+        spec: a local file (.json as lines or as one list, .jsonl, .csv, .parquet, .txt; also with .gz), a local folder, a dataset's name on
+            the Hub, or a mapping of `load_dataset` keys: path (any of the former, or json, csv, parquet, text with data_files), name, split
+            (default train; a slice such as train[:100] as well), data_files, data_dir, revision, and sample_by for text files (line,
+            paragraph, document). A text file holds one text a line unless sample_by says otherwise, and blank ones are left out.
+        name: the recipe's key for this set, for messages.
+
+    Returns:
+        The rows in source order, in one of the formats of `peft_unlearn.data.formats`. Local files are read into memory and leave nothing
+        in any cache, since forget text must not travel with one; a set from the Hub stays in the user's Hub cache as usual.
+
+    Raises:
+        UserError: an unknown key, a missing, unreadable or malformed source, missing columns, no rows, or a row without text.
+    """
+    arguments = _arguments(spec, name)
+    source = arguments["path"]
+    try:
+        if source in LOADERS.values() or Path(source).is_dir():
+            with tempfile.TemporaryDirectory() as cache:
+                dataset = load_dataset(**arguments, cache_dir=cache, keep_in_memory=True)
+        else:
+            dataset = load_dataset(**arguments)
+    except StopIteration as error:  # what the json loader raises on a file of no bytes
+        raise UserError(f"{name}: {_shown(spec)} holds no rows.") from error
+    except (DatasetsError, OSError, ValueError) as error:
+        reason = str(error.__cause__ or error).split("\n")[0].rstrip(".")
+        raise UserError(f"{name}: cannot load {_shown(spec)} ({reason}).") from error
+    if source == "text":
+        dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text.strip()]).flatten_indices(keep_in_memory=True)
+    formats.check(dataset, name)
+    return dataset
+
+
+def _arguments(spec: str | Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Keyword arguments of `load_dataset`; a local file becomes its loader with data_files."""
+    arguments = {"split": "train", **({"path": spec} if isinstance(spec, str) else spec)}
+    for key, value in arguments.items():
+        if key not in KEYS:
+            nearest = difflib.get_close_matches(str(key), KEYS, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"write any of {', '.join(KEYS)}."
+            raise UserError(f"{name}: {key!r} is not a key of a dataset, {hint}")
+        if key != "data_files" and not isinstance(value, str):
+            raise UserError(f"{name}: {key} is {value!r}, write text.")
+    if not arguments.get("path"):
+        raise UserError(f"{name}: path is missing, write a file, a folder or a dataset's name on the Hub.")
+    path = Path(arguments["path"]).expanduser()
+    extension = Path(path.stem if path.suffix == ".gz" else path).suffix.lower()
+    if path.is_file():
+        if extension not in LOADERS:
+            raise UserError(f"{name}: {path} has an unknown extension, it must be one of {', '.join(LOADERS)}.")
+        arguments |= {"path": LOADERS[extension], "data_files": str(path)}
+    elif path.is_dir():
+        arguments["path"] = str(path)
+    elif extension in LOADERS or arguments["path"].startswith(("/", ".", "~")):
+        raise UserError(f"{name}: {path} does not exist.")
+    if arguments["path"] == "csv":
+        # pandas would read an answer "None" as missing and "007" as 7
+        arguments |= {"converters": dict.fromkeys(formats.COLUMNS, str), "keep_default_na": False}
+    return arguments
+
+
+def _shown(spec: str | Mapping[str, Any]) -> str:
+    return spec if isinstance(spec, str) else ", ".join(f"{key}: {value}" for key, value in spec.items())

@@ -1,0 +1,169 @@
+"""The model card of a forgetting adapter: method, settings, numbers, how to load and merge it, and what it gives away.
+
+PEFT's own card leaves out the quantisation and shows local paths (measured, peft 0.21.2); write this one after `save_pretrained`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from peft_unlearn.deploy.paths import is_local, public_name, publish
+
+# method -> what it is in a few words, arXiv number
+PAPERS = {
+    "mean_teacher": ("mean teacher with the negative log-unlikelihood", "2504.13388"),
+    "ngdiff": ("normalised gradient difference with an automatic learning rate", "2410.22086"),
+    "mollm": ("multi-objective unlearning along a common descent direction", "2412.20412"),
+    "graddiff": ("gradient difference", "2203.12817"),
+    "npo": ("negative preference optimisation", "2404.05868"),
+}
+
+BODY = """
+# {name}
+
+A LoRA adapter that makes {base_link} forget a set of texts and keep the rest, made with `peft-unlearn`.
+
+| | |
+| --- | --- |
+| method | `{method}`: {description} ([arXiv {paper}](https://arxiv.org/abs/{paper})) |
+| base in training | {quantisation} |{below_row}
+
+## Numbers
+
+{metrics}
+
+*Before* is the same base with the adapter off, *never-seen* a model that never met the forget set. The mean is over the rows of a set.
+Forgetting was tested by these metrics, on these weights, at this precision, and by nothing else.
+
+## Load
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("{base}")  # quantised as above, it gives the numbers above
+{load}
+```
+
+## Merge
+
+    peft-unlearn merge {name} --output merged{below_option}
+
+This adds the adapter to the 16-bit weights of the base; quantise the merged folder afterwards, and evaluate it again. Do not merge in
+place into 4-bit weights: the change is smaller than their rounding step, so most of it is rounded away and the forgotten texts come back.
+
+## What this adapter gives away
+
+Whoever has the base and this adapter has the model before and after forgetting, and can compare the two (reversed guidance, or the
+adapter at a negative scale) to draw out what was forgotten. Keep the repository private unless that is acceptable: uploads are private
+by default. To hand out a model that has forgotten, hand out the merged weights.
+
+## Settings
+
+| setting | value |
+| --- | --- |
+{settings}
+"""
+
+
+def write_card(
+    folder: str | Path,
+    *,
+    base: str,
+    method: str,
+    settings: Mapping[str, Any],
+    quantisation: str | None = None,
+    report: Mapping[str, Any] | None = None,
+    below: str | None = None,
+) -> Path:
+    """Write README.md into an adapter's folder, over the one that PEFT wrote.
+
+    Args:
+        base: folder or Hub name of the base; of a local folder only the last component is shown.
+        method: a name of `peft_unlearn.methods.METHODS`.
+        settings: what the run was trained with, a row each; paths are cut to their last component, None is left out.
+        quantisation: how the base was loaded in training, such as "NF4, double quantisation, bf16 compute"; None for 16/32 bit.
+        report: as `evaluation.report.build` makes it; means alone are shown.
+        below: folder or Hub name of the adapter that this one was trained on top of.
+    """
+    folder = Path(folder)
+    name, shown, finetune = folder.resolve().name, public_name(base), public_name(below) if below else None
+    description, paper = PAPERS[method]
+    results = report["results"] if report else {}
+    data = ModelCardData(
+        base_model=None if is_local(base) else base,  # the Hub would take a local name for one of its own
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["unlearning", "lora", "peft-unlearn", method],
+        model_name=name,
+        eval_results=_eval_results(results) or None,
+    )
+    body = BODY.format(
+        name=name,
+        base=shown,
+        base_link=f"`{shown}`" if is_local(base) else f"[{shown}](https://huggingface.co/{shown})",
+        method=method,
+        description=description,
+        paper=paper,
+        quantisation=quantisation or "16/32-bit weights, not quantised",
+        below_row=f"\n| trained on top of | `{finetune}` |" if finetune else "",
+        metrics=_metric_table(results),
+        load=_load_code(name, finetune),
+        below_option=f" --below {finetune}" if finetune else "",
+        settings="\n".join(f"| `{key}` | {_cell(value)} |" for key, value in settings.items() if value is not None),
+    )
+    ModelCard(f"---\n{data.to_yaml()}\n---\n{body}").save(folder / "README.md")
+    return folder / "README.md"
+
+
+def _eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
+    """The means after unlearning, for the card's metadata."""
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="unlearning",
+            dataset_name=f"{name} set",
+            dataset_split=name,  # results are told apart by the split, not by the name
+            metric_type=metric,
+            metric_name=f"{metric} after unlearning",
+            metric_value=entry["mean"],
+        )
+        for name, views in results.items()
+        for metric, entry in views.get("after", {}).items()
+        if entry["mean"] is not None
+    ]
+
+
+def _metric_table(results: Mapping[str, Any]) -> str:
+    """A row for each metric of each set, a column for each view."""
+    if not results:
+        return "This run was not evaluated."
+    views = list(dict.fromkeys(view for of_set in results.values() for view in of_set))
+    lines = [f"| set | metric | {' | '.join(view.replace('_', '-') for view in views)} | rows |", "| --- " * (len(views) + 3) + "|"]
+    for name, of_set in results.items():
+        for metric in dict.fromkeys(metric for metrics in of_set.values() for metric in metrics):
+            entries = [of_set.get(view, {}).get(metric) for view in views]
+            means = ["-" if entry is None or entry["mean"] is None else f"{entry['mean']:.4f}" for entry in entries]
+            rows = max(entry["n"] for entry in entries if entry)
+            lines.append(f"| {name} | {metric.replace('_', ' ')} | {' | '.join(means)} | {rows} |")
+    return "\n".join(lines)
+
+
+def _load_code(name: str, finetune: str | None) -> str:
+    if finetune is None:
+        return f'model = PeftModel.from_pretrained(base, "{name}")'
+    return (
+        f'model = PeftModel.from_pretrained(base, "{finetune}", adapter_name="finetune")\n'
+        f'model.load_adapter("{name}", adapter_name="default")\n'
+        'model.base_model.set_adapter(["finetune", "default"])'
+    )
+
+
+def _cell(value: Any) -> str:
+    """A value on one line of a Markdown table, its paths cut short."""
+    value = publish(value, hidden=set())
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text.replace("|", "\\|").replace("\n", " ")

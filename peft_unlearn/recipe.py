@@ -1,0 +1,308 @@
+"""Recipes: a YAML file and `--key value` overrides, checked and turned into model, data and training settings.
+
+The keys are those of three dataclasses: `ModelArguments` (TRL's names), `DataArguments` and `UnlearnConfig`. TRL's own parser checks neither the
+types nor the choices of values that come from YAML, so every value is checked here against its field.
+"""
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import TrainingArguments
+from trl import ModelConfig
+
+from peft_unlearn.adapters import KEEPS_BASE
+from peft_unlearn.config import UnlearnConfig
+from peft_unlearn.errors import UserError
+from peft_unlearn.foreign_keys import FOREIGN_KEYS
+
+FILE = "recipe.yaml"  # of an output folder: the recipe with every key's value
+
+
+@dataclass
+class ModelArguments(ModelConfig):
+    """The base model, its precision, and the adapter."""
+
+    dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Type of the weights, and what 4-bit weights compute in: bfloat16 where the GPU has it and else float32 if left out.",
+            "choices": ["auto", "bfloat16", "float16", "float32"],
+        },
+    )
+    use_peft: bool = field(default=True, metadata={"help": "Always true: what is trained is an adapter."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout; 0.05 in the teacher is 23 % noise on its logits."})
+    lora_target_modules: list[str] | str | None = field(  # type: ignore[assignment]
+        default="all-linear", metadata={"help": "Names of the linear layers that get an adapter, or all-linear."}
+    )
+    init_lora_weights: bool | str = field(
+        default=True, metadata={"help": "Init of the new adapter: true, gaussian or orthogonal (the others change the base)."}
+    )
+    adapter_name_or_path: str | None = field(default=None, metadata={"help": "A LoRA adapter that the model was fine-tuned with."})
+    adapter_mode: str = field(
+        default="stack",
+        metadata={
+            "help": "stack: the forgetting adapter comes on top of that adapter, which stays frozen. merge: that adapter is merged into the "
+            "16/32-bit base first. continue: that adapter itself is trained further.",
+            "choices": ["stack", "merge", "continue"],
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.use_peft:
+            raise UserError("use_peft: false is not possible, what is trained is an adapter; leave the key out.")
+        if self.dtype is None:
+            self.dtype = "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+        if isinstance(self.lora_target_modules, str) and self.lora_target_modules != "all-linear":
+            self.lora_target_modules = [self.lora_target_modules]  # PEFT takes a bare string for a regular expression on whole paths
+        for key, valid, hint in (
+            ("lora_r", self.lora_r >= 1, "at least 1"),
+            ("lora_alpha", self.lora_alpha > 0, "above 0"),
+            ("lora_dropout", 0 <= self.lora_dropout < 1, "from 0 to below 1"),
+            ("init_lora_weights", self.init_lora_weights in KEEPS_BASE, "true, gaussian or orthogonal, which leave the base as it is"),
+        ):
+            if not valid:
+                raise UserError(f"{key}: {getattr(self, key)!r} is out of range, write a value {hint}.")
+        quantised = "load_in_4bit" if self.load_in_4bit else "load_in_8bit" if self.load_in_8bit else None
+        if quantised and self.dtype == "auto":
+            raise UserError(f"dtype: 'auto' does not say what {quantised} computes in, write bfloat16, float16 or float32.")
+        if quantised and self.adapter_name_or_path and self.adapter_mode == "merge":
+            raise UserError(
+                f"adapter_mode: 'merge' into a base with {quantised} would lose most of the adapter, write stack, "
+                "or run `peft-unlearn merge` first and give its output as model_name_or_path."
+            )
+
+
+@dataclass
+class DataArguments:
+    """Which texts to forget, to keep and to look at: each a file, a Hub name, or a mapping with `load_dataset` keys."""
+
+    forget_dataset: str | dict[str, Any] | None = field(default=None, metadata={"help": "The texts to forget: a file, a Hub name, or a mapping."})
+    retain_dataset: str | dict[str, Any] | None = field(
+        default=None, metadata={"help": "The texts to keep; if left out, the model writes self_retain_rows texts itself."}
+    )
+    eval_dataset: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Further sets to evaluate: a mapping of names to sets, for example {facts: facts.jsonl}."}
+    )
+    eval_rows: int = field(
+        default=128, metadata={"help": "Rows of each set that are evaluated before and after, evenly spaced over the set; 0 is all."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.eval_rows < 0:
+            raise UserError(f"eval_rows: {self.eval_rows} is out of range, write a value of at least 0.")
+        for name, spec in (self.eval_dataset or {}).items():
+            if name in ("forget", "retain") or not isinstance(spec, str | dict):
+                raise UserError(f"eval_dataset: {name!r} must be a name of its own with a file, a Hub name or a mapping.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    model: ModelArguments
+    data: DataArguments
+    training: UnlearnConfig
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with the value that is used, loadable as a recipe; without secrets and without what a launcher decides."""
+        return {
+            f.name: _plain(getattr(part, f.name))
+            for part in (self.model, self.data, self.training)
+            for f in dataclasses.fields(part)
+            if f.init and not f.name.endswith("_token") and f.name != "local_rank"
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write `folder`/recipe.yaml, beside it first and then renamed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / f"{FILE}.tmp"
+        beside.write_text(yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        os.replace(beside, folder / FILE)
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a YAML file, with `--key value` overrides from a command line.
+
+    Raises:
+        UserError: a missing or malformed file, or anything that `build` refuses.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"recipe: {path} does not exist.")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}: line {line} is not YAML ({error.problem}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: this is not YAML text in UTF-8.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys to values, for example `method: mean_teacher`.")
+    return build(values | parse_overrides(overrides))
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """`--key value`, `--key=value`, `--key a b` (a list) and `--key` (true), each value read as YAML.
+
+    Raises:
+        UserError: a value without a key, or one that is not YAML.
+    """
+    values: dict[str, list[str]] = {}
+    key = None
+    for argument in arguments:
+        if argument.startswith("--"):
+            key, equals, value = argument[2:].partition("=")
+            key = key.replace("-", "_")
+            values[key] = [value] if equals else []
+        elif key is None:
+            raise UserError(f"{argument}: a value without a key, write --key {argument}.")
+        else:
+            values[key].append(argument)
+    try:
+        parsed = {key: [yaml.safe_load(text) for text in texts] for key, texts in values.items()}
+    except yaml.YAMLError as error:
+        raise UserError(f"{' '.join(arguments)}: a value is not YAML, quote it.") from error
+    return {key: True if not found else found[0] if len(found) == 1 else found for key, found in parsed.items()}
+
+
+def build(values: Mapping[str, Any]) -> Recipe:
+    """Check keys and values and make the settings of a run. Nothing is loaded or written.
+
+    Raises:
+        UserError: an unknown key, a missing one, a value of another type, outside its choices or out of its range.
+    """
+    known = keys()
+    for key in values:
+        if key not in known:
+            raise UserError(unknown_key(str(key)))
+    given = {key: _checked(known[key], value) for key, value in values.items()}
+    for key, example in (("model_name_or_path", "a folder or a Hub name"), ("forget_dataset", "the texts to forget"), ("output_dir", "a new folder")):
+        if not given.get(key):
+            raise UserError(f"{key}: it is missing, write {example}.")
+    parts = []
+    for part in (ModelArguments, DataArguments, UnlearnConfig):
+        own = {f.name: given[f.name] for f in dataclasses.fields(part) if f.name in given}
+        try:
+            parts.append(part(**own))
+        except UserError:
+            raise
+        except (ValueError, ImportError) as error:  # how TRL's and transformers' settings refuse a combination of values
+            raise UserError(f"recipe: {' '.join(str(error).split()).rstrip('.')}.") from error
+    return Recipe(*parts)
+
+
+@dataclass(frozen=True)
+class Key:
+    name: str
+    kinds: tuple[Any, ...]
+    default: Any
+    help: str
+    choices: tuple[str, ...]
+
+
+@cache
+def keys() -> dict[str, Key]:
+    """Every key of a recipe: ours and the model's first, then those of `transformers.TrainingArguments`."""
+    found = {}
+    enums = typing.get_type_hints(TrainingArguments)  # UnlearnConfig widens some of its enums to str
+    for part in (ModelArguments, DataArguments, UnlearnConfig):
+        hints = typing.get_type_hints(part)
+        for f in dataclasses.fields(part):
+            if f.init:
+                hint = bool | str | None if f.name == "resume_from_checkpoint" else hints[f.name]  # true: the last checkpoint
+                kinds = _kinds(hint)
+                enum = next((kind for kind in _kinds(enums.get(f.name)) if isinstance(kind, type) and issubclass(kind, Enum)), None)
+                default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+                help_text = " ".join(str(f.metadata.get("help", "")).split())
+                choices = tuple(member.value for member in enum) if enum else tuple(f.metadata.get("choices", ()))
+                found[f.name] = Key(f.name, kinds, default, help_text, choices)
+    return found
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def unknown_key(key: str) -> str:
+    """What to write instead of `key`."""
+    if key in FOREIGN_KEYS:
+        whose, instead = FOREIGN_KEYS[key]
+        return f"{key}: {instead} ({key} is the name of {whose})."
+    nearest = difflib.get_close_matches(key, keys(), n=1)
+    return f"{key}: there is no such key, " + (f"did you mean {nearest[0]}?" if nearest else "see `peft-unlearn keys` for all of them.")
+
+
+def _checked(key: Key, value: Any) -> Any:
+    """`value` as one of the key's types, or a UserError. YAML reads 1e-4 as text and `no` as false."""
+    kinds, name = key.kinds, key.name
+    if value is None:
+        if type(None) in kinds:
+            return None
+        raise UserError(f"{name}: it is empty, write a value or leave the key out.")
+    if key.choices:
+        value = "no" if value is False and "no" in key.choices else value
+        if value not in key.choices:
+            raise UserError(f"{name}: {value!r} is not one of {', '.join(key.choices)}.")
+        return value
+    if isinstance(value, bool):
+        if bool in kinds:
+            return value
+    elif isinstance(value, int | float | str):
+        for kind in (int, float):
+            number = _number(value, kind)
+            if kind in kinds and number is not None:
+                return number
+        if str in kinds:
+            return str(value)
+        if list[str] in kinds:
+            return [str(value)]
+    elif any(isinstance(value, typing.get_origin(kind) or kind) for kind in kinds if kind is not type(None)):
+        return value
+    wanted = " or ".join(dict.fromkeys(_WORDS[typing.get_origin(kind) or kind] for kind in kinds if (typing.get_origin(kind) or kind) in _WORDS))
+    raise UserError(f"{name}: {value!r} is not {wanted}.")
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a mapping"}
+
+
+def _number(value: int | float | str, kind: type) -> int | float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return kind(number) if kind is float or number.is_integer() else None
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML can hold it, without tokens of nested mappings."""
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items() if k != "token"}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML that refuses a key written twice, where PyYAML would take the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise UserError(f"{key_node.value}: it stands twice in the recipe (line {key_node.start_mark.line + 1}), take one out.")
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,292 @@
+"""The command line, in this process: a whole run and its folder, and every bad input refused before a model is loaded."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from peft_unlearn import adapters
+from peft_unlearn.cli import main
+
+WORDS = "who what is the of in a answer question name colour city red green blue one two three four five six Question Answer : ? .".split()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A folder with a tiny random Llama ("base"), another one ("other"), a LoRA on the first ("lora"), and data."""
+    folder = tmp_path_factory.mktemp("world")
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=64,
+        bos_token_id=1, eos_token_id=2,
+    )
+    for seed, name in enumerate(("base", "other")):
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    lora = get_peft_model(LlamaForCausalLM.from_pretrained(folder / "base"), LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+    lora.save_pretrained(folder / "lora")
+
+    def rows(name, lines):
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    rows("forget.jsonl", [{"question": f"what is the colour of {n} ?", "answer": f"{c} {n}"} for n, c in zip(WORDS[14:18], WORDS[11:14] * 2, strict=False)])
+    rows("retain.jsonl", [{"question": f"who is in the city of {n} ?", "answer": f"{c} {n}"} for n, c in zip(WORDS[14:20], WORDS[11:14] * 2, strict=False)])
+    rows("empty.jsonl", [])
+    rows("columns.jsonl", [{"title": "red", "body": "blue"}])
+    return folder
+
+
+@pytest.fixture
+def recipe(world, tmp_path, monkeypatch):
+    """A function that writes a recipe of a short run into an empty folder, where the commands run, and returns its path."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(**changes):
+        values = {
+            "model_name_or_path": str(world / "base"), "forget_dataset": str(world / "forget.jsonl"), "retain_dataset": str(world / "retain.jsonl"),
+            "output_dir": "out", "max_steps": 2, "per_device_train_batch_size": 2, "lora_r": 4, "use_cpu": True,
+        } | changes
+        Path("my.yaml").write_text(yaml.safe_dump({key: value for key, value in values.items() if value != "left out"}))
+        return "my.yaml"
+
+    return write
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    def loads(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(adapters, "load_base", loads)
+
+
+def refused(capsys, arguments, *words):
+    """Run a command that must be refused: status 2 and one line, after any bars, that holds every one of `words`."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    *_, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("peft-unlearn: error: ")
+    for word in words:
+        assert word in error
+
+
+def test_train_writes_an_adapter_that_plain_peft_loads(recipe, world, capsys):
+    assert main(["train", recipe(), "--max_steps", "3", "--learning_rate", "1e-2"]) == 0
+    out = Path("out")
+    assert {path.name for path in out.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors", "README.md", "recipe.yaml", "report.json"}
+    tensors = load_file(out / "adapter_model.safetensors")
+    assert tensors
+    assert not [name for name in tensors if "teacher" in name]
+    assert all(tensor.abs().sum() > 0 for name, tensor in tensors.items() if "lora_B" in name)
+    report = json.loads((out / "report.json").read_text())
+    assert report["run"]["steps"] == 3
+    assert report["run"]["unmoved_lora_b"] == 0
+    assert set(report["results"]) == {"forget", "retain"}
+    assert set(report["results"]["forget"]) == {"before", "after"}
+    assert "probability" in capsys.readouterr().out
+    base = AutoModelForCausalLM.from_pretrained(world / "base")
+    ids = torch.tensor([[1, 5, 6, 7]])
+    before = base(ids).logits
+    assert not PeftModel.from_pretrained(base, out)(ids).logits.allclose(before)
+
+
+def test_written_recipe_gives_the_same_run_again(recipe):
+    assert main(["train", recipe(load_in_4bit=True, learning_rate="1e-2")]) == 0
+    assert main(["train", "out/recipe.yaml", "--output_dir", "again"]) == 0
+    first, second = load_file("out/adapter_model.safetensors"), load_file("again/adapter_model.safetensors")
+    assert all(second[name].equal(tensor) for name, tensor in first.items())
+
+
+def test_evaluate_gives_the_numbers_of_the_report(recipe):
+    assert main(["train", recipe(learning_rate="1e-2")]) == 0
+    assert main(["evaluate", "out", "--output", "again.json"]) == 0
+    reported, again = (json.loads(Path(name).read_text())["results"] for name in ("out/report.json", "again.json"))
+    for name, views in reported.items():
+        for view, metrics in views.items():
+            for metric, entry in metrics.items():
+                assert again[name][view][metric]["mean"] == pytest.approx(entry["mean"], rel=1e-5, abs=1e-6), (name, view, metric)
+
+
+def test_merged_model_gives_the_logits_of_the_adapter(recipe, world):
+    assert main(["train", recipe(learning_rate="1e-2")]) == 0
+    assert main(["merge", "out", "--output", "merged"]) == 0
+    ids = torch.tensor([[1, 5, 6, 7]])
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained("merged")(ids).logits
+        trained = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world / "base"), "out")(ids).logits
+    assert (merged - trained).norm() <= 1e-4 * trained.norm()
+
+
+@pytest.mark.parametrize("mode", ["stack", "merge", "continue"])
+def test_a_model_with_its_own_adapter_is_the_one_that_forgets(recipe, world, mode):
+    lora = str(world / "lora")
+    assert main(["train", recipe(adapter_name_or_path=lora, adapter_mode=mode, max_steps=1, eval_dataset={"more": str(world / "retain.jsonl")})]) == 0
+    results = json.loads(Path("out/report.json").read_text())["results"]
+    assert set(results) == {"forget", "retain", "more"}
+    with torch.no_grad():
+        tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world / "base"), lora).merge_and_unload()
+    tuned.save_pretrained("tuned")
+    assert main(["train", recipe(model_name_or_path="tuned", max_steps=1, output_dir="out2")]) == 2  # no tokenizer there
+    loss = results["forget"]["before"]["loss"]["mean"]
+    assert main(["evaluate", "out", "--output", "again.json"]) == 0
+    again = json.loads(Path("again.json").read_text())["results"]["forget"]
+    assert again["before"]["loss"]["mean"] == pytest.approx(loss, rel=1e-5)
+    assert again["after"]["loss"]["mean"] == pytest.approx(results["forget"]["after"]["loss"]["mean"], rel=1e-5)
+    if mode != "merge":
+        assert results["forget"]["never_seen"]["loss"]["mean"] != pytest.approx(loss, rel=1e-5)
+
+
+def lines(path, *rows):
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+BAD = {
+    "unknown key": (lambda w: {"learnin_rate": 1}, "learnin_rate", "learning_rate?"),
+    "axolotl's key": (lambda w: {"sequence_len": 512}, "sequence_len: write max_length", "axolotl"),
+    "LLaMA-Factory's key": (lambda w: {"lora_rank": 8}, "lora_rank: write lora_r", "LLaMA-Factory"),
+    "value out of range": (lambda w: {"forget_floor": 1.5}, "forget_floor", "0 to 1"),
+    "value of another type": (lambda w: {"learning_rate": "fast"}, "learning_rate: 'fast' is not a number"),
+    "no model named": (lambda w: {"model_name_or_path": "left out"}, "model_name_or_path: it is missing"),
+    "no forget set named": (lambda w: {"forget_dataset": "left out"}, "forget_dataset: it is missing"),
+    "no output folder named": (lambda w: {"output_dir": "left out"}, "output_dir: it is missing"),
+    "missing model": (lambda w: {"model_name_or_path": "./nowhere"}, "model_name_or_path: './nowhere'"),
+    "missing file": (lambda w: {"forget_dataset": "none.jsonl"}, "forget_dataset", "none.jsonl"),
+    "missing column": (lambda w: {"forget_dataset": str(w / "columns.jsonl")}, "forget_dataset", "title"),
+    "empty set": (lambda w: {"retain_dataset": str(w / "empty.jsonl")}, "retain_dataset", "no rows"),
+    "missing further set": (lambda w: {"eval_dataset": {"facts": "none.jsonl"}}, "eval_dataset.facts", "none.jsonl"),
+    "forget rows in the retain set": (lambda w: {"retain_dataset": str(w / "forget.jsonl")}, "forget_dataset: row 1", "retain_dataset"),
+    "prompt longer than the context": (lambda w: {"max_length": 4}, "forget_dataset: row 1", "max_length"),
+    "init that changes the base": (lambda w: {"init_lora_weights": "pissa"}, "init_lora_weights"),
+    "missing adapter": (lambda w: {"adapter_name_or_path": "./nowhere"}, "adapter_name_or_path: './nowhere'"),
+    "adapter of another base": (
+        lambda w: {"adapter_name_or_path": str(w / "lora"), "model_name_or_path": str(w / "other")}, "adapter_name_or_path", "write model_name_or_path",
+    ),
+    "nothing to resume": (lambda w: {"resume_from_checkpoint": True}, "resume_from_checkpoint", "no checkpoint"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_before_a_model_is_loaded_and_writes_nothing(name, recipe, world, capsys, no_model):
+    changes, *words = BAD[name]
+    refused(capsys, ["train", recipe(**changes(world))], *words)
+    assert not Path("out").exists()
+
+
+def test_bad_overrides_are_refused_like_bad_keys(recipe, capsys, no_model):
+    refused(capsys, ["train", recipe(), "--lora_rank", "8"], "lora_rank: write lora_r")
+    refused(capsys, ["train", recipe(), "--seed", "one"], "seed: 'one' is not a whole number")
+    refused(capsys, ["train", "none.yaml"], "none.yaml does not exist")
+
+
+def test_modules_that_the_model_lacks_are_refused_and_nothing_is_written(recipe, capsys):
+    refused(capsys, ["train", recipe(lora_target_modules="qkv_proj")], "lora_target_modules", "qkv_proj")
+    assert not Path("out").exists()
+
+
+def test_a_finished_run_is_not_overwritten(recipe, capsys, monkeypatch):
+    assert main(["train", recipe()]) == 0
+    before = {path: path.read_bytes() for path in Path("out").iterdir()}
+    monkeypatch.setattr(adapters, "load_base", None)
+    refused(capsys, ["train", recipe()], "output_dir: out holds a run already")
+    refused(capsys, ["train", recipe(seed=1)], "output_dir: out holds another run", "seed")
+    assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
+
+
+def test_a_cut_run_goes_on_where_it_was_cut(recipe, capsys):
+    whole = recipe(max_steps=4, save_strategy="steps", save_steps=2, learning_rate="1e-2")
+    assert main(["train", whole, "--output_dir", "whole"]) == 0
+    assert main(["train", whole]) == 0
+    for name in ("adapter_config.json", "adapter_model.safetensors", "README.md", "report.json"):
+        Path("out", name).unlink()
+    for path in Path("out/checkpoint-4").iterdir():
+        path.unlink()
+    Path("out/checkpoint-4").rmdir()
+    refused(capsys, ["train", whole], "resume_from_checkpoint: true")
+    refused(capsys, ["train", whole, "--resume_from_checkpoint", "true", "--seed", "3"], "seed differs")
+    assert main(["train", whole, "--resume_from_checkpoint", "true"]) == 0
+    resumed, uncut = load_file("out/adapter_model.safetensors"), load_file("whole/adapter_model.safetensors")
+    assert all(resumed[name].equal(tensor) for name, tensor in uncut.items())
+
+
+def test_divergence_keeps_the_last_good_adapter_and_says_so(recipe, capsys):
+    refused(capsys, ["train", recipe(method="graddiff", learning_rate="1e30", max_grad_norm=0, max_steps=5)], "NaN or infinite at step")
+    report = json.loads(Path("out/report.json").read_text())
+    assert "NaN or infinite" in report["run"]["stopped"]
+    assert all(tensor.isfinite().all() for tensor in load_file("out/adapter_model.safetensors").values())
+
+
+def test_layers_that_did_not_move_are_warned_about(recipe, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert main(["train", recipe(learning_rate="1e-300", optim="sgd")]) == 0
+    assert "lora_B matrices did not move" in caplog.text
+
+
+def test_evaluate_says_what_it_lacks(world, recipe, capsys, no_model):
+    recipe()
+    refused(capsys, ["evaluate", "./nowhere"], "adapter", "nowhere")
+    refused(capsys, ["evaluate", str(world / "lora")], "write --forget")
+    refused(capsys, ["evaluate", str(world / "lora"), "--forget", "none.jsonl"], "forget_dataset", "none.jsonl")
+    refused(capsys, ["evaluate", str(world / "lora"), "--base", str(world / "other"), "--forget", str(world / "forget.jsonl")], "model_name_or_path")
+
+
+def test_evaluate_takes_an_adapter_without_a_recipe(world, recipe):
+    recipe()
+    assert main(["evaluate", str(world / "lora"), "--forget", str(world / "forget.jsonl"), "--rows", "2", "--output", "found.json"]) == 0
+    found = json.loads(Path("found.json").read_text())["results"]["forget"]
+    assert found["before"]["loss"]["n"] == 2
+    assert found["before"]["loss"]["mean"] != found["after"]["loss"]["mean"]
+
+
+def test_usage_errors_and_help(capsys):
+    assert main([]) == 2
+    assert main(["forget"]) == 2
+    assert main(["--help"]) == 0
+    assert main(["train", "--help"]) == 0
+    assert "RECIPE.yaml" in capsys.readouterr().out
+    assert main(["keys", "lora"]) == 0
+    assert "lora_target_modules" in capsys.readouterr().out
+
+
+def test_interrupt_is_one_line(recipe, capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapters, "load_base", interrupted)
+    assert main(["train", recipe()]) == 130
+    assert capsys.readouterr().err.endswith("peft-unlearn: interrupted\n")
+
+
+def test_bugs_keep_their_traceback(recipe, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(adapters, "load_base", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", recipe()])
+
+
+def test_as_a_program_and_quickly_for_help(recipe, world):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    program = [sys.executable, "-X", "importtime", "-m", "peft_unlearn"]
+    shown = subprocess.run([*program, "--help"], capture_output=True, text=True, env=environment)
+    assert shown.returncode == 0
+    assert "| torch\n" not in shown.stderr
+    shared = recipe(retain_dataset=str(world / "forget.jsonl"))
+    wrong = subprocess.run([sys.executable, "-m", "peft_unlearn", "train", shared], capture_output=True, text=True, env=environment)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("peft-unlearn: error: forget_dataset: row 1 also stands in retain_dataset")
+    assert len(wrong.stderr.splitlines()) == 1

@@ -1,0 +1,115 @@
+from collections import Counter
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.data_loader import skip_first_batches
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from peft_unlearn.data import Pairs, PairSampler, collate, collate_rows, forget_in_retain, padding_id
+from peft_unlearn.errors import UserError
+
+
+def numbered(size):
+    """Rows whose first token tells which they are."""
+    return Dataset.from_list([{"input_ids": [n, 7, 8][: 2 + n % 2], "labels": [-100, 7, 8][: 2 + n % 2]} for n in range(size)])
+
+
+def drawn(pairs, examples):
+    return [(pairs[n]["forget"]["input_ids"][0], pairs[n]["retain"]["input_ids"][0]) for n in examples]
+
+
+@pytest.mark.parametrize(("forgets", "retains"), [(6, 14), (14, 6), (5, 1), (1, 5), (8, 8)])
+def test_every_row_is_seen_equally_often(forgets, retains):
+    pairs = Pairs(numbered(forgets), numbered(retains), seed=3)
+    seen = drawn(pairs, range(3 * forgets * retains))
+    assert Counter(f for f, _ in seen) == dict.fromkeys(range(forgets), 3 * retains)
+    assert Counter(r for _, r in seen) == dict.fromkeys(range(retains), 3 * forgets)
+    for first in range(0, len(seen) - retains, retains):
+        assert {r for _, r in seen[first : first + retains]} == set(range(retains))
+
+
+def test_an_epoch_is_each_forget_row_once_in_another_order():
+    pairs = Pairs(numbered(40), numbered(40), seed=3)
+    first, second = ([f for f, _ in drawn(pairs, range(start, start + 40))] for start in (0, 40))
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second
+    assert first != [r for _, r in drawn(pairs, range(40))], "forget and retain orders must differ"
+
+
+def test_a_pair_depends_on_seed_and_number_alone():
+    one, two = (Pairs(numbered(9), numbered(23), seed=5) for _ in range(2))
+    torch.manual_seed(0)
+    forwards = drawn(one, range(60))
+    torch.manual_seed(1)
+    assert drawn(two, reversed(range(60))) == forwards[::-1]
+    assert drawn(Pairs(numbered(9), numbered(23), seed=6), range(60)) != forwards
+
+
+def loader(workers=0):
+    pairs = Pairs(numbered(10), numbered(7), seed=11)
+    return DataLoader(pairs, batch_size=4, sampler=PairSampler(pairs), num_workers=workers, collate_fn=lambda rows: collate(rows, 0))
+
+
+def first_tokens(batches):
+    return [tuple(batch[stream]["input_ids"][:, 0].tolist() for stream in ("forget", "retain")) for batch in batches]
+
+
+def test_a_prepared_loader_counts_on_through_the_epochs_and_resumes_where_it_was_cut():
+    """Through accelerate, as transformers.Trainer drives it: set_epoch, then skip the batches already seen."""
+    accelerator = Accelerator(cpu=True)
+    uncut = accelerator.prepare(loader())
+    seen = []
+    for epoch in range(3):
+        uncut.set_epoch(epoch)
+        seen.append(first_tokens(uncut))
+    pairs = Pairs(numbered(10), numbered(7), seed=11)
+    flat = [pair for epoch in seen for forget, retain in epoch for pair in zip(forget, retain, strict=True)]
+    assert flat == drawn(pairs, range(30))
+    resumed = accelerator.prepare(loader(workers=1))
+    resumed.set_epoch(2)
+    assert first_tokens(skip_first_batches(resumed, 1)) == seen[2][1:]
+
+
+def test_collate_pads_on_the_right_by_length_and_keeps_a_real_eos_that_equals_pad():
+    eos = 9
+    rows = [{"input_ids": [1, eos, 2, eos], "labels": [-100, eos, 2, eos]}, {"input_ids": [1, eos], "labels": [-100, eos]}]
+    batch = collate_rows(rows, pad_token_id=eos)
+    assert {value.dtype for value in batch.values()} == {torch.int64}
+    assert batch["input_ids"].tolist() == [[1, eos, 2, eos], [1, eos, eos, eos]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, eos, 2, eos], [-100, eos, -100, -100]]
+
+
+def test_collate_keeps_the_streams_apart():
+    rows = {"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [4], "labels": [-100]}
+    batch = collate([{"forget": rows[0], "retain": rows[1]}] * 2, pad_token_id=0)
+    assert batch["forget"]["input_ids"].shape == (2, 3)
+    assert batch["retain"]["input_ids"].shape == (2, 1)
+
+
+class Named:
+    def __init__(self, pad_token_id, eos_token_id):
+        self.pad_token_id, self.eos_token_id = pad_token_id, eos_token_id
+
+
+@pytest.mark.parametrize(("pad", "eos", "fills"), [(0, 2, 0), (5, 2, 5), (None, 2, 2), (None, 0, 0), (None, None, 0)])
+def test_padding_needs_no_pad_token(pad, eos, fills):
+    assert padding_id(Named(pad, eos)) == fills
+
+
+def test_forget_rows_in_the_retain_set_are_named_whatever_their_spacing_and_format():
+    forget = Dataset.from_list([{"question": "Who?", "answer": "Ann"}, {"question": "Where does\nAnn live?", "answer": "In  Oslo"}])
+    retain = Dataset.from_list([{"text": "Something else"}, {"text": " Where does Ann live? In Oslo"}])
+    turns = [{"role": "user", "content": "Where does Ann live?"}, {"role": "assistant", "content": "In Oslo"}]
+    for same in (retain, Dataset.from_list([{"messages": turns[:1] + turns}, {"messages": turns}])):
+        with pytest.raises(UserError, match="forget_dataset: row 2 also stands in retain_dataset as row 2, take it out"):
+            forget_in_retain(forget, same)
+    with pytest.raises(UserError, match=r"row 1 also stands in retain_dataset as row 1 \(and 1 more like it\)"):
+        forget_in_retain(forget, forget)
+
+
+def test_sets_that_share_no_row_pass():
+    forget, retain = (Dataset.from_list([{"question": "Who?", "answer": name}]) for name in ("Ann", "Bob"))
+    forget_in_retain(forget, retain)

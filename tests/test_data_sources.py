@@ -1,0 +1,123 @@
+import gzip
+import json
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from peft_unlearn.data import load
+from peft_unlearn.errors import UserError
+
+ROWS = [{"question": f"Who lives at {n} Hill Road?", "answer": f"Ann {n}, 007 and None"} for n in range(5)]
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """A place of our own for what `datasets` caches, to look into afterwards."""
+    cache = tmp_path / "hub-cache"
+    cache.mkdir()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", cache / "downloads")
+    return cache
+
+
+def write(path, rows=ROWS):
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.name.endswith(".gz"):
+        path.write_bytes(gzip.compress(lines.encode()))
+    elif path.suffix == ".jsonl":
+        path.write_text(lines)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".csv":
+        path.write_text("question,answer\n" + "".join(f'"{row["question"]}","{row["answer"]}"\n' for row in rows))
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("file", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet", "rows.jsonl.gz"])
+def test_local_formats_load_the_same_rows_and_leave_no_cache(file, tmp_path, hub_cache, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    dataset = load(str(write(tmp_path / file)), name="forget_dataset")
+    assert dataset.to_list() == ROWS
+    assert dataset.cache_files == []
+    assert list(hub_cache.rglob("*")) == []
+    assert list(temporary.rglob("*")) == []
+
+
+def test_text_file_is_a_text_a_line_without_the_blank_ones(tmp_path):
+    (tmp_path / "a.txt").write_text("first line\n\n  \nsecond line\nthird line\n")
+    assert load(str(tmp_path / "a.txt"), name="forget_dataset")["text"][:] == ["first line", "second line", "third line"]
+    by_paragraph = {"path": str(tmp_path / "a.txt"), "sample_by": "paragraph"}
+    assert len(load(by_paragraph, name="forget_dataset")) == 2
+
+
+def test_numbers_in_a_csv_stay_the_text_they_are(tmp_path):
+    (tmp_path / "a.csv").write_text("question,answer,id\nWhich year?,1990,1\nWhich agent?,007,2\nWho came?,None,3\n")
+    assert load(str(tmp_path / "a.csv"), name="forget_dataset")["answer"][:] == ["1990", "007", "None"]
+
+
+def test_mapping_takes_splits_slices_folders_and_globs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    write(tmp_path / "folder" / "rows.jsonl")
+    assert load("folder", name="x").to_list() == ROWS
+    assert load({"path": "folder/rows.jsonl", "split": "train[1:3]"}, name="x").to_list() == ROWS[1:3]
+    assert load({"path": "json", "data_files": {"test": "folder/*.jsonl"}, "split": "test"}, name="x").to_list() == ROWS
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("nowhere.jsonl", "nowhere.jsonl does not exist"),
+        ("./nowhere", "nowhere does not exist"),
+        ("rows.xlsx", "unknown extension, it must be one of .json, .jsonl"),
+        ("no/such-set-on-the-hub", "cannot load no/such-set-on-the-hub"),
+        ({"path": "rows.jsonl", "splitt": "train"}, "'splitt' is not a key of a dataset, did you mean 'split'"),
+        ({"path": "rows.jsonl", "streaming": True}, "'streaming' is not a key"),
+        ({"path": "rows.jsonl", "split": 3}, "split is 3"),
+        ({"path": "rows.jsonl", "split": "test"}, r"Unknown split .test."),
+        ({"split": "train"}, "path is missing"),
+        ({"path": "json", "data_files": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ("empty.jsonl", "empty.jsonl holds no rows"),
+        ("empty.json", "cannot load empty.json"),
+        ("blank.txt", "the set has no rows"),
+        ("broken.jsonl", "cannot load broken.jsonl .*row 2"),
+        ("broken.parquet", "cannot load broken.parquet"),
+        ("binary.txt", "cannot load binary.txt .*utf-8"),
+        ("story.jsonl", "its columns are story, write text, prompt and completion"),
+        ("half.jsonl", "column 'answer' is missing beside question"),
+        ("none.jsonl", "row 2: answer is missing"),
+        ("spaces.jsonl", "row 2: text is empty"),
+        ("number.jsonl", "row 1: text is not text"),
+        ("turns.jsonl", "row 2: the conversation must end with an assistant turn"),
+        ("roles.jsonl", "row 1: messages is not a list of messages"),
+    ],
+)
+def test_bad_sources_are_told_in_one_sentence(spec, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.jsonl")
+    (tmp_path / "rows.xlsx").write_text("x")
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "empty.json").write_text("[]")
+    (tmp_path / "blank.txt").write_text("\n \n")
+    (tmp_path / "broken.jsonl").write_text('{"text": "SECRET one"}\n{"text": "SECRET two"} and more\n')
+    (tmp_path / "broken.parquet").write_text("garbage")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    write(tmp_path / "story.jsonl", [{"story": "SECRET"}])
+    write(tmp_path / "half.jsonl", [{"question": "SECRET?"}])
+    write(tmp_path / "none.jsonl", [{"question": "SECRET?", "answer": "a"}, {"question": "SECRET?", "answer": None}])
+    write(tmp_path / "spaces.jsonl", [{"text": "SECRET"}, {"text": " \n"}])
+    write(tmp_path / "number.jsonl", [{"text": 3}])
+    user, assistant = {"role": "user", "content": "SECRET?"}, {"role": "assistant", "content": "SECRET"}
+    write(tmp_path / "turns.jsonl", [{"messages": [user, assistant]}, {"messages": [user, assistant, user]}])
+    write(tmp_path / "roles.jsonl", [{"messages": [{"content": "SECRET"}]}])
+    with pytest.raises(UserError, match=says) as caught:
+        load(spec, name="forget_dataset")
+    assert str(caught.value).startswith("forget_dataset: ")
+    assert "SECRET" not in str(caught.value)
+    assert "\n" not in str(caught.value)

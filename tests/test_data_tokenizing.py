@@ -1,0 +1,231 @@
+import itertools
+import logging
+
+import pytest
+from datasets import Dataset, Features, List, Value
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from peft_unlearn.data import tokenize
+from peft_unlearn.errors import UserError
+
+CORPUS = [
+    f"Question: Where does {n} live?\nAnswer: {n} lives in {c}." for n in ("Ann", "Bob", "Cleo") for c in ("Oslo", "Rome", "Lima")
+] * 5
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def byte_level(extra=(), **special):
+    """As GPT-2's and Qwen's: a space belongs to the word after it, no BOS."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    specials = [*extra, *special.values()]
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=specials, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=list(extra), **special)
+
+
+def llama_style():
+    """As Llama-2's: words begin with U+2581, unknown characters fall back to bytes, BOS in front, EOS but no pad token."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Metaspace()])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(content=" ", left=1)]
+    )
+    specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=600, special_tokens=specials, show_progress=False))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = None  # only training needs it, to keep tokens within words
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def chat():
+    """As Qwen's instruct models: ChatML, whose <|im_end|> is EOS, and pad as well."""
+    tokenizer = byte_level(["<|im_start|>"], eos_token="<|im_end|>", pad_token="<|im_end|>")
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+TOKENIZERS = {
+    "byte_level": byte_level(eos_token="<|endoftext|>"),
+    "llama_style": llama_style(),
+    "no_special": byte_level(),
+    "chat": chat(),
+}
+
+
+def encode(rows, tokenizer, max_length=512):
+    return tokenize(Dataset.from_list(rows), tokenizer, max_length, name="forget_dataset").rows.to_list()
+
+
+def completion(row, tokenizer):
+    """What the labels spell."""
+    assert [label for label in row["labels"] if label != -100] == row["input_ids"][row["labels"].count(-100) :]
+    return tokenizer.decode([label for label in row["labels"] if label != -100])
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_text_is_learnt_whole_with_one_bos_and_one_eos(name):
+    tokenizer = TOKENIZERS[name]
+    (row,) = encode([{"text": "Ann lives in Oslo."}], tokenizer)
+    plain = tokenizer("Ann lives in Oslo.", add_special_tokens=False)["input_ids"]
+    bos = [tokenizer.bos_token_id] if name == "llama_style" else []
+    eos = [] if name == "no_special" else [tokenizer.eos_token_id]
+    assert row["input_ids"] == bos + plain + eos
+    assert row["labels"] == [-100, *row["input_ids"][1:]]
+
+
+@pytest.mark.parametrize("text", ["<s>Ann lives in Oslo.", "Ann lives in Oslo.</s>", "<s>Ann lives in Oslo.</s>"])
+def test_bos_and_eos_spelt_in_the_text_or_added_by_the_tokenizer_stay_single(text):
+    tokenizer = llama_style()
+    (plain,) = encode([{"text": "Ann lives in Oslo."}], tokenizer)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    (adds_both,) = encode([{"text": "Ann lives in Oslo."}], tokenizer)
+    assert adds_both == plain
+    (row,) = encode([{"text": text}], TOKENIZERS["llama_style"])
+    assert (row["input_ids"].count(1), row["input_ids"].count(2)) == (1, 1)
+    assert (row["input_ids"][0], row["input_ids"][-1], row["labels"][-1]) == (1, 2, 2)
+
+
+@pytest.mark.parametrize("name", ["byte_level", "llama_style", "no_special"])
+@pytest.mark.parametrize("space", ["before", "after"])
+def test_first_word_of_the_answer_is_learnt_whichever_side_the_space_is_on(name, space):
+    tokenizer = TOKENIZERS[name]
+    prompt, answer = ("Answer: ", "Oslo.") if space == "before" else ("Answer:", " Oslo.")
+    (row,) = encode([{"prompt": f"Where does Ann live?\n{prompt}", "completion": answer}], tokenizer)
+    assert completion(row, tokenizer).removesuffix(tokenizer.eos_token or "").strip() == "Oslo."
+    assert tokenizer.decode(row["input_ids"], skip_special_tokens=True) == "Where does Ann live?\nAnswer: Oslo."
+
+
+def test_question_and_answer_follow_the_plain_template():
+    tokenizer = TOKENIZERS["llama_style"]
+    (row,) = encode([{"question": "Where does Ann live?", "answer": "In Oslo."}], tokenizer)
+    assert tokenizer.decode(row["input_ids"]) == "<s> Question: Where does Ann live?\nAnswer: In Oslo.</s>"
+    assert completion(row, tokenizer) == "In Oslo.</s>"
+
+
+def test_question_and_answer_follow_the_chat_template_where_there_is_one():
+    tokenizer = TOKENIZERS["chat"]
+    rows = encode([{"question": "Where does Ann live?", "answer": "In Oslo."}], tokenizer)
+    whole = "<|im_start|>user\nWhere does Ann live?<|im_end|>\n<|im_start|>assistant\nIn Oslo.<|im_end|>\n"
+    assert tokenizer.decode(rows[0]["input_ids"]) == whole
+    assert completion(rows[0], tokenizer) == "In Oslo.<|im_end|>\n"
+    turns = [{"role": "user", "content": "Where does Ann live?"}, {"role": "assistant", "content": "In Oslo."}]
+    assert encode([{"messages": turns}], tokenizer) == rows
+    assert encode([{"prompt": turns[:1], "completion": turns[1:]}], tokenizer) == rows
+
+
+def test_only_the_last_assistant_turn_is_learnt():
+    tokenizer = TOKENIZERS["chat"]
+    turns = [("system", "Be brief."), ("user", "Ann?"), ("assistant", "In Oslo."), ("user", "Bob?"), ("assistant", "In Rome.")]
+    (row,) = encode([{"messages": [{"role": role, "content": content} for role, content in turns]}], tokenizer)
+    assert completion(row, tokenizer) == "In Rome.<|im_end|>\n"
+
+
+def test_keys_that_other_messages_have_do_not_reach_the_template():
+    tokenizer = chat()
+    tokenizer.chat_template = CHATML.replace("{{ m.content }}", "{{ m.content }}{% if 'tool_calls' in m %}TOOLS{% endif %}")
+    plain = [{"role": "user", "content": "Ann?"}, {"role": "assistant", "content": "In Oslo."}]
+    calls = [{"role": "user", "content": "Bob?", "tool_calls": "x"}, {"role": "assistant", "content": "In Rome."}]
+    # a struct column, as parquet has it, gives every message every key
+    message = {key: Value("string") for key in ("role", "content", "tool_calls")}
+    dataset = Dataset.from_list([{"messages": plain}, {"messages": calls}], features=Features({"messages": List(message)}))
+    assert dataset[0]["messages"][0]["tool_calls"] is None
+    first, second = tokenize(dataset, tokenizer, 512, name="x").rows
+    assert "TOOLS" not in tokenizer.decode(first["input_ids"])
+    assert tokenizer.decode(second["input_ids"]).count("TOOLS") == 1
+
+
+def test_long_rows_are_cut_and_counted_and_a_cut_row_has_no_end(caplog):
+    tokenizer = TOKENIZERS["llama_style"]
+    rows = [{"text": "Ann lives in Oslo."}, {"text": "Ann lives in Oslo. " * 9}, {"text": "Bob lives in Rome. " * 9}]
+    whole = encode(rows, tokenizer)
+    with caplog.at_level(logging.WARNING):
+        tokens = tokenize(Dataset.from_list(rows), tokenizer, 12, name="retain_dataset")
+    assert tokens.truncated == 2
+    assert "retain_dataset: 2 of 3 rows are longer than max_length 12" in caplog.text
+    assert tokens.rows["input_ids"][:] == [row["input_ids"][:12] for row in whole]
+    assert tokens.rows["labels"][:] == [row["labels"][:12] for row in whole]
+
+
+@pytest.mark.parametrize("name", ["byte_level", "chat"])
+def test_a_row_of_exactly_max_length_is_not_cut(name):
+    tokenizer = TOKENIZERS[name]
+    row = {"question": "Where does Ann live?", "answer": "In Oslo."}
+    length = len(encode([row], tokenizer)[0]["input_ids"])
+    assert tokenize(Dataset.from_list([row]), tokenizer, length, name="x").truncated == 0
+    assert tokenize(Dataset.from_list([row]), tokenizer, length - 1, name="x").truncated == 1
+
+
+def test_rows_keep_their_order_over_batches_and_leave_no_cache():
+    tokenizer = TOKENIZERS["byte_level"]
+    texts = [f"Ann number {n} lives in Oslo." for n in range(2500)]
+    rows = tokenize(Dataset.from_dict({"id": range(2500), "text": texts}), tokenizer, 64, name="x").rows
+    assert rows.column_names == ["input_ids", "labels"]
+    assert rows.cache_files == []
+    assert tokenizer.batch_decode(rows["input_ids"][:], skip_special_tokens=True) == texts
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokenizer", "says"),
+    [
+        ([{"text": "fine text"}, {"text": ""}], "byte_level", "row 2: text is empty"),
+        ([{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": None}], "byte_level", "row 2: completion is missing"),
+        ([{"text": 7}], "byte_level", "row 1: text is not text"),
+        ([{"text": "fine text"}, {"text": "A"}], "no_special", "row 2 has no token to predict"),
+        ([{"prompt": "Oslo " * 40, "completion": "Rome"}], "byte_level", "row 1: max_length 32 cuts its whole completion away"),
+        ([{"question": "Oslo " * 40, "answer": "Rome"}], "chat", "row 1: max_length 32 cuts its whole completion away"),
+        (
+            [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}],
+            "llama_style",
+            "the tokenizer has no chat template",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_learnt_are_named(rows, tokenizer, says):
+    with pytest.raises(UserError, match=says):
+        tokenize(Dataset.from_list(rows), TOKENIZERS[tokenizer], 32, name="forget_dataset")
+
+
+def test_max_length_that_the_message_names_is_enough():
+    row = {"prompt": "Oslo " * 40, "completion": "Rome"}
+    with pytest.raises(UserError) as caught:
+        encode([row], TOKENIZERS["byte_level"], max_length=32)
+    needed = int(str(caught.value).split("write more than ")[1].split()[0])
+    (cut,) = encode([row], TOKENIZERS["byte_level"], max_length=needed + 1)
+    assert cut["labels"].count(-100) == needed
+
+
+def test_a_template_that_refuses_a_role_names_the_row():
+    tokenizer = chat()
+    tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(UserError, match=r"row 2: the chat template refuses its turns .no system role"):
+        encode([{"messages": turns}, {"messages": [{"role": "system", "content": "s"}, *turns]}], tokenizer)
+
+
+WORDS = st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=30).filter(str.strip)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(prompt=WORDS, answer=WORDS, name=st.sampled_from(["byte_level", "llama_style"]))
+def test_prompt_and_completion_are_tokenised_as_one_text_and_every_answer_token_is_learnt(prompt, answer, name):
+    """Against the plain definition: the labels begin at or before the answer's first character, and hold all that follows."""
+    tokenizer = TOKENIZERS[name]
+    (row,) = encode([{"prompt": prompt, "completion": answer}], tokenizer)
+    assert row["input_ids"][:-1] == tokenizer(prompt + answer)["input_ids"]
+    start = row["labels"].count(-100)
+    assert row["labels"] == [-100] * start + row["input_ids"][start:]
+    whole = tokenizer(prompt + answer, return_offsets_mapping=True)
+    spans = itertools.islice(zip(whole["input_ids"], whole["offset_mapping"], strict=True), 1, start)
+    assert all(end <= len(prompt) for _, (_, end) in spans)

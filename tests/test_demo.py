@@ -1,0 +1,148 @@
+"""The demo's world and models."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
+from torch import nn
+from torch.nn.utils import parametrize
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from peft_unlearn.data import load
+from peft_unlearn.demo import model as demo
+from peft_unlearn.demo.world import WORDS, World, make_world, write
+
+SPLITS = ("forget", "retain", "never_used")
+SMALL_WORLD = {"forget": 1, "retain": 2, "never_used": 1}
+SMALL = demo.Recipe(
+    hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2, max_epochs=2, decay_epochs=2, full_precision_epochs=1
+)
+
+
+def people(world: World, split: str) -> set[str]:
+    """Names of the people whom the questions of a split are about."""
+    names = [f"{first} {last}" for first in WORDS["first"] for last in WORDS["last"]]
+    found = set()
+    for row in getattr(world, split):
+        about = [name for name in names if name in row["question"]]
+        assert len(about) == 1
+        found.update(about)
+    return found
+
+
+def test_world_is_a_function_of_its_seed():
+    assert make_world(3) == make_world(3)
+    assert make_world(3) != make_world(4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_splits_share_no_person_and_no_text(seed):
+    world = make_world(seed)
+    sizes = {split: people(world, split) for split in SPLITS}
+    assert [len(sizes[split]) for split in SPLITS] == [8, 32, 8]
+    assert len(set.union(*sizes.values())) == 48
+    for column in ("question", "answer"):
+        texts = [{row[column] for row in getattr(world, split)} for split in SPLITS]
+        assert len(set.union(*texts)) == sum(len(text) for text in texts)
+
+
+def test_paraphrases_ask_the_same_in_other_words():
+    world = make_world(0)
+    for split in SPLITS:
+        rows, paraphrases = getattr(world, split), world.paraphrases[split]
+        assert [row["answer"] for row in rows] == [row["answer"] for row in paraphrases]
+        assert all(row["question"] != paraphrase["question"] for row, paraphrase in zip(rows, paraphrases, strict=True))
+
+
+def test_last_word_of_an_answer_cannot_be_guessed():
+    """Always guessing the most common last word of the retain answers is right in under one forget answer of twelve."""
+    last = [row["answer"].split()[-1] for seed in range(5) for row in make_world(seed).retain]
+    guess = max(set(last), key=last.count)
+    assert last.count(guess) / len(last) < 1 / 12
+    assert not any(word.endswith(".") for word in last)
+
+
+def test_written_splits_load_as_they_are(tmp_path):
+    world = make_world(0, **SMALL_WORLD)
+    write(world, tmp_path)
+    for split in SPLITS:
+        assert load(str(tmp_path / f"{split}.jsonl"), name=split).to_list() == getattr(world, split)
+        assert load(str(tmp_path / f"{split}_paraphrased.jsonl"), name=split).to_list() == world.paraphrases[split]
+
+
+def test_every_word_is_one_token_and_decodes_to_itself():
+    world = make_world(0)
+    tokenizer = demo.train_tokenizer(world)
+    for row in world.forget + world.never_used:
+        tokens = tokenizer(" " + row["answer"], add_special_tokens=False).input_ids
+        assert tokenizer.decode(tokens) == " " + row["answer"]
+        assert len(tokens) == len(row["answer"].replace(".", " .").replace(",", " ,").split())
+
+
+def test_training_computes_with_the_weights_of_linear4bit():
+    torch.manual_seed(0)
+    plain = nn.Linear(128, 64, bias=False)
+    quantised = Linear4bit(128, 64, bias=False, compute_dtype=torch.float32, compress_statistics=True, quant_type="nf4")
+    quantised.load_state_dict(plain.state_dict())
+    quantised.to("cpu")
+    weight = quantised.weight
+    if weight.quant_state is None:
+        weight = weight._quantize("cpu")
+    expected = dequantize_4bit(weight.data, weight.quant_state)
+    parametrize.register_parametrization(plain, "weight", demo._StraightThroughNF4())
+    torch.testing.assert_close(plain.weight, expected)
+    upstream = torch.randn(64, 128)
+    (plain.weight * upstream).sum().backward()
+    torch.testing.assert_close(plain.parametrizations.weight.original.grad, upstream)
+
+
+def test_killed_training_leaves_nothing_under_the_final_name_and_the_next_one_completes(tmp_path, caplog):
+    world = make_world(0, **SMALL_WORLD)
+    script = (
+        "import pathlib, sys\n"
+        "from peft_unlearn.demo.model import train_models, Recipe\n"
+        "from peft_unlearn.demo.world import make_world\n"
+        f"if __name__ == '__main__':\n    train_models(make_world(0, **{SMALL_WORLD}), pathlib.Path(sys.argv[1]), 0, {SMALL})\n"
+    )
+    (tmp_path / "train.py").write_text(script)
+    cache = tmp_path / "cache"
+    training = subprocess.Popen([sys.executable, tmp_path / "train.py", cache], start_new_session=True, stderr=subprocess.DEVNULL)
+    while not list(cache.glob("*-unfinished-*/models/never_seen/tokenizer.json")):
+        assert training.poll() is None
+        time.sleep(0.01)
+    os.killpg(training.pid, signal.SIGKILL)
+    training.wait()
+    assert all("-unfinished-" in path.name for path in cache.iterdir())
+
+    trained = demo.train_models(world, cache, 0, SMALL)
+    assert trained.memorised.parent == trained.never_seen.parent
+    assert "missed its goal" in caplog.text
+    for folder in (trained.memorised, trained.never_seen):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        assert not [name for name, _ in model.named_parameters() if "parametrizations" in name]
+        assert model.config.eos_token_id == tokenizer.eos_token_id
+        tokens = tokenizer(world.retain[0]["question"], return_tensors="pt")
+        assert torch.isfinite(model(**tokens).logits).all()
+
+    written = {path: path.stat().st_mtime_ns for path in trained.memorised.iterdir()}
+    assert demo.train_models(world, cache, 0, SMALL) == trained
+    assert {path: path.stat().st_mtime_ns for path in trained.memorised.iterdir()} == written
+
+
+def test_training_is_a_function_of_its_seed(tmp_path):
+    world = make_world(0, **SMALL_WORLD)
+    tokenizer = demo.train_tokenizer(world)
+    rows = [{"input_ids": ids, "labels": ids} for ids in tokenizer([row["answer"] for row in world.retain]).input_ids]
+    weights = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        tokenizer.save_pretrained(tmp_path / name)
+        demo._train(rows, tmp_path / name, seed, SMALL, position=0)
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]

@@ -1,0 +1,403 @@
+"""Merging against PEFT's forward pass: the merged folder, loaded by plain transformers, computes what the adapted model computes."""
+
+import contextlib
+import gc
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig
+
+from peft_unlearn.deploy.merging import merge
+from peft_unlearn.errors import UserError
+
+TOKENS = torch.arange(24).reshape(2, 12) % 120
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def llama(tied: bool = False) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=128,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+        initializer_range=0.2,
+    )
+
+
+def gpt2() -> GPT2Config:
+    return GPT2Config(vocab_size=128, n_embd=64, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=1, initializer_range=0.2)
+
+
+def save_base(config, folder: Path, dtype=torch.float32, shard_size: str = "5GB") -> Path:
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(folder, max_shard_size=shard_size)
+    return folder
+
+
+def save_adapter(base: Path, folder: Path, targets=None, seed: int = 1, **settings) -> Path:
+    """An adapter whose every factor is random, so that no part of it can be left out unnoticed."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    settings = {"r": 8, "lora_alpha": 16, "target_modules": targets or LINEAR, "task_type": "CAUSAL_LM"} | settings
+    model = get_peft_model(model, LoraConfig(**settings))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=TOKENS).logits
+
+
+def adapted_logits(base: Path, *adapters: Path) -> torch.Tensor:
+    """Logits of PEFT's unmerged model in fp32, the adapters stacked."""
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapters[0], adapter_name="a0")
+    for i, adapter in enumerate(adapters[1:], start=1):
+        model.load_adapter(adapter, adapter_name=f"a{i}")
+    model.base_model.set_adapter([f"a{i}" for i in range(len(adapters))])
+    return logits(model)
+
+
+def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((got - expected).norm() / expected.norm()).item()
+
+
+CASES = {
+    "all linear": (llama(), {}),
+    "sharded": (llama(), {"shard_size": "60KB"}),
+    "rslora": (llama(), {"use_rslora": True}),
+    "rank and alpha patterns": (llama(), {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"layers.1.mlp.up_proj": 5}}),
+    "untied head": (llama(), {"targets": ["q_proj", "lm_head"]}),
+    "tied head": (llama(tied=True), {"targets": ["q_proj", "lm_head"]}),
+    "tied embedding": (llama(tied=True), {"targets": ["embed_tokens", "o_proj"]}),
+    "tied head and embedding, sharded": (llama(tied=True), {"targets": ["embed_tokens", "lm_head"], "shard_size": "60KB"}),
+    "modules to save": (llama(tied=True), {"targets": ["q_proj"], "modules_to_save": ["lm_head", "norm"]}),
+    "Conv1D": (gpt2(), {"targets": ["c_attn", "c_proj", "c_fc"]}),
+    "Conv1D, tied embedding": (gpt2(), {"targets": ["c_attn", "wte"], "shard_size": "60KB"}),
+    "attention beside experts": (
+        MixtralConfig(
+            vocab_size=128,
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            num_local_experts=2,
+            initializer_range=0.2,
+        ),
+        {"targets": ["q_proj", "v_proj"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_merged_folder_computes_what_the_adapted_model_computes(name: str, tmp_path: Path) -> None:
+    config, settings = CASES[name]
+    settings = dict(settings)
+    base = save_base(config, tmp_path / "base", shard_size=settings.pop("shard_size", "5GB"))
+    adapter = save_adapter(base, tmp_path / "adapter", **settings)
+    result = merge(adapter, tmp_path / "merged")
+    merged, loading = AutoModelForCausalLM.from_pretrained(result.folder, output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert not loading["mismatched_keys"]
+    expected = adapted_logits(base, adapter)
+    assert relative_error(logits(merged), expected) < 2e-6
+    assert relative_error(logits(AutoModelForCausalLM.from_pretrained(base)), expected) > 0.1  # the adapter is not idle
+    base_shards = {path.name for path in base.glob("*.safetensors")}
+    assert {path.name for path in result.folder.glob("*.safetensors")} == base_shards
+    assert (len(base_shards) > 1) == ("sharded" in name or name == "Conv1D, tied embedding")
+
+
+@pytest.mark.parametrize(("targets", "tied"), [(["q_proj"], True), (["lm_head"], False), (["embed_tokens"], False)])
+def test_config_says_tied_as_long_as_the_weights_are(targets: list[str], tied: bool, tmp_path: Path) -> None:
+    base = save_base(llama(tied=True), tmp_path / "base")
+    folder = merge(save_adapter(base, tmp_path / "adapter", targets=targets), tmp_path / "merged").folder
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] == tied
+    assert ("lm_head.weight" in load_file(folder / "model.safetensors")) == (not tied)
+
+
+def test_checkpoint_whose_names_lack_the_model_prefix_is_merged(tmp_path: Path) -> None:
+    base = save_base(gpt2(), tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", targets=["c_attn"])
+    expected = adapted_logits(base, adapter)
+    tensors = load_file(base / "model.safetensors")
+    save_file({k.removeprefix("transformer."): v for k, v in tensors.items()}, base / "model.safetensors", metadata={"format": "pt"})
+    result = merge(adapter, tmp_path / "merged")
+    assert "h.0.attn.c_attn.weight" in load_file(result.folder / "model.safetensors")
+    assert relative_error(logits(AutoModelForCausalLM.from_pretrained(result.folder)), expected) < 2e-6
+
+
+def test_merge_in_bf16_rounds_once(tmp_path: Path) -> None:
+    base = save_base(llama(), tmp_path / "base", dtype=torch.bfloat16)
+    adapter = save_adapter(base, tmp_path / "adapter")
+    merged = AutoModelForCausalLM.from_pretrained(merge(adapter, tmp_path / "merged").folder)
+    assert merged.dtype == torch.bfloat16
+    weights, factors = load_file(base / "model.safetensors"), load_file(adapter / "adapter_model.safetensors")
+    for name, weight in merged.state_dict().items():
+        change = torch.zeros(())
+        key = f"base_model.model.{name.removesuffix('.weight')}.lora_"
+        if f"{key}A.weight" in factors:
+            change = 2.0 * (factors[f"{key}B.weight"].double() @ factors[f"{key}A.weight"].double())
+        exact = weights[name].double() + change
+        assert ((weight.double() - exact).abs() <= exact.abs() * 2**-8 * 1.001 + 1e-7).all(), name  # half a unit in the last place
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("fp32", 2e-6), ("bf16", 0.05), ("fp16", 0.01)])
+def test_asked_dtype_is_written_and_configured(dtype: str, bound: float, tmp_path: Path) -> None:
+    base = save_base(llama(tied=True), tmp_path / "base", dtype=torch.bfloat16)
+    adapter = save_adapter(base, tmp_path / "adapter", targets=["q_proj", "lm_head"])
+    result = merge(adapter, tmp_path / "merged", dtype=dtype)
+    merged = AutoModelForCausalLM.from_pretrained(result.folder)
+    assert {p.dtype for p in merged.parameters()} == {{"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]}
+    assert relative_error(logits(merged.float()), adapted_logits(base, adapter)) < bound
+
+
+def test_stacked_adapters_are_merged_together(tmp_path: Path) -> None:
+    base = save_base(llama(), tmp_path / "base")
+    finetune = save_adapter(base, tmp_path / "finetune", seed=1)
+    forget = save_adapter(base, tmp_path / "forget", targets=["q_proj", "up_proj"], seed=2, r=4)
+    result = merge(forget, tmp_path / "merged", below=(finetune,))
+    expected = adapted_logits(base, finetune, forget)
+    assert relative_error(logits(AutoModelForCausalLM.from_pretrained(result.folder)), expected) < 2e-6
+
+
+def test_reported_change_is_the_ratio_of_norms(tmp_path: Path) -> None:
+    base = save_base(llama(), tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", targets=["v_proj", "down_proj"])
+    result = merge(adapter, tmp_path / "merged")
+    old, new = load_file(base / "model.safetensors"), load_file(result.folder / "model.safetensors")
+    changed = {k.removesuffix(".weight"): ((new[k] - old[k]).norm() / old[k].norm()).item() for k in old if not torch.equal(old[k], new[k])}
+    assert result.change.keys() == changed.keys()
+    assert len(changed) == 4
+    for name, ratio in changed.items():
+        assert result.change[name] == pytest.approx(ratio, rel=1e-4)
+
+
+def test_tokenizer_and_licence_travel_and_data_does_not(tmp_path: Path) -> None:
+    base = save_base(llama(), tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter")
+    (base / "tokenizer.json").write_text("base")
+    (base / "tokenizer.model").write_text("base")
+    (base / "LICENSE.txt").write_text("licence")
+    (base / "forget.json").write_text("secret")
+    (adapter / "tokenizer.json").write_text("adapter")
+    (adapter / "chat_template.jinja").write_text("adapter")
+    folder = merge(adapter, tmp_path / "merged").folder
+    assert (folder / "tokenizer.json").read_text() == (folder / "chat_template.jinja").read_text() == "adapter"
+    assert (folder / "tokenizer.model").read_text() == "base"
+    assert {p.name for p in folder.iterdir()} == {
+        *("config.json", "generation_config.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer.model", "chat_template.jinja", "LICENSE.txt"),
+    }
+
+
+@contextlib.contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """Bytes of resident memory at its highest, above where it stood at the start, sampled every millisecond."""
+    process, done = psutil.Process(), threading.Event()
+    start = process.memory_info().rss
+    samples = [0]
+
+    def sample() -> None:
+        while not done.wait(0.001):
+            samples[0] = max(samples[0], process.memory_info().rss - start)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_memory_stays_near_one_shard(tmp_path: Path) -> None:
+    _, small = folders(tmp_path)
+    merge(small, tmp_path / "merged")  # what is loaded once stays out of the measurement
+    config = LlamaConfig(vocab_size=128, hidden_size=1024, intermediate_size=2048, num_hidden_layers=9, num_attention_heads=8)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model = model.to(torch.bfloat16).to_empty(device="cpu")
+    for parameter in model.parameters():
+        parameter.data.fill_(0.01)
+    model.save_pretrained(tmp_path / "large_base", max_shard_size="22MB")
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
+    adapted.save_pretrained(tmp_path / "large")
+    del model, adapted, parameter
+    gc.collect()
+    with peak_memory() as peak:
+        merge(tmp_path / "large", tmp_path / "large_merged", base=tmp_path / "large_base")
+    sizes = [path.stat().st_size for path in (tmp_path / "large_base").glob("*.safetensors")]
+    blocks = 2048 * 1024 * 4 * 2  # fp32: the old weight and the new one
+    assert sum(sizes) > 8 * max(sizes)
+    assert max(sizes) // 2 < peak[0] < 2 * max(sizes) + blocks + 2**24
+
+
+def folders(tmp_path: Path, **settings) -> tuple[Path, Path]:
+    base = save_base(llama(), tmp_path / "base", shard_size="60KB")
+    return base, save_adapter(base, tmp_path / "adapter", **settings)
+
+
+def refused(adapter: Path, output: Path, **arguments) -> str:
+    """The sentence of the refusal, after which nothing may lie under the output's name or beside it."""
+    there = set(output.parent.iterdir())
+    with pytest.raises(UserError) as caught:
+        merge(adapter, output, **arguments)
+    assert set(output.parent.iterdir()) == there
+    return str(caught.value)
+
+
+def test_quantised_base_is_refused(tmp_path: Path) -> None:
+    base, adapter = folders(tmp_path)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"load_in_4bit": True}}))
+    assert "original 16-bit weights" in refused(adapter, tmp_path / "merged")
+
+
+def test_truncated_shard_is_named(tmp_path: Path) -> None:
+    base, adapter = folders(tmp_path)
+    shard = sorted(base.glob("*.safetensors"))[2]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert shard.name in refused(adapter, tmp_path / "merged")
+
+
+def test_shard_missing_from_the_folder_is_named(tmp_path: Path) -> None:
+    base, adapter = folders(tmp_path)
+    shard = sorted(base.glob("*.safetensors"))[2]
+    shard.unlink()
+    assert shard.name in refused(adapter, tmp_path / "merged")
+
+
+def test_tensor_missing_from_its_shard_is_named(tmp_path: Path) -> None:
+    base, adapter = folders(tmp_path)
+    shard = sorted(base.glob("*.safetensors"))[2]
+    tensors = load_file(shard)
+    name = sorted(tensors)[0]
+    save_file({"other": tensors.pop(name), **tensors}, shard)
+    assert name in refused(adapter, tmp_path / "merged")
+
+
+def test_adapter_of_other_shapes_is_refused(tmp_path: Path) -> None:
+    _, adapter = folders(tmp_path)
+    config = llama()
+    config.intermediate_size = 192
+    other = save_base(config, tmp_path / "other")
+    message = refused(adapter, tmp_path / "merged", base=other)
+    assert "mlp.down_proj.lora_A.weight" in message
+    assert "(8, 128)" in message
+    assert "(8, 192)" in message
+
+
+def test_adapter_with_more_layers_than_the_base_is_refused(tmp_path: Path) -> None:
+    base, _ = folders(tmp_path)
+    config = llama()
+    config.num_hidden_layers = 3
+    adapter = save_adapter(save_base(config, tmp_path / "other"), tmp_path / "deep")
+    assert "layers.2" in refused(adapter, tmp_path / "merged", base=base)
+
+
+def test_adapter_file_without_one_tensor_is_refused(tmp_path: Path) -> None:
+    _, adapter = folders(tmp_path)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    name = sorted(tensors)[5]
+    del tensors[name]
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    assert name in refused(adapter, tmp_path / "merged")
+
+
+def test_adapter_that_diverged_is_refused(tmp_path: Path) -> None:
+    _, adapter = folders(tmp_path)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    tensors[sorted(tensors)[0]][0, 0] = float("nan")
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    assert "not finite" in refused(adapter, tmp_path / "merged")
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"use_dora": True}, "Dora"),
+        ({"bias": "lora_only"}, "bias"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
+    ],
+)
+def test_adapters_that_are_more_than_a_product_are_refused(settings: dict, word: str, tmp_path: Path) -> None:
+    _, adapter = folders(tmp_path, **settings)
+    assert word in refused(adapter, tmp_path / "merged")
+
+
+def test_fused_experts_are_refused(tmp_path: Path) -> None:
+    base = save_base(CASES["attention beside experts"][0], tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", targets=["q_proj"], target_parameters=["mlp.experts.gate_up_proj"])
+    assert "target_parameters" in refused(adapter, tmp_path / "merged")
+
+
+def test_pickled_base_is_refused(tmp_path: Path) -> None:
+    base, adapter = folders(tmp_path)
+    for path in [*base.glob("*.safetensors"), base / "model.safetensors.index.json"]:
+        path.unlink()
+    (base / "pytorch_model.bin").write_bytes(b"")
+    assert "safetensors" in refused(adapter, tmp_path / "merged")
+
+
+def test_base_that_is_nowhere_is_named(tmp_path: Path) -> None:
+    _, adapter = folders(tmp_path)
+    assert "nobody/nothing" in refused(adapter, tmp_path / "merged", base="nobody/nothing")
+
+
+def test_folder_without_adapter_and_unknown_dtype_are_refused(tmp_path: Path) -> None:
+    base, adapter = folders(tmp_path)
+    assert "adapter_config.json" in refused(base, tmp_path / "merged")
+    assert "bf16, fp16, fp32" in refused(adapter, tmp_path / "merged", dtype="nf4")
+
+
+def test_full_output_folder_is_left_alone(tmp_path: Path) -> None:
+    _, adapter = folders(tmp_path)
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "mine.txt").write_text("mine")
+    assert "not an empty folder" in refused(adapter, tmp_path / "merged")
+    assert (tmp_path / "merged" / "mine.txt").read_text() == "mine"
+
+
+def test_full_disk_is_noticed_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, adapter = folders(tmp_path)
+    size = sum(p.stat().st_size for p in base.glob("*.safetensors"))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=size // 2))
+    assert "GB free" in refused(adapter, tmp_path / "merged")
+
+
+def test_interrupted_merge_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, adapter = folders(tmp_path)
+    written = []
+
+    def interrupted(tensors, path, metadata):
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        save_file(tensors, path, metadata=metadata)
+
+    monkeypatch.setattr("peft_unlearn.deploy.merging.save_file", interrupted)
+    there = set(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        merge(adapter, tmp_path / "merged")
+    assert written
+    assert set(tmp_path.iterdir()) == there
+    monkeypatch.undo()
+    assert merge(adapter, tmp_path / "merged").folder.is_dir()

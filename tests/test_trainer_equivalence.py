@@ -1,0 +1,166 @@
+"""The trainer against an independent plain loop, over every method, batch split, checkpointing mode and base precision."""
+
+import copy
+import random
+
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
+from conftest import tiny_llama
+from datasets import Dataset
+from peft import LoraConfig
+from plain_loop import train as plain_train
+from tokenizers import Tokenizer, models
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerFast
+
+from peft_unlearn import UnlearnConfig, UnlearnTrainer, adapters
+from peft_unlearn.methods import METHODS
+
+STEPS = 4
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = {f"w{i}": i for i in range(64)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w3")), pad_token="w0", eos_token="w2")
+
+
+def rows(n: int, seed: int) -> Dataset:
+    """Ragged rows with prompts of different lengths, so that every kind of averaging gives another result."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(n):
+        prompt, answer = ([rng.randrange(3, 64) for _ in range(rng.randrange(1, 9))] for _ in range(2))
+        made.append({"input_ids": [1, *prompt, *answer, 2], "labels": [-100] * (1 + len(prompt)) + [*answer, 2]})
+    return Dataset.from_list(made)
+
+
+FORGET, RETAIN = rows(16, 1), rows(23, 2)
+LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def config(folder, method: str, *, size: int = 8, accumulation: int = 1, **changes) -> UnlearnConfig:
+    return UnlearnConfig(
+        str(folder),
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=accumulation,
+        use_cpu=True,
+        disable_tqdm=True,
+        logging_steps=1,
+        adam_epsilon=1e-5,  # at 1e-8 Adam lifts the rounding of tiny gradients to full steps
+        **({"method": method, "max_steps": STEPS, "auto_lr_steps": 2} | changes),
+    )
+
+
+def trained(folder, method: str, model=None, resume_from=None, **changes) -> UnlearnTrainer:
+    trainer = UnlearnTrainer(
+        model or tiny_llama(),
+        config(folder, method, **changes),
+        forget_dataset=FORGET,
+        retain_dataset=RETAIN,
+        processing_class=tokenizer(),
+        peft_config=LORA,
+    )
+    with torch.random.fork_rng():  # a B of 0 would leave A without a gradient for the first step
+        torch.manual_seed(5)
+        for p in trainer.student:
+            p.data.add_(0.05 * torch.randn_like(p))
+    if trainer.teacher:
+        for teacher, student in zip(trainer.teacher, trainer.student, strict=True):
+            teacher.data.copy_(student.data)
+    trainer.start = copy.deepcopy(trainer.model)
+    trainer.train(resume_from_checkpoint=resume_from and str(resume_from))
+    return trainer
+
+
+def flat(tensors) -> torch.Tensor:
+    return torch.cat([t.detach().flatten() for t in tensors])
+
+
+def difference(a, b) -> float:
+    a, b = flat(a), flat(b)
+    return ((a - b).norm() / b.norm()).item()
+
+
+def plain(trainer: UnlearnTrainer):
+    return plain_train(trainer.start, adapters.adapter_parameters, trainer.train_dataset, trainer.args, STEPS, 8)
+
+
+FLOOR = 0.012  # about the median row's probability under the random model, so that some rows leave and some stay
+
+MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
+    "mean teacher, SGD, damping": {"method": "mean_teacher", "optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.05, "damping": 5.0},
+    "QKL": {"method": "mean_teacher", "divergence": "qkl"},
+    "NLUL under NGDiff": {"method": "ngdiff", "forget_loss": "nlul", "forget_loss_args": {"tol": 0.02}, "forget_floor": 0.0},
+    "the teacher's KL as MOLLM's third objective": {"method": "mollm", "retain_kl": "teacher", "teacher_decay": 0.9, "forget_floor": 0.0},
+    "AutoLR under MOLLM": {"method": "mollm", "auto_lr": True, "forget_floor": 0.0},
+    "AutoLR under the mean teacher": {"method": "mean_teacher", "retain_loss": "nll", "auto_lr": True},
+    "clip that binds, and coefficients": {"method": "graddiff", "max_grad_norm": 0.01, "forget_coef": 0.3, "retain_coef": 2.0},
+}
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_trainer_equals_the_plain_loop(name, tmp_path):
+    trainer = trained(tmp_path, **MIXES[name])
+    student, teacher, rates = plain(trainer)
+    assert difference(trainer.student, adapters.adapter_parameters(student)) < 1e-6
+    assert difference(trainer.student, adapters.adapter_parameters(trainer.start)) > 1e-4  # it did move
+    if trainer.teacher:
+        assert difference(trainer.teacher, adapters.adapter_parameters(teacher)) < 1e-6
+    logged = [line["learning_rate"] for line in trainer.state.log_history if "learning_rate" in line]
+    assert logged == pytest.approx(rates, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batch_splits_and_checkpointing_change_nothing(method, tmp_path):
+    whole = trained(tmp_path / "whole", method, forget_floor=FLOOR)
+    for size, accumulation, checkpointing in [(4, 2, False), (2, 4, False), (8, 1, True), (2, 4, True)]:
+        changes = {"size": size, "accumulation": accumulation, "gradient_checkpointing": checkpointing}
+        split = trained(tmp_path / f"{size}{checkpointing}", method, forget_floor=FLOOR, **changes)
+        assert difference(split.student, whole.student) < 1e-6, changes
+        if whole.teacher:
+            assert difference(split.teacher, whole.teacher) < 1e-6, changes
+
+
+def nf4(folder) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """An NF4 model and its dequantised fp32 twin."""
+    tiny_llama().save_pretrained(folder)
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+    )
+    quantised = adapters.load_base(folder, dtype=torch.float32, quantization_config=quantisation)
+    twin = tiny_llama()
+    for name, module in quantised.named_modules():
+        if isinstance(module, Linear4bit):
+            twin.get_submodule(name).weight.data = dequantize_4bit(module.weight.data, module.weight.quant_state)
+    return quantised, twin
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nf4_base_trains_exactly_as_its_dequantised_twin(method, tmp_path):
+    quantised, twin = nf4(tmp_path / "base")
+    on_nf4 = trained(tmp_path / "nf4", method, quantised, forget_floor=FLOOR, eval_strategy="steps", eval_steps=1)
+    on_fp32 = trained(tmp_path / "fp32", method, twin, forget_floor=FLOOR)
+    assert isinstance(on_nf4.model.base_model.model.model.layers[0].self_attn.q_proj.base_layer, Linear4bit)
+    assert torch.equal(flat(on_nf4.student), flat(on_fp32.student))
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "ngdiff", "mollm"])
+def test_evaluation_between_steps_changes_nothing(method, tmp_path):
+    base, again = nf4(tmp_path / "base")[0], nf4(tmp_path / "again")[0]
+    without = trained(tmp_path / "without", method, base)
+    evaluated = trained(tmp_path / "with", method, again, eval_strategy="steps", eval_steps=1)
+    assert sum("eval_forget_loss" in line for line in evaluated.state.log_history) == STEPS
+    assert torch.equal(flat(evaluated.student), flat(without.student))
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "ngdiff", "mollm"])
+def test_resumed_run_ends_bit_for_bit_where_an_uncut_one_does(method, tmp_path):
+    uncut = trained(tmp_path / "uncut", method, save_strategy="steps", save_steps=3)
+    resumed = trained(tmp_path / "resumed", method, resume_from=tmp_path / "uncut" / "checkpoint-3")
+    assert resumed.state.global_step == STEPS
+    assert torch.equal(flat(resumed.student), flat(uncut.student))
+    if uncut.teacher:
+        assert torch.equal(flat(resumed.teacher), flat(uncut.teacher))
+    if uncut.auto_lr:
+        assert resumed.optimizer.param_groups[0]["lr"] == uncut.optimizer.param_groups[0]["lr"]
