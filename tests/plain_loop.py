@@ -32,13 +32,15 @@ def forget_loss(name, model, reference, b, args, floor):
     for i in range(len(nll)):
         t = nll[i][known[i]]
         p = torch.exp(-t)
-        alive = float(torch.exp(-t.detach().mean()) >= floor)
+        counted = [max(x.item(), floor**2) for x in p]
+        alive = float(torch.tensor(counted).log().mean().exp() >= floor) if floor else 1.0
+        here = p.detach() >= floor**2
         if name == "ga":
-            rows.append(-t.sum() * alive)
+            rows.append(-t[here].sum() * alive)
         elif name == "nlul":
-            rows.append(-torch.log(1 + args["tol"] - p).sum() * alive)
+            rows.append(-torch.log(1 + args["tol"] - p[here]).sum() * alive)
         elif name == "uce":
-            rows.append(-torch.log(1 - p / 2).sum() * alive)
+            rows.append(-torch.log(1 - p[here] / 2).sum() * alive)
         elif name == "npo":
             ref = ce(reference, b, "none")[i][known[i]].detach()
             rows.append(-(2 / args["beta"]) * F.logsigmoid(-args["beta"] * (ref - t).sum()) * alive)
@@ -141,9 +143,9 @@ def gen(at, lr, maximum, calibrated):
         return (lr if found is None else min(lr * (0.9 + 0.1 * min(max(found, 0.5), 2.0)), maximum)), 1.0, True
     limit = maximum / lr
     x = first = min(1.0, limit)
-    for _ in range(16):
+    for _ in range(20):
         found = minimum(x)
-        if found is not None and 0.5 <= found <= 2:
+        if found is not None and 0.9 <= found <= 1.1:
             return lr * min(x * found, limit), min(x * found, limit), True
         factor = 4.0 if found is None else min(max(found, 0.25), 4.0)
         if factor > 1 and x >= limit:

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from peft_unlearn import adapters
 from peft_unlearn.cli import main
 
-WORDS = "who what is the of in a answer question name colour city red green blue one two three four five six Question Answer : ? .".split()
+COLOURS, NUMBERS = ["red", "green", "blue"], ["one", "two", "three", "four", "five", "six"]
+WORDS = ["who", "what", "is", "the", "of", "in", "colour", "city", "Question", "Answer", ":", "?", *COLOURS, *NUMBERS]
 
 
 @pytest.fixture(scope="session")
@@ -29,21 +30,30 @@ def world(tmp_path_factory):
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     config = LlamaConfig(
-        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=64,
-        bos_token_id=1, eos_token_id=2,
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
     )
     for seed, name in enumerate(("base", "other")):
         torch.manual_seed(seed)
         LlamaForCausalLM(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    lora = get_peft_model(LlamaForCausalLM.from_pretrained(folder / "base"), LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+    lora = get_peft_model(
+        LlamaForCausalLM.from_pretrained(folder / "base"), LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    )
     lora.save_pretrained(folder / "lora")
 
     def rows(name, lines):
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    rows("forget.jsonl", [{"question": f"what is the colour of {n} ?", "answer": f"{c} {n}"} for n, c in zip(WORDS[14:18], WORDS[11:14] * 2, strict=False)])
-    rows("retain.jsonl", [{"question": f"who is in the city of {n} ?", "answer": f"{c} {n}"} for n, c in zip(WORDS[14:20], WORDS[11:14] * 2, strict=False)])
+    pairs = list(zip(NUMBERS, COLOURS * 2, strict=True))
+    rows("forget.jsonl", [{"question": f"what is the colour of {n} ?", "answer": f"{colour} {n}"} for n, colour in pairs[:4]])
+    rows("retain.jsonl", [{"question": f"who is in the city of {n} ?", "answer": f"{colour} {n}"} for n, colour in pairs])
     rows("empty.jsonl", [])
     rows("columns.jsonl", [{"title": "red", "body": "blue"}])
     return folder
@@ -56,8 +66,14 @@ def recipe(world, tmp_path, monkeypatch):
 
     def write(**changes):
         values = {
-            "model_name_or_path": str(world / "base"), "forget_dataset": str(world / "forget.jsonl"), "retain_dataset": str(world / "retain.jsonl"),
-            "output_dir": "out", "max_steps": 2, "per_device_train_batch_size": 2, "lora_r": 4, "use_cpu": True,
+            "model_name_or_path": str(world / "base"),
+            "forget_dataset": str(world / "forget.jsonl"),
+            "retain_dataset": str(world / "retain.jsonl"),
+            "output_dir": "out",
+            "max_steps": 2,
+            "per_device_train_batch_size": 2,
+            "lora_r": 4,
+            "use_cpu": True,
         } | changes
         Path("my.yaml").write_text(yaml.safe_dump({key: value for key, value in values.items() if value != "left out"}))
         return "my.yaml"
@@ -86,7 +102,13 @@ def refused(capsys, arguments, *words):
 def test_train_writes_an_adapter_that_plain_peft_loads(recipe, world, capsys):
     assert main(["train", recipe(), "--max_steps", "3", "--learning_rate", "1e-2"]) == 0
     out = Path("out")
-    assert {path.name for path in out.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors", "README.md", "recipe.yaml", "report.json"}
+    assert {path.name for path in out.iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+        "recipe.yaml",
+        "report.json",
+    }
     tensors = load_file(out / "adapter_model.safetensors")
     assert tensors
     assert not [name for name in tensors if "teacher" in name]
@@ -133,13 +155,14 @@ def test_merged_model_gives_the_logits_of_the_adapter(recipe, world):
 @pytest.mark.parametrize("mode", ["stack", "merge", "continue"])
 def test_a_model_with_its_own_adapter_is_the_one_that_forgets(recipe, world, mode):
     lora = str(world / "lora")
-    assert main(["train", recipe(adapter_name_or_path=lora, adapter_mode=mode, max_steps=1, eval_dataset={"more": str(world / "retain.jsonl")})]) == 0
+    assert (
+        main(
+            ["train", recipe(adapter_name_or_path=lora, adapter_mode=mode, max_steps=1, eval_dataset={"more": str(world / "retain.jsonl")})]
+        )
+        == 0
+    )
     results = json.loads(Path("out/report.json").read_text())["results"]
     assert set(results) == {"forget", "retain", "more"}
-    with torch.no_grad():
-        tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world / "base"), lora).merge_and_unload()
-    tuned.save_pretrained("tuned")
-    assert main(["train", recipe(model_name_or_path="tuned", max_steps=1, output_dir="out2")]) == 2  # no tokenizer there
     loss = results["forget"]["before"]["loss"]["mean"]
     assert main(["evaluate", "out", "--output", "again.json"]) == 0
     again = json.loads(Path("again.json").read_text())["results"]["forget"]
@@ -147,11 +170,6 @@ def test_a_model_with_its_own_adapter_is_the_one_that_forgets(recipe, world, mod
     assert again["after"]["loss"]["mean"] == pytest.approx(results["forget"]["after"]["loss"]["mean"], rel=1e-5)
     if mode != "merge":
         assert results["forget"]["never_seen"]["loss"]["mean"] != pytest.approx(loss, rel=1e-5)
-
-
-def lines(path, *rows):
-    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 BAD = {
@@ -173,7 +191,8 @@ BAD = {
     "init that changes the base": (lambda w: {"init_lora_weights": "pissa"}, "init_lora_weights"),
     "missing adapter": (lambda w: {"adapter_name_or_path": "./nowhere"}, "adapter_name_or_path: './nowhere'"),
     "adapter of another base": (
-        lambda w: {"adapter_name_or_path": str(w / "lora"), "model_name_or_path": str(w / "other")}, "adapter_name_or_path", "write model_name_or_path",
+        lambda w: {"adapter_name_or_path": str(w / "lora"), "model_name_or_path": str(w / "other")},
+        "adapter_name_or_path", "write model_name_or_path",
     ),
     "nothing to resume": (lambda w: {"resume_from_checkpoint": True}, "resume_from_checkpoint", "no checkpoint"),
 }  # fmt: skip
@@ -240,7 +259,11 @@ def test_evaluate_says_what_it_lacks(world, recipe, capsys, no_model):
     refused(capsys, ["evaluate", "./nowhere"], "adapter", "nowhere")
     refused(capsys, ["evaluate", str(world / "lora")], "write --forget")
     refused(capsys, ["evaluate", str(world / "lora"), "--forget", "none.jsonl"], "forget_dataset", "none.jsonl")
-    refused(capsys, ["evaluate", str(world / "lora"), "--base", str(world / "other"), "--forget", str(world / "forget.jsonl")], "model_name_or_path")
+    refused(
+        capsys,
+        ["evaluate", str(world / "lora"), "--base", str(world / "other"), "--forget", str(world / "forget.jsonl")],
+        "model_name_or_path",
+    )
 
 
 def test_evaluate_takes_an_adapter_without_a_recipe(world, recipe):

@@ -86,7 +86,7 @@ def plain(trainer: UnlearnTrainer):
     return plain_train(trainer.start, adapters.adapter_parameters, trainer.train_dataset, trainer.args, STEPS, 8)
 
 
-FLOOR = 0.012  # about the median row's probability under the random model, so that some rows leave and some stay
+FLOOR = 0.02  # about the median row's probability under the random model: some rows and tokens have left, some stay
 
 MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
     "mean teacher, SGD, damping": {"method": "mean_teacher", "optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.05, "damping": 5.0},

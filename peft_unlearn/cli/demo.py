@@ -2,10 +2,92 @@
 
 import argparse
 
+from peft_unlearn.methods import METHODS
+
+FOUNDING = ("mean_teacher", "ngdiff", "mollm")
+MARK = "demo.json"  # of a folder that the demo may write over
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=FOUNDING, help="methods to show (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another world, other models, other runs (default %(default)s)")
+    parser.add_argument("--output", default="runs/demo", metavar="DIR", help="a folder for data and adapters (default %(default)s)")
+    parser.add_argument("--fresh", action="store_true", help="train the models again, even if they are in the cache")
 
 
 def main(options: argparse.Namespace) -> None:
-    pass
+    import dataclasses
+    import json
+    import shutil
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from peft_unlearn import recipe
+    from peft_unlearn.cli import loading
+    from peft_unlearn.cli.run import run
+    from peft_unlearn.demo import model, world
+    from peft_unlearn.errors import UserError
+    from peft_unlearn.evaluation import evaluate, report
+
+    console = Console()
+    output = Path(options.output)
+    if output.exists() and not (output / MARK).is_file() and any(output.iterdir()):
+        raise UserError(f"output: {output} holds something else than a demo, write another folder.")
+    for name in (*options.method, "data", "models"):
+        shutil.rmtree(output / name, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / MARK).write_text(json.dumps({"seed": options.seed}))
+
+    people = world.make_world(options.seed)
+    world.write(people, output / "data")
+    console.rule("A small model that memorised them, and one that never met those to be forgotten")
+    trained = model.train_models(people, output / "models" if options.fresh else model.default_cache(), options.seed)
+
+    def plan(method: str) -> recipe.Recipe:
+        return recipe.build(
+            {
+                "model_name_or_path": str(trained.memorised),
+                "dtype": "float32",
+                "load_in_4bit": True,
+                "use_bnb_nested_quant": True,
+                "forget_dataset": str(output / "data/forget.jsonl"),
+                "retain_dataset": str(output / "data/retain.jsonl"),
+                "eval_dataset": {"paraphrases": str(output / "data/forget_paraphrased.jsonl")},
+                "eval_rows": 0,
+                "per_device_eval_batch_size": 64,
+                "method": method,
+                "seed": options.seed,
+                "output_dir": str(output / method),
+            }
+        )
+
+    first = plan(options.method[0])
+    tokenizer, sets = loading.prepare(first)
+    never = loading.load_base(dataclasses.replace(first.model, model_name_or_path=str(trained.never_seen)))
+    never_seen = {
+        name: evaluate(never, tokenizer, rows, batch_size=first.training.per_device_eval_batch_size) for name, rows in sets.items()
+    }
+
+    found: dict = {}
+    for method in options.method:
+        console.rule(method)
+        found[method] = run(plan(method), never_seen=never_seen, show=False)
+
+    before = found[options.method[0]]
+    together = {
+        name: {
+            "before": before[name]["before"],
+            **{method: found[method][name]["after"] for method in found},
+            "never_seen": never_seen[name],
+        }
+        for name in sets
+    }
+    console.rule("What the model knows, before and after, and what a model knows that never met them")
+    console.print(report.table(report.build(together, run={})))
+    for name, rows in (("forget", people.forget), ("retain", people.retain)):
+        console.rule(f"Sample answers: {name} set")
+        samples = range(0, 6, 2)
+        answers = {view: [evaluation.answers[i] for i in samples] for view, evaluation in together[name].items()}
+        console.print(report.side_by_side([rows[i]["question"] for i in samples], answers))
+    console.print(f"Data, adapters, cards and reports are in {output}")

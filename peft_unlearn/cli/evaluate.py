@@ -22,7 +22,6 @@ def main(options: argparse.Namespace) -> None:
 
     from peft_unlearn import adapters, recipe
     from peft_unlearn.cli import loading
-    from peft_unlearn.cli.run import spread
     from peft_unlearn.deploy import shards
     from peft_unlearn.errors import UserError
     from peft_unlearn.evaluation import evaluate, report
@@ -41,10 +40,9 @@ def main(options: argparse.Namespace) -> None:
     if not values.get("forget_dataset"):
         raise UserError("forget: the adapter's folder has no recipe.yaml that names a forget set, write --forget FILE.")
     plan = recipe.build({**values, "output_dir": str(folder)})
-    sets = loading.load_sets(plan.data)
-    tokenizer, length = loading.load_tokenizer_and_length(plan.model, plan.training.max_length)
-    loading.check_adapter(str(folder), plan.model.model_name_or_path or "", key="adapter")
-    rows = {name: spread(found, plan.data.eval_rows) for name, found in loading.tokenize_sets(sets, tokenizer, length).items()}
+    loading.check_adapter(str(folder), values["model_name_or_path"], key="adapter")
+    tokenizer, sets = loading.prepare(plan)
+    rows = {name: loading.spread(found, plan.data.eval_rows) for name, found in sets.items()}
 
     model = loading.load_trained(plan.model, str(folder))
     results: dict = {name: {} for name in rows}

@@ -4,35 +4,52 @@ What can be wrong without a model is found before one is loaded.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelerate import PartialState
 from datasets import Dataset
-from peft import PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import get_peft_config, get_quantization_config
 
 from peft_unlearn import adapters, data
 from peft_unlearn.errors import UserError
-from peft_unlearn.recipe import DataArguments, ModelArguments
+from peft_unlearn.recipe import ModelArguments, Recipe
 
 
-def load_tokenizer_and_length(model: ModelArguments, max_length: int) -> tuple[PreTrainedTokenizerBase, int]:
-    """The base's tokenizer, and `max_length` or the base's context if that is shorter.
+def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Dataset]]:
+    """Check what a recipe names, and tokenise its sets: "forget", "retain" if there is one, and those of eval_dataset.
 
     Raises:
-        UserError: no such model, or one without a tokenizer.
+        UserError: a missing model, file or column, an empty set, forget rows that also stand in the retain set, an adapter of another base.
     """
-    name = model.model_name_or_path
+    sets = {"forget": data.load(plan.data.forget_dataset or "", name="forget_dataset")}
+    if plan.data.retain_dataset is not None:
+        sets["retain"] = data.load(plan.data.retain_dataset, name="retain_dataset")
+        data.forget_in_retain(sets["forget"], sets["retain"])
+    for name, spec in (plan.data.eval_dataset or {}).items():
+        sets[name] = data.load(spec, name=f"eval_dataset.{name}")
+    model = plan.model.model_name_or_path or ""
+    if plan.model.adapter_name_or_path:
+        check_adapter(plan.model.adapter_name_or_path, model, key="adapter_name_or_path")
     try:
-        config = AutoConfig.from_pretrained(name, revision=model.model_revision)
+        config = AutoConfig.from_pretrained(model, revision=plan.model.model_revision)
     except (OSError, ValueError) as error:
-        raise UserError(f"model_name_or_path: {name!r} is no folder with a model's config.json, and no model on the Hub that answers.") from error
+        raise UserError(
+            f"model_name_or_path: {model!r} is no folder with a model's config.json, and no model on the Hub that answers."
+        ) from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=model.model_revision)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=plan.model.model_revision)
     except (OSError, ValueError) as error:
-        raise UserError(f"model_name_or_path: {name!r} has no tokenizer that loads, put the base's tokenizer files beside its weights.") from error
-    return tokenizer, min(max_length, getattr(config.get_text_config(), "max_position_embeddings", max_length))
+        raise UserError(
+            f"model_name_or_path: {model!r} has no tokenizer that loads, put the base's tokenizer files beside its weights."
+        ) from error
+    longest = plan.training.max_length
+    length = min(longest, getattr(config.get_text_config(), "max_position_embeddings", longest))
+    keys = {"forget": "forget_dataset", "retain": "retain_dataset"}
+    return tokenizer, {
+        name: data.tokenize(rows, tokenizer, length, name=keys.get(name, f"eval_dataset.{name}")).rows for name, rows in sets.items()
+    }
 
 
 def check_adapter(adapter: str, base: str, *, key: str) -> None:
@@ -57,24 +74,9 @@ def load_adapter_config(adapter: str, *, key: str) -> PeftConfig:
     return config
 
 
-def load_sets(arguments: DataArguments) -> dict[str, Dataset]:
-    """The sets of a recipe by name ("forget", "retain" if there is one, further ones), checked but not tokenised.
-
-    Raises:
-        UserError: a missing file or column, an empty set, or forget rows that also stand in the retain set.
-    """
-    sets = {"forget": data.load(arguments.forget_dataset or "", name="forget_dataset")}
-    if arguments.retain_dataset is not None:
-        sets["retain"] = data.load(arguments.retain_dataset, name="retain_dataset")
-        data.forget_in_retain(sets["forget"], sets["retain"])
-    for name, spec in (arguments.eval_dataset or {}).items():
-        sets[name] = data.load(spec, name=f"eval_dataset.{name}")
-    return sets
-
-
-def tokenize_sets(sets: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, Dataset]:
-    keys = {"forget": "forget_dataset", "retain": "retain_dataset"}
-    return {name: data.tokenize(rows, tokenizer, length, name=keys.get(name, f"eval_dataset.{name}")).rows for name, rows in sets.items()}
+def spread(rows: Dataset, count: int) -> Dataset:
+    """`count` rows, evenly spaced (sets such as TOFU are sorted by author); all if there are fewer, or if count is 0."""
+    return rows.select([i * len(rows) // count for i in range(count)]) if 0 < count < len(rows) else rows
 
 
 def load_base(model: ModelArguments) -> PreTrainedModel:
@@ -93,7 +95,7 @@ def load_base(model: ModelArguments) -> PreTrainedModel:
 def load_to_train(model: ModelArguments) -> dict[str, Any]:
     """`model` and `peft_config` of an `UnlearnTrainer`: the base, with the user's own adapter where the recipe names one."""
     base = load_base(model)
-    peft_config = get_peft_config(model)
+    peft_config = cast(LoraConfig, get_peft_config(model))
     peft_config.init_lora_weights = model.init_lora_weights
     if model.adapter_name_or_path and model.adapter_mode == "stack":
         return {"model": _with_adapter(base, model.adapter_name_or_path, adapters.FINETUNE), "peft_config": peft_config}
@@ -120,7 +122,9 @@ def _with_adapter(base: PreTrainedModel, adapter: str, name: str) -> PeftModel:
     except RuntimeError as error:
         if "size mismatch" not in str(error):
             raise
-        raise UserError(f"adapter: {adapter!r} does not fit the shapes of {base.name_or_path}, it is an adapter of another base.") from error
+        raise UserError(
+            f"adapter: {adapter!r} does not fit the shapes of {base.name_or_path}, it is an adapter of another base."
+        ) from error
     except ValueError as error:
         if "target modules" not in str(error).lower():
             raise

@@ -16,14 +16,13 @@ def main(options: argparse.Namespace) -> None:
 
     import yaml
 
-    from peft_unlearn import recipe
-    from peft_unlearn.deploy.merge import merge
+    from peft_unlearn import deploy, recipe
 
     below = options.below
     written = Path(options.adapter) / recipe.FILE
     if below is None and written.is_file():
         settings = yaml.safe_load(written.read_text(encoding="utf-8"))
         below = settings["adapter_name_or_path"] if settings["adapter_mode"] != "continue" else None
-    result = merge(options.adapter, options.output, base=options.base, dtype=options.to, below=(below,) if below else ())
+    result = deploy.merge(options.adapter, options.output, base=options.base, dtype=options.to, below=(below,) if below else ())
     change = sorted(result.change.values())
     print(f"Merged into {result.folder}: {len(change)} weights changed, by {change[0]:.2%} to {change[-1]:.2%} of their norm.")

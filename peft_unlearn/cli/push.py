@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    from peft_unlearn.deploy.hub import push
+    from peft_unlearn import deploy
 
-    where = push(options.adapter, options.repo, private=not options.public, revision=options.revision)
+    where = deploy.push(options.adapter, options.repo, private=not options.public, revision=options.revision)
     print(f"Uploaded to {where}", "(public)" if options.public else "(private)")

@@ -6,20 +6,17 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
-from datasets import Dataset
 from peft import PeftModel
 from rich.console import Console
 from torch import nn
 from transformers import ProgressCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from peft_unlearn import adapters, recipe
+from peft_unlearn import adapters, deploy, recipe
 from peft_unlearn.cli import loading
-from peft_unlearn.deploy.card import write_card
-from peft_unlearn.deploy.hub import push
 from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation import Evaluation, evaluate, report
 from peft_unlearn.methods import COMMON
@@ -38,24 +35,24 @@ SHOWN = (
 PACKAGES = ("peft-unlearn", "torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
-def run(plan: recipe.Recipe, *, never_seen: Mapping[str, Evaluation] | None = None) -> Results:
+def run(plan: recipe.Recipe, *, never_seen: Mapping[str, Evaluation] | None = None, show: bool = True) -> Results:
     """Check everything that needs no model, then load, evaluate, train, evaluate, and write the output folder.
 
     Args:
         never_seen: evaluations, by set, of a model that never saw the forget set. A stacked or continued adapter brings its own: the base.
+        show: print the table at the end.
+
+    Returns:
+        What was evaluated, by set and view; empty views in all processes but the first.
 
     Raises:
-        UserError: what `recipe` and `loading` refuse, before anything is loaded or written; or a divergence, after the last good adapter has
-            been written with a report that says so.
+        UserError: what `recipe` and `loading` refuse, before anything is loaded or written; or a divergence, after the last good adapter
+            has been written with a report that says so.
     """
     settings = plan.resolved()
-    output = Path(plan.training.output_dir)
+    output = Path(plan.training.output_dir or "")
     check_output(settings, output)
-    sets = loading.load_sets(plan.data)
-    tokenizer, length = loading.load_tokenizer_and_length(plan.model, plan.training.max_length)
-    if plan.model.adapter_name_or_path:
-        loading.check_adapter(plan.model.adapter_name_or_path, plan.model.model_name_or_path, key="adapter_name_or_path")
-    rows = loading.tokenize_sets(sets, tokenizer, length)
+    tokenizer, rows = loading.prepare(plan)
 
     args = copy.copy(plan.training)
     args.push_to_hub = False  # the finished folder is pushed, not each checkpoint
@@ -68,14 +65,15 @@ def run(plan: recipe.Recipe, *, never_seen: Mapping[str, Evaluation] | None = No
         processing_class=tokenizer,
         **loading.load_to_train(plan.model),
     )
+    model = cast(PeftModel, trainer.model)
     bar = Bar()
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(bar)
     views = {"before": "reference", "after": "student"}
-    if adapters.FINETUNE in trainer.model.peft_config or adapters.REFERENCE in trainer.model.peft_config:
+    if not {adapters.FINETUNE, adapters.REFERENCE}.isdisjoint(model.peft_config):
         views["never_seen"] = "never_seen"  # the base without the user's own adapter
-    kept = {name: spread(rows, plan.data.eval_rows) for name, rows in trainer.sets.items()}
+    kept = {name: loading.spread(rows, plan.data.eval_rows) for name, rows in trainer.sets.items()}
     main = trainer.accelerator.is_main_process
     if main:
         plan.write(output)
@@ -84,12 +82,12 @@ def run(plan: recipe.Recipe, *, never_seen: Mapping[str, Evaluation] | None = No
     def look(view: str) -> None:
         if main:
             for name, rows in kept.items():
-                with adapters.view(trainer.model, views[view]):
-                    results[name][view] = evaluate(trainer.model, tokenizer, rows, batch_size=args.per_device_eval_batch_size)
+                with adapters.view(model, views[view]):
+                    results[name][view] = evaluate(model, tokenizer, rows, batch_size=args.per_device_eval_batch_size)
         trainer.accelerator.wait_for_everyone()
 
     look("before")
-    start = {name: p.detach().clone() for name, p in lora_b(trainer.model).items()}
+    start = {name: p.detach().clone() for name, p in lora_b(model).items()}
     began = time.monotonic()
     stopped = None
     try:
@@ -99,24 +97,29 @@ def run(plan: recipe.Recipe, *, never_seen: Mapping[str, Evaluation] | None = No
         if bar.training_bar is not None:
             bar.training_bar.close()
     seconds = time.monotonic() - began
-    unmoved = [name for name, p in lora_b(trainer.model).items() if p.equal(start[name])]
+    unmoved = [name for name, p in lora_b(model).items() if p.equal(start[name])]
     if unmoved and stopped is None:
-        logger.warning("%d of %d lora_B matrices did not move (%s, ...): these layers forget nothing.", len(unmoved), len(start), unmoved[0])
+        logger.warning(
+            "%d of %d lora_B matrices did not move (%s, ...): these layers forget nothing.", len(unmoved), len(start), unmoved[0]
+        )
     for view in list(views)[1:]:
         look(view)
     if main:
-        for name, found in (never_seen or {}).items():
-            results[name]["never_seen"] = found
+        for name, other in (never_seen or {}).items():
+            results[name]["never_seen"] = other
         trainer.save_model()
         facts = {"steps": trainer.state.global_step, "seconds": round(seconds, 1), "stopped": stopped, "unmoved_lora_b": len(unmoved)}
-        write_report(plan.model, settings, results, output, facts)
+        found = write_report(plan.model, settings, results, output, facts)
+        if show:
+            Console().print(report.table(found))
+        Console().print(f"Adapter, card, recipe and report are in {output}")
     trainer.accelerator.wait_for_everyone()
     if stopped is not None:
         raise stopped
     if main and plan.training.push_to_hub:
         repo = plan.training.hub_model_id or output.resolve().name
         private = plan.training.hub_private_repo is not False
-        where = push(output, repo, private=private, token=plan.training.hub_token, revision=plan.training.hub_revision)
+        where = deploy.push(output, repo, private=private, token=plan.training.hub_token, revision=plan.training.hub_revision)
         Console().print(f"Uploaded to {where}", "(private)" if private else "(public)")
     return results
 
@@ -145,12 +148,9 @@ def check_output(settings: Mapping[str, Any], output: Path) -> None:
     if differing:
         raise UserError(f"output_dir: {output} holds another run ({differing[0]} differs), write another folder or remove that one.")
     if finished and not resume:
-        raise UserError(f"output_dir: {output} holds a run already, write another folder, or resume_from_checkpoint: true to go on with it.")
-
-
-def spread(rows: Dataset, count: int) -> Dataset:
-    """`count` rows, evenly spaced (sets such as TOFU are sorted by author); all if there are fewer, or if count is 0."""
-    return rows.select([i * len(rows) // count for i in range(count)]) if 0 < count < len(rows) else rows
+        raise UserError(
+            f"output_dir: {output} holds a run already, write another folder, or resume_from_checkpoint: true to go on with it."
+        )
 
 
 def lora_b(model: PeftModel) -> dict[str, nn.Parameter]:
@@ -160,24 +160,22 @@ def lora_b(model: PeftModel) -> dict[str, nn.Parameter]:
 
 def write_report(
     model: recipe.ModelArguments, settings: Mapping[str, Any], results: Results, output: Path, facts: Mapping[str, Any]
-) -> None:
-    """Write report.json and the model card, and print the table."""
+) -> dict[str, Any]:
+    """Write report.json and the model card."""
     quantisation = loading.describe_quantisation(model)
     versions = {name: version(name) for name in PACKAGES}
     found = report.build(results, run={**facts, "quantisation": quantisation, "versions": versions, "settings": settings})
     report.write(found, output / "report.json")
-    write_card(
+    deploy.write_card(
         output,
-        base=model.model_name_or_path,
+        base=settings["model_name_or_path"],
         method=settings["method"],
         settings={"steps": facts["steps"], **{key: settings[key] for key in SHOWN}},
         quantisation=quantisation,
         report=found,
         below=model.adapter_name_or_path if model.adapter_mode == "stack" else None,
     )
-    console = Console()
-    console.print(report.table(found))
-    console.print(f"Adapter, card, recipe and report are in {output}")
+    return found
 
 
 class Bar(ProgressCallback):
