@@ -55,20 +55,18 @@ class UnlearnConfig(TrainingArguments):
         default="mean_teacher",
         metadata={"help": "Set of defaults to start from: " + ", ".join(methods.METHODS) + ".", "choices": list(methods.METHODS)},
     )
-    forget_loss: str | None = field(
-        default=None, metadata={"help": "Loss on the forget set: " + ", ".join(LOSSES) + "."}
-    )
+    forget_loss: str | None = field(default=None, metadata={"help": "Loss on the forget set: " + ", ".join(LOSSES) + "."})
     forget_loss_args: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Parameters of the forget loss, for example {tol: 0.02} for nlul or {beta: 0.1} for npo."}
     )
     retain_loss: str | None = field(default=None, metadata={"help": "Cross-entropy on the retain set: nll, or none."})
     retain_kl: str | None = field(
         default=None,
-        metadata={"help": "Divergence on the retain set from the teacher (EMA of the adapter), from the reference (forgetting adapter off), or none."},
+        metadata={
+            "help": "Divergence on the retain set from the teacher (EMA of the adapter), from the reference (forgetting adapter off), or none."
+        },
     )
-    divergence: str = field(
-        default="kl", metadata={"help": "Form of retain_kl: kl, or qkl, its second-order expansion in the logits."}
-    )
+    divergence: str = field(default="kl", metadata={"help": "Form of retain_kl: kl, or qkl, its second-order expansion in the logits."})
     combine: str | None = field(
         default=None, metadata={"help": "How the objectives' gradients become one direction: " + ", ".join(COMBINERS) + "."}
     )
@@ -77,7 +75,9 @@ class UnlearnConfig(TrainingArguments):
     kl_coef: float | None = field(default=None, metadata={"help": "Weight of the divergence."})
     forget_floor: float | None = field(
         default=None,
-        metadata={"help": "Rows whose mean token probability is under this (tokens: under its square) have been forgotten and leave the loss; 0 is off."},
+        metadata={
+            "help": "Rows whose mean token probability is under this (tokens: under its square) have been forgotten and leave the loss; 0 is off."
+        },
     )
     teacher_decay: float | None = field(
         default=None, metadata={"help": "EMA decay of the teacher adapter for each optimiser step (1 - delta of the paper)."}
@@ -93,10 +93,14 @@ class UnlearnConfig(TrainingArguments):
 
     # TrainingArguments fields that the method decides unless they are given.
     learning_rate: float | None = field(default=None, metadata={"help": "Learning rate; with auto_lr, where it starts."})
-    max_steps: int | None = field(default=None, metadata={"help": "Optimiser steps. Give num_train_epochs instead to count epochs of the forget set."})
+    max_steps: int | None = field(
+        default=None, metadata={"help": "Optimiser steps. Give num_train_epochs instead to count epochs of the forget set."}
+    )
     num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs of the forget set, when max_steps is not given."})
     lr_scheduler_type: str | None = field(default=None, metadata={"help": "Schedule of the learning rate."})
-    optim: str | None = field(default=None, metadata={"help": "Optimiser, by its transformers name: adamw_torch, sgd, paged_adamw_8bit, ..."})
+    optim: str | None = field(
+        default=None, metadata={"help": "Optimiser, by its transformers name: adamw_torch, sgd, paged_adamw_8bit, ..."}
+    )
     optim_args: str | None = field(default=None, metadata={"help": "Parameters of the optimiser, for example momentum=0.95 for sgd."})
     max_grad_norm: float | None = field(default=None, metadata={"help": "Clip of the combined gradient's global norm; 0 is off."})
     weight_decay: float | None = field(default=None, metadata={"help": "Weight decay on the adapter."})
@@ -106,9 +110,15 @@ class UnlearnConfig(TrainingArguments):
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Kept off: batches are nested {forget, retain}."})
     logging_steps: float = field(default=10, metadata={"help": "Optimiser steps between two log lines."})
     save_strategy: str = field(default="no", metadata={"help": "When checkpoints are written; the adapter is always saved at the end."})
-    report_to: None | str | list[str] = field(default="none", metadata={"help": "Where metrics are reported to: none, wandb, tensorboard, ..."})
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Forget rows in a micro-batch; as many retain rows come with them."})
-    hub_private_repo: bool | None = field(default=True, metadata={"help": "Uploads are private unless this is false: base and adapter together show what was forgotten."})
+    report_to: str | list[str] | None = field(
+        default="none", metadata={"help": "Where metrics are reported to: none, wandb, tensorboard, ..."}
+    )
+    per_device_train_batch_size: int = field(
+        default=8, metadata={"help": "Forget rows in a micro-batch; as many retain rows come with them."}
+    )
+    hub_private_repo: bool | None = field(
+        default=True, metadata={"help": "Uploads are private unless this is false: base and adapter together show what was forgotten."}
+    )
 
     def __post_init__(self) -> None:
         if self.method not in methods.METHODS:
@@ -144,7 +154,9 @@ class UnlearnConfig(TrainingArguments):
         if self.damping and self.teacher_decay is None:
             raise UserError("damping: it pulls towards the teacher, so it needs teacher_decay, for example 0.995.")
         if self.auto_lr and self.lr_scheduler_type not in ("constant", "constant_with_warmup"):
-            raise UserError(f"lr_scheduler_type: {self.lr_scheduler_type!r} and auto_lr would both set the learning rate, write 'constant'.")
+            raise UserError(
+                f"lr_scheduler_type: {self.lr_scheduler_type!r} and auto_lr would both set the learning rate, write 'constant'."
+            )
 
     def _check_loss_args(self) -> None:
         if not isinstance(self.forget_loss_args, dict):

@@ -5,7 +5,6 @@ Gram matrix GG' decides the objectives' weights, w'G is clipped and damped and b
 probes, the teacher follows.
 """
 
-
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -66,7 +65,9 @@ class UnlearnTrainer(Trainer):
         # Args
         args = UnlearnConfig("unlearn-output") if args is None else args
         if args.n_gpu > 1 or args.fsdp or args.deepspeed:
-            raise UserError("accelerate: one gradient an objective needs replicated weights; launch one process a GPU, without FSDP or DeepSpeed.")
+            raise UserError(
+                "accelerate: one gradient an objective needs replicated weights; launch one process a GPU, without FSDP or DeepSpeed."
+            )
         if forget_dataset is None:
             raise UserError("forget_dataset: there is none; give the rows to forget.")
 
@@ -93,7 +94,13 @@ class UnlearnTrainer(Trainer):
         if retain_dataset is None:
             with adapters.view(model, "reference"):
                 retain_dataset = data.write_retain_rows(
-                    model, processing_class, args.self_retain_rows, max_length=length, seed=args.seed, forget=forget_rows, batch_size=args.per_device_train_batch_size
+                    model,
+                    processing_class,
+                    args.self_retain_rows,
+                    max_length=length,
+                    seed=args.seed,
+                    forget=forget_rows,
+                    batch_size=args.per_device_train_batch_size,
                 )
         retain_rows = _rows(retain_dataset, processing_class, length, "retain_dataset")
         self.sets = {"forget": forget_rows, "retain": retain_rows}
@@ -124,7 +131,9 @@ class UnlearnTrainer(Trainer):
 
     # ------------------------------------------------------------------------------------------------------------------ the step
 
-    def training_step(self, model: nn.Module, inputs: dict[str, dict[str, Tensor]], num_items_in_batch: dict[str, dict[str, Tensor]]) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, dict[str, Tensor]], num_items_in_batch: dict[str, dict[str, Tensor]]
+    ) -> Tensor:
         """One micro-batch: add each objective's gradient to its row of G; with the last one of a step, combine."""
         inputs = self._prepare_inputs(inputs)
         total = torch.zeros((), device=self.args.device)
@@ -230,7 +239,8 @@ class UnlearnTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> dict[str, dict[str, Tensor]]:
         """Label tokens and sequences of each stream, over the whole accumulated batch and all processes."""
         counts = torch.tensor(
-            [[[b[s]["labels"][:, 1:].ne(-100).sum(), len(b[s]["labels"])] for s in ("forget", "retain")] for b in batch_samples], device=device
+            [[[b[s]["labels"][:, 1:].ne(-100).sum(), len(b[s]["labels"])] for s in ("forget", "retain")] for b in batch_samples],
+            device=device,
         ).sum(0)
         counts = self.accelerator.reduce(counts, "sum")
         return {s: {"token": tokens, "sequence": rows} for s, (tokens, rows) in zip(("forget", "retain"), counts, strict=True)}

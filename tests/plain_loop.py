@@ -90,7 +90,9 @@ def train(model, parameters_of, pairs, args, steps, size):
     if args.optim == "sgd":
         optimizer = torch.optim.SGD(params, lr=args.learning_rate, momentum=float(args.optim_args.split("=")[1]))
     else:
-        optimizer = torch.optim.AdamW(params, lr=args.learning_rate, weight_decay=args.weight_decay, betas=(0.9, 0.999), eps=args.adam_epsilon)
+        optimizer = torch.optim.AdamW(
+            params, lr=args.learning_rate, weight_decay=args.weight_decay, betas=(0.9, 0.999), eps=args.adam_epsilon
+        )
     rates, calibrated = [], False
     for step in range(steps):
         examples = [pairs[n] for n in range(step * size, (step + 1) * size)]

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from peft_unlearn import adapters
+from peft_unlearn import adapters, deploy, methods
 from peft_unlearn.cli import main
+from peft_unlearn.demo import model as demo_model
+from peft_unlearn.demo import world as demo_world
 
 COLOURS, NUMBERS = ["red", "green", "blue"], ["one", "two", "three", "four", "five", "six"]
 WORDS = ["who", "what", "is", "the", "of", "in", "colour", "city", "Question", "Answer", ":", "?", *COLOURS, *NUMBERS]
@@ -152,24 +155,46 @@ def test_merged_model_gives_the_logits_of_the_adapter(recipe, world):
     assert (merged - trained).norm() <= 1e-4 * trained.norm()
 
 
+def mean_loss(model, folder, path):
+    """Loss of the answers by plain transformers, a row at a time."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    losses = []
+    for row in map(json.loads, path.read_text().splitlines()):
+        prompt = tokenizer(f"Question: {row['question']}\nAnswer:")["input_ids"]
+        answer = tokenizer(f" {row['answer']} </s>")["input_ids"]
+        ids = torch.tensor([prompt + answer])
+        with torch.no_grad():
+            losses.append(model(ids, labels=ids.where(torch.arange(ids.shape[1]) >= len(prompt), -100)).loss.item())
+    return sum(losses) / len(losses)
+
+
 @pytest.mark.parametrize("mode", ["stack", "merge", "continue"])
 def test_a_model_with_its_own_adapter_is_the_one_that_forgets(recipe, world, mode):
-    lora = str(world / "lora")
-    assert (
-        main(
-            ["train", recipe(adapter_name_or_path=lora, adapter_mode=mode, max_steps=1, eval_dataset={"more": str(world / "retain.jsonl")})]
-        )
-        == 0
-    )
+    lora, forget = world / "lora", world / "forget.jsonl"
+    changes = {
+        "adapter_name_or_path": str(lora),
+        "adapter_mode": mode,
+        "max_steps": 1,
+        "eval_dataset": {"more": str(world / "retain.jsonl")},
+    }
+    assert main(["train", recipe(**changes)]) == 0
     results = json.loads(Path("out/report.json").read_text())["results"]
     assert set(results) == {"forget", "retain", "more"}
-    loss = results["forget"]["before"]["loss"]["mean"]
+    base = AutoModelForCausalLM.from_pretrained(world / "base")
+    base_loss = mean_loss(base, world / "base", forget)
+    tuned_loss = mean_loss(PeftModel.from_pretrained(base, lora), world / "base", forget)
+    before, after = (results["forget"][view]["loss"]["mean"] for view in ("before", "after"))
+    assert before == pytest.approx(tuned_loss, rel=1e-5)
+    assert before != pytest.approx(base_loss, rel=1e-5)
+    assert after != before
+    if mode != "merge":
+        assert results["forget"]["never_seen"]["loss"]["mean"] == pytest.approx(base_loss, rel=1e-5)
     assert main(["evaluate", "out", "--output", "again.json"]) == 0
     again = json.loads(Path("again.json").read_text())["results"]["forget"]
-    assert again["before"]["loss"]["mean"] == pytest.approx(loss, rel=1e-5)
-    assert again["after"]["loss"]["mean"] == pytest.approx(results["forget"]["after"]["loss"]["mean"], rel=1e-5)
-    if mode != "merge":
-        assert results["forget"]["never_seen"]["loss"]["mean"] != pytest.approx(loss, rel=1e-5)
+    assert again["before"]["loss"]["mean"] == pytest.approx(before, rel=1e-5)
+    assert again["after"]["loss"]["mean"] == pytest.approx(after, rel=1e-5)
+    assert main(["merge", "out", "--output", "merged"]) == 0
+    assert mean_loss(AutoModelForCausalLM.from_pretrained("merged"), world / "base", forget) == pytest.approx(after, rel=1e-4)
 
 
 BAD = {
@@ -272,6 +297,39 @@ def test_evaluate_takes_an_adapter_without_a_recipe(world, recipe):
     found = json.loads(Path("found.json").read_text())["results"]["forget"]
     assert found["before"]["loss"]["n"] == 2
     assert found["before"]["loss"]["mean"] != found["after"]["loss"]["mean"]
+
+
+def test_uploads_are_private_unless_told_otherwise(recipe, monkeypatch):
+    calls = []
+    monkeypatch.setattr(deploy, "push", lambda folder, repo, **options: calls.append((str(folder), repo, options["private"])) or "address")
+    assert main(["push", "out", "me/adapter"]) == 0
+    assert main(["push", "out", "me/adapter", "--public"]) == 0
+    assert main(["train", recipe(push_to_hub=True, hub_model_id="me/mine", max_steps=1)]) == 0
+    assert main(["train", recipe(push_to_hub=True, hub_private_repo=False, max_steps=1, output_dir="second")]) == 0
+    assert calls == [
+        ("out", "me/adapter", True),
+        ("out", "me/adapter", False),
+        ("out", "me/mine", True),
+        ("second", "second", False),
+    ]
+
+
+def test_demo_is_a_run_of_each_method_and_can_be_repeated(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo_model, "train_models", lambda *_: demo_model.Models(world / "base", world / "other"))
+    monkeypatch.setattr(demo_world, "make_world", partial(demo_world.make_world, forget=1, retain=1, never_used=1))
+    monkeypatch.setitem(methods.COMMON, "max_steps", 2)
+    assert main(["demo", "--method", "ngdiff", "mollm"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("ngdiff", "mollm", "never-seen", "paraphrases"))
+    reports = [json.loads(Path(f"runs/demo/{method}/report.json").read_text()) for method in ("ngdiff", "mollm")]
+    assert all(set(report["results"]["retain"]) == {"before", "after", "never_seen"} for report in reports)
+    assert [report["run"]["settings"]["method"] for report in reports] == ["ngdiff", "mollm"]
+    assert "NF4" in Path("runs/demo/ngdiff/README.md").read_text()
+    assert main(["demo", "--method", "ngdiff"]) == 0
+    Path("mine").mkdir()
+    Path("mine/diary.txt").write_text("mine")
+    refused(capsys, ["demo", "--output", "mine"], "output: mine holds something else than a demo")
 
 
 def test_usage_errors_and_help(capsys):

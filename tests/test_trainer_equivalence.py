@@ -11,7 +11,7 @@ from conftest import tiny_llama
 from datasets import Dataset
 from peft import LoraConfig
 from plain_loop import train as plain_train
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerFast
 
 from peft_unlearn import UnlearnConfig, UnlearnTrainer, adapters
@@ -22,7 +22,9 @@ STEPS = 4
 
 def tokenizer() -> PreTrainedTokenizerFast:
     words = {f"w{i}": i for i in range(64)}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w3")), pad_token="w0", eos_token="w2")
+    splitting = Tokenizer(models.WordLevel(words, unk_token="w3"))
+    splitting.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=splitting, pad_token="w0", bos_token="w1", eos_token="w2")
 
 
 def rows(n: int, seed: int) -> Dataset:
@@ -89,7 +91,13 @@ def plain(trainer: UnlearnTrainer):
 FLOOR = 0.02  # about the median row's probability under the random model: some rows and tokens have left, some stay
 
 MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
-    "mean teacher, SGD, damping": {"method": "mean_teacher", "optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.05, "damping": 5.0},
+    "mean teacher, SGD, damping": {
+        "method": "mean_teacher",
+        "optim": "sgd",
+        "optim_args": "momentum=0.9",
+        "learning_rate": 0.05,
+        "damping": 5.0,
+    },
     "QKL": {"method": "mean_teacher", "divergence": "qkl"},
     "NLUL under NGDiff": {"method": "ngdiff", "forget_loss": "nlul", "forget_loss_args": {"tol": 0.02}, "forget_floor": 0.0},
     "the teacher's KL as MOLLM's third objective": {"method": "mollm", "retain_kl": "teacher", "teacher_decay": 0.9, "forget_floor": 0.0},

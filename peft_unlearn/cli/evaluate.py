@@ -16,11 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     import dataclasses
     from pathlib import Path
+    from typing import cast
 
     import yaml
     from rich.console import Console
+    from transformers import PreTrainedModel
 
     from peft_unlearn import adapters, recipe
+    from peft_unlearn.arguments import DataArguments, ModelArguments
     from peft_unlearn.cli import loading
     from peft_unlearn.deploy import shards
     from peft_unlearn.errors import UserError
@@ -30,7 +33,7 @@ def main(options: argparse.Namespace) -> None:
     config = loading.load_adapter_config(str(folder), key="adapter")
     written = folder / recipe.FILE
     said = {"base": "model_name_or_path", "forget": "forget_dataset", "retain": "retain_dataset", "rows": "eval_rows"}
-    own = {f.name for part in (recipe.ModelArguments, recipe.DataArguments) for f in dataclasses.fields(part)} | {"max_length"}
+    own = {f.name for part in (ModelArguments, DataArguments) for f in dataclasses.fields(part)} | {"max_length"}
     values = yaml.safe_load(written.read_text(encoding="utf-8")) if written.is_file() else {}
     values = {"model_name_or_path": config.base_model_name_or_path} | {key: value for key, value in values.items() if key in own}
     for option, key in said.items():
@@ -49,7 +52,7 @@ def main(options: argparse.Namespace) -> None:
     for column, view in {"before": "reference", "after": "student"}.items():
         for name, found in rows.items():
             with adapters.view(model, view):
-                results[name][column] = evaluate(model, tokenizer, found, batch_size=options.batch_size)
+                results[name][column] = evaluate(cast(PreTrainedModel, model), tokenizer, found, batch_size=options.batch_size)
     quantisation = loading.describe_quantisation(plan.model)
     made = report.build(results, run={"adapter": options.adapter, "base": plan.model.model_name_or_path, "quantisation": quantisation})
     Console().print(report.table(made))

@@ -8,13 +8,14 @@ from typing import Any, cast
 
 from accelerate import PartialState
 from datasets import Dataset
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import get_peft_config, get_quantization_config
 
 from peft_unlearn import adapters, data
+from peft_unlearn.arguments import ModelArguments
 from peft_unlearn.errors import UserError
-from peft_unlearn.recipe import ModelArguments, Recipe
+from peft_unlearn.recipe import Recipe
 
 
 def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Dataset]]:
@@ -95,7 +96,7 @@ def load_base(model: ModelArguments) -> PreTrainedModel:
 def load_to_train(model: ModelArguments) -> dict[str, Any]:
     """`model` and `peft_config` of an `UnlearnTrainer`: the base, with the user's own adapter where the recipe names one."""
     base = load_base(model)
-    peft_config = cast(LoraConfig, get_peft_config(model))
+    peft_config = cast(Any, get_peft_config(model))
     peft_config.init_lora_weights = model.init_lora_weights
     if model.adapter_name_or_path and model.adapter_mode == "stack":
         return {"model": _with_adapter(base, model.adapter_name_or_path, adapters.FINETUNE), "peft_config": peft_config}

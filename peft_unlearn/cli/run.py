@@ -12,10 +12,11 @@ import yaml
 from peft import PeftModel
 from rich.console import Console
 from torch import nn
-from transformers import ProgressCallback, set_seed
+from transformers import PreTrainedModel, ProgressCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from peft_unlearn import adapters, deploy, recipe
+from peft_unlearn.arguments import ModelArguments
 from peft_unlearn.cli import loading
 from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation import Evaluation, evaluate, report
@@ -28,9 +29,17 @@ Results = dict[str, dict[str, Evaluation]]  # set -> view -> evaluation
 
 # Keys that the model card shows: the method's knobs and what else decides the result.
 SHOWN = (
-    *("forget_loss", "combine", "teacher_decay", *COMMON, "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
-    *("max_length", "seed", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "init_lora_weights", "use_rslora", "use_dora"),
-    *("adapter_name_or_path", "adapter_mode"),
+    *(
+        "forget_loss",
+        "combine",
+        "teacher_decay",
+        *COMMON,
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "max_length",
+        "seed",
+    ),
+    *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "init_lora_weights", "use_rslora", "use_dora"),
 )
 PACKAGES = ("peft-unlearn", "torch", "transformers", "peft", "trl", "bitsandbytes")
 
@@ -83,7 +92,9 @@ def run(plan: recipe.Recipe, *, never_seen: Mapping[str, Evaluation] | None = No
         if main:
             for name, rows in kept.items():
                 with adapters.view(model, views[view]):
-                    results[name][view] = evaluate(model, tokenizer, rows, batch_size=args.per_device_eval_batch_size)
+                    results[name][view] = evaluate(
+                        cast(PreTrainedModel, model), tokenizer, rows, batch_size=args.per_device_eval_batch_size
+                    )
         trainer.accelerator.wait_for_everyone()
 
     look("before")
@@ -159,7 +170,7 @@ def lora_b(model: PeftModel) -> dict[str, nn.Parameter]:
 
 
 def write_report(
-    model: recipe.ModelArguments, settings: Mapping[str, Any], results: Results, output: Path, facts: Mapping[str, Any]
+    model: ModelArguments, settings: Mapping[str, Any], results: Results, output: Path, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write report.json and the model card."""
     quantisation = loading.describe_quantisation(model)
@@ -170,7 +181,9 @@ def write_report(
         output,
         base=settings["model_name_or_path"],
         method=settings["method"],
-        settings={"steps": facts["steps"], **{key: settings[key] for key in SHOWN}},
+        settings={key: settings[key] for key in SHOWN}
+        | {"adapter_name_or_path": model.adapter_name_or_path, "adapter_mode": model.adapter_mode if model.adapter_name_or_path else None}
+        | {"max_steps": facts["steps"]},
         quantisation=quantisation,
         report=found,
         below=model.adapter_name_or_path if model.adapter_mode == "stack" else None,
