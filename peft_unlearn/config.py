@@ -12,6 +12,8 @@ from peft_unlearn.combine import COMBINERS
 from peft_unlearn.errors import UserError
 from peft_unlearn.losses import LOSSES
 
+FROM_METHOD: Any = None  # the default of a knob that `method` decides
+
 CHOICES = {
     "method": tuple(methods.METHODS),
     "forget_loss": tuple(LOSSES),
@@ -55,35 +57,35 @@ class UnlearnConfig(TrainingArguments):
         default="mean_teacher",
         metadata={"help": "Set of defaults to start from: " + ", ".join(methods.METHODS) + ".", "choices": list(methods.METHODS)},
     )
-    forget_loss: str | None = field(default=None, metadata={"help": "Loss on the forget set: " + ", ".join(LOSSES) + "."})
+    forget_loss: str = field(default=FROM_METHOD, metadata={"help": "Loss on the forget set: " + ", ".join(LOSSES) + "."})
     forget_loss_args: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Parameters of the forget loss, for example {tol: 0.02} for nlul or {beta: 0.1} for npo."}
+        default=FROM_METHOD, metadata={"help": "Parameters of the forget loss, for example {tol: 0.02} for nlul or {beta: 0.1} for npo."}
     )
-    retain_loss: str | None = field(default=None, metadata={"help": "Cross-entropy on the retain set: nll, or none."})
-    retain_kl: str | None = field(
-        default=None,
+    retain_loss: str = field(default=FROM_METHOD, metadata={"help": "Cross-entropy on the retain set: nll, or none."})
+    retain_kl: str = field(
+        default=FROM_METHOD,
         metadata={
             "help": "Divergence on the retain set from the teacher (EMA of the adapter), from the reference (forgetting adapter off), or none."
         },
     )
     divergence: str = field(default="kl", metadata={"help": "Form of retain_kl: kl, or qkl, its second-order expansion in the logits."})
-    combine: str | None = field(
-        default=None, metadata={"help": "How the objectives' gradients become one direction: " + ", ".join(COMBINERS) + "."}
+    combine: str = field(
+        default=FROM_METHOD, metadata={"help": "How the objectives' gradients become one direction: " + ", ".join(COMBINERS) + "."}
     )
-    forget_coef: float | None = field(default=None, metadata={"help": "Weight of the forget objective."})
-    retain_coef: float | None = field(default=None, metadata={"help": "Weight of the retain cross-entropy."})
-    kl_coef: float | None = field(default=None, metadata={"help": "Weight of the divergence."})
-    forget_floor: float | None = field(
-        default=None,
+    forget_coef: float = field(default=FROM_METHOD, metadata={"help": "Weight of the forget objective."})
+    retain_coef: float = field(default=FROM_METHOD, metadata={"help": "Weight of the retain cross-entropy."})
+    kl_coef: float = field(default=FROM_METHOD, metadata={"help": "Weight of the divergence."})
+    forget_floor: float = field(
+        default=FROM_METHOD,
         metadata={
             "help": "Rows whose mean token probability is under this (tokens: under its square) have been forgotten and leave the loss; 0 is off."
         },
     )
     teacher_decay: float | None = field(
-        default=None, metadata={"help": "EMA decay of the teacher adapter for each optimiser step (1 - delta of the paper)."}
+        default=FROM_METHOD, metadata={"help": "EMA decay of the teacher adapter for each optimiser step (1 - delta of the paper)."}
     )
-    damping: float | None = field(default=None, metadata={"help": "Pull of the student towards the teacher, added after clipping."})
-    auto_lr: bool | None = field(default=None, metadata={"help": "Set the learning rate from the curvature of the retain loss (GeN)."})
+    damping: float = field(default=FROM_METHOD, metadata={"help": "Pull of the student towards the teacher, added after clipping."})
+    auto_lr: bool = field(default=FROM_METHOD, metadata={"help": "Set the learning rate from the curvature of the retain loss (GeN)."})
     auto_lr_steps: int = field(default=10, metadata={"help": "Optimiser steps between two probes of the automatic learning rate."})
     auto_lr_max: float = field(default=1e-2, metadata={"help": "The automatic learning rate never exceeds this."})
     max_length: int = field(default=1024, metadata={"help": "Longer rows are cut to this many tokens, and the run says how many were."})
@@ -92,18 +94,20 @@ class UnlearnConfig(TrainingArguments):
     )
 
     # TrainingArguments fields that the method decides unless they are given.
-    learning_rate: float | None = field(default=None, metadata={"help": "Learning rate; with auto_lr, where it starts."})
-    max_steps: int | None = field(
-        default=None, metadata={"help": "Optimiser steps. Give num_train_epochs instead to count epochs of the forget set."}
+    learning_rate: float = field(default=FROM_METHOD, metadata={"help": "Learning rate; with auto_lr, where it starts."})
+    max_steps: int = field(
+        default=FROM_METHOD, metadata={"help": "Optimiser steps. Give num_train_epochs instead to count epochs of the forget set."}
     )
     num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs of the forget set, when max_steps is not given."})
-    lr_scheduler_type: str | None = field(default=None, metadata={"help": "Schedule of the learning rate."})
-    optim: str | None = field(
-        default=None, metadata={"help": "Optimiser, by its transformers name: adamw_torch, sgd, paged_adamw_8bit, ..."}
+    lr_scheduler_type: str = field(default=FROM_METHOD, metadata={"help": "Schedule of the learning rate."})
+    optim: str = field(
+        default=FROM_METHOD, metadata={"help": "Optimiser, by its transformers name: adamw_torch, sgd, paged_adamw_8bit, ..."}
     )
-    optim_args: str | None = field(default=None, metadata={"help": "Parameters of the optimiser, for example momentum=0.95 for sgd."})
-    max_grad_norm: float | None = field(default=None, metadata={"help": "Clip of the combined gradient's global norm; 0 is off."})
-    weight_decay: float | None = field(default=None, metadata={"help": "Weight decay on the adapter."})
+    optim_args: str | None = field(
+        default=FROM_METHOD, metadata={"help": "Parameters of the optimiser, for example momentum=0.95 for sgd."}
+    )
+    max_grad_norm: float = field(default=FROM_METHOD, metadata={"help": "Clip of the combined gradient's global norm; 0 is off."})
+    weight_decay: float = field(default=FROM_METHOD, metadata={"help": "Weight decay on the adapter."})
 
     # Defaults of TrainingArguments that hide faults or that the two streams do not fit.
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Kept off: the filter would hide a divergence."})

@@ -33,12 +33,12 @@ METHODS: dict[str, dict[str, Any]] = {
         "retain_kl": "teacher",
         "combine": "weighted_sum",
         "teacher_decay": 0.995,
-        "damping": 0.0,
+        "forget_floor": 0.02,
     },
     # Normalised gradient difference with an automatic learning rate (arXiv 2410.22086).
     "ngdiff": {
         "forget_loss": "ga",
-        "forget_floor": 0.05,
+        "forget_floor": 0.02,
         "retain_loss": "nll",
         "combine": "ngdiff",
         "auto_lr": True,
@@ -47,7 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
     # Several objectives, one common descent direction (arXiv 2412.20412).
     "mollm": {
         "forget_loss": "uce",
-        "forget_floor": 0.05,
+        "forget_floor": 0.02,
         "retain_loss": "nll",
         "retain_kl": "reference",
         "combine": "mollm",

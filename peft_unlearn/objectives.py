@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
@@ -24,7 +24,7 @@ class Objective:
     coef: float
     function: Callable[[Scores, Scores | None], Tensor]
     per: Literal["token", "sequence"] = "token"
-    anchor: Literal["teacher", "reference"] | None = None
+    anchor: str | None = None  # the view whose scores it needs: "teacher" or "reference"
 
 
 def remembered(logps: Tensor, mask: Tensor, floor: float) -> tuple[Tensor, Tensor]:
@@ -41,19 +41,20 @@ def remembered(logps: Tensor, mask: Tensor, floor: float) -> tuple[Tensor, Tenso
 
 def build(args: UnlearnConfig) -> list[Objective]:
     """The objectives that a configuration asks for, the forget objective first."""
-    loss = LOSSES[args.forget_loss]
+    loss, parameters = LOSSES[args.forget_loss], cast(dict[str, Any], args.forget_loss_args)
 
     def forget(scores: Scores, anchor: Scores | None) -> Tensor:
         tokens, rows = remembered(scores.logps.detach(), scores.mask, args.forget_floor)
         if loss.per == "token":
-            return (loss.function(scores.logps, **args.forget_loss_args) * tokens).sum()
+            return (loss.function(scores.logps, **parameters) * tokens).sum()
         reference = None if anchor is None else anchor.logps
-        return (loss.function(scores.logps, reference, scores.mask, **args.forget_loss_args) * rows).sum()
+        return (loss.function(scores.logps, reference, scores.mask, **parameters) * rows).sum()
 
     def retain(scores: Scores, anchor: Scores | None) -> Tensor:
         return (nll(scores.logps) * scores.mask).sum()
 
     def divergence(scores: Scores, anchor: Scores | None) -> Tensor:
+        assert anchor is not None
         return DIVERGENCES[args.divergence](scores.logits, anchor.logits).sum()
 
     objectives = [Objective("forget", "forget", args.forget_coef, forget, loss.per, "reference" if loss.reference else None)]

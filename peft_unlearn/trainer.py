@@ -140,13 +140,13 @@ class UnlearnTrainer(Trainer):
         with self.accelerator.no_sync(model):  # DDP must not average an objective's gradient on its own
             for stream, batch in inputs.items():
                 here = [k for k, o in enumerate(self.objectives) if o.stream == stream]
-                anchors = {name: self._anchor(name, batch) for name in {self.objectives[k].anchor for k in here} - {None}}
+                anchors = {o.anchor: self._anchor(o.anchor, batch) for o in self.objectives if o.stream == stream and o.anchor}
                 model.train()
                 with self.compute_loss_context_manager():
                     scores = score(model, batch)
                     for k in here:
                         objective = self.objectives[k]
-                        loss = objective.function(scores, anchors.get(objective.anchor)) / num_items_in_batch[stream][objective.per]
+                        loss = objective.function(scores, anchors.get(objective.anchor or "")) / num_items_in_batch[stream][objective.per]
                         self._gradients.into(k)
                         self.accelerator.backward(loss, retain_graph=k != here[-1])
                         total += objective.coef * loss.detach()
@@ -203,16 +203,17 @@ class UnlearnTrainer(Trainer):
 
     def after_optimizer_step(self) -> None:
         """Probe the learning rate along the step just taken, then let the teacher follow."""
-        retain_batches, self._retain_batches = self._retain_batches, []
+        retain_batches = self._retain_batches.copy()
+        self._retain_batches.clear()
         if self.accelerator.optimizer_step_was_skipped:
             return
         if self.auto_lr is not None and self.auto_lr.due(self.state.global_step):
-            self._probe(retain_batches)
+            self._probe(self.auto_lr, retain_batches)
         if self.teacher:
             follow(self.teacher, self.student, self.args.teacher_decay, self._clip)
 
     @torch.no_grad()
-    def _probe(self, retain_batches: list[tuple[dict[str, Tensor], Tensor]]) -> None:
+    def _probe(self, auto_lr: AutoLR, retain_batches: list[tuple[dict[str, Tensor], Tensor]]) -> None:
         """AutoLR on the retain batch of this step: three or more losses along the step, same rows, no dropout."""
         step = torch._foreach_sub([p.data for p in self.student], self._start)
         self.model.eval()
@@ -225,7 +226,7 @@ class UnlearnTrainer(Trainer):
             loss = sum(mean_nll(self.model, [batch])[0] / tokens for batch, tokens in retain_batches)
             return self.accelerator.reduce(loss, "sum").item()
 
-        share, lr = self.auto_lr.update(self.optimizer.param_groups[0]["lr"], loss_at)
+        share, lr = auto_lr.update(self.optimizer.param_groups[0]["lr"], loss_at)
         move(share)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -275,7 +276,7 @@ class UnlearnTrainer(Trainer):
         self, eval_dataset: dict[str, Dataset] | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Score the forget set, the retain set and every set of `eval_dataset` as the student stands, without generation."""
-        results = {}
+        results: dict[str, float] = {}
         for name, rows in (eval_dataset or self.sets).items():
             result = evaluation.evaluate(
                 self.model, self.processing_class, rows, batch_size=self.args.per_device_eval_batch_size, generate=False

@@ -54,5 +54,6 @@ def _set_up_logs() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("peft_unlearn").setLevel(logging.INFO if _is_first() else logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|transformers|peft|trl|bitsandbytes|accelerate|datasets)\b")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator is found")
     # It offers kernels for packed 4-bit weights on the CPU, which `adapters.keep_weights_unpacked` rules out.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
