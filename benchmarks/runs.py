@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoTokenizer, BitsAndBytesConfig, PrinterCallback
 
 from peft_unlearn import UnlearnConfig, UnlearnTrainer, adapters, evaluation
 from peft_unlearn.demo import model, world
 
-NF4 = BitsAndBytesConfig(
-    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
-)
+NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
 METRICS = ("probability", "extraction_strength", "exact_memorisation", "rouge_l")
 
 
@@ -81,6 +79,7 @@ def _unlearn(seed: int, settings: dict[str, Any]) -> dict[str, Any]:
             processing_class=AutoTokenizer.from_pretrained(models.memorised),
             quantization_config=NF4,
         )
+        trainer.remove_callback(PrinterCallback)
         began = time.perf_counter()
         trainer.train()
         seconds = (time.perf_counter() - began) / trainer.state.global_step

@@ -39,6 +39,7 @@ RANGES = {
     "per_device_train_batch_size": (1, math.inf, True),
     "gradient_accumulation_steps": (1, math.inf, True),
 }
+LOSS_RANGES = {"tol": (0.0, math.inf, True), "beta": (0.0, math.inf, False)}
 
 
 @dataclass
@@ -144,15 +145,9 @@ class UnlearnConfig(TrainingArguments):
         for key, choices in CHOICES.items():
             if getattr(self, key) not in choices:
                 raise UserError(f"{key}: {getattr(self, key)!r} is not one of {', '.join(choices)}.")
-        for key, (low, high, ends) in RANGES.items():
-            value = getattr(self, key)
-            if value is None:
-                continue  # no teacher
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise UserError(f"{key}: {value!r} is not a number.")
-            if not (low <= value <= high if ends else low < value < high):
-                interval = f"{low:g} to {high:g}" if high < math.inf else f"{'at least' if ends else 'above'} {low:g}"
-                raise UserError(f"{key}: {value!r} is out of range, write a value {interval}.")
+        for key, interval in RANGES.items():
+            if key != "teacher_decay" or self.teacher_decay is not None:  # None: no teacher
+                _check_range(key, getattr(self, key), *interval)
         if self.retain_kl == "teacher" and self.teacher_decay is None:
             raise UserError("retain_kl: 'teacher' needs teacher_decay, for example 0.995.")
         if self.damping and self.teacher_decay is None:
@@ -167,7 +162,16 @@ class UnlearnConfig(TrainingArguments):
             raise UserError(f"forget_loss_args: {self.forget_loss_args!r} is not a mapping, write for example {{tol: 0.02}}.")
         loss = LOSSES[self.forget_loss]
         known = [p.name for p in inspect.signature(loss.function).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
-        for key in self.forget_loss_args:
+        for key, value in self.forget_loss_args.items():
             if key not in known:
                 takes = ", ".join(known) or "no parameters"
                 raise UserError(f"forget_loss_args: {self.forget_loss} has no parameter {key!r}, it takes {takes}.")
+            _check_range(f"forget_loss_args.{key}", value, *LOSS_RANGES[key])
+
+
+def _check_range(key: str, value: Any, low: float, high: float, ends: bool) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise UserError(f"{key}: {value!r} is not a number.")
+    if not (low <= value <= high if ends else low < value < high):
+        interval = f"{low:g} to {high:g}" if high < math.inf else f"{'at least' if ends else 'above'} {low:g}"
+        raise UserError(f"{key}: {value!r} is out of range, write a value {interval}.")

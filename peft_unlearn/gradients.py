@@ -39,9 +39,9 @@ class Gradients:
         return sum(c.double() @ c.double().T for c in self.matrix.split(CHUNK, dim=1)).cpu()
 
     def combined(self, weights: Tensor) -> Tensor:
-        """w'G, (n,), for weights of shape (m,). A row of weight 0 counts for nothing, whatever it holds."""
-        used = weights.nonzero().flatten().tolist()
-        flat = torch.zeros_like(self.matrix[0])
-        for k in used:
-            flat.add_(self.matrix[k], alpha=float(weights[k]))
-        return flat
+        """w'G in fp32, (n,), for fp64 weights of shape (m,).
+
+        Summed in fp64: nearly parallel gradients get weights of 1e5 and opposite signs from `mollm`, and an fp32 sum of them can ascend.
+        """
+        weights = weights.to(self.matrix.device)
+        return torch.cat([(weights @ c.double()).float() for c in self.matrix.split(CHUNK, dim=1)])

@@ -27,6 +27,7 @@ from peft_unlearn.logprobs import Scores, mean_nll, row_probabilities, score
 from peft_unlearn.teacher import damp, follow
 
 STATE_FILE = "unlearning_state.safetensors"  # of a checkpoint: the teacher and what AutoLR remembers
+SELF_RETAIN_LENGTH = 256  # tokens a text that the model writes itself; each costs a forward step
 
 
 class UnlearnTrainer(Trainer):
@@ -97,10 +98,9 @@ class UnlearnTrainer(Trainer):
                     model,
                     processing_class,
                     args.self_retain_rows,
-                    max_length=length,
+                    max_length=min(length, SELF_RETAIN_LENGTH),
                     seed=args.seed,
                     forget=forget_rows,
-                    batch_size=args.per_device_train_batch_size,
                 )
         retain_rows = _rows(retain_dataset, processing_class, length, "retain_dataset")
         self.sets = {"forget": forget_rows, "retain": retain_rows}
@@ -283,7 +283,8 @@ class UnlearnTrainer(Trainer):
             )
             results |= {f"{metric_key_prefix}_{name}_{metric}": values["mean"] for metric, values in result.items()}
         self.log(results)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
+        control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
+        self.control = control
         return results
 
     # --------------------------------------------------------------------------------------------------------- saving and loading

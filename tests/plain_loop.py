@@ -70,14 +70,12 @@ def combine(name, grads, coefs):
     if name == "ngdiff":
         return sum(c * g / g.norm() for c, g in kept)
     total = sum(c for c, _ in kept)
-    d = torch.zeros_like(grads[0])
-    for i, (c, g) in enumerate(kept):
-        dual = g.clone()
-        others = [o for j, (_, o) in enumerate(kept) if j != i]
-        if others:
-            q, _ = torch.linalg.qr(torch.stack(others, 1))
-            dual -= q @ (q.T @ g)
-        d += c / total * dual / dual.norm()
+    units = torch.stack([g / g.norm() for _, g in kept])
+    for cutoff in (1e-2, 1e-12):
+        duals = torch.linalg.pinv(units, rtol=cutoff**0.5).T  # rows: each gradient less its projection on the others, up to length
+        d = sum(c / total * dual / dual.norm() for (c, _), dual in zip(kept, duals, strict=True))
+        if all(g @ d > 0 for _, g in kept):
+            break
     return d * sum(c / total * g for c, g in kept).norm() / d.norm()
 
 

@@ -97,12 +97,13 @@ MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
         "optim_args": "momentum=0.9",
         "learning_rate": 0.05,
         "damping": 5.0,
+        "forget_floor": 0.0,
     },
-    "QKL": {"method": "mean_teacher", "divergence": "qkl"},
+    "QKL": {"method": "mean_teacher", "divergence": "qkl", "forget_floor": 0.0},
     "NLUL under NGDiff": {"method": "ngdiff", "forget_loss": "nlul", "forget_loss_args": {"tol": 0.02}, "forget_floor": 0.0},
     "the teacher's KL as MOLLM's third objective": {"method": "mollm", "retain_kl": "teacher", "teacher_decay": 0.9, "forget_floor": 0.0},
     "AutoLR under MOLLM": {"method": "mollm", "auto_lr": True, "forget_floor": 0.0},
-    "AutoLR under the mean teacher": {"method": "mean_teacher", "retain_loss": "nll", "auto_lr": True},
+    "AutoLR under the mean teacher": {"method": "mean_teacher", "forget_floor": 0.0, "retain_loss": "nll", "auto_lr": True},
     "clip that binds, and coefficients": {"method": "graddiff", "max_grad_norm": 0.01, "forget_coef": 0.3, "retain_coef": 2.0},
 }
 
