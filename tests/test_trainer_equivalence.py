@@ -88,7 +88,7 @@ def plain(trainer: UnlearnTrainer):
     return plain_train(trainer.start, adapters.adapter_parameters, trainer.train_dataset, trainer.args, STEPS, 8)
 
 
-FLOOR = 0.02  # about the median row's probability under the random model: some rows and tokens have left, some stay
+FLOOR = 0.014  # near the rows' probabilities under the random model (1 in 64), so that some have left and some stay
 
 MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
     "mean teacher, SGD, damping": {
