@@ -5,7 +5,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from transformers import TrainingArguments
+from accelerate.utils import parse_flag_from_env
+from transformers import SchedulerType, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from peft_unlearn import methods
 from peft_unlearn.combine import COMBINERS
@@ -21,6 +23,8 @@ CHOICES = {
     "retain_kl": ("teacher", "reference", "none"),
     "divergence": ("kl", "qkl"),
     "combine": tuple(COMBINERS),
+    "lr_scheduler_type": tuple(kind.value for kind in SchedulerType),
+    "optim": tuple(name.value for name in OptimizerNames),
 }
 # key: (lowest, highest, whether the ends themselves are allowed)
 RANGES = {
@@ -36,10 +40,48 @@ RANGES = {
     "max_length": (2, math.inf, True),
     "self_retain_rows": (1, math.inf, True),
     "max_grad_norm": (0.0, math.inf, True),
+    "weight_decay": (0.0, math.inf, True),
+    "num_train_epochs": (0.0, math.inf, True),
     "per_device_train_batch_size": (1, math.inf, True),
+    "per_device_eval_batch_size": (1, math.inf, True),
     "gradient_accumulation_steps": (1, math.inf, True),
 }
 LOSS_RANGES = {"tol": (0.0, math.inf, True), "beta": (0.0, math.inf, False)}
+
+# Keys of TrainingArguments that would be ignored, or break what the step rests on: the one value that they may have, and why.
+_SHARDED = "the gradient of each objective needs whole weights in every process, launch one process a GPU without it"
+_OTHER_EVALUATION = "evaluation scores rows of its own, without it"
+FIXED: dict[str, tuple[Any, str]] = {
+    "fsdp": (None, _SHARDED),
+    "fsdp_config": (None, _SHARDED),
+    "deepspeed": (None, _SHARDED),
+    "parallelism_config": (None, _SHARDED),
+    "label_smoothing_factor": (0.0, "the losses are those of forget_loss, retain_loss and retain_kl"),
+    "label_names": (None, "the labels are called labels"),
+    "neftune_noise_alpha": (None, "student, teacher and reference must differ by the adapter alone"),
+    "torch_compile": (False, "compiled code frees what the second objective of a forward needs"),
+    "torch_compile_backend": (None, "torch_compile is not possible"),
+    "torch_compile_mode": (None, "torch_compile is not possible"),
+    "use_liger_kernel": (False, "its kernels have not been tested with several gradients of one forward"),
+    "liger_kernel_config": (None, "use_liger_kernel is not possible"),
+    "auto_find_batch_size": (False, "a restart would keep the steps already taken, write a smaller per_device_train_batch_size"),
+    "average_tokens_across_devices": (True, "losses are always averaged over the tokens of all processes"),
+    "torch_empty_cache_steps": (None, "the step has no place for it"),
+    "logging_nan_inf_filter": (False, "it would hide a divergence"),
+    "remove_unused_columns": (False, "batches are nested {forget, retain}"),
+    "train_sampling_strategy": ("random", "forget and retain rows are paired by seed, epoch and index"),
+    "length_column_name": ("length", "rows are not grouped by length"),
+    "hub_strategy": ("end", "a checkpoint holds the teacher and stays here"),
+    "hub_always_push": (False, "only the finished adapter is uploaded"),
+    "prediction_loss_only": (False, _OTHER_EVALUATION),
+    "eval_accumulation_steps": (None, _OTHER_EVALUATION),
+    "eval_do_concat_batches": (True, _OTHER_EVALUATION),
+    "eval_use_gather_object": (False, _OTHER_EVALUATION),
+    "include_for_metrics": ([], _OTHER_EVALUATION),
+    "batch_eval_metrics": (False, _OTHER_EVALUATION),
+    "fp16_full_eval": (False, _OTHER_EVALUATION),
+    "bf16_full_eval": (False, _OTHER_EVALUATION),
+}
 
 
 @dataclass
@@ -49,7 +91,7 @@ class UnlearnConfig(TrainingArguments):
     A knob left at None takes the value that `method` gives it (see `peft_unlearn.methods`).
 
     Raises:
-        UserError: a value outside its choices or its range; the message names the key.
+        UserError: a value outside its choices or its range, or a key that unlearning would ignore; the message names the key.
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "forget_loss_args"]
@@ -99,7 +141,9 @@ class UnlearnConfig(TrainingArguments):
     max_steps: int = field(
         default=FROM_METHOD, metadata={"help": "Optimiser steps. Give num_train_epochs instead to count epochs of the forget set."}
     )
-    num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs of the forget set, when max_steps is not given."})
+    num_train_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of the forget set, in place of max_steps; 0 where max_steps decides."}
+    )
     lr_scheduler_type: str = field(default=FROM_METHOD, metadata={"help": "Schedule of the learning rate."})
     optim: str = field(
         default=FROM_METHOD, metadata={"help": "Optimiser, by its transformers name: adamw_torch, sgd, paged_adamw_8bit, ..."}
@@ -121,6 +165,7 @@ class UnlearnConfig(TrainingArguments):
     per_device_train_batch_size: int = field(
         default=8, metadata={"help": "Forget rows in a micro-batch; as many retain rows come with them."}
     )
+    hub_strategy: str = field(default="end", metadata={"help": "Kept at end: checkpoints hold the teacher and stay here."})
     hub_private_repo: bool | None = field(
         default=True, metadata={"help": "Uploads are private unless this is false: base and adapter together show what was forgotten."}
     )
@@ -131,12 +176,14 @@ class UnlearnConfig(TrainingArguments):
         for key, value in methods.defaults(self.method).items():
             if key == "forget_loss_args" and self.forget_loss not in (None, methods.METHODS[self.method]["forget_loss"]):
                 value = {}  # another loss than the method's: the method's parameters are not meant for it
-            if key == "max_steps" and self.num_train_epochs is not None:
+            if key == "max_steps" and self.num_train_epochs:
                 value = -1  # epochs were asked for
             if getattr(self, key) is None:
                 setattr(self, key, value)
         if self.num_train_epochs is None:
-            self.num_train_epochs = 1.0  # max_steps decides
+            self.num_train_epochs = 1.0 if self.max_steps == -1 else 0.0
+        if self.warmup_steps and self.lr_scheduler_type == "constant":
+            self.lr_scheduler_type = "constant_with_warmup"  # transformers' "constant" has no warm-up and would ignore it
         self._check()
         super().__post_init__()
         self._check_loss_args()
@@ -148,13 +195,34 @@ class UnlearnConfig(TrainingArguments):
         for key, interval in RANGES.items():
             if key != "teacher_decay" or self.teacher_decay is not None:  # None: no teacher
                 _check_range(key, getattr(self, key), *interval)
+        for key, (value, reason) in FIXED.items():
+            if (getattr(self, key) or value) and getattr(self, key) != value:
+                raise UserError(f"{key}: {reason}; leave the key out.")
+        if parse_flag_from_env("ACCELERATE_USE_FSDP") or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+            raise UserError(f"accelerate: it was told to use FSDP or DeepSpeed; {_SHARDED}.")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.max_steps < 1 and (self.max_steps != -1 or not self.num_train_epochs):
+            raise UserError(f"max_steps: {self.max_steps!r} is no number of steps, write at least 1, or num_train_epochs in its place.")
+        if self.max_steps > 0 and self.num_train_epochs:
+            raise UserError("num_train_epochs: max_steps is given as well, leave one of the two out.")
         if self.retain_kl == "teacher" and self.teacher_decay is None:
             raise UserError("retain_kl: 'teacher' needs teacher_decay, for example 0.995.")
         if self.damping and self.teacher_decay is None:
             raise UserError("damping: it pulls towards the teacher, so it needs teacher_decay, for example 0.995.")
-        if self.auto_lr and self.lr_scheduler_type not in ("constant", "constant_with_warmup"):
+        if self.auto_lr and self.lr_scheduler_type != "constant":
             raise UserError(
-                f"lr_scheduler_type: {self.lr_scheduler_type!r} and auto_lr would both set the learning rate, write 'constant'."
+                f"lr_scheduler_type: {self.lr_scheduler_type!r} and auto_lr would both set the learning rate, write 'constant', "
+                "and no warmup_steps."
+            )
+        compares = (
+            self.load_best_model_at_end or self.save_strategy == "best" or self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        )
+        if compares and None in (self.metric_for_best_model, self.greater_is_better):
+            raise UserError(
+                "metric_for_best_model: no one number says how well a model forgets; write a set and a metric, such as retain_loss, "
+                "and greater_is_better: true or false."
             )
 
     def _check_loss_args(self) -> None:
