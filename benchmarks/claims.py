@@ -2,7 +2,8 @@
 
     python benchmarks/claims.py [--runs runs/claims.jsonl]
 
-1. Under the mean teacher, LL (gradient ascent) and NPO stay where they start while NLUL leaves: the forget set's p on the way.
+1. Under the mean teacher, LL (gradient ascent) and NPO (in the paper's code: of the per-token mean log-ratio) stay where they start while NLUL
+   leaves: p of the forget batches on the way.
 2. NGDiff keeps more than GradDiff at equal forgetting: both without a floor, stopped at the first logged step (of 10, 20, ... 150) at which the
    forget set's mean p is under the never-seen twin's.
 3. MOLLM stays bounded where gradient ascent collapses: UCE under the common descent direction, without a floor, against GA in the same place
@@ -44,7 +45,8 @@ def main() -> None:
     losses = {
         "NLUL": {"forget_loss": "nlul", "forget_loss_args": {"tol": 0.02}},
         "LL": {"forget_loss": "ga"},
-        "NPO": {"forget_loss": "npo", "forget_loss_args": {"beta": 0.1}},
+        "NPO, mean": {"forget_loss": "npo", "forget_loss_args": {"beta": 0.1, "mean": True}},
+        "NPO, sum": {"forget_loss": "npo", "forget_loss_args": {"beta": 0.1}},
     }
     for seed in options.seeds:
         for optimiser, settings in {

@@ -79,7 +79,7 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
     else:
         if isinstance(model, PeftModel) and set(model.peft_config) != {FINETUNE}:
             raise UserError(f'model: stack on an adapter named "finetune", not on {", ".join(model.peft_config)}.')
-        peft_config = _checked(peft_config or default_lora())
+        peft_config = _checked(copy.deepcopy(peft_config) or default_lora())  # PEFT writes into it
         try:
             if isinstance(model, PeftModel):
                 model.add_adapter(STUDENT, peft_config)
@@ -156,6 +156,17 @@ def view(model: PeftModel, name: str) -> Iterator[PeftModel]:
         _activate(model, active)
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+def quantisation(model: PeftModel) -> str | None:
+    """How the base is held, such as "NF4, double quantisation, bfloat16 compute"; None for 16/32 bit."""
+    found = model.config.to_dict().get("quantization_config")
+    if found is None:
+        return None
+    if found.get("load_in_4bit"):
+        nested = ", double quantisation" if found["bnb_4bit_use_double_quant"] else ""
+        return f"{found['bnb_4bit_quant_type'].upper()}{nested}, {found['bnb_4bit_compute_dtype']} compute"
+    return "int8" if found.get("load_in_8bit") else str(found["quant_method"])
 
 
 def export(model: PeftModel, folder: str | Path) -> None:

@@ -1,5 +1,6 @@
 """UnlearnConfig: every knob of an unlearning run, its help (which is the command line's help too) and its checks."""
 
+import copy
 import inspect
 import math
 from dataclasses import dataclass, field
@@ -69,6 +70,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "torch_empty_cache_steps": (None, "the step has no place for it"),
     "logging_nan_inf_filter": (False, "it would hide a divergence"),
     "remove_unused_columns": (False, "batches are nested {forget, retain}"),
+    "dataloader_drop_last": (False, "every forget row is to be seen in every epoch"),
     "train_sampling_strategy": ("random", "forget and retain rows are paired by seed, epoch and index"),
     "length_column_name": ("length", "rows are not grouped by length"),
     "hub_strategy": ("end", "a checkpoint holds the teacher and stays here"),
@@ -131,13 +133,17 @@ class UnlearnConfig(TrainingArguments):
     auto_lr: bool = field(default=FROM_METHOD, metadata={"help": "Set the learning rate from the curvature of the retain loss (GeN)."})
     auto_lr_steps: int = field(default=10, metadata={"help": "Optimiser steps between two probes of the automatic learning rate."})
     auto_lr_max: float = field(default=1e-2, metadata={"help": "The automatic learning rate never exceeds this."})
-    max_length: int = field(default=1024, metadata={"help": "Longer rows are cut to this many tokens, and the run says how many were."})
+    max_length: int = field(
+        default=1024, metadata={"help": "Longer rows are cut to this many tokens, longer texts become several rows; the run says how many."}
+    )
     self_retain_rows: int = field(
         default=256, metadata={"help": "Without a retain set: how many texts the model writes itself before training, to be kept."}
     )
 
     # TrainingArguments fields that the method decides unless they are given.
-    learning_rate: float = field(default=FROM_METHOD, metadata={"help": "Learning rate; with auto_lr, where it starts."})
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate; with auto_lr, where it starts. By the size of the base if left out."}
+    )
     max_steps: int = field(
         default=FROM_METHOD, metadata={"help": "Optimiser steps. Give num_train_epochs instead to count epochs of the forget set."}
     )
@@ -179,7 +185,7 @@ class UnlearnConfig(TrainingArguments):
             if key == "max_steps" and self.num_train_epochs:
                 value = -1  # epochs were asked for
             if getattr(self, key) is None:
-                setattr(self, key, value)
+                setattr(self, key, copy.copy(value))
         if self.num_train_epochs is None:
             self.num_train_epochs = 1.0 if self.max_steps == -1 else 0.0
         if self.warmup_steps and self.lr_scheduler_type == "constant":
@@ -193,7 +199,7 @@ class UnlearnConfig(TrainingArguments):
             if getattr(self, key) not in choices:
                 raise UserError(f"{key}: {getattr(self, key)!r} is not one of {', '.join(choices)}.")
         for key, interval in RANGES.items():
-            if key != "teacher_decay" or self.teacher_decay is not None:  # None: no teacher
+            if key not in ("teacher_decay", "learning_rate") or getattr(self, key) is not None:  # None: no teacher; by the base's size
                 _check_range(key, getattr(self, key), *interval)
         for key, (value, reason) in FIXED.items():
             if (getattr(self, key) or value) and getattr(self, key) != value:
@@ -229,17 +235,21 @@ class UnlearnConfig(TrainingArguments):
         if not isinstance(self.forget_loss_args, dict):
             raise UserError(f"forget_loss_args: {self.forget_loss_args!r} is not a mapping, write for example {{tol: 0.02}}.")
         loss = LOSSES[self.forget_loss]
-        known = [p.name for p in inspect.signature(loss.function).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        signature = inspect.signature(loss.function).parameters.values()
+        known = {p.name: p.default for p in signature if p.kind is inspect.Parameter.KEYWORD_ONLY}
         for key, value in self.forget_loss_args.items():
             if key not in known:
                 takes = ", ".join(known) or "no parameters"
                 raise UserError(f"forget_loss_args: {self.forget_loss} has no parameter {key!r}, it takes {takes}.")
-            _check_range(f"forget_loss_args.{key}", value, *LOSS_RANGES[key])
+            if not isinstance(known[key], bool):
+                _check_range(f"forget_loss_args.{key}", value, *LOSS_RANGES[key])
+            elif not isinstance(value, bool):
+                raise UserError(f"forget_loss_args.{key}: {value!r} is not true or false.")
 
 
 def _check_range(key: str, value: Any, low: float, high: float, ends: bool) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise UserError(f"{key}: {value!r} is not a number.")
     if not (low <= value <= high if ends else low < value < high):
-        interval = f"{low:g} to {high:g}" if high < math.inf else f"{'at least' if ends else 'above'} {low:g}"
+        interval = f"from {low:g} to {high:g}" if high < math.inf else f"{'at least' if ends else 'above'} {low:g}"
         raise UserError(f"{key}: {value!r} is out of range, write a value {interval}.")

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from peft_unlearn import adapters, data, evaluation, objectives
+from peft_unlearn import adapters, data, evaluation, methods, objectives
+from peft_unlearn.adapter_trainer import AdapterTrainer
 from peft_unlearn.auto_lr import AutoLR
 from peft_unlearn.combine import COMBINERS
 from peft_unlearn.config import UnlearnConfig
@@ -28,9 +29,10 @@ from peft_unlearn.teacher import damp, follow
 
 STATE_FILE = "unlearning_state.safetensors"  # of a checkpoint: the teacher and what AutoLR remembers
 SELF_RETAIN_LENGTH = 256  # tokens a text that the model writes itself; each costs a forward step
+STREAMS = ("forget", "retain")
 
 
-class UnlearnTrainer(Trainer):
+class UnlearnTrainer(AdapterTrainer):
     """Make a language model forget one set of texts and keep another, with gradients over a LoRA adapter only.
 
     Args:
@@ -65,10 +67,10 @@ class UnlearnTrainer(Trainer):
     ):
         # Args
         args = UnlearnConfig("unlearn-output") if args is None else args
-        if args.n_gpu > 1 or args.fsdp or args.deepspeed:
-            raise UserError(
-                "accelerate: one gradient an objective needs replicated weights; launch one process a GPU, without FSDP or DeepSpeed."
-            )
+        if args.n_gpu > 1:
+            raise UserError(f"accelerate: one process sees {args.n_gpu} GPUs; launch one process a GPU, or show it one GPU.")
+        if args.auto_lr and optimizers[1] is not None:
+            raise UserError("optimizers: auto_lr sets the learning rate, leave the scheduler out.")
         if forget_dataset is None:
             raise UserError("forget_dataset: there is none; give the rows to forget.")
 
@@ -77,20 +79,25 @@ class UnlearnTrainer(Trainer):
             model = adapters.load_base(model, quantization_config=quantization_config)
         elif quantization_config is not None:
             raise UserError("quantization_config: it applies to a model given by name; quantise a loaded one when loading it.")
+        if args.learning_rate is None:
+            args.learning_rate = methods.learning_rate(model.num_parameters())
 
         # Processing class
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path)
+            try:
+                processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path)
+            except (OSError, ValueError) as error:
+                raise UserError(f"processing_class: {model.config._name_or_path!r} brings no tokenizer, give one.") from error
 
         # PEFT
         set_seed(args.seed)  # the adapter's init belongs to the run
         model = adapters.attach(model, peft_config, teacher=args.teacher_decay is not None)
         if args.gradient_checkpointing:
             model.enable_input_require_grads()  # or LoRA layers silently do not train
-            args.gradient_checkpointing_kwargs = args.gradient_checkpointing_kwargs or {"use_reentrant": False}
 
         # Dataset
-        length = min(args.max_length, getattr(model.config, "max_position_embeddings", args.max_length))
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", args.max_length)  # not every model has a limit
+        length = min(args.max_length, context)
         forget_rows = _rows(forget_dataset, processing_class, length, "forget_dataset")
         if retain_dataset is None:
             with adapters.view(model, "reference"):
@@ -139,44 +146,48 @@ class UnlearnTrainer(Trainer):
         total = torch.zeros((), device=self.args.device)
         with self.accelerator.no_sync(model):  # DDP must not average an objective's gradient on its own
             for stream, batch in inputs.items():
-                here = [k for k, o in enumerate(self.objectives) if o.stream == stream]
-                anchors = {o.anchor: self._anchor(o.anchor, batch) for o in self.objectives if o.stream == stream and o.anchor}
+                here = [(k, o) for k, o in enumerate(self.objectives) if o.stream == stream]
+                anchors = {name: self._anchor(name, batch) for name in {o.anchor for _, o in here}}
                 model.train()
-                with self.compute_loss_context_manager():
-                    scores = score(model, batch)
-                    for k in here:
-                        objective = self.objectives[k]
-                        loss = objective.function(scores, anchors.get(objective.anchor or "")) / num_items_in_batch[stream][objective.per]
-                        self._gradients.into(k)
-                        self.accelerator.backward(loss, retain_graph=k != here[-1])
-                        total += objective.coef * loss.detach()
-                        self._metrics[f"loss/{objective.name}"].append(loss.detach())
+                scores = score(model, batch)
+                for k, objective in here:
+                    loss = objective.function(scores, anchors[objective.anchor]) / num_items_in_batch[stream][objective.per]
+                    self._gradients.into(k)
+                    self.accelerator.backward(loss, retain_graph=k != here[-1][0])
+                    self._sums[f"loss/{objective.name}"] += loss.detach()
+                    total += objective.coef * loss.detach()
                 if stream == "forget":
-                    self._metrics["p/forget"].append(row_probabilities(scores.logps.detach(), scores.mask).mean())
-        model.zero_grad()
+                    rows = row_probabilities(scores.logps.detach(), scores.mask)
+                    self._sums["p/forget"] += rows.sum() / num_items_in_batch[stream]["sequence"]
         self._retain_batches.append((inputs["retain"], num_items_in_batch["retain"]["token"]))
         if self.accelerator.sync_gradients:
             self._combine()
-        return total
+        return total * self.accelerator.num_processes  # what is logged is the mean over processes
 
     @torch.no_grad()
-    def _anchor(self, name: str, batch: dict[str, Tensor]) -> Scores:
+    def _anchor(self, name: str | None, batch: dict[str, Tensor]) -> Scores | None:
         """Scores of the teacher or the reference; before the student's forward, so that its backward sees the student's adapter."""
+        if name is None:
+            return None
         with adapters.view(self.model, name):
             self.model.eval()
             return score(self.model, batch)
 
     def _combine(self) -> None:
         """G -> weights -> clipped, damped `.grad`. The clipping coefficient also scales damping and teacher [mean teacher]."""
+        matrix, scaler = self._gradients.matrix, self.accelerator.scaler
         if self.accelerator.num_processes > 1:
-            self._gradients.matrix = self.accelerator.reduce(self._gradients.matrix, "sum")
-        scale = 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()  # fp16 only
+            torch.distributed.all_reduce(matrix)  # in place: accelerate's own would hold G twice
+        sums = self.accelerator.reduce(dict(self._sums), "sum")
+        scale = 1.0 if scaler is None else scaler.get_scale()  # G is this many times too long (fp16 only)
         gramian = self._gradients.gramian() / scale**2
-        if not torch.isfinite(gramian).all() and self.accelerator.scaler is None:
-            self._restore()
+        # A gradient that overflowed under a scaler goes on to `.grad`, for the scaler to skip the step; a loss that did will not recover.
+        finite = bool(torch.isfinite(gramian).all())
+        if not (finite or scaler is not None) or not all(torch.isfinite(value) for value in sums.values()):
+            torch._foreach_copy_([p.data for p in self.student], self._start)
             raise UserError(
                 f"learning_rate: a loss or its gradient turned NaN or infinite at step {self.state.global_step + 1}; "
-                f"the adapter of step {max(self.state.global_step - 1, 0)} is kept, write a lower learning_rate or set max_grad_norm."
+                f"the adapter of step {self._good_step} is kept, write a lower learning_rate or set max_grad_norm."
             )
         weights = COMBINERS[self.args.combine](gramian, torch.tensor([o.coef for o in self.objectives], dtype=torch.float64))
         self._norm = (weights @ gramian @ weights).clamp_min(0).sqrt()
@@ -184,22 +195,24 @@ class UnlearnTrainer(Trainer):
         views = self._gradients.set(self._gradients.combined(weights * self._clip))
         if self.args.damping:
             damp(views, self.student, self.teacher, self.args.damping * scale, self._clip)
-        self._gradients.matrix.zero_()
-        self._log_gradients(gramian, weights)
-        self._remember()
+        matrix.zero_()
+        self._sums.clear()
+        if finite:
+            self._record(sums, gramian, weights)
+            self._remember()
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        """Clipping happened in `_combine`, before damping; the norm is reported."""
+        """Nothing: clipping happened in `_combine`, before damping."""
+        return self._norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:
         return self._norm
 
     @torch.no_grad()
     def _remember(self) -> None:
         """Keep the adapter that gave these finite gradients: the last good one, and where the coming step starts."""
         torch._foreach_copy_(self._start, [p.detach() for p in self.student])
-
-    @torch.no_grad()
-    def _restore(self) -> None:
-        torch._foreach_copy_([p.data for p in self.student], self._start)
+        self._good_step = self.state.global_step
 
     def after_optimizer_step(self) -> None:
         """Probe the learning rate along the step just taken, then let the teacher follow."""
@@ -240,25 +253,33 @@ class UnlearnTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> dict[str, dict[str, Tensor]]:
         """Label tokens and sequences of each stream, over the whole accumulated batch and all processes."""
         counts = torch.tensor(
-            [[[b[s]["labels"][:, 1:].ne(-100).sum(), len(b[s]["labels"])] for s in ("forget", "retain")] for b in batch_samples],
-            device=device,
+            [[[b[s]["labels"][:, 1:].ne(-100).sum(), len(b[s]["labels"])] for s in STREAMS] for b in batch_samples], device=device
         ).sum(0)
         counts = self.accelerator.reduce(counts, "sum")
-        return {s: {"token": tokens, "sequence": rows} for s, (tokens, rows) in zip(("forget", "retain"), counts, strict=True)}
+        return {s: {"token": tokens, "sequence": rows} for s, (tokens, rows) in zip(STREAMS, counts, strict=True)}
 
     def floating_point_ops(self, inputs: dict[str, dict[str, Tensor]]) -> int:
         return sum(super(UnlearnTrainer, self).floating_point_ops(batch) for batch in inputs.values())
+
+    def _track_num_input_tokens(self, inputs: dict[str, dict[str, Tensor]]) -> None:
+        for batch in inputs.values():
+            super()._track_num_input_tokens(batch)
 
     # ------------------------------------------------------------------------------------------------------- running and logging
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._gradients = Gradients(self.student, len(self.objectives))
+        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))  # over micro-batches
         self._start = [p.detach().clone() for p in self.student]
+        self._good_step = 0
         self._retain_batches: list[tuple[dict[str, Tensor], Tensor]] = []
         return super().train(*args, **kwargs)
 
-    def _log_gradients(self, gramian: Tensor, weights: Tensor) -> None:
+    def _record(self, sums: dict[str, Tensor], gramian: Tensor, weights: Tensor) -> None:
+        """Keep a step's losses, and the norms, weights and cosines of its gradients, for the next log line."""
         norms = gramian.diagonal().clamp_min(0).sqrt()
+        for name, value in sums.items():
+            self._metrics[name].append(value.cpu())
         for k, objective in enumerate(self.objectives):
             self._metrics[f"grad_norm/{objective.name}"].append(norms[k])
             self._metrics[f"weight/{objective.name}"].append(weights[k])
@@ -266,8 +287,8 @@ class UnlearnTrainer(Trainer):
                 self._metrics[f"cosine/forget_{objective.name}"].append(gramian[0, k] / (norms[0] * norms[k]).clamp_min(1e-30))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with the means, since the last line, of every objective's loss, gradient norm and weight."""
-        if self.model.training or "loss" in logs:
+        """Add to a training line the means, over the steps since the last one, of what `_record` kept."""
+        if "loss" in logs:
             logs = logs | {name: torch.stack(values).mean().item() for name, values in self._metrics.items()}
             self._metrics.clear()
         super().log(logs, start_time)
@@ -275,7 +296,7 @@ class UnlearnTrainer(Trainer):
     def evaluate(
         self, eval_dataset: dict[str, Dataset] | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Score the forget set, the retain set and every set of `eval_dataset` as the student stands, without generation."""
+        """Score the forget set, the retain set and every set of `eval_dataset` (or only the sets given here, tokenised) without generation."""
         results: dict[str, float] = {}
         for name, rows in (eval_dataset or self.sets).items():
             result = evaluation.evaluate(
@@ -283,40 +304,44 @@ class UnlearnTrainer(Trainer):
             )
             results |= {f"{metric_key_prefix}_{name}_{metric}": values["mean"] for metric, values in result.items()}
         self.log(results)
-        control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
-        self.control = control
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
         return results
 
     # --------------------------------------------------------------------------------------------------------- saving and loading
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Write the student, and only it: an adapter that plain PEFT loads."""
-        if self.args.should_save:
-            adapters.export(self.model, output_dir or self.args.output_dir)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
             tensors = {str(i): p.detach().contiguous() for i, p in enumerate(self.teacher)}
-            calibrated = torch.tensor(self.auto_lr is not None and self.auto_lr.calibrated)
+            calibrated = torch.tensor(0.0 if self.auto_lr is None else self.auto_lr.calibrated, dtype=torch.float64)
             save_file(tensors | {"auto_lr_calibrated": calibrated}, Path(output_dir) / STATE_FILE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
+        if not (Path(checkpoint) / STATE_FILE).is_file():
+            raise UserError(f"resume_from_checkpoint: {checkpoint} holds an adapter only (save_only_model), and no state to go on from.")
         saved = load_file(Path(checkpoint) / STATE_FILE)
         for i, p in enumerate(self.teacher):
             p.data.copy_(saved[str(i)])
         if self.auto_lr is not None:
-            self.auto_lr.calibrated = bool(saved["auto_lr_calibrated"])
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        set_peft_model_state_dict(self.model, load_peft_weights(resume_from_checkpoint, device="cpu"), adapter_name=adapters.STUDENT)
+            self.auto_lr.calibrated = saved["auto_lr_calibrated"].item()
+        self._remember()
 
 
 def _rows(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, name: str) -> Dataset:
-    return dataset if "input_ids" in dataset.column_names else data.tokenize(dataset, tokenizer, length, name=name).rows
+    """Tokenised rows of at most `length` tokens, each with something to predict."""
+    if len(dataset) == 0:
+        raise UserError(f"{name}: it is empty, give at least one row.")
+    if not {"input_ids", "labels"} <= set(dataset.column_names):
+        return data.tokenize(dataset, tokenizer, length, name=name).rows
+    for number, row in enumerate(dataset.with_format("numpy"), 1):
+        if len(row["input_ids"]) > length:
+            raise UserError(f"{name}: row {number} has {len(row['input_ids'])} tokens and max_length is {length}, cut the row.")
+        if not (row["labels"][1:] != -100).any():
+            raise UserError(f"{name}: row {number} has no label after its first token, take the row out.")
+    return dataset
 
 
 class _AfterOptimizerStep(TrainerCallback):

@@ -91,7 +91,7 @@ def train(model, parameters_of, pairs, args, steps, size):
         optimizer = torch.optim.AdamW(
             params, lr=args.learning_rate, weight_decay=args.weight_decay, betas=(0.9, 0.999), eps=args.adam_epsilon
         )
-    rates, calibrated = [], False
+    rates, calibrated = [], 0.0
     for step in range(steps):
         examples = [pairs[n] for n in range(step * size, (step + 1) * size)]
         forget, retain = (batch([e[k] for e in examples]) for k in ("forget", "retain"))
@@ -140,15 +140,15 @@ def gen(at, lr, maximum, calibrated):
 
     if calibrated:
         found = minimum(1.0)
-        return (lr if found is None else min(lr * (0.9 + 0.1 * min(max(found, 0.5), 2.0)), maximum)), 1.0, True
+        return (lr if found is None else min(lr * (0.9 + 0.1 * min(max(found, 0.5), 2.0)), maximum, 2 * calibrated)), 1.0, calibrated
     limit = maximum / lr
     x = first = min(1.0, limit)
     for _ in range(20):
         found = minimum(x)
         if found is not None and 0.9 <= found <= 1.1:
-            return lr * min(x * found, limit), min(x * found, limit), True
+            return lr * min(x * found, limit), min(x * found, limit), lr * min(x * found, limit)
         factor = 4.0 if found is None else min(max(found, 0.25), 4.0)
         if factor > 1 and x >= limit:
             break
         x = min(x * factor, limit)
-    return lr * first, first, False
+    return lr * first, first, 0.0

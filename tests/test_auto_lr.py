@@ -57,7 +57,7 @@ def test_calibration_ends_at_the_line_searchs_minimum_wherever_it_starts(start):
     best = 2e-3
     auto = AutoLR(maximum=1e-1, every=10)
     share, lr = auto.update(start, loss_along(start, best))
-    assert auto.calibrated
+    assert auto.calibrated == lr
     assert lr == pytest.approx(share * start)
     assert lr == pytest.approx(best * line_search(loss_along(best, best), 0, 3), rel=0.1)
 
@@ -68,7 +68,7 @@ def test_calibration_from_any_start_gives_the_same_rate():
 
 
 def test_calibrated_rate_moves_slowly_and_within_its_guards():
-    auto = AutoLR(maximum=1.0, every=10, calibrated=True)
+    auto = AutoLR(maximum=1.0, every=10, calibrated=1e-3)
     assert auto.update(1e-3, lambda x: (x - 7) ** 2) == (1.0, pytest.approx(1e-3 * (1 + SMOOTHING * (HIGHEST - 1))))
     assert auto.update(1e-3, lambda x: (x - 0.01) ** 2) == (1.0, pytest.approx(1e-3 * (1 + SMOOTHING * (LOWEST - 1))))
 
@@ -77,7 +77,7 @@ def test_calibrated_rate_moves_slowly_and_within_its_guards():
     "loss_at", [lambda x: 1 + x, lambda x: 1 - x, lambda x: 1 - x * x, lambda x: 1 + 1e-9 * (x - 2) ** 2, lambda x: 1.0, lambda x: math.nan]
 )
 def test_rate_is_kept_where_there_is_no_minimum_ahead(loss_at):
-    calibrated = AutoLR(maximum=1.0, every=10, calibrated=True)
+    calibrated = AutoLR(maximum=1.0, every=10, calibrated=1e-3)
     assert calibrated.update(1e-3, loss_at) == (1.0, 1e-3)
     fresh = AutoLR(maximum=1.0, every=10)
     assert fresh.update(1e-3, loss_at) == (1.0, 1e-3)
@@ -87,12 +87,20 @@ def test_rate_is_kept_where_there_is_no_minimum_ahead(loss_at):
 @given(st.floats(1e-9, 10), st.floats(1e-9, 10), st.lists(st.floats(-5, 5), min_size=3, max_size=3))
 def test_rate_stays_positive_and_under_its_maximum(lr, maximum, coefficients):
     loss_at = np.polynomial.Polynomial([1.0, *coefficients])
-    for calibrated in (False, True):
+    for calibrated in (0.0, lr):
         share, after = AutoLR(maximum, 10, calibrated).update(lr, lambda x: float(loss_at(x)))
         assert 0 < after <= max(maximum, lr if calibrated else 0) * (1 + 1e-9)
         assert share > 0
 
 
+def test_many_probes_cannot_carry_the_rate_away():
+    auto = AutoLR(maximum=1.0, every=1, calibrated=1e-3)
+    lr = 1e-3
+    for _ in range(1000):
+        lr = auto.update(lr, lambda x: (x - 7) ** 2)[1]  # the minimum always lies further out
+    assert lr == pytest.approx(2e-3)
+
+
 def test_probes_every_tenth_step_once_calibrated():
-    assert [step for step in range(25) if AutoLR(1.0, 10, calibrated=True).due(step)] == [0, 10, 20]
+    assert [step for step in range(25) if AutoLR(1.0, 10, calibrated=1e-3).due(step)] == [0, 10, 20]
     assert all(AutoLR(1.0, 10).due(step) for step in range(25))

@@ -59,6 +59,9 @@ def world(tmp_path_factory):
     rows("retain.jsonl", [{"question": f"who is in the city of {n} ?", "answer": f"{colour} {n}"} for n, colour in pairs])
     rows("empty.jsonl", [])
     rows("columns.jsonl", [{"title": "red", "body": "blue"}])
+    (folder / "broken.jsonl").write_text('{"text": "red"}\n{"text": "blue"\n')
+    (folder / "t5").mkdir()
+    (folder / "t5" / "config.json").write_text('{"model_type": "t5"}')
     return folder
 
 
@@ -135,14 +138,16 @@ def test_written_recipe_gives_the_same_run_again(recipe):
     assert all(second[name].equal(tensor) for name, tensor in first.items())
 
 
-def test_evaluate_gives_the_numbers_of_the_report(recipe):
-    assert main(["train", recipe(learning_rate="1e-2")]) == 0
+@pytest.mark.parametrize("precision", [{}, {"load_in_4bit": True}, {"load_in_8bit": True}])
+def test_evaluate_gives_the_numbers_of_the_report(recipe, precision):
+    """To the last bit: the same rows in the same batches, through weights that were saved and loaded."""
+    assert main(["train", recipe(learning_rate="1e-2", per_device_eval_batch_size=3, **precision)]) == 0
     assert main(["evaluate", "out", "--output", "again.json"]) == 0
     reported, again = (json.loads(Path(name).read_text())["results"] for name in ("out/report.json", "again.json"))
     for name, views in reported.items():
         for view, metrics in views.items():
             for metric, entry in metrics.items():
-                assert again[name][view][metric]["mean"] == pytest.approx(entry["mean"], rel=1e-5, abs=1e-6), (name, view, metric)
+                assert again[name][view][metric] == entry, (name, view, metric)
 
 
 def test_merged_model_gives_the_logits_of_the_adapter(recipe, world):
@@ -187,7 +192,16 @@ def test_a_model_with_its_own_adapter_is_the_one_that_forgets(recipe, world, mod
     assert before == pytest.approx(tuned_loss, rel=1e-5)
     assert before != pytest.approx(base_loss, rel=1e-5)
     assert after != before
-    if mode != "merge":
+    if mode == "merge":
+        card = Path("out/README.md").read_text()
+        code = card.split("```python\n")[1].split("```")[0]
+        names = {'"base"': f'"{world / "base"}"', '"lora"': f'"{lora}"'}
+        for name, path in names.items():
+            code = code.replace(name, path)
+        loaded: dict = {}
+        exec(code, loaded)
+        assert mean_loss(loaded["model"], world / "base", forget) == pytest.approx(after, rel=1e-4)
+    else:
         assert results["forget"]["never_seen"]["loss"]["mean"] == pytest.approx(base_loss, rel=1e-5)
     assert main(["evaluate", "out", "--output", "again.json"]) == 0
     again = json.loads(Path("again.json").read_text())["results"]["forget"]
@@ -219,6 +233,13 @@ BAD = {
         lambda w: {"adapter_name_or_path": str(w / "lora"), "model_name_or_path": str(w / "other")},
         "adapter_name_or_path", "write model_name_or_path",
     ),
+    "model of another kind": (lambda w: {"model_name_or_path": str(w / "t5")}, "model_name_or_path", "is a t5"),
+    "modules that the model lacks": (lambda w: {"lora_target_modules": "qkv_proj"}, "no module named qkv_proj", "q_proj"),
+    "one module that the model lacks": (lambda w: {"lora_target_modules": ["q_proj", "qkv"]}, "no module named qkv;", "q_proj"),
+    "output in a file": (lambda w: {"output_dir": "my.yaml/out"}, "output_dir: my.yaml/out cannot be made in"),
+    "reporter that is not there": (lambda w: {"report_to": "magic"}, "report_to: 'magic' is not installed"),
+    "optimiser that is not there": (lambda w: {"optim": "galore_adamw"}, "optim: 'galore_adamw'", "galore_torch"),
+    "broken line": (lambda w: {"forget_dataset": str(w / "broken.jsonl")}, "forget_dataset: cannot load", "broken.jsonl (line 2 is not JSON)"),
     "nothing to resume": (lambda w: {"resume_from_checkpoint": True}, "resume_from_checkpoint", "no checkpoint"),
 }  # fmt: skip
 
@@ -234,11 +255,6 @@ def test_bad_overrides_are_refused_like_bad_keys(recipe, capsys, no_model):
     refused(capsys, ["train", recipe(), "--lora_rank", "8"], "lora_rank: write lora_r")
     refused(capsys, ["train", recipe(), "--seed", "one"], "seed: 'one' is not a whole number")
     refused(capsys, ["train", "none.yaml"], "none.yaml does not exist")
-
-
-def test_modules_that_the_model_lacks_are_refused_and_nothing_is_written(recipe, capsys):
-    refused(capsys, ["train", recipe(lora_target_modules="qkv_proj")], "lora_target_modules", "qkv_proj")
-    assert not Path("out").exists()
 
 
 def test_a_finished_run_is_not_overwritten(recipe, capsys, monkeypatch):
@@ -266,11 +282,14 @@ def test_a_cut_run_goes_on_where_it_was_cut(recipe, capsys):
     assert all(resumed[name].equal(tensor) for name, tensor in uncut.items())
 
 
-def test_divergence_keeps_the_last_good_adapter_and_says_so(recipe, capsys):
+def test_divergence_keeps_the_last_good_adapter_and_says_so(recipe, world, capsys):
     refused(capsys, ["train", recipe(method="graddiff", learning_rate="1e30", max_grad_norm=0, max_steps=5)], "NaN or infinite at step")
     report = json.loads(Path("out/report.json").read_text())
     assert "NaN or infinite" in report["run"]["stopped"]
+    assert f"stopped early, and this is the last good adapter: {report['run']['stopped']}" in Path("out/README.md").read_text()
     assert all(tensor.isfinite().all() for tensor in load_file("out/adapter_model.safetensors").values())
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world / "base"), "out")
+    assert loaded(torch.tensor([[1, 5, 6, 7]])).logits.isfinite().all()
 
 
 def test_layers_that_did_not_move_are_warned_about(recipe, caplog):
@@ -281,14 +300,39 @@ def test_layers_that_did_not_move_are_warned_about(recipe, caplog):
 
 def test_evaluate_says_what_it_lacks(world, recipe, capsys, no_model):
     recipe()
-    refused(capsys, ["evaluate", "./nowhere"], "adapter", "nowhere")
+    refused(capsys, ["evaluate", "./nowhere"], "model", "nowhere")
     refused(capsys, ["evaluate", str(world / "lora")], "write --forget")
+    refused(capsys, ["evaluate", str(world / "base")], "write --forget")
+    refused(capsys, ["evaluate", str(world / "base"), "--base", "other"], "leave --base out")
+    refused(
+        capsys,
+        ["evaluate", str(world / "lora"), "--forget", "x.jsonl", "--batch-size", "0"],
+        "per_device_eval_batch_size: 0 is out of range",
+    )
+    refused(capsys, ["evaluate", str(world / "lora"), "--forget", "x.jsonl", "--set", "lora_rank=8"], "lora_rank: write lora_r")
     refused(capsys, ["evaluate", str(world / "lora"), "--forget", "none.jsonl"], "forget_dataset", "none.jsonl")
     refused(
         capsys,
         ["evaluate", str(world / "lora"), "--base", str(world / "other"), "--forget", str(world / "forget.jsonl")],
         "model_name_or_path",
     )
+
+
+def test_a_merged_model_has_the_numbers_of_its_adapter_on_the_same_base(recipe, world, capsys):
+    """The adapter was trained on NF4, so its own numbers are others: merging goes into the 32-bit base, and says so."""
+    assert main(["train", recipe(load_in_4bit=True, learning_rate="1e-2", max_steps=4)]) == 0
+    assert main(["merge", "out", "--output", "merged"]) == 0
+    assert "Measure again: peft-unlearn evaluate merged" in capsys.readouterr().out
+    sets = ["--forget", str(world / "forget.jsonl"), "--retain", str(world / "retain.jsonl")]
+    assert main(["evaluate", "merged", *sets, "--output", "merged.json"]) == 0
+    assert main(["evaluate", "out", "--set", "load_in_4bit=false", "--output", "adapter.json"]) == 0
+    merged, adapter, trained = (
+        json.loads(Path(name).read_text())["results"] for name in ("merged.json", "adapter.json", "out/report.json")
+    )
+    for name in ("forget", "retain"):
+        loss = merged[name]["model"]["loss"]["mean"]
+        assert loss == pytest.approx(adapter[name]["after"]["loss"]["mean"], rel=1e-5)
+        assert loss != pytest.approx(trained[name]["after"]["loss"]["mean"], rel=1e-5)
 
 
 def test_evaluate_takes_an_adapter_without_a_recipe(world, recipe):

@@ -86,7 +86,7 @@ def test_mapping_takes_splits_slices_folders_and_globs(tmp_path, monkeypatch):
         ("empty.jsonl", "empty.jsonl holds no rows"),
         ("empty.json", "cannot load empty.json"),
         ("blank.txt", "the set has no rows"),
-        ("broken.jsonl", "cannot load broken.jsonl .*row 2"),
+        ("broken.jsonl", "cannot load broken.jsonl .line 2 is not JSON"),
         ("broken.parquet", "cannot load broken.parquet"),
         ("binary.txt", "cannot load binary.txt .*utf-8"),
         ("story.jsonl", "its columns are story, write text, prompt and completion"),

@@ -148,14 +148,66 @@ def test_keys_that_other_messages_have_do_not_reach_the_template():
 
 def test_long_rows_are_cut_and_counted_and_a_cut_row_has_no_end(caplog):
     tokenizer = TOKENIZERS["llama_style"]
-    rows = [{"text": "Ann lives in Oslo."}, {"text": "Ann lives in Oslo. " * 9}, {"text": "Bob lives in Rome. " * 9}]
+    answers = ["In Oslo.", "In Oslo. " * 9, "In Rome. " * 9]
+    rows = [{"prompt": "Where? ", "completion": answer} for answer in answers]
     whole = encode(rows, tokenizer)
     with caplog.at_level(logging.WARNING):
-        tokens = tokenize(Dataset.from_list(rows), tokenizer, 12, name="retain_dataset")
+        tokens = tokenize(Dataset.from_list(rows), tokenizer, 20, name="retain_dataset")
     assert tokens.truncated == 2
-    assert "retain_dataset: 2 of 3 rows are longer than max_length 12" in caplog.text
-    assert tokens.rows["input_ids"][:] == [row["input_ids"][:12] for row in whole]
-    assert tokens.rows["labels"][:] == [row["labels"][:12] for row in whole]
+    assert "retain_dataset: 2 of 3 rows are longer than max_length 20" in caplog.text
+    assert tokens.rows["input_ids"][:] == [row["input_ids"][:20] for row in whole]
+    assert tokens.rows["labels"][:] == [row["labels"][:20] for row in whole]
+
+
+@pytest.mark.parametrize("name", ["byte_level", "llama_style", "no_special"])
+@pytest.mark.parametrize("max_length", [2, 3, 12, 13])
+def test_every_token_of_a_long_text_is_learnt_once_and_in_order(name, max_length, caplog):
+    tokenizer = TOKENIZERS[name]
+    rows = [{"text": "Ann lives in Oslo."}, {"text": "Bob lives in Rome, as Ann does. " * 9}]
+    whole = encode(rows, tokenizer)
+    with caplog.at_level(logging.INFO):
+        tokens = tokenize(Dataset.from_list(rows), tokenizer, max_length, name="forget_dataset")
+    assert tokens.truncated == 0
+    assert tokens.rows.column_names == ["input_ids", "labels"]
+    learnt = [label for labels in tokens.rows["labels"] for label in labels if label != -100]
+    assert learnt == [token for row in whole for token in row["input_ids"][1:]]
+    lengths = [len(ids) for ids in tokens.rows["input_ids"]]
+    assert max(lengths) <= max_length
+    needed = [-(-(len(row["input_ids"]) - 1) // (max_length - 1)) for row in whole]
+    assert len(lengths) <= sum(needed)
+    split = [count for count in needed if count > 1]
+    assert f"forget_dataset: {len(split)} of 2 texts are longer than max_length {max_length} and were split into" in caplog.text
+    for ids, labels in zip(tokens.rows["input_ids"], tokens.rows["labels"], strict=True):
+        assert labels == [-100, *ids[1:]]
+        if name == "llama_style":
+            assert ids[0] == tokenizer.bos_token_id
+    if name != "llama_style":  # the context of a piece is the token before it
+        assert [ids[0] for ids in tokens.rows["input_ids"][-2:]] == [tokens.rows["input_ids"][-3][-1], tokens.rows["input_ids"][-2][-1]]
+
+
+def test_pieces_of_a_text_are_equally_long():
+    """A last piece of a few tokens would count as much as a whole one in a mean over rows."""
+    rows = tokenize(Dataset.from_list([{"text": "Ann lives in Oslo. " * 40}]), TOKENIZERS["llama_style"], 50, name="x").rows
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    assert len(lengths) > 3
+    assert max(lengths) - min(lengths) < len(lengths)
+
+
+def test_template_arguments_reach_both_sides_of_a_row():
+    """As Qwen3's: without thinking, the prompt itself closes the empty thought that a last turn begins with."""
+    tokenizer = chat()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    )
+    rows = Dataset.from_list([{"question": "Where does Ann live?", "answer": "In Oslo."}])
+    thinking = tokenize(rows, tokenizer, 512, name="x").rows[0]
+    plain = tokenize(rows, tokenizer, 512, name="x", template_arguments={"enable_thinking": False}).rows[0]
+    assert plain["input_ids"] == thinking["input_ids"]
+    assert completion(thinking, tokenizer).startswith("<think>")
+    assert completion(plain, tokenizer) == "In Oslo.<|im_end|>\n"
 
 
 @pytest.mark.parametrize("name", ["byte_level", "chat"])

@@ -222,6 +222,22 @@ def test_card_of_an_adapter_on_another_loads_both(tmp_path: Path) -> None:
         compile(block.split("```")[0], "card", "exec")
 
 
+def test_card_of_an_adapter_on_a_merged_one_merges_that_first(tmp_path: Path) -> None:
+    write_card(tmp_path, base="some/base", method="mollm", settings={}, below="me/finetune", below_merged=True)
+    text = (tmp_path / "README.md").read_text()
+    assert 'base = PeftModel.from_pretrained(base, "me/finetune").merge_and_unload()' in text
+    assert "set_adapter" not in text
+    assert "--below me/finetune" in text
+
+
+def test_card_of_a_stopped_run_says_so(tmp_path: Path) -> None:
+    stopped = {**REPORT, "run": {"stopped": "the loss turned NaN."}}
+    write_card(tmp_path, base="some/base", method="mollm", settings={}, report=stopped)
+    assert "this is the last good adapter: the loss turned NaN." in (tmp_path / "README.md").read_text()
+    write_card(tmp_path, base="some/base", method="mollm", settings={}, report=REPORT)
+    assert "stopped early" not in (tmp_path / "README.md").read_text()
+
+
 def test_card_takes_the_place_of_pefts_own(adapter: Path) -> None:
     text = (adapter / "README.md").read_text()
     assert "Model Card for Model ID" not in text

@@ -171,6 +171,14 @@ def test_npo_starts_as_gradient_ascent():
     torch.testing.assert_close(grad, mask.float(), rtol=1e-6, atol=0.0)
 
 
+def test_npo_of_the_mean_is_npo_of_one_token_with_the_mean_log_ratio():
+    logps, ref, mask = torch.log(torch.rand(4, 7)), torch.log(torch.rand(4, 7)), torch.rand(4, 7) < 0.6
+    mask[:, 0] = True
+    ratio = torch.stack([(a - b)[m].mean() for a, b, m in zip(logps, ref, mask, strict=True)])[:, None]
+    expected = npo(ratio, torch.zeros_like(ratio), torch.ones_like(ratio))
+    torch.testing.assert_close(npo(logps, ref, mask, mean=True), expected, rtol=1e-5, atol=0.0)
+
+
 @pytest.mark.parametrize("padding", [-5.0, -math.inf, math.nan])
 def test_npo_does_not_read_padding(padding):
     torch.manual_seed(0)

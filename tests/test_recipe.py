@@ -38,7 +38,7 @@ def test_resolved_recipe_is_the_same_recipe(method, tmp_path):
     plan.write(tmp_path)
     again = recipe.read(tmp_path / "recipe.yaml")
     assert again.resolved() == plan.resolved()
-    assert again.training.learning_rate == methods.defaults(method)["learning_rate"]
+    assert again.training.forget_coef == methods.defaults(method)["forget_coef"]
     assert set(plan.resolved()) >= set(methods.defaults(method))
 
 
@@ -110,6 +110,8 @@ def test_values_become_the_type_of_their_key(tmp_path, line, key, value):
         ("eval_dataset: facts.jsonl", "eval_dataset: 'facts.jsonl' is not a mapping."),
         ("eval_dataset: {forget: facts.jsonl}", "eval_dataset: 'forget' must be a name of its own"),
         ("eval_rows: -1", "eval_rows: -1 is out of range"),
+        ("chat_template_kwargs: {tokenize: true}", "chat_template_kwargs: tokenize is not one of a template's own"),
+        ("chat_template_kwargs: fast", "chat_template_kwargs: 'fast' is not a mapping."),
         ("retain_dataset: [a, b]", "retain_dataset: ['a', 'b'] is not text or a mapping."),
         ("forget_loss_args: {tl: 1}", "forget_loss_args: nlul has no parameter 'tl'"),
         ("learnin_rate: 1", "learnin_rate: there is no such key, did you mean learning_rate?"),

@@ -6,10 +6,13 @@ import pytest
 import torch
 from conftest import tiny_llama
 from datasets import Dataset
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.hf_api import RepoUrl
 from peft import LoraConfig, PeftModel
-from test_trainer_equivalence import FORGET, LORA, RETAIN, config, flat, tokenizer, trained
+from test_trainer_equivalence import FORGET, LORA, RETAIN, config, difference, flat, plain, rows, tokenizer, trained
+from transformers import TrainerCallback
 
-from peft_unlearn import UnlearnTrainer, adapters
+from peft_unlearn import UnlearnTrainer, adapters, methods
 from peft_unlearn.errors import UserError
 from peft_unlearn.methods import METHODS
 
@@ -71,7 +74,7 @@ def test_runs_are_reproducible_and_depend_on_the_seed(tmp_path):
 def test_without_a_retain_set_the_model_writes_one(tmp_path):
     words = Dataset.from_list([{"prompt": f"w{i} w{i + 1}", "completion": f"w{i + 2} w{i + 3}"} for i in range(5, 21)])
     trainer = build(tmp_path, forget_dataset=words, retain_dataset=None, self_retain_rows=12, max_length=24)
-    assert len(trainer.sets["retain"]) == 12
+    assert len(trainer.sets["retain"]) >= 12  # a long one is several rows
     trainer.train()
 
 
@@ -143,3 +146,281 @@ def test_stacked_and_continued_adapters_train(tmp_path):
             reference = trainer.model(torch.arange(3, 15).view(2, 6)).logits
         assert torch.allclose(reference, mine(torch.arange(3, 15).view(2, 6)).logits, atol=1e-5)
         assert not torch.equal(flat(trainer.student), kept)
+
+
+PROBED = {"auto_lr": True, "auto_lr_max": 100.0, "learning_rate": 0.3, "optim": "sgd", "optim_args": "momentum=0.9"}
+PROBED |= {"forget_coef": 0.1, "forget_floor": 0.0}  # with these the probe does move the rate
+
+
+def test_a_resumed_run_remembers_the_rate_that_the_probe_found(tmp_path):
+    uncut = trained(tmp_path / "uncut", "mollm", **PROBED, max_steps=8, save_strategy="steps", save_steps=5)
+    resumed = trained(tmp_path / "resumed", "mollm", **PROBED, max_steps=8, resume_from=tmp_path / "uncut" / "checkpoint-5")
+    assert resumed.auto_lr.calibrated == uncut.auto_lr.calibrated > 0
+    assert resumed.optimizer.param_groups[0]["lr"] == uncut.optimizer.param_groups[0]["lr"] > 0.3
+    assert torch.equal(flat(resumed.student), flat(uncut.student))
+
+
+@pytest.mark.parametrize("changes", [{"method": "ngdiff"}, {"method": "mollm"}, {"method": "mean_teacher", "retain_loss": "nll"}], ids=str)
+def test_a_rate_that_the_probe_moves_equals_the_plain_loops(changes, tmp_path):
+    trainer = trained(tmp_path, **changes, **PROBED)
+    student, teacher, rates = plain(trainer)
+    assert rates[-1] > 0.6
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rates[-1], rel=1e-4)
+    logged = [line["learning_rate"] for line in trainer.state.log_history[:-1]]  # the rate that each step was taken at
+    assert logged == pytest.approx([0.3, *rates[:-1]], rel=1e-4)
+    assert difference(trainer.student, adapters.adapter_parameters(student)) < 5e-6  # the probe's differences are 1e2 times as rounded
+    if trainer.teacher:
+        assert difference(trainer.teacher, adapters.adapter_parameters(teacher)) < 5e-6
+
+
+# ------------------------------------------------------------------------------------------------------------- mixed precision
+
+
+class Watch(TrainerCallback):
+    """Student and teacher after every step."""
+
+    def __init__(self, trainer):
+        self.trainer, self.students, self.teachers = trainer, [], []
+        trainer.add_callback(self)
+
+    def on_step_end(self, *args, **kwargs):
+        self.students.append(flat(self.trainer.student).clone())
+        self.teachers.append(flat(self.trainer.teacher).clone() if self.trainer.teacher else None)
+
+
+DAMPED = {
+    "method": "mean_teacher",
+    "optim": "sgd",
+    "optim_args": "momentum=0.9",
+    "learning_rate": 0.05,
+    "damping": 5.0,
+    "max_grad_norm": 0.01,
+}
+
+
+@pytest.mark.parametrize("changes", [DAMPED, {"method": "ngdiff"}, {"method": "mollm"}], ids=lambda changes: changes["method"])
+def test_a_gradient_scaler_changes_nothing(changes, tmp_path):
+    plain, scaled = (build(tmp_path, **changes, forget_floor=0.0) for _ in range(2))
+    scaled.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for trainer in (plain, scaled):
+        trainer.train()
+    assert difference(scaled.student, plain.student) < 1e-6
+    for ours, theirs in zip(scaled.state.log_history[:-1], plain.state.log_history[:-1], strict=True):
+        for name in ("loss", "grad_norm", "loss/forget", "grad_norm/forget", "weight/forget"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("changes", [DAMPED, {"method": "ngdiff"}, {"method": "mollm"}], ids=lambda changes: changes["method"])
+def test_a_gradient_that_overflows_under_a_scaler_skips_the_whole_step(changes, tmp_path, monkeypatch):
+    trainer = build(tmp_path, **changes, forget_floor=0.0)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    watch, calls, probed, objective = Watch(trainer), [], [], trainer.objectives[0]
+    monkeypatch.setattr(trainer, "_probe", lambda *args: probed.append(trainer.state.global_step))
+
+    def overflowing(scores, anchor):
+        calls.append(None)
+        if len(calls) == 2:
+            scores.logps.register_hook(lambda gradient: gradient * math.inf)
+        return objective.function(scores, anchor)
+
+    trainer.objectives[0] = type(objective)(objective.name, objective.stream, objective.coef, overflowing, objective.per)
+    trainer.train()
+    assert torch.equal(watch.students[1], watch.students[0])
+    assert not torch.equal(watch.students[2], watch.students[1])
+    assert trainer.accelerator.scaler.get_scale() == 512.0
+    if trainer.teacher:
+        assert torch.equal(watch.teachers[1], watch.teachers[0])
+    if trainer.auto_lr:
+        assert probed == [0, 2, 3]
+    assert torch.isfinite(flat(trainer.student)).all()
+    assert all(math.isfinite(value) for line in trainer.state.log_history for name, value in line.items() if "/" in name)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_under_a_scaler_too(tmp_path):
+    trainer = build(tmp_path, "ngdiff")
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    objective = trainer.objectives[0]
+    trainer.objectives[0] = type(objective)(
+        objective.name, objective.stream, objective.coef, lambda scores, _: scores.logps.sum() * math.nan
+    )
+    with pytest.raises(UserError, match="learning_rate.*step 1"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "ngdiff"])
+def test_bf16_autocast_leaves_adapters_and_gradients_in_fp32(method, tmp_path):
+    trainer = build(tmp_path / "bf16", method, bf16=True, forget_floor=0.0)
+    seen = set()
+    trainer.objectives = [
+        type(o)(
+            o.name,
+            o.stream,
+            o.coef,
+            lambda scores, anchor, o=o: (seen.add(scores.logits.dtype), o.function(scores, anchor))[1],
+            o.per,
+            o.anchor,
+        )
+        for o in trainer.objectives
+    ]
+    trainer.train()
+    assert seen == {torch.float32}
+    assert {p.dtype for p in trainer.student + trainer.teacher} == {torch.float32}
+    assert trainer._gradients.matrix.dtype == torch.float32
+    full = build(tmp_path / "fp32", method, forget_floor=0.0)
+    full.train()
+    ours, theirs = trainer.state.log_history[0]["grad_norm/forget"], full.state.log_history[0]["grad_norm/forget"]
+    assert 1e-6 < abs(ours / theirs - 1) < 0.02  # autocast was on, and is no more than rounding
+
+
+# ------------------------------------------------------------------------------------------------------------- small and odd sets
+
+
+def test_sets_smaller_than_a_batch_train_for_all_steps(tmp_path):
+    small = build(tmp_path, "mean_teacher", forget_dataset=rows(3, 3), retain_dataset=rows(1, 4), accumulation=4, max_steps=20)
+    small.train()
+    assert small.state.global_step == 20
+    assert torch.isfinite(flat(small.student)).all()
+
+
+def test_the_last_step_of_an_epoch_averages_over_what_it_has(tmp_path):
+    """10 rows: batches of 2 accumulated over 4 give steps of 8 and 2 rows, as batches of 8 do."""
+    split = build(tmp_path, "mollm", forget_dataset=rows(10, 3), size=2, accumulation=4, max_steps=4)
+    whole = build(tmp_path, "mollm", forget_dataset=rows(10, 3), size=8, max_steps=4)
+    for trainer in (split, whole):
+        trainer.train()
+    assert difference(split.student, whole.student) < 1e-6
+
+
+def test_what_is_logged_does_not_depend_on_accumulation(tmp_path):
+    lines = []
+    for size, accumulation in ((8, 1), (2, 4)):
+        trainer = build(tmp_path, "mean_teacher", size=size, accumulation=accumulation)
+        trainer.train()
+        lines.append(trainer.state.log_history[0])
+    names = ["loss", "loss/forget", "p/forget", "grad_norm", "grad_norm/forget"]
+    assert [lines[1][name] for name in names] == pytest.approx([lines[0][name] for name in names], rel=1e-5)
+
+
+@pytest.mark.parametrize("combine", ["weighted_sum", "ngdiff", "mollm"])
+def test_a_run_with_nothing_left_to_forget_stays_where_it_is(combine, tmp_path):
+    changes = {"combine": combine, "retain_loss": "none", "forget_floor": 1.0, "max_grad_norm": 1.0, "teacher_decay": 0.9, "auto_lr": True}
+    trainer = build(tmp_path, **changes)
+    start, teacher = flat(trainer.student).clone(), flat(trainer.teacher).clone()
+    trainer.train()
+    assert torch.equal(flat(trainer.student), start)
+    assert torch.equal(flat(trainer.teacher), teacher)
+    assert [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line] == [0.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"forget_dataset": Dataset.from_list([{"input_ids": [5, 6], "labels": [5, -100]}])}, "^forget_dataset: row 1 has no label"),
+        ({"retain_dataset": Dataset.from_list([{"input_ids": [5] * 80, "labels": [5] * 80}])}, "^retain_dataset: row 1 has 80 tokens.* 64"),
+        ({"retain_dataset": Dataset.from_dict({"input_ids": [], "labels": []})}, "^retain_dataset: it is empty"),
+    ],
+)
+def test_rows_that_cannot_be_trained_on_are_named(changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        build(tmp_path, **changes)
+
+
+def test_reentrant_checkpointing_takes_the_same_steps(tmp_path):
+    changes = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}, "forget_floor": 0.0}
+    checkpointed, plain = trained(tmp_path / "a", "mollm", **changes), trained(tmp_path / "b", "mollm", forget_floor=0.0)
+    assert difference(checkpointed.student, plain.student) < 1e-6
+
+
+# ----------------------------------------------------------------------------------------------------------- Trainer's own settings
+
+
+def test_evaluation_on_start_and_token_counts(tmp_path):
+    trainer = build(tmp_path, "npo", eval_on_start=True, include_num_input_tokens_seen="non_padding", size=4, max_steps=4)
+    trainer.train()
+    assert "eval_forget_loss" in trainer.state.log_history[0]
+    pairs = [trainer.train_dataset[n] for n in range(16)]
+    assert trainer.state.num_input_tokens_seen == sum(len(pair[s]["input_ids"]) for pair in pairs for s in ("forget", "retain"))
+
+
+def test_the_best_checkpoints_student_comes_back_at_the_end(tmp_path):
+    torch.manual_seed(0)
+    PeftModel(tiny_llama(), LORA).save_pretrained(tmp_path / "mine")
+    stacked = PeftModel.from_pretrained(tiny_llama(), tmp_path / "mine", adapter_name="finetune")
+    changes = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": True}
+    metric = {"metric_for_best_model": "retain_loss", "greater_is_better": True, "retain_loss": "nll", "max_steps": 3}
+    trainer = build(tmp_path / "run", "ngdiff", stacked, **changes, **metric)
+    finetune = flat(adapters.adapter_parameters(trainer.model, "finetune")).clone()
+    watch = Watch(trainer)
+    trainer.train()
+    losses = [line["eval_retain_loss"] for line in trainer.state.log_history if "eval_retain_loss" in line]
+    best = losses.index(max(losses))
+    assert best < 2  # or the last one would come back by itself
+    assert torch.equal(flat(trainer.student), watch.students[best])
+    assert torch.equal(flat(adapters.adapter_parameters(trainer.model, "finetune")), finetune)
+
+
+def test_a_checkpoint_without_a_state_cannot_be_resumed(tmp_path):
+    build(tmp_path, save_strategy="steps", save_steps=2, save_only_model=True).train()
+    with pytest.raises(UserError, match="resume_from_checkpoint: .*checkpoint-2 holds an adapter only"):
+        build(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_a_resumed_run_that_diverges_keeps_what_it_resumed(tmp_path):
+    first = build(tmp_path, save_strategy="steps", save_steps=2)
+    watch = Watch(first)
+    first.train()
+    resumed = build(tmp_path)
+    objective = resumed.objectives[0]
+    resumed.objectives[0] = type(objective)(
+        objective.name, objective.stream, objective.coef, lambda scores, _: scores.logps.sum() * math.nan
+    )
+    with pytest.raises(UserError, match="step 3; the adapter of step 2 is kept"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert torch.equal(flat(resumed.student), watch.students[1])
+
+
+def test_the_given_configuration_of_the_adapter_is_left_as_it_was(tmp_path):
+    before = LORA.to_dict()
+    build(tmp_path)
+    assert LORA.to_dict() == before
+
+
+@pytest.mark.parametrize("private", [True, None, False])
+def test_saving_and_pushing_uploads_the_student_and_a_card_and_nothing_else(private, tmp_path, monkeypatch):
+    made, uploaded = [], {}
+
+    class Info:
+        def __init__(self, private):
+            self.private = private
+
+    monkeypatch.setattr(
+        HfApi, "create_repo", lambda api, repo, *, private, exist_ok: made.append(private) or RepoUrl(f"https://hf.co/{repo}")
+    )
+    monkeypatch.setattr(HfApi, "repo_info", lambda api, repo: Info(made[-1]))
+    monkeypatch.setattr(
+        HfApi,
+        "create_commit",
+        lambda api, repo, operations, **kwargs: uploaded.update({o.path_in_repo: o.path_or_fileobj for o in operations}),
+    )
+    hub = {"push_to_hub": True, "hub_model_id": "someone/forgets", "hub_private_repo": private, "hub_token": "hf_x"}
+    trainer = build(tmp_path / "run", "mean_teacher", save_strategy="steps", save_steps=2, **hub)
+    trainer.train()
+    assert made == []  # no repository for a run that is not finished
+    trainer.save_model()
+    assert made == [private is not False]
+    assert set(uploaded) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    card = ModelCard(uploaded["README.md"].decode())
+    assert {"unlearning", "mean_teacher"} <= set(card.data.tags)
+    assert "| `max_steps` | 4 |" in card.text
+    assert "| `r` | 4 |" in card.text
+    assert "nlul" in card.text
+    trainer.push_to_hub(private=True)
+    assert made[-1] is True
+
+
+def test_learning_rate_left_out_goes_by_the_size_of_the_base(tmp_path):
+    assert build(tmp_path / "small").args.learning_rate == 1e-3
+    assert build(tmp_path / "given", learning_rate=2e-4).args.learning_rate == 2e-4
+    assert [methods.learning_rate(n) for n in (260_032, 1_000_000)] == [1e-3, 1e-3]
+    assert methods.learning_rate(1_240_000_000) == pytest.approx(1.7e-4, rel=0.03)
+    assert methods.learning_rate(8_030_000_000) == pytest.approx(1.06e-4, rel=0.01)

@@ -55,5 +55,9 @@ def _set_up_logs() -> None:
     logging.getLogger("peft_unlearn").setLevel(logging.INFO if _is_first() else logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|transformers|peft|trl|bitsandbytes|accelerate|datasets)\b")
     warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator is found")
+    # Trainer takes the tokenizer's special tokens over into the model's config, as it should.
+    logging.getLogger("transformers.trainer_utils").addFilter(lambda record: "new PAD/BOS/EOS tokens" not in record.getMessage())
+    # The error that `data.load` raises says the same.
+    logging.getLogger("datasets.packaged_modules.json.json").setLevel(logging.CRITICAL)
     # It offers kernels for packed 4-bit weights on the CPU, which `adapters.keep_weights_unpacked` rules out.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -70,7 +70,8 @@ def main(options: argparse.Namespace) -> None:
     tokenizer, sets = loading.prepare(first)
     never = loading.load_base(dataclasses.replace(first.model, model_name_or_path=str(trained.never_seen)))
     never_seen = {
-        name: evaluate(never, tokenizer, rows, batch_size=first.training.per_device_eval_batch_size) for name, rows in sets.items()
+        name: evaluate(never, tokenizer, rows, batch_size=first.training.per_device_eval_batch_size, label=f"never-seen, {name}")
+        for name, rows in sets.items()
     }
 
     found: dict = {}

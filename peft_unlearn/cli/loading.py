@@ -6,10 +6,13 @@ What can be wrong without a model is found before one is loaded.
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 from trl import get_peft_config, get_quantization_config
 
 from peft_unlearn import adapters, data
@@ -22,7 +25,8 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Dataset]]:
     """Check what a recipe names, and tokenise its sets: "forget", "retain" if there is one, and those of eval_dataset.
 
     Raises:
-        UserError: a missing model, file or column, an empty set, forget rows that also stand in the retain set, an adapter of another base.
+        UserError: a missing model, file or column, an empty set, forget rows that also stand in the retain set, an adapter of another base,
+            modules that the model lacks.
     """
     sets = {"forget": data.load(plan.data.forget_dataset or "", name="forget_dataset")}
     if plan.data.retain_dataset is not None:
@@ -39,6 +43,7 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Dataset]]:
         raise UserError(
             f"model_name_or_path: {model!r} is no folder with a model's config.json, and no model on the Hub that answers."
         ) from error
+    _check_modules(config, plan.model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, revision=plan.model.model_revision)
     except (OSError, ValueError) as error:
@@ -48,9 +53,32 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Dataset]]:
     longest = plan.training.max_length
     length = min(longest, getattr(config.get_text_config(), "max_position_embeddings", longest))
     keys = {"forget": "forget_dataset", "retain": "retain_dataset"}
+    template = plan.data.chat_template_kwargs
     return tokenizer, {
-        name: data.tokenize(rows, tokenizer, length, name=keys.get(name, f"eval_dataset.{name}")).rows for name, rows in sets.items()
+        name: data.tokenize(rows, tokenizer, length, name=keys.get(name, f"eval_dataset.{name}"), template_arguments=template).rows
+        for name, rows in sets.items()
     }
+
+
+def _check_modules(config: PreTrainedConfig, model: ModelArguments) -> None:
+    """See, on a model without weights, that there is a causal language model for the config, and that it has the modules to adapt.
+
+    Raises:
+        UserError: another kind of model, or a name in lora_target_modules that no module ends with; PEFT passes over one among several.
+    """
+    try:
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    except ValueError as error:
+        raise UserError(
+            f"model_name_or_path: {model.model_name_or_path!r} is a {config.model_type}, and no causal language model of transformers."
+        ) from error
+    if isinstance(model.lora_target_modules, list):
+        linear = [name for name, module in empty.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+        for wanted in model.lora_target_modules:
+            if not any(f".{name}".endswith(f".{wanted}") for name, _ in empty.named_modules()):
+                found = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linear))
+                raise UserError(f"lora_target_modules: the model has no module named {wanted}; write all-linear, or any of {found}.")
 
 
 def check_adapter(adapter: str, base: str, *, key: str) -> None:

@@ -18,11 +18,16 @@ def main(options: argparse.Namespace) -> None:
 
     from peft_unlearn import deploy, recipe
 
-    below = options.below
     written = Path(options.adapter) / recipe.FILE
-    if below is None and written.is_file():
-        settings = yaml.safe_load(written.read_text(encoding="utf-8"))
-        below = settings["adapter_name_or_path"] if settings["adapter_mode"] != "continue" else None
+    settings = yaml.safe_load(written.read_text(encoding="utf-8")) if written.is_file() else {}
+    below = options.below
+    if below is None and settings.get("adapter_mode") != "continue":
+        below = settings.get("adapter_name_or_path")
     result = deploy.merge(options.adapter, options.output, base=options.base, dtype=options.to, below=(below,) if below else ())
     change = sorted(result.change.values())
     print(f"Merged into {result.folder}: {len(change)} weights changed, by {change[0]:.2%} to {change[-1]:.2%} of their norm.")
+    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
+        print(
+            "Its base is the 16/32-bit one and the adapter was trained on a quantised one: the numbers of report.json need not hold. "
+            f"Measure again: peft-unlearn evaluate {result.folder} --forget ... --retain ..."
+        )

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -12,12 +13,15 @@ import yaml
 from peft import PeftModel
 from rich.console import Console
 from torch import nn
-from transformers import PreTrainedModel, ProgressCallback, set_seed
+from transformers import PreTrainedModel, ProgressCallback
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.training_args import OptimizerNames
 
 from peft_unlearn import adapters, deploy, recipe
 from peft_unlearn.arguments import ModelArguments
 from peft_unlearn.cli import loading
+from peft_unlearn.config import UnlearnConfig
 from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation import Evaluation, evaluate, report
 from peft_unlearn.methods import COMMON
@@ -61,11 +65,18 @@ def run(plan: recipe.Recipe, *, never_seen: Mapping[str, Evaluation] | None = No
     settings = plan.resolved()
     output = Path(plan.training.output_dir or "")
     check_output(settings, output)
+    check_packages(plan.training)
     tokenizer, rows = loading.prepare(plan)
+
+    logger.info(
+        "%s: %s; base in %s.",
+        plan.training.method,
+        ", ".join(f"{name} {len(found)} rows" for name, found in rows.items()),
+        loading.describe_quantisation(plan.model) or f"{plan.model.dtype}, not quantised",
+    )
 
     args = copy.copy(plan.training)
     args.push_to_hub = False  # the finished folder is pushed, not each checkpoint
-    set_seed(args.seed)  # the adapter's init comes before the trainer's own call
     trainer = UnlearnTrainer(
         args=args,
         forget_dataset=rows.pop("forget"),
@@ -85,6 +96,7 @@ def run(plan: recipe.Recipe, *, never_seen: Mapping[str, Evaluation] | None = No
     kept = {name: loading.spread(rows, plan.data.eval_rows) for name, rows in trainer.sets.items()}
     main = trainer.accelerator.is_main_process
     if main:
+        plan.training.learning_rate = settings["learning_rate"] = args.learning_rate  # where the base's size decided it
         plan.write(output)
     results: Results = {name: {} for name in kept}
 
@@ -93,7 +105,7 @@ def run(plan: recipe.Recipe, *, never_seen: Mapping[str, Evaluation] | None = No
             for name, rows in kept.items():
                 with adapters.view(model, views[view]):
                     results[name][view] = evaluate(
-                        cast(PreTrainedModel, model), tokenizer, rows, batch_size=args.per_device_eval_batch_size
+                        cast(PreTrainedModel, model), tokenizer, rows, batch_size=args.per_device_eval_batch_size, label=f"{view}, {name}"
                     )
         trainer.accelerator.wait_for_everyone()
 
@@ -149,12 +161,16 @@ def check_output(settings: Mapping[str, Any], output: Path) -> None:
     if isinstance(resume, str) and not Path(resume).is_dir():
         raise UserError(f"resume_from_checkpoint: {resume} is no folder, write a checkpoint's folder, or true for the last one.")
     if not output.is_dir():
+        parent = next(folder for folder in output.absolute().parents if folder.exists())
+        if not (parent.is_dir() and os.access(parent, os.W_OK)):
+            raise UserError(f"output_dir: {output} cannot be made in {parent}, write a folder that you may write to.")
         return
     finished = (output / "adapter_config.json").exists() or get_last_checkpoint(str(output)) is not None
     written = output / recipe.FILE
     differing = []
     if written.exists():
         before = yaml.safe_load(written.read_text(encoding="utf-8"))
+        settings = {**settings, "learning_rate": settings["learning_rate"] or before.get("learning_rate")}  # None: by the base's size
         differing = [key for key, value in settings.items() if key != "resume_from_checkpoint" and before.get(key) != value]
     if differing:
         raise UserError(f"output_dir: {output} holds another run ({differing[0]} differs), write another folder or remove that one.")
@@ -162,6 +178,24 @@ def check_output(settings: Mapping[str, Any], output: Path) -> None:
         raise UserError(
             f"output_dir: {output} holds a run already, write another folder, or resume_from_checkpoint: true to go on with it."
         )
+
+
+def check_packages(args: UnlearnConfig) -> None:
+    """See that what reports and optimises is installed: transformers looks after the model is loaded, or even evaluated.
+
+    Raises:
+        UserError: a package that is missing, or a name that transformers does not know.
+    """
+    for name in args.report_to or ():
+        if name not in get_available_reporting_integrations():
+            raise UserError(f"report_to: {name!r} is not installed, or is none that transformers knows; install it, or write none.")
+    try:
+        UnlearnTrainer.get_optimizer_cls_and_kwargs(args)
+    except (ImportError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"optim: {OptimizerNames(args.optim).value!r} cannot be had ({reason}); install it, or write adamw_torch."
+        ) from error
 
 
 def lora_b(model: PeftModel) -> dict[str, nn.Parameter]:
@@ -186,13 +220,19 @@ def write_report(
         | {"max_steps": facts["steps"]},
         quantisation=quantisation,
         report=found,
-        below=model.adapter_name_or_path if model.adapter_mode == "stack" else None,
+        below=model.adapter_name_or_path if model.adapter_mode != "continue" else None,
+        below_merged=model.adapter_mode == "merge",
     )
     return found
 
 
 class Bar(ProgressCallback):
     """The training bar with the numbers to watch beside it, where transformers prints every log line whole."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description("training", refresh=False)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and self.training_bar is not None:

@@ -12,7 +12,7 @@ assistant turn carries loss: chat templates may render an earlier turn different
 counts is written as several rows. Row numbers in error messages count from 1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from datasets import Dataset
@@ -92,8 +92,10 @@ def _is_message(message: Any) -> bool:
     return isinstance(message, dict) and all(isinstance(message.get(key), str) and message[key].strip() for key in ("role", "content"))
 
 
-def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, template_arguments: Mapping[str, Any]) -> tuple[str, str]:
     """(prompt, prompt and completion) of a checked row as the text that is tokenised.
+
+    `template_arguments` are variables of the chat template, the same for both sides, such as Qwen3's enable_thinking.
 
     Raises:
         jinja2.TemplateError: the chat template refuses these turns.
@@ -113,8 +115,8 @@ def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[str
     if isinstance(prompt, str):
         return prompt, prompt + completion
     return (
-        str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)),
-        str(tokenizer.apply_chat_template(prompt + completion, tokenize=False)),
+        str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **template_arguments)),
+        str(tokenizer.apply_chat_template(prompt + completion, tokenize=False, **template_arguments)),
     )
 
 

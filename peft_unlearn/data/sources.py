@@ -1,6 +1,7 @@
 """Where rows come from: a local file or folder, or the Hugging Face Hub, always through `datasets.load_dataset`."""
 
 import difflib
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +45,7 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
     except StopIteration as error:  # what the json loader raises on a file of no bytes
         raise UserError(f"{name}: {_shown(spec)} holds no rows.") from error
     except (DatasetsError, OSError, ValueError) as error:
-        reason = str(error.__cause__ or error).split("\n")[0].rstrip(".")
+        reason = _broken_line(arguments) or str(error.__cause__ or error).split("\n")[0].rstrip(".")
         raise UserError(f"{name}: cannot load {_shown(spec)} ({reason}).") from error
     if source == "text":
         dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text.strip()]).flatten_indices(keep_in_memory=True)
@@ -78,6 +79,19 @@ def _arguments(spec: str | Mapping[str, Any], name: str) -> dict[str, Any]:
         # pandas would read an answer "None" as missing and "007" as 7
         arguments |= {"converters": dict.fromkeys(formats.COLUMNS, str), "keep_default_na": False}
     return arguments
+
+
+def _broken_line(arguments: Mapping[str, Any]) -> str | None:
+    """Which line of a .jsonl file is no JSON; the loader counts from 0, and anew in every 10 MB."""
+    file = arguments.get("data_files")
+    if isinstance(file, str) and file.endswith(".jsonl") and Path(file).is_file():
+        with open(file, encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    json.loads(line.strip() or "null")
+                except ValueError:
+                    return f"line {number} is not JSON"
+    return None
 
 
 def _shown(spec: str | Mapping[str, Any]) -> str:

@@ -1,6 +1,9 @@
 """Rows of text to rows of tokens and labels."""
 
 import logging
+import math
+from collections import Counter
+from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -13,17 +16,24 @@ from peft_unlearn.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32")), "cut": Value("bool")})
+FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32")), "source": Value("int64"), "cut": Value("bool")})
 
 
 class Tokenized(NamedTuple):
-    """Tokenised rows in source order (`input_ids`, `labels`), and how many of them were cut at max_length."""
+    """Tokenised rows in source order (`input_ids`, `labels`; a long text is several), and how many of them were cut at max_length."""
 
     rows: Dataset
     truncated: int
 
 
-def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, *, name: str) -> Tokenized:
+def tokenize(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    name: str,
+    template_arguments: Mapping[str, Any] | None = None,
+) -> Tokenized:
     """Tokenise a set of any format of `peft_unlearn.data.formats`.
 
     Plain rows get the BOS that the tokenizer adds, once, and one EOS if the tokenizer has one; chat rows are what the chat template writes.
@@ -31,10 +41,14 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
     where the tokens of prompt and completion leave those of the prompt alone: a BPE that glues a prompt's last space to the first word of
     the answer would hide that word otherwise.
 
+    What is longer than `max_length` is cut where there is a prompt, and split into several rows where there is none: of a book, the first page
+    alone would be forgotten. Both are logged.
+
     Args:
         dataset: rows as `load` returns them.
         max_length: tokens a row, special ones included; at most the model's context.
         name: the recipe's key for this set, for messages.
+        template_arguments: variables of the chat template, such as {"enable_thinking": False}.
 
     Raises:
         UserError: a row that cannot be split, has nothing to predict, or loses its whole completion to max_length; messages without a chat
@@ -49,7 +63,7 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
         texts = []
         for index, row in zip(indices, formats.unbatch(batch, columns), strict=True):
             try:
-                texts.append(formats.render(row, tokenizer))
+                texts.append(formats.render(row, tokenizer, template_arguments or {}))
             except TemplateError as error:
                 raise UserError(f"{name}: row {index + 1}: the chat template refuses its turns ({error}).") from error
         prompts, wholes = (_token_ids(tokenizer, list(side), special=not chat) for side in zip(*texts, strict=True))
@@ -65,9 +79,11 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
                 )
             if not chat and tokenizer.eos_token_id is not None:
                 whole = [*whole, tokenizer.eos_token_id]
-            encoded["input_ids"].append(whole[:max_length])
-            encoded["labels"].append([-100] * start + whole[start:max_length])
-            encoded["cut"].append(len(whole) > max_length)
+            pieces = split(whole, prompt, max_length) if columns == ("text",) else [whole[:max_length]]
+            encoded["input_ids"] += pieces
+            encoded["labels"] += [[-100] * start + piece[start:] for piece in pieces]
+            encoded["source"] += [index] * len(pieces)
+            encoded["cut"] += [len(pieces) == 1 and len(whole) > max_length] * len(pieces)
         return encoded
 
     tokens = dataset.with_format(None).map(
@@ -84,7 +100,29 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
     truncated = sum(tokens["cut"])
     if truncated:
         logger.warning("%s: %d of %d rows are longer than max_length %d and were cut.", name, truncated, len(tokens), max_length)
-    return Tokenized(tokens.remove_columns("cut"), truncated)
+    rows_of_texts = [count for count in Counter(tokens["source"]).values() if count > 1]
+    if rows_of_texts:
+        logger.info(
+            "%s: %d of %d texts are longer than max_length %d and were split into %d rows.",
+            name,
+            len(rows_of_texts),
+            len(dataset),
+            max_length,
+            sum(rows_of_texts),
+        )
+    return Tokenized(tokens.select_columns(["input_ids", "labels"]), truncated)
+
+
+def split(tokens: list[int], lead: list[int], max_length: int) -> list[list[int]]:
+    """A text's tokens as consecutive pieces of about equal length, at most `max_length`.
+
+    Each piece begins with `lead`, the special tokens that the tokenizer puts before a text, or, where it puts none, with the last token of the
+    piece before. So a piece's beginning is its context, and every token of the text after its own beginning is learnt in exactly one piece.
+    """
+    start = max(1, len(lead))
+    pieces = math.ceil((len(tokens) - start) / (max_length - start))
+    size = math.ceil((len(tokens) - start) / pieces)
+    return [[*(lead or tokens[i - 1 : i]), *tokens[i : i + size]] for i in range(start, len(tokens), size)]
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[list[int]]:

@@ -33,7 +33,7 @@ A LoRA adapter that makes {base_link} forget a set of texts and keep the rest, m
 
 ## Numbers
 
-{metrics}
+{stopped}{metrics}
 
 *Before* is the same base with the adapter off, *never-seen* a model that never met the forget set. The mean is over the rows of a set.
 Forgetting was tested by these metrics, on these weights, at this precision, and by nothing else.
@@ -78,6 +78,7 @@ def write_card(
     quantisation: str | None = None,
     report: Mapping[str, Any] | None = None,
     below: str | None = None,
+    below_merged: bool = False,
 ) -> Path:
     """Write README.md into an adapter's folder, over the one that PEFT wrote.
 
@@ -88,11 +89,13 @@ def write_card(
         quantisation: how the base was loaded in training, such as "NF4, double quantisation, bf16 compute"; None for 16/32 bit.
         report: as `evaluation.report.build` makes it; means alone are shown.
         below: folder or Hub name of the adapter that this one was trained on top of.
+        below_merged: whether that adapter had been merged into the base, and is not active beside this one.
     """
     folder = Path(folder)
     name, shown, finetune = folder.resolve().name, public_name(base), public_name(below) if below else None
     description, paper = PAPERS[method]
     results = report["results"] if report else {}
+    stopped = report["run"].get("stopped") if report else None
     data = ModelCardData(
         base_model=None if is_local(base) else base,  # the Hub would take a local name for one of its own
         library_name="peft",
@@ -110,8 +113,9 @@ def write_card(
         paper=paper,
         quantisation=quantisation or "16/32-bit weights, not quantised",
         below_row=f"\n| trained on top of | `{finetune}` |" if finetune else "",
+        stopped=f"The run was stopped early, and this is the last good adapter: {stopped}\n\n" if stopped else "",
         metrics=_metric_table(results),
-        load=_load_code(name, finetune),
+        load=_load_code(name, finetune, below_merged),
         below_option=f" --below {finetune}" if finetune else "",
         settings="\n".join(f"| `{key}` | {_cell(value)} |" for key, value in settings.items() if value is not None),
     )
@@ -152,9 +156,12 @@ def _metric_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _load_code(name: str, finetune: str | None) -> str:
+def _load_code(name: str, finetune: str | None, merged: bool) -> str:
+    load = f'model = PeftModel.from_pretrained(base, "{name}")'
     if finetune is None:
-        return f'model = PeftModel.from_pretrained(base, "{name}")'
+        return load
+    if merged:
+        return f'base = PeftModel.from_pretrained(base, "{finetune}").merge_and_unload()  # it is part of the base here\n{load}'
     return (
         f'model = PeftModel.from_pretrained(base, "{finetune}", adapter_name="finetune")\n'
         f'model.load_adapter("{name}", adapter_name="default")\n'

@@ -39,10 +39,9 @@ def push(
     Raises:
         UserError: no adapter in the folder, not logged in, a bad repository name, no connection, or what the Hub refuses.
     """
-    folder = Path(folder)
-    operations = publishable(folder)
     if token is None and get_token() is None:
         raise UserError("token: you are not logged in to the Hub; run `hf auth login`, or give a token.")
+    operations = publishable(Path(folder))
     api = HfApi(token=token)
     try:
         repo = api.create_repo(repo_id, private=private, exist_ok=True)

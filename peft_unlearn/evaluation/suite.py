@@ -35,14 +35,23 @@ def summarise(rows: list[float | None]) -> Result:
 
 
 def evaluate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], *, batch_size: int = 16, generate: bool = True
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[Row],
+    *,
+    batch_size: int = 16,
+    generate: bool = True,
+    label: str = "evaluating",
 ) -> Evaluation:
-    """Loss, probability, extraction strength, exact memorisation and, with `generate`, ROUGE-L of `rows` under the active adapters."""
+    """Loss, probability, extraction strength, exact memorisation and, with `generate`, ROUGE-L of `rows` under the active adapters.
+
+    `label` stands before the progress bars.
+    """
     rows = list(rows)
-    scores = score(model, rows, tokenizer, batch_size=batch_size)
+    scores = score(model, rows, tokenizer, batch_size=batch_size, progress=f"{label}: scoring")
     values = {name: [metric(row) for row in scores] for name, metric in TEACHER_FORCED.items()}
     answers: list[str] = []
     if generate:
-        answers = generation.generate(model, tokenizer, rows, batch_size=batch_size)
+        answers = generation.generate(model, tokenizer, rows, batch_size=batch_size, progress=f"{label}: answering")
         values["rouge_l"] = [rouge_l(reference, answer) for reference, answer in zip(answer_texts(tokenizer, rows), answers, strict=True)]
     return Evaluation(values, answers)

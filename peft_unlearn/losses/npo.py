@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def npo(logps: Tensor, ref_logps: Tensor, mask: Tensor, *, beta: float = 0.1) -> Tensor:
+def npo(logps: Tensor, ref_logps: Tensor, mask: Tensor, *, beta: float = 0.1, mean: bool = False) -> Tensor:
     """Negative preference loss of each sequence, -(2 / beta) log sigmoid(-beta * sum_t [log p - log p_ref]).
 
     The log-ratio is *summed* over the tokens, as in the paper; with r that sum, the gradient with respect to each token's log p is
@@ -15,6 +15,8 @@ def npo(logps: Tensor, ref_logps: Tensor, mask: Tensor, *, beta: float = 0.1) ->
         ref_logps: (B, T) those of the reference.
         mask: (B, T) true at label positions; what stands elsewhere is never read.
         beta: inverse temperature, above 0; towards 0 the loss becomes gradient ascent.
+        mean: average the log-ratio over the tokens in place of summing it, as the code of arXiv 2504.13388 does; the gradient is then smaller by
+            the number of tokens.
 
     Returns:
         (B,) losses.
@@ -22,4 +24,6 @@ def npo(logps: Tensor, ref_logps: Tensor, mask: Tensor, *, beta: float = 0.1) ->
     Source: Zhang et al., 2024, arXiv 2404.05868.
     """
     log_ratio = (logps - ref_logps).where(mask.bool(), 0.0).sum(-1)
+    if mean:
+        log_ratio = log_ratio / mask.sum(-1).clamp_min(1)
     return -2 / beta * F.logsigmoid(-beta * log_ratio)

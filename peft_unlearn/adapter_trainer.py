@@ -1,0 +1,85 @@
+"""AdapterTrainer: a `transformers.Trainer` whose product is the student adapter alone, in what it saves, describes and uploads."""
+
+from pathlib import Path
+from typing import Any
+
+from peft import load_peft_weights, set_peft_model_state_dict
+from torch import nn
+from transformers import Trainer, TrainerControl
+
+from peft_unlearn import adapters, deploy, methods
+from peft_unlearn.deploy.card import PAPERS
+
+# What the model card shows of the settings, and of the adapter's configuration.
+SHOWN = ("forget_loss", "combine", "teacher_decay", *methods.COMMON)
+SHOWN += ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "seed")
+SHOWN_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_rslora", "use_dora")
+
+
+class AdapterTrainer(Trainer):
+    """Saves, describes and uploads the student, and never the teacher, a checkpoint or the training arguments."""
+
+    _tag_names = ("peft-unlearn", "unlearning")
+    _name = "Unlearn"
+    _paper = PAPERS  # of each method: what it is, arXiv number
+
+    control: TrainerControl
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the student, and only it: an adapter that plain PEFT loads, and its card. With `args.push_to_hub`, upload them."""
+        if self.args.should_save:
+            adapters.export(self.model, output_dir or self.args.output_dir)
+        if not _internal_call:
+            self.create_model_card(output_dir)
+            if self.args.push_to_hub:
+                self.push_to_hub()
+
+    def create_model_card(self, output_dir: str | None = None, *, report: dict[str, Any] | None = None, below: str | None = None) -> None:
+        """Write README.md beside the adapter: method, settings, quantisation, how to load and merge it.
+
+        Args:
+            report: numbers to show, as `evaluation.report.build` makes it.
+            below: folder or Hub name of the adapter that this one is stacked on.
+        """
+        if not self.is_world_process_zero():
+            return
+        settings, adapter = self.args.to_dict(), self.model.peft_config[adapters.STUDENT].to_dict()
+        deploy.write_card(
+            output_dir or self.args.output_dir,
+            base=self.model.config._name_or_path or "./base",  # a model made in memory has no name
+            method=self.args.method,
+            settings={key: settings[key] for key in SHOWN}
+            | {key: adapter[key] for key in SHOWN_OF_ADAPTER if key in adapter}
+            | {"max_steps": self.state.global_step},
+            quantisation=adapters.quantisation(self.model),
+            report=report,
+            below=below or (adapters.FINETUNE if adapters.FINETUNE in self.model.peft_config else None),
+        )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Nothing yet: `push_to_hub` makes the repository, private, when there is an adapter to upload."""
+
+    def push_to_hub(self, *, token: str | None = None, revision: str | None = None, private: bool | None = None) -> str | None:
+        """Upload what `save_model` wrote to `args.output_dir`, with recipe and report where they are: never teacher, checkpoints or data.
+
+        Private unless `private`, or else `args.hub_private_repo`, is False. Returns the repository's address (None where another process
+        uploads).
+
+        Raises:
+            UserError: no adapter saved yet, not logged in, or what the Hub refuses.
+        """
+        if not self.is_world_process_zero():
+            return None
+        return deploy.push(
+            self.args.output_dir,
+            self.args.hub_model_id or Path(self.args.output_dir).resolve().name,
+            private=(self.args.hub_private_repo if private is None else private) is not False,
+            token=token or self.args.hub_token,
+            revision=revision or self.args.hub_revision,
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        set_peft_model_state_dict(self.model, load_peft_weights(resume_from_checkpoint, device="cpu"), adapter_name=adapters.STUDENT)
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)  # transformers would load it into the first active adapter

@@ -1,0 +1,121 @@
+"""UnlearnConfig: where a knob's value comes from, and what is refused in which words."""
+
+import dataclasses
+import warnings
+
+import pytest
+
+from peft_unlearn import UnlearnConfig, methods
+from peft_unlearn.config import CHOICES, FIXED, RANGES
+from peft_unlearn.errors import UserError
+
+
+def config(**changes) -> UnlearnConfig:
+    return UnlearnConfig("out", use_cpu=True, **changes)
+
+
+def values(args: UnlearnConfig) -> dict:
+    return {f.name: getattr(args, f.name) for f in dataclasses.fields(args) if f.init}
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_knob_that_is_not_given_is_the_methods(method):
+    args = config(method=method)
+    assert {key: getattr(args, key) for key in methods.defaults(method)} == methods.defaults(method)
+    given_none = config(method=method, **dict.fromkeys(methods.defaults(method)))
+    assert values(given_none) == values(args)
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_a_given_value_wins_over_the_methods_also_where_it_is_zero_or_false(method):
+    given = {"forget_coef": 0.0, "forget_floor": 0.0, "max_grad_norm": 0.0, "auto_lr": False, "combine": "weighted_sum", "max_steps": 7}
+    args = config(method=method, **given)
+    assert {key: getattr(args, key) for key in given} == given
+
+
+def test_parameters_of_a_loss_stay_with_it():
+    assert config(method="mean_teacher", forget_loss="ga").forget_loss_args == {}
+    assert config(method="mean_teacher", forget_loss="nlul").forget_loss_args == {"tol": 0.02}
+    assert config(method="mean_teacher", forget_loss="npo", forget_loss_args={"beta": 0.5}).forget_loss_args == {"beta": 0.5}
+    assert config(method="npo", forget_loss_args='{"beta": 0.2}').forget_loss_args == {"beta": 0.2}  # as a command line gives it
+
+
+def test_changing_one_configuration_leaves_the_methods_defaults_alone():
+    config(method="mean_teacher").forget_loss_args["tol"] = 9.0
+    assert config(method="mean_teacher").forget_loss_args == {"tol": 0.02}
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_a_value_outside_its_choices_names_the_key_and_the_choices(key):
+    with pytest.raises(UserError, match=f"^{key}: 'nonsense' is not one of .*{next(iter(CHOICES[key]))}"):
+        config(**{key: "nonsense"})
+
+
+@pytest.mark.parametrize("key", RANGES)
+def test_a_number_out_of_its_range_names_the_key(key):
+    for value in (-1e-6, float("nan"), "high", True):
+        with pytest.raises(UserError, match=f"^{key}: "):
+            config(**{key: value})
+
+
+@pytest.mark.parametrize("key", FIXED)
+def test_a_key_that_would_be_ignored_is_refused(key):
+    neutral = FIXED[key][0]
+    other = not neutral if isinstance(neutral, bool) else 0.5 if isinstance(neutral, float) else "every_save"
+    with pytest.raises(UserError, match=f"^{key}: .*leave the key out"):
+        config(**{key: other})
+    assert values(config(**{key: neutral})) == values(config())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"retain_kl": "teacher", "method": "graddiff"}, "^retain_kl: .*teacher_decay"),
+        ({"damping": 1.0, "method": "graddiff"}, "^damping: .*teacher_decay"),
+        ({"method": "ngdiff", "lr_scheduler_type": "cosine"}, "^lr_scheduler_type: 'cosine' and auto_lr"),
+        ({"method": "ngdiff", "warmup_steps": 10}, "^lr_scheduler_type: .*no warmup_steps"),
+        ({"max_steps": 10, "num_train_epochs": 2}, "^num_train_epochs: max_steps is given as well"),
+        ({"max_steps": 0}, "^max_steps: 0 "),
+        ({"max_steps": -5, "num_train_epochs": 1}, "^max_steps: -5 "),
+        ({"forget_loss_args": {"beta": 1.0}}, "^forget_loss_args: nlul has no parameter 'beta', it takes tol"),
+        ({"forget_loss": "ga", "forget_loss_args": {"tol": 1.0}}, "^forget_loss_args: ga .*it takes no parameters"),
+        ({"forget_loss_args": {"tol": -1.0}}, "^forget_loss_args.tol: -1.0 is out of range"),
+        ({"forget_loss_args": {"tol": "small"}}, "^forget_loss_args.tol: 'small' is not a number"),
+        ({"forget_loss_args": [1.0]}, "^forget_loss_args: .* is not a mapping"),
+        ({"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}, "^metric_for_best_model: "),
+        ({"save_strategy": "best", "metric_for_best_model": "forget_loss"}, "^metric_for_best_model: .*greater_is_better"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps"}, "^metric_for_best_model: "),
+    ],
+)
+def test_what_does_not_go_together_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        config(**changes)
+
+
+@pytest.mark.parametrize("launcher", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_a_launcher_that_shards_the_model_is_refused(launcher, monkeypatch):
+    monkeypatch.setenv(launcher, "true")
+    with pytest.raises(UserError, match="^accelerate: .*one process a GPU"):
+        config()
+
+
+def test_steps_come_from_the_method_or_are_counted_in_epochs():
+    assert (config().max_steps, config().num_train_epochs) == (methods.defaults("mean_teacher")["max_steps"], 0.0)
+    by_epoch = config(num_train_epochs=3)
+    assert (by_epoch.max_steps, by_epoch.num_train_epochs) == (-1, 3)
+
+
+def test_a_warm_up_is_not_ignored():
+    assert config(warmup_steps=5).lr_scheduler_type == "constant_with_warmup"
+    assert config(warmup_steps=5, lr_scheduler_type="linear").lr_scheduler_type == "linear"
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_train_epochs": 2}, {"warmup_steps": 3}, {"eval_strategy": "steps", "optim": "sgd"}])
+@pytest.mark.parametrize("method", ["mean_teacher", "mollm"])
+def test_a_configuration_made_of_anothers_values_is_the_same(method, changes):
+    args = config(method=method, **changes)
+    for made in (UnlearnConfig(**values(args)), UnlearnConfig(**{k: v for k, v in args.to_dict().items() if k in values(args)})):
+        assert made.to_dict() == args.to_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no key is read under a deprecated name
+        assert dataclasses.replace(args, seed=1).seed == 1
