@@ -1,11 +1,12 @@
 """Where the methods' defaults come from: each knob moved from its default, in the demo's world or on real input.
 
-    python benchmarks/defaults.py [--real runs/real_input] [--runs runs/defaults.jsonl]
+    python benchmarks/defaults.py [--real runs/real_input] [--only "default|learning_rate"] [--runs runs/defaults.jsonl]
 
 One seed, 150 steps. `--real` takes the folder that benchmarks/real_input.py wrote.
 """
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", default="runs/defaults.jsonl")
     parser.add_argument("--real", type=Path)
+    parser.add_argument("--only", default="", help="a regular expression of the changes to make")
     options = parser.parse_args()
     runs = Runs(options.runs, demo_world if options.real is None else real_world(options.real))
     print("| method | changed | forget p | forget ES | retain p | retain ES | retain ROUGE-L | last rate |")
@@ -64,6 +66,8 @@ def main() -> None:
         print_row(name, "", runs.look(0, name), "")
     for method, changes in GRID.items():
         for name, settings in changes.items():
+            if not re.search(options.only, name):
+                continue
             found = runs.unlearn(0, method=method, **settings)
             print_row(method, name, found, f"{found['lr']:.1e}")
 
