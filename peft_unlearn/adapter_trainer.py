@@ -11,7 +11,7 @@ from peft_unlearn import adapters, deploy, methods
 from peft_unlearn.deploy.card import PAPERS
 
 # What the model card shows of the settings, and of the adapter's configuration.
-SHOWN = ("forget_loss", "combine", "teacher_decay", *methods.COMMON)
+SHOWN = ("learning_rate", "forget_loss", "combine", "teacher_decay", *methods.COMMON)
 SHOWN += ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "seed")
 SHOWN_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_rslora", "use_dora")
 
@@ -34,12 +34,15 @@ class AdapterTrainer(Trainer):
             if self.args.push_to_hub:
                 self.push_to_hub()
 
-    def create_model_card(self, output_dir: str | None = None, *, report: dict[str, Any] | None = None, below: str | None = None) -> None:
+    def create_model_card(
+        self, output_dir: str | None = None, *, report: dict[str, Any] | None = None, below: str | None = None, below_merged: bool = False
+    ) -> None:
         """Write README.md beside the adapter: method, settings, quantisation, how to load and merge it.
 
         Args:
             report: numbers to show, as `evaluation.report.build` makes it.
-            below: folder or Hub name of the adapter that this one is stacked on.
+            below: folder or Hub name of the adapter that this one was trained on top of.
+            below_merged: whether that adapter had been merged into the base.
         """
         if not self.is_world_process_zero():
             return
@@ -54,6 +57,7 @@ class AdapterTrainer(Trainer):
             quantisation=adapters.quantisation(self.model),
             report=report,
             below=below or (adapters.FINETUNE if adapters.FINETUNE in self.model.peft_config else None),
+            below_merged=below_merged,
         )
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:

@@ -158,7 +158,7 @@ def view(model: PeftModel, name: str) -> Iterator[PeftModel]:
             parameter.requires_grad_(True)
 
 
-def quantisation(model: PeftModel) -> str | None:
+def quantisation(model: PreTrainedModel | PeftModel) -> str | None:
     """How the base is held, such as "NF4, double quantisation, bfloat16 compute"; None for 16/32 bit."""
     found = model.config.to_dict().get("quantization_config")
     if found is None:

@@ -70,7 +70,7 @@ def main(options: argparse.Namespace) -> None:
                 results[name][column] = evaluate(
                     cast(PreTrainedModel, model), tokenizer, found, batch_size=batch_size, label=f"{column}, {name}"
                 )
-    quantisation = loading.describe_quantisation(plan.model)
+    quantisation = adapters.quantisation(model)
     made = report.build(results, run={"model": options.model, "base": plan.model.model_name_or_path, "quantisation": quantisation})
     Console().print(report.table(made))
     if options.output:

@@ -158,11 +158,3 @@ def _with_adapter(base: PreTrainedModel, adapter: str, name: str) -> PeftModel:
         if "target modules" not in str(error).lower():
             raise
         raise UserError(f"adapter: {adapter!r} names modules that {base.name_or_path} lacks, it is an adapter of another base.") from error
-
-
-def describe_quantisation(model: ModelArguments) -> str | None:
-    """How the base is held, such as "NF4, double quantisation, bfloat16 compute"; None for 16/32 bit."""
-    if model.load_in_4bit:
-        nested = ", double quantisation" if model.use_bnb_nested_quant else ""
-        return f"{model.bnb_4bit_quant_type.upper()}{nested}, {model.dtype} compute"
-    return f"int8, {model.dtype} compute" if model.load_in_8bit else None

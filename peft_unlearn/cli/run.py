@@ -19,32 +19,16 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.training_args import OptimizerNames
 
 from peft_unlearn import adapters, deploy, recipe
-from peft_unlearn.arguments import ModelArguments
 from peft_unlearn.cli import loading
 from peft_unlearn.config import UnlearnConfig
 from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation import Evaluation, evaluate, report
-from peft_unlearn.methods import COMMON
 from peft_unlearn.trainer import UnlearnTrainer
 
 logger = logging.getLogger(__name__)
 
 Results = dict[str, dict[str, Evaluation]]  # set -> view -> evaluation
 
-# Keys that the model card shows: the method's knobs and what else decides the result.
-SHOWN = (
-    *(
-        "forget_loss",
-        "combine",
-        "teacher_decay",
-        *COMMON,
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "max_length",
-        "seed",
-    ),
-    *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "init_lora_weights", "use_rslora", "use_dora"),
-)
 PACKAGES = ("peft-unlearn", "torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
@@ -69,10 +53,10 @@ def run(plan: recipe.Recipe, *, never_seen: Mapping[str, Evaluation] | None = No
     tokenizer, rows = loading.prepare(plan)
 
     logger.info(
-        "%s: %s; base in %s.",
+        "%s: %s; base %s.",
         plan.training.method,
         ", ".join(f"{name} {len(found)} rows" for name, found in rows.items()),
-        loading.describe_quantisation(plan.model) or f"{plan.model.dtype}, not quantised",
+        plan.model.model_name_or_path,
     )
 
     args = copy.copy(plan.training)
@@ -132,7 +116,14 @@ def run(plan: recipe.Recipe, *, never_seen: Mapping[str, Evaluation] | None = No
             results[name]["never_seen"] = other
         trainer.save_model()
         facts = {"steps": trainer.state.global_step, "seconds": round(seconds, 1), "stopped": stopped, "unmoved_lora_b": len(unmoved)}
-        found = write_report(plan.model, settings, results, output, facts)
+        facts["quantisation"] = adapters.quantisation(model)
+        found = report.build(results, run={**facts, "versions": {name: version(name) for name in PACKAGES}, "settings": settings})
+        report.write(found, output / "report.json")
+        trainer.create_model_card(
+            report=found,
+            below=plan.model.adapter_name_or_path if plan.model.adapter_mode != "continue" else None,
+            below_merged=plan.model.adapter_mode == "merge",
+        )
         if show:
             Console().print(report.table(found))
         Console().print(f"Adapter, card, recipe and report are in {output}")
@@ -201,29 +192,6 @@ def check_packages(args: UnlearnConfig) -> None:
 def lora_b(model: PeftModel) -> dict[str, nn.Parameter]:
     """The B factors of the forgetting adapter: what stays as it was where a layer did not train."""
     return {n: p for n, p in model.named_parameters() if "lora_" in n and "_B" in n and n.split("_B")[1].startswith(f".{adapters.STUDENT}")}
-
-
-def write_report(
-    model: ModelArguments, settings: Mapping[str, Any], results: Results, output: Path, facts: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Write report.json and the model card."""
-    quantisation = loading.describe_quantisation(model)
-    versions = {name: version(name) for name in PACKAGES}
-    found = report.build(results, run={**facts, "quantisation": quantisation, "versions": versions, "settings": settings})
-    report.write(found, output / "report.json")
-    deploy.write_card(
-        output,
-        base=settings["model_name_or_path"],
-        method=settings["method"],
-        settings={key: settings[key] for key in SHOWN}
-        | {"adapter_name_or_path": model.adapter_name_or_path, "adapter_mode": model.adapter_mode if model.adapter_name_or_path else None}
-        | {"max_steps": facts["steps"]},
-        quantisation=quantisation,
-        report=found,
-        below=model.adapter_name_or_path if model.adapter_mode != "continue" else None,
-        below_merged=model.adapter_mode == "merge",
-    )
-    return found
 
 
 class Bar(ProgressCallback):
