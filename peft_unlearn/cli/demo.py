@@ -90,6 +90,7 @@ def main(options: argparse.Namespace) -> None:
     }
     console.rule("What the model knows, before and after, and what a model knows that never met them")
     console.print(report.table(report.build(together, run={})))
+    console.print("Of what was to be forgotten, little should be known, as by never-seen; of what was to be kept, as much as before.")
     for name, rows in (("forget", people.forget), ("retain", people.retain)):
         console.rule(f"Sample answers: {name} set")
         samples = range(0, 6, 2)
