@@ -47,6 +47,7 @@ RANGES = {
     "per_device_eval_batch_size": (1, math.inf, True),
     "gradient_accumulation_steps": (1, math.inf, True),
 }
+SGD_ARGS = ("momentum", "dampening", "nesterov", "weight_decay")  # transformers passes over any other without a word
 LOSS_RANGES = {"tol": (0.0, math.inf, True), "beta": (0.0, math.inf, False)}
 
 # Keys of TrainingArguments that would be ignored, or break what the step rests on: the one value that they may have, and why.
@@ -222,6 +223,9 @@ class UnlearnConfig(TrainingArguments):
                 f"lr_scheduler_type: {self.lr_scheduler_type!r} and auto_lr would both set the learning rate, write 'constant', "
                 "and no warmup_steps."
             )
+        unknown = [key for key, _, _ in (part.strip().partition("=") for part in (self.optim_args or "").split(",")) if key not in SGD_ARGS]
+        if self.optim == "sgd" and self.optim_args and unknown:
+            raise UserError(f"optim_args: sgd has no parameter {unknown[0]!r}, it takes {', '.join(SGD_ARGS)}.")
         compares = (
             self.load_best_model_at_end or self.save_strategy == "best" or self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
         )

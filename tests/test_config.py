@@ -119,3 +119,9 @@ def test_a_configuration_made_of_anothers_values_is_the_same(method, changes):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no key is read under a deprecated name
         assert dataclasses.replace(args, seed=1).seed == 1
+
+
+def test_a_misspelt_parameter_of_sgd_is_named():
+    assert config(optim="sgd", optim_args="momentum=0.9, nesterov=true").optim_args
+    with pytest.raises(UserError, match="optim_args: sgd has no parameter 'momentm'"):
+        config(optim="sgd", optim_args="momentm=0.9")
