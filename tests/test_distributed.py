@@ -37,6 +37,8 @@ def main(folder: Path) -> None:
         trainer = trained(folder / name, size=size, accumulation=accumulation, **changes)
         assert trainer.accelerator.num_processes == 2
         torch.save(outcome(trainer), folder / f"{name}-{trainer.accelerator.process_index}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()  # or gloo's threads may abort the process as it exits
 
 
 @pytest.fixture(scope="module")

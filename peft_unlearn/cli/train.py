@@ -11,7 +11,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
+    import torch
+
     from peft_unlearn import recipe
     from peft_unlearn.cli.run import run
 
-    run(recipe.read(options.recipe, options.overrides))
+    try:
+        run(recipe.read(options.recipe, options.overrides))
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # or gloo's threads may abort the process as it exits
