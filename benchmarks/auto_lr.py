@@ -6,23 +6,18 @@ NGDiff in the demo's world: nine fixed rates, and AutoLR from 1e-6, 1e-4 and 1e-
 what it forgot, 1 - |ES - ES of the never-seen twin| on the forget set.
 """
 
-import argparse
-
-from runs import Runs
+from runs import Runs, options
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 STARTS = (1e-6, 1e-4, 1e-1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", default="runs/auto_lr.jsonl")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options = parser.parse_args()
-    runs = Runs(options.runs)
+    chosen = options(__doc__, "runs/auto_lr.jsonl")
+    runs = Runs(chosen.runs)
     print("| seed | rate | forget ES | retain ES | retain ROUGE-L | last rate | score | of the best fixed |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for seed in options.seeds:
+    for seed in chosen.seeds:
         target = runs.look(seed, "never_seen")["forget"]["extraction_strength"]
 
         def score(found: dict, target: float = target) -> float:

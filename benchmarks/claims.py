@@ -10,9 +10,7 @@
    and GA alone.
 """
 
-import argparse
-
-from runs import Runs
+from runs import Runs, options
 
 TEACHER = {"method": "mean_teacher", "forget_floor": 0.0}
 AT_EQUAL_FORGETTING = (10, 20, 30, 40, 50, 60, 80, 100, 120, 150)
@@ -33,11 +31,8 @@ def forget_and_retain(found: dict) -> tuple[float, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", default="runs/claims.jsonl")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options = parser.parse_args()
-    runs = Runs(options.runs)
+    chosen = options(__doc__, "runs/claims.jsonl")
+    runs = Runs(chosen.runs)
 
     print("\n**Under the mean teacher** (p of the forget batches at steps 10, 50, 100, 150)\n")
     line("seed", "forget loss", "10", "50", "100", "150", "retain ROUGE-L")
@@ -48,7 +43,7 @@ def main() -> None:
         "NPO, mean": {"forget_loss": "npo", "forget_loss_args": {"beta": 0.1, "mean": True}},
         "NPO, sum": {"forget_loss": "npo", "forget_loss_args": {"beta": 0.1}},
     }
-    for seed in options.seeds:
+    for seed in chosen.seeds:
         for optimiser, settings in {
             "AdamW 1e-3": {},
             "SGD .1, momentum .95": {"optim": "sgd", "optim_args": "momentum=0.95", "learning_rate": 0.1},
@@ -61,7 +56,7 @@ def main() -> None:
     print("\n**At equal forgetting** (first stop with forget p under the twin's)\n")
     line("seed", "method", "stop at step", "forget p", "forget ES", "retain p", "retain ES", "retain ROUGE-L")
     line(*["---"] * 8)
-    for seed in options.seeds:
+    for seed in chosen.seeds:
         twin = runs.look(seed, "never_seen")["forget"]["probability"]
         for name, settings in {
             "NGDiff": {"method": "ngdiff", "auto_lr": False},
@@ -77,7 +72,7 @@ def main() -> None:
     print("\n**Without a floor, 150 steps**\n")
     line("seed", "method", "forget p", "forget ES", "retain p", "retain ES", "retain ROUGE-L")
     line(*["---"] * 7)
-    for seed in options.seeds:
+    for seed in chosen.seeds:
         for name, settings in {
             "MOLLM, UCE": {"method": "mollm"},
             "MOLLM, UCE, with its floor": {"method": "mollm", "forget_floor": 0.02},

@@ -6,22 +6,17 @@ Goals: extraction strength of the forget set within .05 of the never-seen twin's
 world itself, that NF4 keeps at least .95 of what the model memorised.
 """
 
-import argparse
-
-from runs import Runs
+from runs import Runs, options
 
 METHODS = ("mean_teacher", "ngdiff", "mollm")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", default="runs/demo_goals.jsonl")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options = parser.parse_args()
-    runs = Runs(options.runs)
+    chosen = options(__doc__, "runs/demo_goals.jsonl")
+    runs = Runs(chosen.runs)
     print("| seed | model | forget ES | forget p | forget ROUGE-L | retain ES | retain ROUGE-L | goals |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for seed in options.seeds:
+    for seed in chosen.seeds:
         before, never = runs.look(seed, "memorised"), runs.look(seed, "never_seen")
         after = {method: runs.unlearn(seed, method=method) for method in METHODS}
         for name, found in {"before (NF4)": before, "never-seen": never, **after}.items():

@@ -1,5 +1,6 @@
 """Unlearning runs in a small world, each kept in a file as it ends, so that an experiment can be cut and taken up again."""
 
+import argparse
 import json
 import tempfile
 import time
@@ -41,6 +42,14 @@ def real_world(folder: Path) -> Callable[[int], World]:
     """What benchmarks/real_input.py left in `folder`, one world for all seeds; the base in fp32, since NF4 takes a third of so small a model."""
     rows = {name: data.load(str(folder / f"{name}.jsonl"), name=name) for name in ("forget", "retain")}
     return lambda seed: World(folder / "memorised", folder / "never_seen", rows["forget"], rows["retain"], None)
+
+
+def options(description: str, runs: str) -> argparse.Namespace:
+    """The command line that the experiments in the demo's worlds share: --runs and --seeds."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", default=runs, help="file of the runs that have ended (default %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return parser.parse_args()
 
 
 class Runs:
