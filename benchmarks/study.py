@@ -2,11 +2,13 @@
 
     python benchmarks/study.py run --world demo [--folder runs/study]
     python benchmarks/study.py run --world tofu --tofu-worlds runs/tofu
+    python benchmarks/study.py cost --world demo|tofu             # CPU seconds and peak memory of a step, each method in a process of its own
     python benchmarks/study.py table [--folder runs/study]        # docs/study.md's tables; --plots FOLDER draws its figures
 
 Worlds 0, 1 and 2 are reported; world 3, of other people and authors, chooses the learning rate of each method from a sweep that is as large for
-each: the default and its third and triple. Every run is looked at twice: where it ends, and where it was nearest to never-seen on its way (log-
-probability of the forget set, every 10 steps), as if somebody had stopped it there who knew. Runs are kept as they end, and none is done twice.
+each: the default and its third and triple. Runs with `stop_at` are not swept: what they show is what a user gets. Every run is looked at twice:
+where it ends, and where it was nearest to never-seen on its way (log-probability of the forget set, every 10 steps), as if somebody had stopped it
+there who knew. Runs are kept as they end, and none is done twice.
 """
 
 import argparse
@@ -14,6 +16,9 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +42,8 @@ ARMS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS if
 ARMS |= {f"{name} to {stop}": {"method": name, "stop_at": stop} for stop in ("auto", "never_seen") for name in FOUNDING}
 RATES = (1.0, 1 / 3, 3.0)  # times the default learning rate
 PARTS = ("defaults", "sweep", "best")
+SWEPT = [arm for arm in ARMS if "stop_at" not in ARMS[arm]]
+COST_STEPS = 20
 EVERY = 10  # steps between two looks at the forget set
 METRICS = ("loss", "probability", "extraction_strength", "exact_memorisation", "min_k", "rouge_l", "degenerate", "worst_of_k")
 
@@ -46,40 +53,61 @@ def settings(arm: str, rate: float) -> dict[str, Any]:
     return ARMS[arm] | ({} if rate == 1 else {"learning_rate": rate * learning_rate(1, falling=falling)})
 
 
+def trainer_for(where: World, seed: int, chosen: dict[str, Any], folder: str, twin: Any) -> UnlearnTrainer:
+    args = UnlearnConfig(folder, seed=seed, disable_tqdm=True, use_cpu=True, logging_steps=10, per_device_eval_batch_size=40, **chosen)
+    trainer = UnlearnTrainer(
+        str(where.memorised),
+        args,
+        forget_dataset=where.forget,
+        retain_dataset=where.retain,
+        holdout_dataset=where.holdout,
+        never_seen_model=twin if args.stop_at == "never_seen" else None,
+        processing_class=AutoTokenizer.from_pretrained(where.memorised),
+        quantization_config=where.quantization_config,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
 def unlearn(where: World, seed: int, chosen: dict[str, Any]) -> dict[str, Any]:
-    """One run: numbers where it ends and where it was nearest to never-seen, the way there, seconds a step."""
+    """One run: numbers where it ends and where it was nearest to never-seen, and the way there."""
     torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(where.memorised)
     twin = adapters.load_base(where.never_seen, quantization_config=where.quantization_config)
     with tempfile.TemporaryDirectory() as folder:
-        args = UnlearnConfig(folder, seed=seed, disable_tqdm=True, use_cpu=True, logging_steps=10, per_device_eval_batch_size=40, **chosen)
-        trainer = UnlearnTrainer(
-            str(where.memorised),
-            args,
-            forget_dataset=where.forget,
-            retain_dataset=where.retain,
-            holdout_dataset=where.holdout,
-            never_seen_model=twin if args.stop_at == "never_seen" else None,
-            processing_class=tokenizer,
-            quantization_config=where.quantization_config,
-        )
-        trainer.remove_callback(PrinterCallback)
-        length = min(args.max_length, trainer.model.config.max_position_embeddings)
-        sets = {
-            "forget": probe(where.forget, tokenizer, length, name="forget"),
-            "retain": probe(where.retain, tokenizer, length, name="retain"),
-            "holdout": probe(where.holdout, tokenizer, length, name="holdout"),
-        }
+        trainer = trainer_for(where, seed, chosen, folder, twin)
+        tokenizer = trainer.processing_class
+        length = min(trainer.args.max_length, trainer.model.config.max_position_embeddings)
+        sets = {name: probe(getattr(where, name), tokenizer, length, name=name) for name in ("forget", "retain", "holdout")}
         watch = Watch(trainer, logp(twin, tokenizer, sets["forget"].rows))
         trainer.add_callback(watch)
-        began = time.perf_counter()
         trainer.train()
-        seconds = (time.perf_counter() - began - watch.seconds) / trainer.state.global_step
-    found = {"end": look(trainer.model, tokenizer, sets) | {"step": trainer.state.global_step}, "way": watch.way, "seconds_a_step": seconds}
-    if watch.step not in (None, trainer.state.global_step) and not args.negate:
+    found = {"end": look(trainer.model, tokenizer, sets) | {"step": trainer.state.global_step}, "way": watch.way}
+    if watch.step not in (None, trainer.state.global_step) and not trainer.args.negate:
         torch._foreach_copy_([p.data for p in trainer.student], watch.student)
         found["nearest"] = look(trainer.model, tokenizer, sets) | {"step": watch.step}
     return found
+
+
+def cost(world: str, folder: Path, name: str) -> dict[str, float]:
+    """CPU seconds of a step, looks of a landing included, and by how many MB training goes beyond the loaded model at its peak.
+
+    For a process of its own, on Linux, whose kernel keeps that peak.
+    """
+    torch.set_num_threads(1)
+    where = demo_world(0) if world == "demo" else tofu_world(folder)(0)
+    twin = adapters.load_base(where.never_seen, quantization_config=where.quantization_config)
+    with tempfile.TemporaryDirectory() as output:
+        trainer = trainer_for(where, 0, ARMS[name] | {"max_steps": COST_STEPS}, output, twin)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+        loaded, began = memory("VmRSS"), time.process_time()
+        trainer.train()
+        return {"seconds": (time.process_time() - began) / trainer.state.global_step, "mb": memory("VmHWM") - loaded}
+
+
+def memory(which: str) -> float:
+    """A size of this process in MB, by its name in /proc."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(which)) / 1024
 
 
 class Watch(TrainerCallback):
@@ -89,17 +117,15 @@ class Watch(TrainerCallback):
         self.trainer, self.target = trainer, target
         self.way: list[tuple[int, float]] = []
         self.step: int | None = None
-        self.seconds, self.distance = 0.0, math.inf
+        self.distance = math.inf
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % EVERY == 0:
-            began = time.perf_counter()
             now = logp(self.trainer.model, self.trainer.processing_class, self.trainer.sets["forget"])
             self.way.append((state.global_step, round(now, 3)))
             if abs(now - self.target) < self.distance:
                 self.distance, self.step = abs(now - self.target), state.global_step
                 self.student = [p.detach().clone() for p in self.trainer.student]
-            self.seconds += time.perf_counter() - began
 
 
 def logp(model: Any, tokenizer: Any, rows: Any) -> float:
@@ -147,6 +173,9 @@ class Study(Runs):
         chosen = settings(name, rate)
         return self.once(json.dumps([n, chosen], sort_keys=True), lambda: unlearn(self.make(n), n, chosen))
 
+    def cost(self, name: str, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+        return self.once(f"cost {name}", compute)
+
     def has(self, n: int, name: str, rate: float) -> bool:
         return json.dumps([n, settings(name, rate)], sort_keys=True) in self.done
 
@@ -162,11 +191,12 @@ def run(study: Study, arms: list[str], parts: list[str]) -> None:
     for name in arms if "defaults" in parts else ():
         for n in REPORTED:
             say(study, n, name, 1.0)
+    swept = [name for name in arms if name in SWEPT]
     for rate in RATES if "sweep" in parts else ():
-        for name in arms:
+        for name in swept:
             say(study, CHOOSING, name, rate)
-    for name in arms if "best" in parts else ():
-        best = study_report.chosen(study, name, CHOOSING, RATES)
+    for name in swept if "best" in parts else ():
+        best, _ = study_report.best_point(study, name, CHOOSING, RATES)
         for n in REPORTED:
             say(study, n, name, best)
 
@@ -183,7 +213,7 @@ def say(study: Study, n: int, name: str, rate: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("run", "table"))
+    parser.add_argument("do", choices=("run", "cost", "table"))
     parser.add_argument("--world", choices=("demo", "tofu"), default="demo")
     parser.add_argument("--tofu-worlds", type=Path, default=Path("runs/tofu"))
     parser.add_argument("--folder", type=Path, default=Path("runs/study"))
@@ -197,8 +227,15 @@ def main() -> None:
     }
     if options.do == "run":
         run(studies[options.world], options.arms, options.parts)
+    elif options.do == "cost":
+        with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+            for name in options.arms:
+                found = studies[options.world].cost(
+                    name, lambda name=name: pool.submit(cost, options.world, options.tofu_worlds, name).result()
+                )
+                print(f"{name}: {found['seconds']:.2f} CPU seconds a step, {found['mb']:.0f} MB", flush=True)
     else:
-        study_report.write(studies, list(ARMS), REPORTED, CHOOSING, RATES, options.plots)
+        study_report.write(studies, list(ARMS), SWEPT, REPORTED, CHOOSING, RATES, options.plots)
 
 
 if __name__ == "__main__":

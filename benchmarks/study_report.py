@@ -35,12 +35,6 @@ def rank(found: dict[str, Any], never: dict[str, Any]) -> tuple[float, float]:
     )
 
 
-def chosen(study: Any, arm: str, n: int, rates: tuple[float, ...]) -> float:
-    """The learning rate (times the default) whose better point ranks first in world `n`."""
-    never = study.whole(n, "never_seen")
-    return max(rates, key=lambda rate: max(rank(point, never) for point in points(study.arm(n, arm, rate)).values()))
-
-
 COLUMNS = (
     ("loss / never-seen", lambda f, t: f["forget"]["loss"] / t["forget"]["loss"], ".2f"),
     ("ES", lambda f, t: f["forget"]["extraction_strength"], ".3f"),
@@ -55,20 +49,29 @@ COLUMNS = (
 
 
 def write(
-    studies: dict[str, Any], arms: list[str], reported: tuple[int, ...], choosing: int, rates: tuple[float, ...], plots: Path | None
+    studies: dict[str, Any],
+    arms: list[str],
+    swept: list[str],
+    reported: tuple[int, ...],
+    choosing: int,
+    rates: tuple[float, ...],
+    plots: Path | None,
 ) -> None:
     """Print the tables of every world kind whose runs have ended, and draw forgetting against utility into `plots`."""
     for kind, study in studies.items():
         done = [arm for arm in arms if all(study.has(n, arm, 1.0) for n in reported)]
-        swept = [arm for arm in done if all(study.has(choosing, arm, rate) for rate in rates)]
-        swept = [arm for arm in swept if all(study.has(n, arm, chosen(study, arm, choosing, rates)) for n in reported)]
+        best: dict[str, tuple[float, str]] = {arm: (1.0, "end") for arm in done if arm not in swept}
+        for arm in set(done) - set(best):
+            if all(study.has(choosing, arm, rate) for rate in rates):
+                rate, point = best_point(study, arm, choosing, rates)
+                if all(study.has(n, arm, rate) for n in reported):
+                    best[arm] = rate, point
         print(f"\n## {kind}: where each run lands\n")
         landing(study, [arm for arm in done if arm.split()[0] in FOUNDING], reported)
         print(f"\n## {kind}: every method at its defaults, where it ends\n")
         table(study, done, reported, lambda arm: (1.0, "end"))
-        best = {arm: best_point(study, arm, choosing, rates) for arm in swept}
         print(f"\n## {kind}: every method at the best of its sweep, where it ends or was nearest to never-seen\n")
-        table(study, swept, reported, best.get)
+        table(study, [arm for arm in done if arm in best], reported, best.get)
         if plots is not None and done:
             draw(study, kind, done, best, reported, plots)
 
@@ -97,8 +100,8 @@ def landing(study: Any, arms: list[str], worlds: tuple[int, ...]) -> None:
 
 
 def table(study: Any, arms: list[str], worlds: tuple[int, ...], choice: Any) -> None:
-    """Means over `worlds`; "as never-seen" counts the worlds where `within` holds, and the last column has the lowest utility of these worlds."""
-    heads = ["run", "rate", "point", *(head for head, _, _ in COLUMNS), "lowest", "as never-seen", "s a step"]
+    """Means over `worlds`, "lowest" the lowest utility of them; "as never-seen" counts those where `within` holds; cost is the default's."""
+    heads = ["run", "rate", "point", *(head for head, _, _ in COLUMNS), "lowest", "as never-seen", "CPU s a step", "peak MB"]
     print("| " + " | ".join(heads) + " |")
     print("| --- " * len(heads) + "|")
     lines = []
@@ -110,14 +113,13 @@ def table(study: Any, arms: list[str], worlds: tuple[int, ...], choice: Any) -> 
         runs = [study.arm(n, arm, rate) for n in worlds]
         found = [(points(run)[point], study.whole(n, "never_seen")) for run, n in zip(runs, worlds, strict=True)]
         good = sum(within(*pair) for pair in found)
-        seconds = float(np.median([run["seconds_a_step"] for run in runs]))
         order = good / len(worlds) + min(pair[0]["retain"]["utility"] for pair in found) / 10
-        lines.append((order, arm, f"{rate:.2g}", point, found, seconds))
-    for _, name, rate, point, found, seconds in sorted(lines, key=lambda line: -line[0]):
+        lines.append((order, arm, f"{rate:.2g}", point, found, study.done.get(f"cost {arm}")))
+    for _, name, rate, point, found, cost in sorted(lines, key=lambda line: -line[0]):
         cells = [format(float(np.mean([value(*pair) for pair in found])), spec) for _, value, spec in COLUMNS]
         lowest = min(pair[0]["retain"]["utility"] for pair in found)
         good = f"{sum(within(*pair) for pair in found)}/{len(found)}"
-        took = "" if seconds is None else f"{seconds:.2f}"
+        took = " | " if cost is None else f"{cost['seconds']:.2f} | {cost['mb']:.0f}"
         print(f"| {name} | {rate} | {point} | {' | '.join(cells)} | {lowest:.4f} | {good} | {took} |")
 
 

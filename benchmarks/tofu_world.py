@@ -2,9 +2,9 @@
 
     python benchmarks/tofu_world.py --model MODEL --tofu FOLDER [--output runs/tofu] [--worlds 0 1 2 3]
 
-World n has two authors to forget and two that nobody learns (of the 20 of forget10_perturbed.json), and five to keep (of the 20 of
-retain_perturbed.json); no two worlds share an author. MODEL is small (that of benchmarks/tofu_base.py) and learns the rows by full
-fine-tuning until every token is right. What is finished in the output folder is not done again.
+World n has five authors to forget (of the 20 of forget10_perturbed.json), five to keep (of the 20 of retain_perturbed.json) and ten that nobody
+learns (of the last 80 of retain90.json); no two worlds share an author. MODEL is small (that of benchmarks/tofu_base.py) and learns the rows by
+full fine-tuning until every token is right. What is finished in the output folder is not done again.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from peft_unlearn import data
 PER_AUTHOR = 20
 # set: file, authors of world n
 SETS = {
-    "forget": ("forget10_perturbed.json", lambda n: (4 * n, 4 * n + 1)),
-    "unseen": ("forget10_perturbed.json", lambda n: (4 * n + 2, 4 * n + 3)),
-    "retain": ("retain_perturbed.json", lambda n: tuple(range(5 * n, 5 * n + 5))),
+    "forget": ("forget10_perturbed.json", lambda n: range(5 * n, 5 * n + 5)),
+    "unseen": ("retain90.json", lambda n: range(100 + 10 * n, 110 + 10 * n)),
+    "retain": ("retain_perturbed.json", lambda n: range(5 * n, 5 * n + 5)),
 }
 
 
