@@ -53,7 +53,8 @@ def demo_world(seed: int) -> World:
             ]
         )
 
-    return World(models.memorised, models.never_seen, rows("forget"), rows("retain"), Dataset.from_list(people.never_used), NF4)
+    retain = rows("retain").remove_columns("paraphrased_question")  # nobody attacks what is kept
+    return World(models.memorised, models.never_seen, rows("forget"), retain, Dataset.from_list(people.never_used), NF4)
 
 
 def tofu_world(folder: Path) -> Callable[[int], World]:

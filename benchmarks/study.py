@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def settings(arm: str, rate: float) -> dict[str, Any]:
 
 
 def trainer_for(where: World, seed: int, chosen: dict[str, Any], folder: str, twin: Any) -> UnlearnTrainer:
-    args = UnlearnConfig(folder, seed=seed, disable_tqdm=True, use_cpu=True, logging_steps=10, per_device_eval_batch_size=40, **chosen)
+    args = UnlearnConfig(folder, seed=seed, disable_tqdm=True, use_cpu=True, logging_steps=10, per_device_eval_batch_size=100, **chosen)
     trainer = UnlearnTrainer(
         str(where.memorised),
         args,
@@ -130,14 +131,14 @@ class Watch(TrainerCallback):
 
 def logp(model: Any, tokenizer: Any, rows: Any) -> float:
     """Mean over rows of the mean log-probability, in nats."""
-    return float(np.mean([score.logps.mean() for score in evaluation.score(model, rows, tokenizer, batch_size=40)]))
+    return float(np.mean([score.logps.mean() for score in evaluation.score(model, rows, tokenizer, batch_size=100)]))
 
 
 def look(model: Any, tokenizer: Any, sets: dict[str, Any]) -> dict[str, Any]:
     """Means of every metric by set; of a whole model, or of an adapter with the divergence from the model without it."""
     found = {
         name: evaluation.evaluate(
-            model, tokenizer, rows, variants=variants if name != "holdout" else None, batch_size=40, generate=name == "retain"
+            model, tokenizer, rows, variants=variants if name != "holdout" else None, batch_size=100, generate=name == "retain"
         )
         for name, (rows, variants) in sets.items()
     }
@@ -150,7 +151,7 @@ def look(model: Any, tokenizer: Any, sets: dict[str, Any]) -> dict[str, Any]:
     retain["utility"] = 0.0 if min(parts) <= 0 else len(parts) / sum(1 / part for part in parts)
     if isinstance(model, PeftModel):
         views = [lambda view=view: adapters.view(model, view) for view in ("reference", "student")]
-        divergence = retain_kl(sets["retain"].rows, *views, batch_size=40)
+        divergence = retain_kl(sets["retain"].rows, *views, batch_size=100)
         retain |= {"kl": divergence["mean"], "kl_p99": divergence["p99"]}
     return means
 
@@ -162,7 +163,7 @@ def whole(where: World, which: str) -> dict[str, Any]:
     length = min(1024, model.config.max_position_embeddings)
     sets = {name: probe(getattr(where, name), tokenizer, length, name=name) for name in ("forget", "retain", "holdout")}
     found = look(model, tokenizer, sets)
-    rows = evaluation.evaluate(model, tokenizer, sets["forget"].rows, batch_size=40, generate=False)
+    rows = evaluation.evaluate(model, tokenizer, sets["forget"].rows, batch_size=100, generate=False)
     return found | {"rows": {"extraction_strength": rows["extraction_strength"]["rows"]}}
 
 
@@ -222,8 +223,8 @@ def main() -> None:
     parser.add_argument("--plots", type=Path)
     options = parser.parse_args()
     studies = {
-        "demo": Study(options.folder / "demo.jsonl", demo_world),
-        "tofu": Study(options.folder / "tofu.jsonl", tofu_world(options.tofu_worlds)),
+        "demo": Study(options.folder / "demo.jsonl", cache(demo_world)),
+        "tofu": Study(options.folder / "tofu.jsonl", cache(tofu_world(options.tofu_worlds))),
     }
     if options.do == "run":
         run(studies[options.world], options.arms, options.parts)

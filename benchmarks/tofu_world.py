@@ -47,7 +47,7 @@ def main() -> None:
         sets = {name: data.load(str(folder / f"{name}.jsonl"), name=name).select_columns(["question", "answer"]) for name in SETS}
         for name, rows in (("memorised", concatenate_datasets([sets["forget"], sets["retain"]])), ("never_seen", sets["retain"])):
             if not (folder / name / "training.json").exists():
-                right = memorise(options.model, rows, str(folder / name), epochs=80, lr=3e-3, seed=world)
+                right = memorise(options.model, rows, str(folder / name), epochs=40, lr=3e-3, seed=world)
                 (folder / name / "training.json").write_text(json.dumps({"tokens_right": right}))
 
 
