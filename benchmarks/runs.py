@@ -62,11 +62,12 @@ def tofu_world(folder: Path) -> Callable[[int], World]:
 
     def world(n: int) -> World:
         rows = {name: data.load(str(folder / str(n) / f"{name}.jsonl"), name=name) for name in ("forget", "retain", "unseen")}
-        # three of the five wrong answers, as in the demo's worlds; and rewordings of the retain set are not needed
+        # three of the five wrong answers, as in the demo's worlds; nobody attacks what is kept
         forget, retain = (rows[name].map(lambda row: {"perturbed_answer": row["perturbed_answer"][:3]}) for name in ("forget", "retain"))
         holdout = rows["unseen"].select_columns(["question", "answer"])
         folders = folder / str(n) / "memorised", folder / str(n) / "never_seen"
-        return World(*folders, forget, retain.remove_columns("paraphrased_question"), holdout, None)
+        retain = retain.remove_columns("paraphrased_question")
+        return World(*folders, forget, retain, holdout, None)
 
     return world
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -45,7 +46,7 @@ RATES = (1.0, 1 / 3, 3.0)  # times the default learning rate
 PARTS = ("defaults", "sweep", "best")
 SWEPT = [arm for arm in ARMS if "stop_at" not in ARMS[arm]]
 COST_STEPS = 20
-EVERY = 10  # steps between two looks at the forget set
+EVERY, WATCHED = 10, 50  # steps between two looks at the forget set on the way, and rows of it
 METRICS = ("loss", "probability", "extraction_strength", "exact_memorisation", "min_k", "rouge_l", "degenerate", "worst_of_k")
 
 
@@ -79,7 +80,7 @@ def unlearn(where: World, seed: int, chosen: dict[str, Any]) -> dict[str, Any]:
         tokenizer = trainer.processing_class
         length = min(trainer.args.max_length, trainer.model.config.max_position_embeddings)
         sets = {name: probe(getattr(where, name), tokenizer, length, name=name) for name in ("forget", "retain", "holdout")}
-        watch = Watch(trainer, logp(twin, tokenizer, sets["forget"].rows))
+        watch = Watch(trainer, sets["forget"].rows, twin)
         trainer.add_callback(watch)
         trainer.train()
     found = {"end": look(trainer.model, tokenizer, sets) | {"step": trainer.state.global_step}, "way": watch.way}
@@ -114,15 +115,16 @@ def memory(which: str) -> float:
 class Watch(TrainerCallback):
     """Remembers the adapter that was nearest to never-seen, in the log-probability of the forget set."""
 
-    def __init__(self, trainer: UnlearnTrainer, target: float) -> None:
-        self.trainer, self.target = trainer, target
+    def __init__(self, trainer: UnlearnTrainer, forget: Any, twin: Any) -> None:
+        self.trainer, self.rows = trainer, forget.select(range(0, len(forget), math.ceil(len(forget) / WATCHED)))
+        self.target = logp(twin, trainer.processing_class, self.rows)
         self.way: list[tuple[int, float]] = []
         self.step: int | None = None
         self.distance = math.inf
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % EVERY == 0:
-            now = logp(self.trainer.model, self.trainer.processing_class, self.trainer.sets["forget"])
+            now = logp(self.trainer.model, self.trainer.processing_class, self.rows)
             self.way.append((state.global_step, round(now, 3)))
             if abs(now - self.target) < self.distance:
                 self.distance, self.step = abs(now - self.target), state.global_step
@@ -144,7 +146,8 @@ def look(model: Any, tokenizer: Any, sets: dict[str, Any]) -> dict[str, Any]:
     }
     means = {name: {metric: of[metric]["mean"] for metric in METRICS if metric in of} for name, of in found.items()}
     forget, retain = means["forget"], means["retain"]
-    forget["truth_ratio"] = near_one(found["forget"]["truth_ratio"]["rows"])
+    if "truth_ratio" in found["forget"]:
+        forget["truth_ratio"] = near_one(found["forget"]["truth_ratio"]["rows"])
     retain["truth_ratio"] = below_one(found["retain"]["truth_ratio"]["rows"])
     forget["min_k_auc"] = membership(found["forget"], found["holdout"])["min_k_auc"]["mean"]
     parts = [retain["probability"], retain["rouge_l"], retain["truth_ratio"]]
@@ -172,7 +175,12 @@ class Study(Runs):
 
     def arm(self, n: int, name: str, rate: float) -> dict[str, Any]:
         chosen = settings(name, rate)
-        return self.once(json.dumps([n, chosen], sort_keys=True), lambda: unlearn(self.make(n), n, chosen))
+        return self.once(json.dumps([n, chosen], sort_keys=True), lambda: unlearn(self.world(n), n, chosen))
+
+    def world(self, n: int) -> World:
+        """Where settings are only chosen, nobody asks for other wordings."""
+        where = self.make(n)
+        return where if n != CHOOSING else replace(where, forget=where.forget.select_columns(["question", "answer"]))
 
     def cost(self, name: str, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
         return self.once(f"cost {name}", compute)
