@@ -7,8 +7,8 @@
 
 Worlds 0, 1 and 2 are reported; world 3, of other people and authors, chooses the learning rate of each method from a sweep that is as large for
 each: the default and its third and triple. Runs with `stop_at` are not swept: what they show is what a user gets. Every run is looked at twice:
-where it ends, and where it was nearest to never-seen on its way (log-probability of the forget set, every 10 steps), as if somebody had stopped it
-there who knew. Runs are kept as they end, and none is done twice.
+where it ends, and where it was nearest to never-seen on its way if that was within 20 % (log-probability of the forget set, every 10 steps), as if
+somebody had stopped it there who knew. Runs are kept as they end, and none is done twice.
 """
 
 import argparse
@@ -46,6 +46,7 @@ RATES = (1.0, 1 / 3, 3.0)  # times the default learning rate
 PARTS = ("defaults", "sweep", "best")
 SWEPT = [arm for arm in ARMS if "stop_at" not in ARMS[arm]]
 COST_STEPS = 20
+NEAR = 0.2  # of never-seen's log-probability: a run that was never nearer on its way is not looked at there
 EVERY, WATCHED = 10, 50  # steps between two looks at the forget set on the way, and rows of it
 METRICS = ("loss", "probability", "extraction_strength", "exact_memorisation", "min_k", "rouge_l", "degenerate", "worst_of_k")
 
@@ -84,7 +85,8 @@ def unlearn(where: World, seed: int, chosen: dict[str, Any]) -> dict[str, Any]:
         trainer.add_callback(watch)
         trainer.train()
     found = {"end": look(trainer.model, tokenizer, sets) | {"step": trainer.state.global_step}, "way": watch.way}
-    if watch.step not in (None, trainer.state.global_step) and not trainer.args.negate:
+    passed = watch.step not in (None, trainer.state.global_step) and watch.distance <= NEAR * abs(watch.target)
+    if passed and not trainer.args.negate:
         torch._foreach_copy_([p.data for p in trainer.student], watch.student)
         found["nearest"] = look(trainer.model, tokenizer, sets) | {"step": watch.step}
     return found

@@ -22,7 +22,7 @@ def within(found: dict[str, Any], never: dict[str, Any]) -> bool:
 
 
 def points(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Where the run ended, and where it was nearest to never-seen."""
+    """Where the run ended, and where it was nearest to never-seen, if it came near."""
     return {"end": run["end"], "nearest": run.get("nearest", run["end"])}
 
 
