@@ -1,15 +1,20 @@
 """Landing: when the forget set is where a model would be that never saw it, and the retain set where it was."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from peft_unlearn.evaluation.membership import auc
+from peft_unlearn.levels import lowest_means, mean
 from peft_unlearn.logprobs import lowest
 
-NEAR, NEAR_LOWEST = 0.05, 0.015  # shares of the level by which a look may miss, in the mean and in Min-K, which membership is told by
+NEAR, NEAR_AUC, NEAR_LOWEST = 0.05, 0.03, 0.015  # by which a look may miss: the level in shares of it, membership in AUC or shares of Min-K
 LOOKS = 2  # in a row that must be near: a run that passes through has not landed
 KEPT = 0.02  # of the retain set's mean probability that may be missing
 APPROACH = 0.8  # share of the way from which the aim is trimmed
-GAIN = 0.5  # share of what is missing that a look adds to the trim
+GAIN = 0.5  # share of what is missing that a look adds to a trim
 TRIM = (0.8, 1.25)  # how far, at most
 
 
@@ -18,38 +23,63 @@ class Landing:
 
     What can be told from a model is how the forget rows stand beside rows that it never saw, and training moves those too (measured: 8 % of
     their log-probability on TOFU). So levels move with the holdout: `drift` is what its Min-K has become. And since a loss that dies at its level
-    never quite arrives, the lowest levels, which Min-K is made of, are also multiplied by a `trim` that adds what is missing, look by look.
+    never quite arrives, look by look two trims add what is missing: one of each row's lowest levels, which membership is told by, and one of
+    the rest, for the mean.
 
     Args:
-        level, min_k_level: mean level, and mean of the lowest 40 % levels, of the forget rows that are looked at, in nats.
+        levels: of the forget rows that are looked at, (T,) each, in nats.
         retain: mean probability of the retain rows before training.
-        holdout: mean Min-K of the holdout rows in nats where the levels were taken; None without a holdout.
+        holdout: (n,) Min-K of the holdout rows in nats where the levels were taken; None without a holdout.
     """
 
-    def __init__(self, level: float, min_k_level: float, retain: float, holdout: float | None = None):
-        self.level, self.min_k_level, self.retain, self.holdout = level, min_k_level, retain, holdout
-        self.drift = self.trim = 1.0
+    STATE = ("drift", "trim_lowest", "trim_rest", "near")  # what a checkpoint must keep
+
+    def __init__(self, levels: Sequence[np.ndarray], retain: float, holdout: np.ndarray | None = None):
+        self.level, self.lowest, self.retain, self.holdout = mean(levels), lowest_means(levels), retain, holdout
+        self.auc = None if holdout is None else float(auc(self.lowest, holdout))
+        self.drift = self.trim_lowest = self.trim_rest = 1.0
         self.near = 0  # looks in a row
 
     def aim(self, levels: Tensor, mask: Tensor) -> Tensor:
         """The levels to go for: (B, T), (B, T) -> (B, T)."""
-        return self.drift * levels * torch.where(lowest(levels, mask), self.trim, 1.0)
+        return self.drift * levels * torch.where(lowest(levels, mask), self.trim_lowest, self.trim_rest)
 
-    def follow(self, holdout: float) -> None:
-        """Move the levels with the holdout, whose mean Min-K is now `holdout`."""
+    def follow(self, holdout: np.ndarray) -> None:
+        """Move the levels with the holdout, whose rows' Min-K is now `holdout`."""
         if self.holdout is not None:
-            self.drift = holdout / self.holdout
+            self.drift = float(holdout.mean() / self.holdout.mean())
 
-    def look(self, logp: float, min_k: float, retain: float) -> None:
-        """Mean log-probability and Min-K of the forget rows in nats, mean probability of the retain rows, as they are now."""
-        share, lowest_share = logp / (self.level * self.drift), min_k / (self.min_k_level * self.drift)
-        near = abs(share - 1) <= NEAR and abs(lowest_share - 1) <= NEAR_LOWEST and retain >= self.retain - KEPT
+    def look(self, forget: Sequence[np.ndarray], retain: float, holdout: np.ndarray | None = None) -> None:
+        """Log-probabilities of the forget rows in nats, mean probability of the retain rows, Min-K of the holdout rows, as they are now."""
+        level, now, rows = self.level * self.drift, mean(forget), lowest_means(forget)
+        if self.auc is not None and holdout is not None:
+            missing = stretch(rows, holdout, self.auc)
+            beside = abs(float(auc(rows, holdout)) - self.auc) <= NEAR_AUC
+        else:
+            missing = float(self.lowest.mean() * self.drift / rows.mean())
+            beside = abs(1 / missing - 1) <= NEAR_LOWEST
+        near = abs(now / level - 1) <= NEAR and beside and retain >= self.retain - KEPT
         self.near = self.near + 1 if near else 0
-        if APPROACH <= lowest_share <= 1 / APPROACH:
-            self.trim = min(max(self.trim * lowest_share**-GAIN, TRIM[0]), TRIM[1])
+        if APPROACH <= now / level <= 1 / APPROACH:
+            least = 0.4 * rows.mean()  # of the mean, about
+            self.trim_lowest = trimmed(self.trim_lowest, missing)
+            self.trim_rest = trimmed(self.trim_rest, (level - missing * least) / (now - least))
 
     @property
     def landed(self) -> bool:
-        """Whether two looks in a row found the forget set at its levels, from above or from below (5 % in the mean, 1.5 % in Min-K), and the retain
-        set as probable as before."""
+        """Whether two looks in a row found the forget set at its levels, from above or from below (the mean within 5 %, membership's AUC within .03),
+        and the retain set as probable as before."""
         return self.near >= LOOKS
+
+
+def stretch(rows: np.ndarray, others: np.ndarray, target: float) -> float:
+    """The factor c at which AUC(c · rows, others) is `target`: (n,), (m,) negative values.
+
+    c · f > h is c < h / f, so that the AUC falls with c as the share of the n m quotients that are above it: c is their (1 − target) quantile.
+    """
+    return float(np.quantile(np.divide.outer(others, rows), 1 - target))
+
+
+def trimmed(trim: float, missing: float) -> float:
+    """A trim after a look that found a factor `missing`."""
+    return min(max(trim * min(max(missing, TRIM[0]), TRIM[1]) ** GAIN, TRIM[0]), TRIM[1])

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
@@ -18,11 +19,11 @@ class Streams(NamedTuple):
     """`sets` are tokenised: "forget", "retain", "holdout" if there is one, and those of `eval_dataset`.
 
     Forget rows have a column `alternate` for a loss that reads alternate answers, and `levels` with `stop_at`. `holdout_level` is then the Min-K
-    of the holdout where the levels were taken.
+    of a sample of the holdout rows where the levels were taken.
     """
 
     sets: dict[str, Dataset]
-    holdout_level: float | None
+    holdout_level: np.ndarray | None
 
 
 def prepare(

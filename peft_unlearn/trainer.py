@@ -144,7 +144,7 @@ class UnlearnTrainer(AdapterTrainer):
         if args.stop_at != "none":
             sample = levels.read(levels.sample(self.sets["forget"]))
             with adapters.view(model, "reference"):
-                self.landing = Landing(levels.mean(sample), levels.lowest(sample), self._retained(), holdout_level)
+                self.landing = Landing(sample, self._retained(), holdout_level)
                 self._follow(self.landing)
         self._dense = args.definitions == "openunlearning"
         self._layer = None
@@ -232,10 +232,13 @@ class UnlearnTrainer(AdapterTrainer):
             self._record(sums, gramian, weights)
             self._remember()
 
-    def _follow(self, landing: Landing) -> None:
-        """Let the levels move with the holdout."""
-        if landing.holdout is not None:
-            landing.follow(levels.lowest(self._glance("holdout")))
+    def _follow(self, landing: Landing) -> np.ndarray | None:
+        """Let the levels move with the holdout, and return its rows' Min-K."""
+        if landing.holdout is None:
+            return None
+        holdout = levels.lowest_means(self._glance("holdout"))
+        landing.follow(holdout)
+        return holdout
 
     def _retained(self) -> float:
         """Mean probability of a sample of the retain set."""
@@ -272,9 +275,8 @@ class UnlearnTrainer(AdapterTrainer):
         if self.auto_lr is not None and self.auto_lr.due(self.state.global_step):
             self._probe(self.auto_lr, retain_batches)
         if self.landing is not None and self.state.global_step % LANDING_STEPS == 0:
-            self._follow(self.landing)
-            forget = self._glance("forget")
-            self.landing.look(levels.mean(forget), levels.lowest(forget), self._retained())
+            holdout = self._follow(self.landing)
+            self.landing.look(self._glance("forget"), self._retained(), holdout)
         if self.teacher:
             follow(self.teacher, self.student, self.args.teacher_decay, self._clip)
 
@@ -385,7 +387,7 @@ class UnlearnTrainer(AdapterTrainer):
             if self.dual is not None:
                 tensors["dual_multiplier"] = torch.tensor(self.dual.multiplier, dtype=torch.float64)
             if self.landing is not None:
-                tensors["landing"] = torch.tensor([self.landing.drift, self.landing.trim, self.landing.near], dtype=torch.float64)
+                tensors["landing"] = torch.tensor([getattr(self.landing, name) for name in Landing.STATE], dtype=torch.float64)
             save_file(tensors, Path(output_dir) / STATE_FILE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -402,7 +404,8 @@ class UnlearnTrainer(AdapterTrainer):
         if self.dual is not None:
             self.dual.multiplier = saved["dual_multiplier"].item()
         if self.landing is not None:
-            self.landing.drift, self.landing.trim, self.landing.near = saved["landing"].tolist()
+            for name, value in zip(Landing.STATE, saved["landing"].tolist(), strict=True):
+                setattr(self.landing, name, value)
         self._remember()
 
 

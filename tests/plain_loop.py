@@ -51,16 +51,28 @@ def nlls(model, rows):
     return [ce(model, b, "none")[b[2] != -100] for b in (batch([row]) for row in rows)]
 
 
-def min_k(model, rows):
-    """The mean over rows of the mean of their least likely 40 % of tokens."""
+def min_ks(model, rows):
+    """Of each row the mean of its least likely 40 % of tokens."""
     found = [sorted((-nll).tolist())[: max(1, int(0.4 * len(nll)))] for nll in nlls(model, list(rows))]
-    return sum(sum(row) / len(row) for row in found) / len(found)
+    return [sum(row) / len(row) for row in found]
 
 
-def aim(levels, drift, trim):
-    """A row's levels, moved by the holdout's drift; the least likely 40 % are trimmed as well."""
+def average(values):
+    return sum(values) / len(values)
+
+
+def aim(levels, drift, least, rest):
+    """A row's levels, moved by the holdout's drift; the least likely 40 % and the others are trimmed as well."""
     lowest = sorted(range(len(levels)), key=lambda t: levels[t].item())[: max(1, int(0.4 * len(levels)))]
-    return torch.stack([level * drift * (trim if t in lowest else 1.0) for t, level in enumerate(levels)])
+    return torch.stack([level * drift * (least if t in lowest else rest) for t, level in enumerate(levels)])
+
+
+def missing_factor(rows, others, target):
+    """By how much `rows` must be multiplied for the share `target` of all pairs to be above one of `others`: quotients sorted, and counted down."""
+    quotients = sorted(other / row for other in others for row in rows)
+    place = (1 - target) * (len(quotients) - 1)
+    before = min(int(place), len(quotients) - 2)
+    return quotients[before] + (place - before) * (quotients[before + 1] - quotients[before])
 
 
 def forget_loss(args, model, reference, rows, layers, levels, scale):
@@ -155,8 +167,8 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             params, lr=args.learning_rate, weight_decay=args.weight_decay, betas=(0.9, 0.999), eps=args.adam_epsilon
         )
     layers = args.hidden_layer or 1
-    place = min_k(never_seen, holdout) if never_seen and holdout else None
-    drift, trim = min_k(reference, holdout) / place if place else 1.0, 1.0
+    place = min_ks(never_seen, holdout) if never_seen and holdout else None
+    drift, least, rest = average(min_ks(reference, holdout)) / average(place) if place else 1.0, 1.0, 1.0
     scale = flat(nlls(never_seen, list(pairs.forget))).detach().mean() if never_seen else None
     rates, calibrated, multiplier = [], 0.0, args.retain_coef
     for step in range(steps):
@@ -164,7 +176,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - step / steps)
         examples = [pairs[n] for n in range(step * size, (step + 1) * size)]
         rows, retain = [e["forget"] for e in examples], batch([e["retain"] for e in examples])
-        levels = [aim(-nll.detach(), drift, trim) for nll in nlls(never_seen, rows)] if never_seen else None
+        levels = [aim(-nll.detach(), drift, least, rest) for nll in nlls(never_seen, rows)] if never_seen else None
         losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, levels, scale))]
         if args.retain_loss == "nll":
             losses.append((multiplier, ce(student, retain)))
@@ -206,11 +218,19 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                 for t, s in zip(teacher_params, params, strict=True):
                     t.copy_(t + (1 - args.teacher_decay) * c * (s - t))
         if never_seen and step % trainer.LANDING_STEPS == 0:
-            drift = min_k(student, holdout) / place if place else 1.0
-            missing = min_k(student, pairs.forget) / (min_k(never_seen, pairs.forget) * drift)
-            if landing.APPROACH <= missing <= 1 / landing.APPROACH:
-                least, most = landing.TRIM
-                trim = max(least, min(most, trim / missing**landing.GAIN))
+            held = min_ks(student, holdout) if place else None
+            drift = average(held) / average(place) if place else 1.0
+            level, now = (-average([nll.mean().item() for nll in nlls(m, list(pairs.forget))]) for m in (never_seen, student))
+            level, there, here = level * drift, min_ks(never_seen, pairs.forget), min_ks(student, pairs.forget)
+            missing = average(there) * drift / average(here)
+            if place:
+                above = [(row > other) + (row == other) / 2 for row in there for other in place]
+                missing = missing_factor(here, held, average(above))
+            if landing.APPROACH <= now / level <= 1 / landing.APPROACH:
+                low, high = landing.TRIM
+                wanted = (level - 0.4 * missing * average(here)) / (now - 0.4 * average(here))
+                least = min(high, max(low, least * min(high, max(low, missing)) ** landing.GAIN))
+                rest = min(high, max(low, rest * min(high, max(low, wanted)) ** landing.GAIN))
         rates.append(optimizer.param_groups[0]["lr"])
     if args.negate:
         for name, p in student.named_parameters():

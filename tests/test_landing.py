@@ -15,24 +15,41 @@ from test_trainer_equivalence import LORA, tokenizer
 
 from peft_unlearn import UnlearnConfig, UnlearnTrainer
 from peft_unlearn import trainer as trainer_module
-from peft_unlearn.landing import APPROACH, KEPT, LOOKS, NEAR, NEAR_LOWEST, TRIM, Landing
+from peft_unlearn.evaluation.membership import auc
+from peft_unlearn.landing import APPROACH, KEPT, LOOKS, NEAR, NEAR_LOWEST, TRIM, Landing, stretch
 
-LEVEL, LOWEST, RETAINED = -2.0, -5.0, 0.9
+# Six rows of ten tokens: the four lowest of each have the mean -5 over rows, all ten -2.9.
+RISE = np.array([-5.6, -5.2, -4.8, -4.4, -1.7, -1.6, -1.5, -1.5, -1.4, -1.3])
+ROWS = [RISE * share for share in (0.9, 0.94, 0.98, 1.02, 1.06, 1.1)]
+LEVEL, LOWEST, RETAINED = -2.9, -5.0, 0.9
 AT = (1.0, 1.0)
+
+
+def rows_at(logp: float, lowest: float) -> list[np.ndarray]:
+    """Rows whose mean and Min-K are these shares of the levels'."""
+    least = 0.4 * LOWEST
+    rest = (logp * LEVEL - lowest * least) / (LEVEL - least)
+    return [row * np.where(np.arange(10) < 4, lowest, rest) for row in ROWS]
 
 
 def looked(looks, *, holdout=None, now=None) -> Landing:
     """A run's landing after `looks`: each as (log-probability, Min-K) as shares of their levels, maybe with retain's probability."""
-    landing = Landing(LEVEL, LOWEST, RETAINED, holdout)
+    landing = Landing(ROWS, RETAINED, None if holdout is None else np.array(holdout))
     if now is not None:
-        landing.follow(now)
+        landing.follow(np.array(now))
     for logp, lowest, *retain in looks:
-        landing.look(logp * LEVEL, lowest * LOWEST, *(retain or [RETAINED]))
+        landing.look(rows_at(logp, lowest), *(retain or [RETAINED]), None if now is None else np.array(now))
     return landing
 
 
 def landed(looks, **changes) -> bool:
     return looked(looks, **changes).landed
+
+
+def test_the_rows_of_these_tests_have_the_shares_that_they_are_asked_for():
+    rows = rows_at(0.9, 1.1)
+    assert np.mean([row.mean() for row in rows]) == pytest.approx(0.9 * LEVEL)
+    assert np.mean([np.sort(row)[:4].mean() for row in rows]) == pytest.approx(1.1 * LOWEST)
 
 
 @pytest.mark.parametrize(("logp", "lowest"), [(0.9, 0.9), (0.0, 0.0), (-0.9, -0.9), (0.9, -0.9), (-0.9, 0.9)])
@@ -66,52 +83,86 @@ def test_a_retain_set_that_was_hurt_is_waited_for():
     assert not landed([(1.0, 1.0, RETAINED - 1.1 * KEPT)] * 3 * LOOKS)
 
 
+HELD = np.array([-4.4, -4.9, -5.1, -5.6])
+
+
 def test_levels_move_with_the_holdout():
     """Rows that nobody learnt have become less likely: so would the forget rows, had they not been learnt."""
-    moved = 1 + 3 * max(NEAR, NEAR_LOWEST)
-    assert not landed([AT] * LOOKS, holdout=-4.0, now=-4.0 * moved)
-    assert landed([(moved, moved)] * LOOKS, holdout=-4.0, now=-4.0 * moved)
-    assert landed([AT] * LOOKS, now=-4.0 * moved)  # without a holdout at the start there is nothing to follow
-    landing = Landing(LEVEL, LOWEST, RETAINED, holdout=-4.0)
-    for now in (-4.4, -4.2):
-        landing.follow(now)
-    assert landing.drift == pytest.approx(4.2 / 4.0)  # where it is now, not how far it ever moved
+    moved = 1.15
+    assert not landed([AT] * LOOKS, holdout=HELD, now=HELD * moved)
+    assert landed([(moved, moved)] * LOOKS, holdout=HELD, now=HELD * moved)
+    landing = Landing(ROWS, RETAINED, HELD)
+    for now in (1.1, 1.05):
+        landing.follow(HELD * now)
+    assert landing.drift == pytest.approx(1.05)  # where it is now, not how far it ever moved
+    assert Landing(ROWS, RETAINED).drift == 1.0  # without a holdout there is nothing to follow
 
 
-shares = st.floats(0.05, 3.0)
+def test_with_a_holdout_membership_tells_and_not_the_mean_of_the_lowest_tokens():
+    """One row far below all others moves the mean, and no membership: it was the last already."""
+    outlier = [*ROWS[:-1], ROWS[-1] * np.where(np.arange(10) < 4, 1.3, 0.1)]
+    assert abs(np.mean([np.sort(row)[:4].mean() for row in outlier]) / LOWEST - 1) > 3 * NEAR_LOWEST
+    for holdout, expected in ((np.maximum(HELD, -5.4), True), (None, False)):
+        landing = Landing(ROWS, RETAINED, holdout)
+        for _ in range(LOOKS):
+            landing.look(outlier, RETAINED, holdout)
+        assert landing.landed is expected
+
+
+negative = st.lists(st.floats(-20.0, -0.1), min_size=2, max_size=12, unique=True).map(np.array)
+
+
+@settings(deadline=None, max_examples=200)
+@given(negative, negative, st.floats(0.02, 0.98))
+def test_rows_stretched_by_the_factor_have_the_membership_that_was_asked_for(rows, others, target):
+    """Up to the steps of an AUC over so few rows; and stretching further takes it down."""
+    factor = stretch(rows, others, target)
+    assert factor > 0
+    below, above = float(auc(rows * factor * (1 + 1e-9), others)), float(auc(rows * factor * (1 - 1e-9), others))
+    step = 1 / (len(rows) * len(others)) + 1e-9
+    quotients = np.sort(np.divide.outer(others, rows).ravel())
+    assume(np.diff(quotients).min(initial=1.0) > 1e-6)  # ties jump by more than a step
+    assert below - step <= target <= above + step
+
+
+shares = st.floats(0.3, 3.0)
 
 
 @settings(deadline=None, max_examples=100)
-@given(shares, shares | st.floats(APPROACH, 1 / APPROACH), st.integers(1, 50), st.floats(0.5, 2.0))
-def test_the_trim_makes_up_for_what_is_missing_and_no_more(logp, lowest, looks, drift):
-    assume(min(abs(lowest - edge) for edge in (APPROACH, 1.0, 1 / APPROACH)) > 1e-6)
-    trims = [looked([(logp * drift, lowest * drift)] * n, holdout=-4.0, now=-4.0 * drift).trim for n in range(looks + 1)]
-    if not APPROACH < lowest < 1 / APPROACH:
-        assert set(trims) == {1.0}  # nothing is corrected on the way there
+@given(shares | st.floats(APPROACH, 1 / APPROACH), st.floats(0.9, 1.1), st.integers(1, 50), st.floats(0.5, 2.0))
+def test_the_trims_make_up_for_what_is_missing_and_no_more(share, tilt, looks, drift):
+    assume(min(abs(share - edge) for edge in (APPROACH, 1.0, 1 / APPROACH)) > 1e-6)
+    lowest = share * tilt
+    history = [looked([(share * drift, lowest * drift)] * n, holdout=HELD, now=HELD * drift) for n in range(looks + 1)]
+    if not APPROACH < share < 1 / APPROACH:
+        assert {(landing.trim_lowest, landing.trim_rest) for landing in history} == {(1.0, 1.0)}  # nothing is corrected on the way there
         return
-    up = 1 if lowest > 1 else -1  # too low: aim higher, which is nearer to 0
-    assert up * (trims[1] - 1) < 0
-    assert all(TRIM[0] <= trim <= TRIM[1] for trim in trims)
-    assert all(up * (later - trim) <= 0 for trim, later in pairwise(trims))  # look by look, up to the bound
-    assert abs(math.log(trims[1])) <= abs(math.log(lowest))  # a look makes up for no more than it misses
+    for trims in ([landing.trim_lowest for landing in history], [landing.trim_rest for landing in history]):
+        assert all(TRIM[0] <= trim <= TRIM[1] for trim in trims)
+        assert all((later - trim) * (trims[1] - 1) >= 0 for trim, later in pairwise(trims))  # look by look one way, up to the bound
+    now = np.array([np.sort(row)[:4].mean() for row in rows_at(share * drift, lowest * drift)])
+    missing = stretch(now, HELD * drift, history[0].auc)
+    assert abs(math.log(history[1].trim_lowest)) <= abs(math.log(missing)) + 1e-12  # a look makes up for no more than it misses
+    assert (history[1].trim_lowest - 1) * (missing - 1) >= 0
 
 
 def test_a_trim_stays_where_it_was_once_nothing_is_missing_and_turns_back_after_too_much():
-    below, above = (1.0, 1 + (1 / APPROACH - 1) / 2), (1.0, 1 - (1 - APPROACH) / 2)
+    below, above = (1.0, 1.12), (1.0, 0.88)
     landing = looked([below])
-    assert looked([below, AT]).trim == pytest.approx(landing.trim)
-    assert looked([below, above]).trim > landing.trim
-    assert looked([below] * 99).trim == TRIM[0]
-    assert looked([above] * 99).trim == TRIM[1]
-    assert looked([above] * 99 + [(1.0, 0.9 * APPROACH)]).trim == TRIM[1]  # far away again, and still remembered
+    assert landing.trim_lowest < 1 < landing.trim_rest  # the lowest are too low, so the rest are too high, for the mean is right
+    assert looked([below, AT]).trim_lowest == pytest.approx(landing.trim_lowest)
+    assert looked([below, above]).trim_lowest > landing.trim_lowest
+    assert looked([below] * 99).trim_lowest == TRIM[0]
+    assert looked([above] * 99).trim_lowest == TRIM[1]
+    assert looked([above] * 99 + [(0.9 * APPROACH, 0.9 * APPROACH)]).trim_lowest == TRIM[1]  # far away again, and still remembered
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.floats(-20, 0), min_size=1, max_size=9, unique=True), min_size=1, max_size=4), st.data())
-def test_the_aim_moves_all_levels_with_the_holdout_and_trims_the_lowest_tokens_only(rows, data):
-    """So that a trim for Min-K, which is still above its level, does not sink a mean that is low enough."""
-    landing = Landing(LEVEL, LOWEST, RETAINED)
-    landing.drift, landing.trim = data.draw(st.floats(0.5, 2.0)), data.draw(st.floats(*TRIM))
+def test_the_aim_moves_all_levels_with_the_holdout_and_trims_the_lowest_tokens_and_the_rest_apart(rows, data):
+    landing = Landing(ROWS, RETAINED)
+    landing.drift = data.draw(st.floats(0.5, 2.0))
+    landing.trim_lowest, landing.trim_rest = data.draw(st.floats(*TRIM)), data.draw(st.floats(*TRIM))
     starts = [data.draw(st.integers(0, 3)) for _ in rows]
     width = max(start + len(row) for start, row in zip(starts, rows, strict=True)) + 1
     levels, mask = torch.zeros(len(rows), width, dtype=torch.float64), torch.zeros(len(rows), width, dtype=torch.bool)
@@ -120,7 +171,7 @@ def test_the_aim_moves_all_levels_with_the_holdout_and_trims_the_lowest_tokens_o
         here = slice(start, start + len(row))
         levels[i, here], mask[i, here] = torch.tensor(row, dtype=torch.float64), True
         least = sorted(row)[: max(1, int(0.4 * len(row)))]
-        aims = [level * landing.drift * (landing.trim if level in least else 1.0) for level in row]
+        aims = [level * landing.drift * (landing.trim_lowest if level in least else landing.trim_rest) for level in row]
         expected[i, here] = torch.tensor(aims, dtype=torch.float64)
     torch.testing.assert_close(landing.aim(levels, mask), expected)
 
