@@ -159,11 +159,6 @@ def test_small_change_is_lost_in_place_and_survives_onto_the_original(tmp_path: 
     original = merge(adapter, tmp_path / "original", quantize="nf4").survival
     in_place = merge(adapter, tmp_path / "in_place", quantize="nf4", onto="dequantized", force=True).survival
     assert all(0.005 < s.relative < 0.02 for s in original.values())
-    print(
-        [round(s.alpha, 2) for s in original.values()],
-        [round(s.alpha, 2) for s in in_place.values()],
-        [round(s.relative, 4) for s in original.values()],
-    )
     assert median_alpha(original) > 0.8
     assert all(s.alpha < 0.2 for s in in_place.values())
     assert all(s.alpha > 0.99 for s in merge(adapter, tmp_path / "fp32").survival.values())
