@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -381,7 +381,10 @@ def test_merge_onto_what_training_saw_keeps_the_numbers_of_the_report(recipe, wo
     for views in json.loads(Path("merged/report.json").read_text())["results"].values():
         assert views["after"]["loss"]["mean"] == pytest.approx(views["adapter"]["loss"]["mean"], rel=1e-5)
     refused(capsys, ["merge", "out", "--output", "again", "--onto", "dequantized", "--quantize", "nf4"], "--force")
+    weights = Path("out/adapter_model.safetensors")
+    save_file({name: 0.1 * factor for name, factor in load_file(weights).items()}, weights)  # a hundredth of the change
     assert main(["merge", "out", "--output", "again", "--onto", "dequantized", "--quantize", "nf4", "--force", "--no-evaluate"]) == 0
+    assert "Warning: the median α is" in capsys.readouterr().out
     Path(world / "forget.jsonl").rename(world / "gone.jsonl")
     try:
         assert main(["merge", "out", "--output", "elsewhere"]) == 0

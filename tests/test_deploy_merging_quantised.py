@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from test_deploy_merging import adapted_logits, folders, gpt2, llama, logits, relative_error, save_adapter, save_base
+from test_deploy_merging import CASES, adapted_logits, folders, gpt2, llama, logits, relative_error, save_adapter, save_base
 from test_deploy_merging_refusals import refused
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -71,6 +71,16 @@ def test_quantised_folder_is_what_transformers_writes(kind, dtype, config, targe
     loaded, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(loading.values())
     assert torch.equal(logits(keep_weights_unpacked(loaded)), logits(load(plain, CONFIGS[kind](dtype))))
+
+
+def test_experts_stay_as_they_are_beside_quantised_attention(tmp_path: Path) -> None:
+    """transformers stacks them on loading and quantises linear layers alone."""
+    config, settings = CASES["attention beside experts"]
+    base = save_base(config, tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", **settings)
+    plain = load(merge(adapter, tmp_path / "plain").folder, CONFIGS["nf4"](torch.float32))
+    merged = load(merge(adapter, tmp_path / "merged", quantize="nf4").folder)
+    assert torch.equal(logits(merged), logits(plain))
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
