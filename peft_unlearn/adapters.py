@@ -39,8 +39,9 @@ def load_base(name: str | Path, *, dtype: torch.dtype | str = "auto", quantizati
     """
     if quantization_config is not None:
         kwargs.setdefault("device_map", {"": PartialState().device})
+        kwargs["quantization_config"] = quantization_config  # given as None, it would hide the one of a folder that is quantised itself
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, quantization_config=quantization_config, **kwargs)
+        model = AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, **kwargs)
     except OSError as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(f"model_name_or_path: {str(name)!r} cannot be loaded ({reason}); write a local folder or a Hub name.") from error

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -336,21 +336,61 @@ def test_evaluate_says_what_it_lacks(world, recipe, capsys, no_model):
     )
 
 
-def test_a_merged_model_has_the_numbers_of_its_adapter_on_the_same_base(recipe, world, capsys):
-    """The adapter was trained on NF4, so its own numbers are others: merging goes into the 32-bit base, and says so."""
+def test_a_merged_model_has_the_numbers_of_its_adapter_on_the_same_base(recipe, world):
+    """The adapter was trained on NF4, so its own numbers are others: merging goes into the 32-bit base, and is evaluated there."""
     assert main(["train", recipe(load_in_4bit=True, learning_rate="1e-2", max_steps=4)]) == 0
     assert main(["merge", "out", "--output", "merged"]) == 0
-    assert "Measure again: peft-unlearn evaluate merged" in capsys.readouterr().out
-    sets = ["--forget", str(world / "forget.jsonl"), "--retain", str(world / "retain.jsonl")]
-    assert main(["evaluate", "merged", *sets, "--output", "merged.json"]) == 0
     assert main(["evaluate", "out", "--set", "load_in_4bit=false", "--output", "adapter.json"]) == 0
     merged, adapter, trained = (
-        json.loads(Path(name).read_text())["results"] for name in ("merged.json", "adapter.json", "out/report.json")
+        json.loads(Path(name).read_text())["results"] for name in ("merged/report.json", "adapter.json", "out/report.json")
     )
     for name in ("forget", "retain"):
         loss = merged[name]["after"]["loss"]["mean"]
         assert loss == pytest.approx(adapter[name]["after"]["loss"]["mean"], rel=1e-5)
         assert loss != pytest.approx(trained[name]["after"]["loss"]["mean"], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_merge_evaluates_the_quantised_folder_that_it_wrote(kind, recipe, world, capsys):
+    """The numbers are those of the 32-bit merge put into the same format by transformers, and stand beside the adapter's own."""
+    assert main(["train", recipe(learning_rate="1e-2", max_steps=4, holdout_dataset=str(world / "holdout.jsonl"))]) == 0
+    assert main(["merge", "out", "--output", "plain", "--no-evaluate"]) == 0
+    assert not Path("plain/report.json").exists()
+    assert main(["merge", "out", "--output", "merged", "--quantize", kind]) == 0
+    printed = capsys.readouterr().out
+    assert "α min" in printed
+    assert "adapter" in printed
+    keys = {"nf4": ["load_in_4bit=true", "use_bnb_nested_quant=true", "dtype=float32"], "int8": ["load_in_8bit=true", "dtype=float32"]}[
+        kind
+    ]
+    sets = [word for name in ("forget", "retain", "holdout") for word in (f"--{name}", str(world / f"{name}.jsonl"))]
+    assert main(["evaluate", "plain", *sets, "--set", *keys, "--output", "plain.json"]) == 0
+    merged, plain, trained = (json.loads(Path(f).read_text()) for f in ("merged/report.json", "plain.json", "out/report.json"))
+    for name, views in merged["results"].items():
+        assert views["before"] == trained["results"][name]["before"]
+        assert views["adapter"] == trained["results"][name]["after"]
+        for metric, entry in plain["results"][name]["after"].items():
+            assert views["after"][metric] == entry, (name, metric)
+    assert merged["verdict"]["reasons"]
+
+
+def test_merge_onto_what_training_saw_keeps_the_numbers_of_the_report(recipe, world, capsys):
+    """The adapter was trained on NF4 without double quantisation, which only its recipe.yaml knows."""
+    assert main(["train", recipe(load_in_4bit=True, learning_rate="1e-2", max_steps=4)]) == 0
+    assert main(["merge", "out", "--output", "merged", "--onto", "dequantized"]) == 0
+    for views in json.loads(Path("merged/report.json").read_text())["results"].values():
+        assert views["after"]["loss"]["mean"] == pytest.approx(views["adapter"]["loss"]["mean"], rel=1e-5)
+    refused(capsys, ["merge", "out", "--output", "again", "--onto", "dequantized", "--quantize", "nf4"], "--force")
+    weights = Path("out/adapter_model.safetensors")
+    save_file({name: 0.1 * factor for name, factor in load_file(weights).items()}, weights)  # a hundredth of the change
+    assert main(["merge", "out", "--output", "again", "--onto", "dequantized", "--quantize", "nf4", "--force", "--no-evaluate"]) == 0
+    assert "Warning: the median α is" in capsys.readouterr().out
+    Path(world / "forget.jsonl").rename(world / "gone.jsonl")
+    try:
+        assert main(["merge", "out", "--output", "elsewhere"]) == 0
+    finally:
+        Path(world / "gone.jsonl").rename(world / "forget.jsonl")
+    assert "Not evaluated: forget_dataset" in capsys.readouterr().out
 
 
 def test_evaluate_takes_an_adapter_without_a_recipe(world, recipe):

@@ -185,10 +185,10 @@ def test_reported_change_is_the_ratio_of_norms(tmp_path: Path) -> None:
     result = merge(adapter, tmp_path / "merged")
     old, new = load_file(base / "model.safetensors"), load_file(result.folder / "model.safetensors")
     changed = {k.removesuffix(".weight"): ((new[k] - old[k]).norm() / old[k].norm()).item() for k in old if not torch.equal(old[k], new[k])}
-    assert result.change.keys() == changed.keys()
+    assert result.survival.keys() == changed.keys()
     assert len(changed) == 4
     for name, ratio in changed.items():
-        assert result.change[name] == pytest.approx(ratio, rel=1e-4)
+        assert result.survival[name].relative == pytest.approx(ratio, rel=1e-4)
 
 
 def test_tokenizer_and_licence_travel_and_data_does_not(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_tokenizer_and_licence_travel_and_data_does_not(tmp_path: Path) -> None:
     assert (folder / "tokenizer.json").read_text() == (folder / "chat_template.jinja").read_text() == "adapter"
     assert (folder / "tokenizer.model").read_text() == "base"
     assert {p.name for p in folder.iterdir()} == {
-        *("config.json", "generation_config.json", "model.safetensors"),
+        *("config.json", "generation_config.json", "merge.json", "model.safetensors"),
         *("tokenizer.json", "tokenizer.model", "chat_template.jinja", "LICENSE.txt"),
     }
 

@@ -25,7 +25,8 @@ def test_quantised_base_is_refused(tmp_path: Path) -> None:
     base, adapter = folders(tmp_path)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"load_in_4bit": True}}))
-    assert "original 16-bit weights" in refused(adapter, tmp_path / "merged")
+    message = refused(adapter, tmp_path / "merged")
+    assert all(word in message for word in ("--base ORIGINAL", "--onto dequantized", "--force"))
 
 
 def test_truncated_shard_is_named(tmp_path: Path) -> None:

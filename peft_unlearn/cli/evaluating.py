@@ -117,7 +117,7 @@ def plan(options: argparse.Namespace) -> Job:
 
 def measure_views(job: Job) -> tuple[dict[str, benchmarks.Sets], dict[str, Any]]:
     """Evaluate every set in every view, one model in memory at a time; with facts for the report's "run"."""
-    model = loading.load_trained(job.plan.model, str(job.folder)) if job.is_adapter else loading.load_base(job.plan.model)
+    model = loading.load_trained(job.plan.model, str(job.folder)) if job.is_adapter else loading.load_whole(job.plan.model)
     entered = {"before": "reference", "after": "student"} if job.is_adapter else {"after": ""}
     if job.stacked and job.never_seen is None:
         entered["never_seen"] = "never_seen"  # the base without the user's own adapter

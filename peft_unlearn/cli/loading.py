@@ -134,8 +134,7 @@ def load_never_seen(model: ModelArguments, never_seen: str | Path, *, key: str) 
     whole = dataclasses.replace(model, model_name_or_path=base_of(never_seen, key=key), adapter_name_or_path=None, model_revision="main")
     if (Path(never_seen) / lora.CONFIG).is_file():
         return cast(PreTrainedModel, load_trained(whole, str(never_seen)))
-    base = load_base(whole)
-    return base if model.load_in_4bit or model.load_in_8bit else base.to(PartialState().device)  # type: ignore[arg-type]
+    return load_whole(whole)
 
 
 def _check_modules(config: PreTrainedConfig, model: ModelArguments) -> None:
@@ -192,6 +191,12 @@ def load_base(model: ModelArguments) -> PreTrainedModel:
     if model.adapter_name_or_path and model.adapter_mode == "merge":
         return _with_adapter(base, model.adapter_name_or_path, adapters.STUDENT).merge_and_unload()
     return base
+
+
+def load_whole(model: ModelArguments) -> PreTrainedModel:
+    """The base alone, on the device where it is evaluated. Quantised weights, also of a folder that is quantised itself, are there already."""
+    base = load_base(model)
+    return base if getattr(base, "is_quantized", False) else base.to(PartialState().device)  # type: ignore[arg-type]
 
 
 def load_to_train(model: ModelArguments) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Merge a forgetting adapter into the 16/32-bit weights of its base, shard by shard."""
+"""Merge a forgetting adapter into its base, shard by shard, measure what survives, and evaluate what was written."""
 
 import argparse
 
@@ -6,28 +6,59 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", help="the output folder of a run, or a Hub name")
     parser.add_argument("--output", required=True, metavar="DIR", help="a new folder for the merged model")
-    parser.add_argument("--base", help="the 16/32-bit base; the one that the adapter names if left out")
-    parser.add_argument("--to", choices=["bf16", "fp16", "fp32"], help="type of the merged weights; the base's own if left out")
+    parser.add_argument("--base", help="the base; the one that the adapter names if left out")
     parser.add_argument("--below", help="the adapter that this one was trained on top of; the one that its recipe.yaml names if left out")
+    parser.add_argument("--to", choices=["bf16", "fp16", "fp32"], help="type of the merged weights; the base's own if left out")
+    parser.add_argument("--quantize", choices=["nf4", "int8"], help="quantise after merging; nf4 with double quantisation")
+    parser.add_argument(
+        "--onto",
+        choices=["original", "dequantized"],
+        default="original",
+        help="dequantized: onto the quantised weights that the adapter was trained on, as recipe.yaml says (nf4 if it does not)",
+    )
+    parser.add_argument("--force", action="store_true", help="merge in place into quantised weights, which erases small changes")
+    parser.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="do not evaluate the merged folder")
 
 
 def main(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     import yaml
+    from rich.console import Console
 
     from peft_unlearn import deploy, recipe
+    from peft_unlearn.cli import merged
+    from peft_unlearn.deploy import survival
+    from peft_unlearn.errors import UserError
+    from peft_unlearn.evaluation import report
 
     written = Path(options.adapter) / recipe.FILE
     settings = yaml.safe_load(written.read_text(encoding="utf-8")) if written.is_file() else {}
     below = options.below
     if below is None and settings.get("adapter_mode") != "continue":
         below = settings.get("adapter_name_or_path")
-    result = deploy.merge(options.adapter, options.output, base=options.base, dtype=options.to, below=(below,) if below else ())
-    change = sorted(result.change.values())
-    print(f"Merged into {result.folder}: {len(change)} weights changed, by {change[0]:.2%} to {change[-1]:.2%} of their norm.")
-    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
-        print(
-            "Its base is the 16/32-bit one and the adapter was trained on a quantised one: the numbers of report.json need not hold. "
-            f"Measure again: peft-unlearn evaluate {result.folder} --forget ... --retain ..."
+    result = deploy.merge(
+        options.adapter,
+        options.output,
+        base=options.base,
+        dtype=options.to,
+        quantize=options.quantize,
+        onto=options.onto,
+        trained=merged.trained_on(settings),
+        force=options.force,
+        below=(below,) if below else (),
+    )
+    console = Console()
+    console.print(survival.table(result.survival))
+    console.print(f"Merged into {result.folder}; every weight's numbers are in {deploy.MERGE_REPORT} there.")
+    alpha = survival.median_alpha(result.survival)
+    if alpha is not None and alpha < survival.SURVIVES:
+        console.print(
+            f"Warning: the median α is {alpha:.3f}, so much of the forgetting may be rounded away; merge to more bits, or train longer."
         )
+    if not options.evaluate:
+        return
+    try:
+        console.print(report.table(merged.evaluate(result.folder, Path(options.adapter), settings), console.width))
+    except UserError as error:
+        console.print(f"Not evaluated: {error} The command for it is peft-unlearn evaluate {result.folder} --forget ... --retain ...")

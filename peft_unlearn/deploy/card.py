@@ -69,8 +69,9 @@ base = AutoModelForCausalLM.from_pretrained("{base}")  # quantised as above, it 
 
     peft-unlearn merge {name} --output merged{below_option}
 
-This adds the adapter to the 16-bit weights of the base; quantise the merged folder afterwards, and evaluate it again. Do not merge in
-place into 4-bit weights: the change is smaller than their rounding step, so most of it is rounded away and the forgotten texts come back.
+This adds the adapter to the 16-bit weights of the base, shows how much of the change is left in what was written, and evaluates that;
+`--quantize nf4` or `int8` quantises afterwards. Do not merge in place into 4-bit weights: the change is smaller than their rounding step, so
+most of it is rounded away and the forgotten texts come back.
 
 ## What this adapter gives away
 

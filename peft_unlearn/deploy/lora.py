@@ -1,7 +1,7 @@
 """What a saved LoRA adapter does to the weights of its base, read from the adapter's folder and the base's config alone."""
 
 import warnings
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,17 +23,28 @@ KEEPS_BASE = (True, False, "gaussian", "orthogonal", "eva")
 
 @dataclass
 class Update:
-    """What adapters do to parameters, by their names in the model: replace some, then add products of two thin matrices.
+    """What an adapter does to parameters, by their names in the model: replace some, then add products of two thin matrices.
 
     products: pairs of shapes (rows, r) and (r, columns), fp32, in the layout of the weight, the scaling in the first.
     """
 
-    products: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=lambda: defaultdict(list))
+    products: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     replaced: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def names(self) -> set[str]:
         return {*self.products, *self.replaced}
+
+
+def applied(weight: torch.Tensor, name: str, updates: Sequence[Update], rows: slice) -> torch.Tensor:
+    """Rows of the parameter `name` in fp32 after the updates: the last replacement, or `weight`, plus every product."""
+    start = next((update.replaced[name] for update in reversed(updates) if name in update.replaced), weight)
+    value = start[rows].to(torch.float32, copy=True)
+    for update in updates:
+        if name in update.products:
+            left, right = update.products[name]
+            value.addmm_(left[rows], right)
+    return value
 
 
 def read_config(folder: Path) -> LoraConfig:
@@ -64,8 +75,8 @@ def read_config(folder: Path) -> LoraConfig:
     return config
 
 
-def collect(update: Update, folder: Path, config: LoraConfig, model: PreTrainedModel) -> None:
-    """Add the adapter in `folder` to `update`.
+def collect(folder: Path, config: LoraConfig, model: PreTrainedModel) -> Update:
+    """What the adapter in `folder` does.
 
     `model` is the base on the meta device, and is wrapped in place: PEFT itself says which modules the config targets, with which scaling
     and in which layout, and which tensors must be in the file.
@@ -103,7 +114,7 @@ def collect(update: Update, folder: Path, config: LoraConfig, model: PreTrainedM
                 "give the base that the adapter was trained on."
             )
 
-    update.replaced |= {name: tensors[key] for key, name in saved_with.items()}
+    update = Update(replaced={name: tensors[key] for key, name in saved_with.items()})
     for name, module in wrapped.get_base_model().named_modules():
         if isinstance(module, LoraLayer):
             if not isinstance(module, Linear | Embedding) or module.lora_variant:
@@ -111,12 +122,13 @@ def collect(update: Update, folder: Path, config: LoraConfig, model: PreTrainedM
                 raise UserError(
                     f"{folder / CONFIG}: {name} uses {variant}, which cannot be merged shard by shard; use PEFT's merge_and_unload."
                 )
-            update.products[f"{name}.weight"].append(product(module, name, tensors))
+            update.products[f"{name}.weight"] = product(module, name, tensors)
         elif isinstance(module, ModulesToSaveWrapper):
             kept = [key for key in tensors if key.startswith(f"{PREFIX}{name}.")]
             update.replaced |= {key.removeprefix(PREFIX): tensors[key] for key in kept}
         elif isinstance(module, AuxiliaryTrainingWrapper):
             raise UserError(f"{folder / CONFIG}: {name} is a {type(module).__name__}, which cannot be merged; use PEFT's merge_and_unload.")
+    return update
 
 
 def product(layer: Linear | Embedding, name: str, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

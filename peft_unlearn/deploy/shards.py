@@ -123,6 +123,16 @@ def checkpoint(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def read(folder: Path, tensor: Tensor, name: str) -> Any:
+    """The tensor of that name. It is mapped, and leaves memory when it is dropped: the shard is opened for it alone.
+
+    Raises:
+        UserError: the shard is truncated or damaged.
+    """
+    with opened(folder / tensor.shard) as file:
+        return file.get_tensor(name)
+
+
 def write_index(folder: Path, tensors: dict[str, str], total_size: int) -> None:
     """Write the index of a sharded folder: `tensors` maps tensor names to shard file names, `total_size` is in bytes."""
     index = {"metadata": {"total_size": total_size}, "weight_map": tensors}
