@@ -194,6 +194,11 @@ def load_base(model: ModelArguments) -> PreTrainedModel:
     return base
 
 
+def load_dense(model: ModelArguments) -> PreTrainedModel:
+    """The 16/32-bit base of a recipe, however the recipe holds it."""
+    return load_base(dataclasses.replace(model, load_in_4bit=False, load_in_8bit=False)).to(PartialState().device)  # type: ignore[arg-type]
+
+
 def load_to_train(model: ModelArguments) -> dict[str, Any]:
     """`model` and `peft_config` of an `UnlearnTrainer`: the base, with the user's own adapter where the recipe names one."""
     base = load_base(model)
