@@ -101,7 +101,7 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
     for module_name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and "lora_dropout" not in module_name:
             module.p = 0.0  # reference and student must differ by the adapter alone
-    _activate(model, _active_names(model, "student"))
+    _activate(model, names_of(model, "student"))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in adapter_parameters(model, STUDENT):
@@ -135,7 +135,8 @@ def lora_b(model: PeftModel) -> dict[str, nn.Parameter]:
     return {n: p for n, p in model.named_parameters() if "lora_" in n and "_B" in n and n.split("_B")[1].startswith(f".{STUDENT}")}
 
 
-def _active_names(model: PeftModel, view_name: str) -> list[str]:
+def names_of(model: PeftModel, view_name: str) -> list[str]:
+    """The adapters that are active in a view."""
     below = [FINETUNE] if FINETUNE in model.peft_config else []
     reference = [REFERENCE] if REFERENCE in model.peft_config else []
     return {"student": [*below, STUDENT], "teacher": [*below, TEACHER], "reference": below + reference, "never_seen": []}[view_name]
@@ -152,7 +153,7 @@ def view(model: PeftModel, name: str) -> Iterator[PeftModel]:
     Leave it before a backward pass: under gradient checkpointing the recomputation would run with the wrong adapter and the student get no
     gradient.
     """
-    with activated(model, _active_names(model, name)):
+    with activated(model, names_of(model, name)):
         yield model
 
 

@@ -7,13 +7,16 @@ An attack is a function of a context, one model with its sets, to plain numbers.
 import difflib
 from collections.abc import Sequence
 
-from peft_unlearn.attacks import prompts, sanity, scale
+from peft_unlearn.attacks import composition, membership, precision, prompts, relearning, sampling, sanity, scale, white_box
 from peft_unlearn.attacks.context import Attack, Context, Unmade
 from peft_unlearn.errors import UserError
 
 __all__ = ["ATTACKS", "Attack", "Context", "Unmade", "choose"]
 
-ATTACKS: dict[str, Attack] = {module.ATTACK.name: module.ATTACK for module in (sanity, scale, prompts)}
+ATTACKS: dict[str, Attack] = {
+    module.ATTACK.name: module.ATTACK
+    for module in (sanity, precision, scale, relearning, prompts, sampling, white_box, membership, composition)
+}
 
 
 def choose(names: Sequence[str] = (), *, full: bool = False) -> list[Attack]:

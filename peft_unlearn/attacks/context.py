@@ -107,7 +107,7 @@ def shown(what: str, metric: str, result: Result, *, line: str | None = None, ag
 
 def number(what: str, metric: str, value: float, *, line: str | None = None) -> Shown:
     """A number of no rows: a share of modules, a count of steps."""
-    return shown(what, metric, {"mean": value, "n": 1, "rows": [], "interval": [value, value]}, line=line)
+    return shown(what, metric, {"mean": value, "n": 1, "rows": []}, line=line)
 
 
 def recalled(what: str, evaluation: Evaluation, *, line: str | None = None) -> list[Shown]:

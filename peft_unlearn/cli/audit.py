@@ -23,7 +23,7 @@ def main(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from peft_unlearn import attacks
-    from peft_unlearn.cli import auditing, evaluating
+    from peft_unlearn.cli import auditing, evaluating, loading
     from peft_unlearn.errors import UserError
     from peft_unlearn.evaluation import attack_tables, html, report
 
@@ -32,6 +32,8 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(f"output: {options.model} is no local folder that a report could lie in, write --output FILE.")
     output = Path(options.output or Path(options.model) / "report.json")
     job = evaluating.plan(options)
+    for other in options.others:
+        loading.check_adapter(other, job.plan.model.model_name_or_path or "", key="with")
     made, texts = auditing.run(job, chosen, output)
     console = Console()
     console.print(report.table(made, console.width))
