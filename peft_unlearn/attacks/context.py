@@ -8,7 +8,6 @@ from typing import Any, TypedDict, cast
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from peft_unlearn import adapters
 from peft_unlearn.evaluation.probes import Probe
 from peft_unlearn.evaluation.results import Evaluation, Result
 from peft_unlearn.evaluation.rows import Row
@@ -63,25 +62,20 @@ class Context:
     seed: int = 0
 
     @property
+    def student(self) -> PeftModel | None:
+        """The model with its forgetting adapter on; None of a whole model and of never-seen."""
+        return self.model if self.view == "after" and isinstance(self.model, PeftModel) else None
+
+    @property
     def adapted(self) -> PeftModel:
-        """The model with its forgetting adapter on.
+        """The same, for attacks on the adapter.
 
         Raises:
             Unmade: there is none.
         """
-        if self.view != "after" or not isinstance(self.model, PeftModel) or adapters.STUDENT not in self.model.peft_config:
+        if self.student is None:
             raise Unmade("the model is a whole one, without a forgetting adapter")
-        return self.model
-
-    def probe(self, name: str) -> Probe:
-        """The rows of a set.
-
-        Raises:
-            Unmade: it is not there.
-        """
-        if name not in self.probes:
-            raise Unmade(f"there is no {name} set")
-        return self.probes[name]
+        return self.student
 
     def recall(self, model: Any = None, probe: Probe | None = None) -> Evaluation:
         """`RECOVERY` of the forget set, worst-of-k where it has paraphrases, under the view's model or another one."""

@@ -4,7 +4,7 @@ Rounding moves each weight to the nearest of few values, and a small change move
 module alpha = <Q(W + D) - Q(W), D> / |D|^2 says how much of its change D is left after rounding Q, 1 all and 0 nothing.
 
 Weights are rounded as bitsandbytes rounds them and then computed with in the base's own 16/32 bit; merging happens in memory and nothing is
-written. `W` is the base below the adapter, a user's own fine-tune included. The head is never rounded.
+written. W is the base below the adapter, a user's own fine-tune included; the head is never rounded.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from peft_unlearn import adapters
 from peft_unlearn.attacks.context import Attack, Context, Shown, Unmade, number, recalled
 from peft_unlearn.attacks.scale import lora_layers
+from peft_unlearn.evaluation.results import Evaluation
 
 Rounding = Callable[[Tensor], Tensor]  # a matrix in fp32 -> the same as it is after rounding
 
@@ -42,49 +43,50 @@ class Change(NamedTuple):
 
 
 def run(context: Context) -> list[Shown]:
-    """Recall after each way of merging and rounding, with the median and the least alpha over the modules."""
-    model = context.adapted
-    if model.peft_config[adapters.STUDENT].modules_to_save:
+    """Recall after each way of merging and rounding, with the median and the least alpha over the modules; a whole model is only rounded.
+
+    Raises:
+        Unmade: what is not linear cannot be merged, or the base's 16/32-bit weights are not at hand.
+    """
+    student = context.student
+    if student is not None and student.peft_config[adapters.STUDENT].modules_to_save:
         raise Unmade("the adapter replaces whole modules, which are not merged")
     found = []
     with dense(context) as base:
         kept = layers(base)
-        dtype = str(kept[0].weight.dtype).removeprefix("torch.")
-        ways: dict[str, tuple[Rounding, bool]] = {
-            f"merged into {dtype}": (lambda w: w.to(kept[0].weight.dtype).float(), False),
-            "merged, then int8": (int8, False),
-            "merged, then NF4": (nf4, False),
-            "merged in place into NF4": (nf4, True),
-        }
+        dtype = kept[0].weight.dtype
+        ways: dict[str, tuple[Rounding, bool]] = {"rounded to int8": (int8, False), "rounded to NF4": (nf4, False)}
+        if student is not None:
+            merged = {f"merged into {str(dtype).removeprefix('torch.')}": (lambda weight: weight.to(dtype).float(), False)}
+            ways = merged | ways | {"merged in place into NF4": (nf4, True)}
         for way, (rounding, in_place) in tqdm(ways.items(), desc="merging and rounding", delay=2, leave=False):
             alphas: dict[str, float] = {}
-            with rewritten(model, kept, rounding, in_place, alphas):
+            with rewritten(student, kept, rounding, in_place, alphas):
                 found += _finding(way, context.recall(base), alphas)
-    for bits in (8, 4):
+    for bits in (8, 4) if student is not None else ():
         alphas = {}
-        with rounded_adapter(model, bits, alphas):
+        with rounded_adapter(context.adapted, bits, alphas):
             found += _finding(f"adapter rounded to int{bits}", context.recall(), alphas)
     return found
 
 
-def _finding(way: str, evaluation: object, alphas: Mapping[str, float]) -> list[Shown]:
-    values = list(alphas.values())
-    return [
-        *recalled(way, evaluation, line="precision"),  # type: ignore[arg-type]
-        number(way, "median_alpha", float(np.median(values)), line="alpha"),
-        number(way, "least_alpha", float(np.min(values))),
-    ]
+def _finding(way: str, evaluation: Evaluation, alphas: Mapping[str, float]) -> list[Shown]:
+    found = recalled(way, evaluation, line="precision")
+    if alphas:
+        values = list(alphas.values())
+        found.append(number(way, "median_alpha", float(np.median(values)), line="alpha"))
+        found.append(number(way, "least_alpha", float(np.min(values))))
+    return found
 
 
 @contextlib.contextmanager
-def dense(context: Context) -> Iterator[PreTrainedModel]:
+def dense(context: Context) -> Iterator[PreTrainedModel | PeftModel]:
     """The 16/32-bit base without any adapter: the loaded one, or where that is quantised another one beside it."""
-    model = context.adapted
-    if adapters.quantisation(model) is None:
-        with adapters.activated(model, []):
-            yield cast(PreTrainedModel, model)
+    if adapters.quantisation(context.model) is None:
+        with adapters.activated(context.model, []) if isinstance(context.model, PeftModel) else contextlib.nullcontext():
+            yield context.model
     elif context.load_dense is None:
-        raise Unmade("the base is quantised, and its 16/32-bit weights are not at hand")
+        raise Unmade("the model is held quantised, and its 16/32-bit weights are not at hand")
     else:
         yield context.load_dense()
 
@@ -111,10 +113,10 @@ def changes(model: PeftModel) -> Iterator[tuple[str, Change]]:
 
 
 @contextlib.contextmanager
-def rewritten(model: PeftModel, kept: list[Layer], rounding: Rounding, in_place: bool, alphas: dict[str, float]) -> Iterator[None]:
-    """The base with the model's adapters merged into it and rounded: Q(W + D), or in place Q(Q(W) + D). Fills `alphas` by module."""
+def rewritten(model: PeftModel | None, kept: list[Layer], rounding: Rounding, in_place: bool, alphas: dict[str, float]) -> Iterator[None]:
+    """The base with the adapters of `model` merged into it, then rounded: Q(W + D), or in place Q(Q(W) + D). Fills `alphas` by module."""
     own = [layer.weight.data.to("cpu", copy=True) for layer in kept]
-    changed = dict(changes(model))
+    changed = {} if model is None else dict(changes(model))
     try:
         for layer in kept:
             apply = rounding if layer.rounded else (lambda w: w)
@@ -175,4 +177,4 @@ def absmax(weight: Tensor, bits: int) -> Tensor:
     return (weight / step).round() * step
 
 
-ATTACK = Attack("precision", "Merged and rounded, in the ways in which models are shipped", quick=True, run=run)
+ATTACK = Attack("precision", "Merged and rounded, in the ways in which models are shipped", quick=True, run=run, control=True)

@@ -29,9 +29,10 @@ def run(context: Context) -> list[Shown]:
     for scale in SCALES[context.full]:
         with scaled(model, scale):
             found += recalled(f"scale {scale:g}", context.recall(), line="scale" if scale == JUDGED else None)
-    for number_of, part in enumerate(quarters(model), start=1):
+    for part in quarters(model):
         with scaled(model, 0.0, part):
-            found += recalled(f"without layers {part[0]} to {part[-1]}" if part else f"quarter {number_of}", context.recall())
+            which = f"layer {part[0]}" if len(part) == 1 else f"layers {part[0]} to {part[-1]}"
+            found += recalled(f"without {which}", context.recall())
     before = context.plain["before"]["forget"]["extraction_strength"]["mean"]
     for weight in WEIGHTS[context.full]:
         guided = context.recall(Guided(model, weight))

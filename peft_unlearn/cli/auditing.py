@@ -73,7 +73,7 @@ def _attack(job: evaluating.Job, view: str, model: PreTrainedModel, done: "Progr
         view=view,
         full=job.options.full,
         batch_size=job.how.batch_size,
-        load_dense=lambda: loading.load_dense(job.plan.model),
+        load_dense=(lambda: loading.load_dense(job.plan.model)) if view == "after" else None,
         others=job.options.others,
     )
     with tqdm(pending, desc=f"attacks on {'never-seen' if view == 'never_seen' else 'the model'}", unit="attack") as bar:
@@ -93,16 +93,19 @@ def _attack(job: evaluating.Job, view: str, model: PreTrainedModel, done: "Progr
 
 def _judged(attack: attacks.Attack, done: "Progress") -> dict[str, Any]:
     """The report's entry of one attack, made or not."""
-    entry = done.shown["after"].get(attack.name, {"full": False, "shown": [], "reason": "it was not made", "seconds": 0.0})
+    entry = dict(done.shown["after"].get(attack.name) or {"full": False, "shown": [], "reason": "it was not made", "seconds": 0.0})
     control = done.shown["never_seen"].get(attack.name, {"shown": [], "seconds": 0.0})
     findings = judging.judge(entry["shown"], control["shown"], done.views)
     held = judging.held(findings)
+    if held is None and entry["reason"] is None:
+        judged = any(finding["limit"] is not None for finding in findings)
+        entry["reason"] = "there is no never-seen model, or its rows are too few to tell" if judged else "its numbers are only reported"
     return {
         "title": attack.title,
         "quick": attack.quick,
         "full": entry["full"],
         "held": held,
-        "reason": None if held is not None else entry["reason"] or "it has no line, or none that these rows can tell",
+        "reason": entry["reason"] if held is None else None,
         "seconds": round(entry["seconds"] + control["seconds"], 1),
         "findings": findings,
     }

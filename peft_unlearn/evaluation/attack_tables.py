@@ -15,14 +15,15 @@ COLUMNS = ("attacked", "without", "never-seen", "back", "line", "held")
 
 
 def table(attacks: Mapping[str, Any]) -> Table:
-    """What each attack brought back: a row for each number, attacks that were not made with their reason."""
+    """What each attack brought back: a row for each number that has a line, all of an attack without one; what was not made with its reason."""
     columns = [Column(head, justify="right", no_wrap=True) for head in COLUMNS]
     grid = Table(Column("attack"), *columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name, attack in attacks.items():
         grid.add_row(Text(name, "bold"), "", "", "", "", "", HELD[attack["held"]])
         if attack["reason"] is not None:
             grid.add_row(Text(f" {attack['reason']}"))
-        for finding in attack["findings"]:
+        judged = [finding for finding in attack["findings"] if finding["limit"] is not None]
+        for finding in judged or attack["findings"]:
             grid.add_row(Text(f" {_label(finding)}"), *_cells(finding))
         grid.add_section()
     return grid

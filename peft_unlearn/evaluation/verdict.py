@@ -263,7 +263,8 @@ def _unchecked(numbers: Numbers, findings: list[Finding]) -> list[str]:
     if numbers.attacks is None:
         said.append("Not attacked: what precision, scale, prompts and samples bring back is for `peft-unlearn audit` to try.")
     for name, attack in (numbers.attacks or {}).items():
-        if attack["held"] is None:
+        reported = attack["findings"] and all(finding["limit"] is None for finding in attack["findings"])
+        if attack["held"] is None and not reported:
             said.append(f"Not told, the attack {name}: {attack['reason']}.")
     if not numbers.known:
         said.append("No never-seen model: its extraction strength is taken as 0, and probability is not judged.")
