@@ -77,7 +77,7 @@ def test_membership_is_two_sided(value, held):
 def test_what_is_past_a_line_within_the_noise_holds_nothing_and_breaks_nothing():
     noisy = judged(0.3, "prompts", spread=3.0)
     assert noisy["recovered"] == pytest.approx(0.25)
-    assert noisy["held"] is None or noisy["held"] is False
+    assert noisy["held"] is None
     loud = [0.0] * 38 + [8.0, -1.0]
     (found,) = judging.judge([shown("form", "extraction_strength", summarise(loud), line="prompts")], [], plain(after=0.0, never=0.0))
     assert found["recovered"] > 0.1

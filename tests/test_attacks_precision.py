@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from attack_world import adapted, by_name, context, strengths
+from attack_world import TOKENIZER, adapted, by_name, context, probe, strengths
 from bitsandbytes.functional import int8_vectorwise_quant
 from conftest import tiny_llama
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
+from transformers.pytorch_utils import Conv1D
 
 from peft_unlearn import adapters, attacks
 from peft_unlearn.attacks import precision
@@ -132,3 +133,27 @@ def test_a_whole_model_is_only_rounded():
     seen = by_name(precision.run(context(tiny_llama())))
     assert {what for what, _ in seen} == {"rounded to int8", "rounded to NF4"}
     assert {metric for _, metric in seen} == {"extraction_strength", "worst_of_k"}
+
+
+@pytest.mark.parametrize("settings", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "all"}])
+def test_what_is_no_plain_sum_is_not_merged(settings):
+    with pytest.raises(attacks.Unmade, match="not merged"):
+        precision.run(attacks.Context(adapted(**settings), TOKENIZER, probes={}, plain={}, view="after"))
+
+
+def test_weights_that_stand_the_other_way_round_are_merged_as_pefts_are():
+    def base():
+        torch.manual_seed(0)
+        return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=64, n_layer=1, n_head=2, n_positions=64)).eval()
+
+    model = adapted(base(), target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)
+    ours = context(model, probes={"forget": probe(3)})
+    seen = by_name(precision.run(ours))
+    merged = adapted(base(), target_modules=["c_attn", "c_proj"], fan_in_fan_out=True).merge_and_unload()
+    rows = ours.probes["forget"].rows
+    assert seen["merged into float32", "extraction_strength"]["rows"] == pytest.approx(strengths(merged, rows))
+    for module in merged.modules():
+        if isinstance(module, Conv1D):
+            module.weight.data = precision.nf4(module.weight.data.T.contiguous()).T
+    assert seen["rounded to NF4", "extraction_strength"]["rows"] == pytest.approx(strengths(merged, rows))
+    assert seen["merged into float32", "least_alpha"]["mean"] == pytest.approx(1, abs=1e-4)

@@ -18,6 +18,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from peft_unlearn import adapters
 from peft_unlearn.attacks.context import Attack, Context, Shown, Unmade, number, recalled
@@ -28,11 +29,12 @@ Rounding = Callable[[Tensor], Tensor]  # a matrix in fp32 -> the same as it is a
 
 
 class Layer(NamedTuple):
-    """A weight of the 16/32-bit base; `name` is its module's, `rounded` whether a quantised base would round it."""
+    """A weight of the 16/32-bit base; `name` is its module's, `rounded` whether a quantised base would round it, `turned` if it is (in, out)."""
 
     name: str
     weight: nn.Parameter
     rounded: bool
+    turned: bool
 
 
 class Change(NamedTuple):
@@ -49,8 +51,8 @@ def run(context: Context) -> list[Shown]:
         Unmade: what is not linear cannot be merged, or the base's 16/32-bit weights are not at hand.
     """
     student = context.student
-    if student is not None and student.peft_config[adapters.STUDENT].modules_to_save:
-        raise Unmade("the adapter replaces whole modules, which are not merged")
+    if student is not None:
+        _check_mergeable(student)
     found = []
     with dense(context) as base:
         kept = layers(base)
@@ -68,6 +70,15 @@ def run(context: Context) -> list[Shown]:
         with rounded_adapter(context.adapted, bits, alphas):
             found += _finding(f"adapter rounded to int{bits}", context.recall(), alphas)
     return found
+
+
+def _check_mergeable(model: PeftModel) -> None:
+    """See that W + scaling B A is all that the adapters do: what is not merged here would pass for lost in merging."""
+    config = model.peft_config[adapters.STUDENT]
+    if config.modules_to_save or config.target_parameters or config.bias != "none" or config.lora_bias:
+        raise Unmade("the adapter changes more than the weights of modules, which is not merged")
+    if any(module.lora_variant for module in lora_layers(model).values()):
+        raise Unmade("the adapter is a variant of LoRA such as DoRA, which is not merged as a sum")
 
 
 def _finding(way: str, evaluation: Evaluation, alphas: Mapping[str, float]) -> list[Shown]:
@@ -97,9 +108,9 @@ def layers(base: PreTrainedModel | PeftModel) -> list[Layer]:
     head = plain.get_output_embeddings()
     found = []
     for name, module in plain.named_modules():
-        if isinstance(module, nn.Linear | nn.Embedding) and ".lora_" not in name:
-            own = name.removesuffix(".base_layer")
-            found.append(Layer(own, cast(nn.Parameter, module.weight), isinstance(module, nn.Linear) and module is not head))
+        if isinstance(module, nn.Linear | nn.Embedding | Conv1D) and ".lora_" not in name:
+            weight, rounded = cast(nn.Parameter, module.weight), not isinstance(module, nn.Embedding) and module is not head
+            found.append(Layer(name.removesuffix(".base_layer"), weight, rounded, isinstance(module, Conv1D)))
     return found
 
 
@@ -117,9 +128,11 @@ def rewritten(model: PeftModel | None, kept: list[Layer], rounding: Rounding, in
     """The base with the adapters of `model` merged into it, then rounded: Q(W + D), or in place Q(Q(W) + D). Fills `alphas` by module."""
     own = [layer.weight.data.to("cpu", copy=True) for layer in kept]
     changed = {} if model is None else dict(changes(model))
+    if not changed.keys() <= {layer.name for layer in kept}:
+        raise Unmade("the adapter changes modules of a kind that is not merged")
     try:
         for layer in kept:
-            apply = rounding if layer.rounded else (lambda w: w)
+            apply = _applied(rounding, layer)
             weight = layer.weight.data.float()
             if layer.name in changed:
                 below, change = (part.to(weight.device) for part in changed[layer.name])
@@ -134,6 +147,13 @@ def rewritten(model: PeftModel | None, kept: list[Layer], rounding: Rounding, in
     finally:
         for layer, data in zip(kept, own, strict=True):
             layer.weight.data.copy_(data)
+
+
+def _applied(rounding: Rounding, layer: Layer) -> Rounding:
+    """What rounding does to a layer's own weight."""
+    if not layer.rounded:
+        return lambda weight: weight
+    return (lambda weight: rounding(weight.T).T) if layer.turned else rounding
 
 
 @contextlib.contextmanager

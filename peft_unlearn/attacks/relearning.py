@@ -22,6 +22,7 @@ from peft_unlearn.data.collating import collate_rows, padding_id
 from peft_unlearn.evaluation.probes import Probe
 from peft_unlearn.evaluation.results import Evaluation
 from peft_unlearn.evaluation.rows import Row
+from peft_unlearn.logprobs import IGNORE, score
 
 NAME = "relearning"
 RATES = (5e-5, 2e-4, 1e-3)
@@ -67,8 +68,11 @@ def _recalls(context: Context, rows: Sequence[Row], unseen: Probe, rate: float, 
         optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
         for step in range(1, STEPS[context.full][-1] + 1):
             chosen = [_plain(rows[((step - 1) * BATCH + i) % len(rows)]) for i in range(min(BATCH, len(rows)))]
-            batch = {key: value.to(model.device) for key, value in collate_rows(chosen, pad).items()}
-            model(**batch, use_cache=False).loss.backward()
+            labels = sum(label != IGNORE for row in chosen for label in row["labels"][1:])
+            for start in range(0, len(chosen), context.batch_size):
+                padded = collate_rows(chosen[start : start + context.batch_size], pad)
+                scores = score(model, {key: value.to(model.device) for key, value in padded.items()})
+                (-scores.logps.sum() / labels).backward()
             optimiser.step()
             optimiser.zero_grad()
             bar.update()

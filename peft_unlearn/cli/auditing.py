@@ -33,6 +33,7 @@ def run(job: evaluating.Job, chosen: Sequence[attacks.Attack], output: Path) -> 
     Raises:
         UserError: what loading refuses.
     """
+    trained = _trained(output)
     done = Progress(output.with_name(FILE), _key(job))
     texts = job.options.show_text  # they are never written, so answers are made again
     seen: dict[str, benchmarks.Sets] = {}
@@ -53,12 +54,11 @@ def run(job: evaluating.Job, chosen: Sequence[attacks.Attack], output: Path) -> 
 
     views = {view: {name: _evaluation(found) for name, found in done.views[view].items()} for view in job.views}
     job.benchmark.compare(views, job.how)
-    run = _trained(output) or {"run": done.facts}
     made = report.build(
         {name: {view: sets[name] for view, sets in views.items()} for name in views["after"]},
         never_seen=job.never_seen_facts(),
         attacks={name: _judged(attack, done) for name, attack in attacks.ATTACKS.items()},
-        **run,
+        **(trained or {"run": done.facts}),
     )
     return made, evaluating.forget_texts(job, {view: seen[view] for view in job.views}) if texts else None
 
