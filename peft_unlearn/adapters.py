@@ -102,7 +102,7 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
     for module_name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and "lora_dropout" not in module_name:
             module.p = 0.0  # reference and student must differ by the adapter alone
-    _activate(model, _active_names(model, "student"))
+    _activate(model, names_of(model, "student"))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in adapter_parameters(model, STUDENT):
@@ -131,7 +131,13 @@ def adapter_parameters(model: PeftModel, name: str = STUDENT) -> list[nn.Paramet
     return [p for n, p in model.named_parameters() if f".{name}." in n or n.endswith(f".{name}")]
 
 
-def _active_names(model: PeftModel, view_name: str) -> list[str]:
+def lora_b(model: PeftModel) -> dict[str, nn.Parameter]:
+    """The B factors of the forgetting adapter: what stays as it was where a layer did not train."""
+    return {n: p for n, p in model.named_parameters() if "lora_" in n and "_B" in n and n.split("_B")[1].startswith(f".{STUDENT}")}
+
+
+def names_of(model: PeftModel, view_name: str) -> list[str]:
+    """The adapters that are active in a view."""
     below = [FINETUNE] if FINETUNE in model.peft_config else []
     reference = [REFERENCE] if REFERENCE in model.peft_config else []
     return {"student": [*below, STUDENT], "teacher": [*below, TEACHER], "reference": below + reference, "never_seen": []}[view_name]
@@ -145,12 +151,22 @@ def _activate(model: PeftModel, names: list[str]) -> None:
 def view(model: PeftModel, name: str) -> Iterator[PeftModel]:
     """See the base through other adapters: "student", "teacher", "reference" (as it was before forgetting) or "never_seen" (all off).
 
-    Restores the active adapters and every `requires_grad` (PEFT's own `disable_adapter` unfreezes what it re-enables, peft#3447). Leave it
-    before a backward pass: under gradient checkpointing the recomputation would run with the wrong adapter and the student get no gradient.
+    Leave it before a backward pass: under gradient checkpointing the recomputation would run with the wrong adapter and the student get no
+    gradient.
+    """
+    with activated(model, names_of(model, name)):
+        yield model
+
+
+@contextlib.contextmanager
+def activated(model: PeftModel, names: list[str]) -> Iterator[PeftModel]:
+    """The base with the adapters of these names, frozen: each adds its own change, so several are their exact sum.
+
+    Restores the active adapters and every `requires_grad` (PEFT's own `disable_adapter` unfreezes what it re-enables, peft#3447).
     """
     active = list(model.base_model.active_adapters)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    _activate(model, _active_names(model, name))
+    _activate(model, names)
     try:
         yield model
     finally:

@@ -217,6 +217,45 @@ def test_every_threshold_is_reported_and_explained():
     assert verdict.MEANING.keys() == verdict.THRESHOLDS.keys()
 
 
+def attack(held: bool | None, **changes) -> dict:
+    """An attack with one number that has a line, as an audit writes it."""
+    finding = {"limit": 0.1, "held": held, "text": "examples of the same kind: extraction strength 0.300, 0.050 without it."}
+    return {
+        "title": "",
+        "quick": True,
+        "held": held,
+        "reason": None if held is not None else "its rows are too few to tell",
+        "findings": [finding],
+    } | changes
+
+
+def test_forgotten_as_tested_only_where_the_attacks_hold():
+    def judged(**attacks) -> dict:
+        return built({}, attacks=attacks)["verdict"]
+
+    assert any(reason.startswith("Not attacked") for reason in built({})["verdict"]["reasons"])
+    held = judged(sanity=attack(True), prompts=attack(True))
+    assert held["word"] == "FORGOTTEN AS TESTED"
+    assert any(reason.startswith("prompts, examples of the same kind") for reason in held["reasons"])
+    assert not any("Not attacked" in reason or "Not told" in reason for reason in held["reasons"])
+    broken = judged(sanity=attack(True), prompts=attack(False))
+    assert broken["word"] == "SUPPRESSED"
+    assert broken["reasons"][0].startswith("prompts, examples of the same kind")
+    unsure = judged(sanity=attack(True), prompts=attack(None))
+    assert unsure["word"] == "FORGOTTEN AS TESTED"
+    assert any(reason.startswith("Not told from noise: prompts") for reason in unsure["reasons"])
+    unmade = judged(sanity=attack(True), prompts=attack(None, findings=[], reason="it was not made"))
+    assert "Not told, the attack prompts: it was not made." in unmade["reasons"]
+    reported = judged(sanity=attack(True), lens=attack(None, findings=[{"limit": None, "held": None, "text": ""}]))
+    assert not any("lens: " in reason and "Not told" in reason for reason in reported["reasons"])
+
+
+def test_an_adapter_without_sanity_is_no_verdict_and_what_is_left_counts_before_any_attack():
+    assert built({}, attacks={"sanity": attack(False)})["verdict"]["word"] is None
+    assert built(BEFORE, attacks={"sanity": attack(False)})["verdict"]["word"] == "NOT FORGOTTEN"
+    assert built({"loss": 3.0, "probability": 0.05}, attacks={"scale": attack(False)})["verdict"]["word"] == "SUPPRESSED"
+
+
 unit = st.floats(0, 1)
 RANK = ["NOT FORGOTTEN", None, "SUPPRESSED", "OVER-FORGOTTEN", "FORGOTTEN AS TESTED"]
 

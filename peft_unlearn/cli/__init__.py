@@ -7,10 +7,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from peft_unlearn.cli import demo, evaluate, keys, merge, push, train
+from peft_unlearn.cli import audit, demo, evaluate, keys, merge, push, train
 from peft_unlearn.errors import UserError
 
-COMMANDS = {"train": train, "evaluate": evaluate, "merge": merge, "push": push, "demo": demo, "keys": keys}
+COMMANDS = {"train": train, "evaluate": evaluate, "audit": audit, "merge": merge, "push": push, "demo": demo, "keys": keys}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__, allow_abbrev=False)
         module.add_arguments(command)
-        command.set_defaults(run=module.main)
+        command.set_defaults(run=module.main, command=name)
     try:
         options = parser.parse_args(argv)
         _set_up_logs()

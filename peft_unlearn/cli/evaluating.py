@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,12 @@ class Job:
     def stacked(self) -> bool:
         """Whether the forgetting adapter lies on the user's own, so that the base alone never saw the forget set."""
         return self.is_adapter and bool(self.plan.model.adapter_name_or_path) and self.plan.model.adapter_mode != "merge"
+
+    @property
+    def views(self) -> list[str]:
+        """The views that there are: "before" of an adapter, "after", and "never_seen" where something stands for it."""
+        known = self.stacked or self.never_seen is not None
+        return ["before"] * self.is_adapter + ["after"] + ["never_seen"] * known
 
     def never_seen_facts(self) -> Mapping[str, str | None] | None:
         base = self.plan.model.model_name_or_path
@@ -117,18 +123,48 @@ def plan(options: argparse.Namespace) -> Job:
 
 def measure_views(job: Job) -> tuple[dict[str, benchmarks.Sets], dict[str, Any]]:
     """Evaluate every set in every view, one model in memory at a time; with facts for the report's "run"."""
-    model = loading.load_trained(job.plan.model, str(job.folder)) if job.is_adapter else loading.load_whole(job.plan.model)
-    entered = {"before": "reference", "after": "student"} if job.is_adapter else {"after": ""}
-    if job.stacked and job.never_seen is None:
-        entered["never_seen"] = "never_seen"  # the base without the user's own adapter
-    views = {}
-    for view, name in entered.items():
-        with adapters.view(model, name) if isinstance(model, PeftModel) else contextlib.nullcontext():
-            views[view] = job.benchmark.evaluate(cast(PreTrainedModel, model), job.tokenizer, job.how, view.replace("_", "-"))
-    if isinstance(model, PeftModel) and "retain" in job.benchmark.probes and not job.how.as_peer:
+    views, facts = {}, {}
+
+    def look(view: str, model: PreTrainedModel) -> None:
+        views[view] = measure_view(job, view, model)
+        if view == "after":
+            facts.update(run_facts(job, model))
+
+    for_each_view(job, look)
+    return views, facts
+
+
+def for_each_view(job: Job, look: Callable[[str, PreTrainedModel], None], order: Sequence[str] | None = None) -> None:
+    """Call `look` with the name of each of the job's views and its model, one model in memory at a time.
+
+    The view holds while `look` runs: "before" is the base without the forgetting adapter, "after" the model that was given, "never_seen" a
+    model that never saw the forget set. `order` names the views to see, by default all of `Job.views`.
+    """
+    entered = {"before": "reference", "after": "student", "never_seen": "never_seen"}
+    model = None
+    for view in job.views if order is None else order:
+        if view == "never_seen" and job.never_seen is not None:
+            model = None  # before the next one is loaded
+            look(view, loading.load_never_seen(job.plan.model, job.never_seen, key="never-seen"))
+            continue
+        if model is None:
+            model = loading.load_trained(job.plan.model, str(job.folder)) if job.is_adapter else loading.load_whole(job.plan.model)
+        with adapters.view(model, entered[view]) if isinstance(model, PeftModel) else contextlib.nullcontext():
+            look(view, cast(PreTrainedModel, model))
+
+
+def measure_view(job: Job, view: str, model: PreTrainedModel) -> benchmarks.Sets:
+    """Every set under one view of `for_each_view`; of an adapter, also how far it moved the retain set."""
+    sets = job.benchmark.evaluate(model, job.tokenizer, job.how, view.replace("_", "-"))
+    if view == "after" and isinstance(model, PeftModel) and "retain" in job.benchmark.probes and not job.how.as_peer:
         rows = job.benchmark.probes["retain"].rows
         looks = (partial(adapters.view, model, name) for name in ("reference", "student"))
-        views["after"]["retain"]["retain_kl"] = retain_kl(rows, *looks, batch_size=job.how.batch_size)
+        sets["retain"]["retain_kl"] = retain_kl(rows, *looks, batch_size=job.how.batch_size)
+    return sets
+
+
+def run_facts(job: Job, model: PreTrainedModel) -> dict[str, Any]:
+    """What the report's "run" says of an evaluation."""
     facts = {
         "model": job.options.model,
         "base": job.plan.model.model_name_or_path,
@@ -137,13 +173,9 @@ def measure_views(job: Job) -> tuple[dict[str, benchmarks.Sets], dict[str, Any]]
         "split": job.options.split,
         "data": job.options.data,
         "system_prompt": job.options.system_prompt,
-        "command": _command(job.options),
+        "command": command(job.options),
     }
-    if job.never_seen is not None:
-        del model
-        other = loading.load_never_seen(job.plan.model, job.never_seen, key="never-seen")
-        views["never_seen"] = job.benchmark.evaluate(other, job.tokenizer, job.how, "never-seen")
-    return views, {key: value for key, value in facts.items() if value is not None}
+    return {key: value for key, value in facts.items() if value is not None}
 
 
 def forget_texts(job: Job, views: Mapping[str, benchmarks.Sets]) -> dict[str, Any] | None:
@@ -187,11 +219,11 @@ def _spec(value: Any) -> Any:
     return yaml.safe_load(value) if isinstance(value, str) and value.startswith("{") else value
 
 
-def _command(options: argparse.Namespace) -> str:
+def command(options: argparse.Namespace) -> str:
     """The command again, with the options that were given."""
-    words = ["peft-unlearn", "evaluate", options.model]
+    words = ["peft-unlearn", options.command, options.model]
     for name, value in vars(options).items():
-        if name not in ("model", "run") and value is not None and value is not False and value != []:
+        if name not in ("command", "model", "run") and value is not None and value is not False and value != []:
             values = [] if value is True else value if isinstance(value, list) else [value]
             words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)

@@ -199,6 +199,11 @@ def load_whole(model: ModelArguments) -> PreTrainedModel:
     return base if getattr(base, "is_quantized", False) else base.to(PartialState().device)  # type: ignore[arg-type]
 
 
+def load_dense(model: ModelArguments) -> PreTrainedModel:
+    """The 16/32-bit base of a recipe, however the recipe holds it."""
+    return load_base(dataclasses.replace(model, load_in_4bit=False, load_in_8bit=False)).to(PartialState().device)  # type: ignore[arg-type]
+
+
 def load_to_train(model: ModelArguments) -> dict[str, Any]:
     """`model` and `peft_config` of an `UnlearnTrainer`: the base, with the user's own adapter where the recipe names one."""
     base = load_base(model)

@@ -14,7 +14,6 @@ import yaml
 from accelerate import PartialState
 from peft import PeftModel
 from rich.console import Console
-from torch import nn
 from transformers import PreTrainedModel, ProgressCallback
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint
@@ -108,7 +107,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None, show: bool = Tru
         trainer.accelerator.wait_for_everyone()
 
     look("before", "reference")
-    start = {name: p.detach().clone() for name, p in lora_b(adapted).items()}
+    start = {name: p.detach().clone() for name, p in adapters.lora_b(adapted).items()}
     began = time.monotonic()
     stopped = None
     try:
@@ -118,7 +117,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None, show: bool = Tru
         if bar.training_bar is not None:
             bar.training_bar.close()
     seconds = time.monotonic() - began
-    unmoved = [name for name, p in lora_b(adapted).items() if p.equal(start[name])]
+    unmoved = [name for name, p in adapters.lora_b(adapted).items() if p.equal(start[name])]
     if unmoved and stopped is None:
         logger.warning(
             "%d of %d lora_B matrices did not move (%s, ...): these layers forget nothing.", len(unmoved), len(start), unmoved[0]
@@ -225,11 +224,6 @@ def check_packages(args: UnlearnConfig) -> None:
         raise UserError(
             f"optim: {OptimizerNames(args.optim).value!r} cannot be had ({reason}); install it, or write adamw_torch."
         ) from error
-
-
-def lora_b(model: PeftModel) -> dict[str, nn.Parameter]:
-    """The B factors of the forgetting adapter: what stays as it was where a layer did not train."""
-    return {n: p for n, p in model.named_parameters() if "lora_" in n and "_B" in n and n.split("_B")[1].startswith(f".{adapters.STUDENT}")}
 
 
 class Bar(ProgressCallback):

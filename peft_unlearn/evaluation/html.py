@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from peft_unlearn.evaluation import plots, verdict
+from peft_unlearn.evaluation import attack_tables, plots, verdict
 from peft_unlearn.evaluation.report import KINDS, show, union
 from peft_unlearn.paths import public_name, publish
 
@@ -95,6 +95,7 @@ def page(report: Mapping[str, Any], texts: Mapping[str, Any] | None = None) -> s
     parts = [
         _head(report),
         _section("Numbers", *_tables(report)),
+        _section("Attacks", attack_tables.page(report["attacks"]) if "attacks" in report else ""),
         _section("Figures", *_figures(report)),
         _section("Answers", _answers(texts) if texts else _redacted(report["results"])),
         _section("What the numbers mean", _help(report)),

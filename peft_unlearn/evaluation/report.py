@@ -40,6 +40,7 @@ def build(
     never_seen: Mapping[str, str | None] | None = None,
     definitions: str = "peft-unlearn",
     curve: Sequence[Mapping[str, float]] = (),
+    attacks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Report of `results[set][view]` (sets such as "forget", "retain", "holdout"; views "before", "after", "never_seen").
 
@@ -52,25 +53,30 @@ def build(
             a holdout set before unlearning is named as what stands for it.
         definitions: whose definitions the metrics follow, "peft-unlearn" or "openunlearning".
         curve: {"step", "p_forget", "p_retain"} over training: mean probabilities of a token of the forget and of the retain batches.
+        attacks: what an audit found, by attack, as docs/report.md has it.
 
     Raises:
         UserError: two views of a set have different rows, and cannot be compared row by row.
     """
-    entries = {
-        name: {view: {metric: _entry(result) for metric, result in evaluation.items()} for view, evaluation in views.items()}
-        for name, views in results.items()
-    }
-    stands_in = "never_seen" not in entries.get("forget", {}) and "before" in entries.get("holdout", {})
+    found = {name: {view: entries(evaluation) for view, evaluation in views.items()} for name, views in results.items()}
+    stands_in = "never_seen" not in found.get("forget", {}) and "before" in found.get("holdout", {})
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "definitions": definitions,
         "run": json.loads(json.dumps(run, default=str), parse_constant=str),
         "never_seen": {"kind": None, "name": None, **(never_seen or ({"kind": "holdout"} if stands_in else {}))},
-        "results": entries,
-        "differences": {name: _differences(name, views) for name, views in entries.items()},
+        "results": found,
+        "differences": {name: _differences(name, views) for name, views in found.items()},
         "curve": [{key: _finite(value) for key, value in point.items()} for point in curve],
     }
+    if attacks is not None:
+        report["attacks"] = attacks
     return {**report, "verdict": judge(report)}
+
+
+def entries(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Results of a set, by metric, as a report holds them: JSON values, with intervals. Of entries again the same."""
+    return {metric: _entry(result) for metric, result in evaluation.items()}
 
 
 def write(report: Mapping[str, Any], path: str | Path) -> None:

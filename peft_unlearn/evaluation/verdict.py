@@ -91,6 +91,9 @@ def judge(report: Mapping[str, Any]) -> dict[str, Any]:
         return _verdict(NOT_FORGOTTEN, [*decided(NOT_FORGOTTEN), *unsure, *unchecked])
     if any(f.word == NOT_FORGOTTEN and f.crossed for f in findings):
         return _verdict(None, ["Too few rows: what is left cannot be told from noise.", *unsure, *unchecked])
+    insane = [f.text for f in numbers.attacked("sanity") if f.crossed]
+    if insane:
+        return _verdict(None, [*insane, *unsure, *unchecked])
     for word in (SUPPRESSED, OVER_FORGOTTEN):
         if decided(word):
             return _verdict(word, [*decided(word), *unsure, *unchecked])
@@ -101,13 +104,20 @@ class Numbers:
     """The entries of a report, and what stands for a model that never saw the forget set."""
 
     def __init__(self, report: Mapping[str, Any]) -> None:
-        self.results, self.differences = report["results"], report["differences"]
+        self.results, self.differences, self.attacks = report["results"], report["differences"], report.get("attacks")
         self.source = ("forget", "never_seen") if self.get("forget", "never_seen") else ("holdout", "before")
         self.known = bool(self.get(*self.source))
         estimated = report["never_seen"]["kind"] == "estimate" and self.source[1] == "never_seen"
         self.reference = "the holdout set" if self.source[0] == "holdout" else "the never-seen estimate" if estimated else "never-seen"
         if not self.known:
             self.reference = "0 (no never-seen model)"
+
+    def attacked(self, *names: str) -> Iterator[Finding]:
+        """What the audit's attacks found, of these names or of all."""
+        for name, attack in (self.attacks or {}).items():
+            for found in attack["findings"] if name in names or not names else ():
+                if found["limit"] is not None:
+                    yield Finding(SUPPRESSED, found["held"] is not True, found["held"] is not None, f"{name}, {found['text']}")
 
     def get(self, name: str, view: str) -> Mapping[str, Any]:
         return self.results.get(name, {}).get(view, {})
@@ -197,6 +207,7 @@ def _brought_back(numbers: Numbers) -> Iterator[Finding]:
             text = f"{_set(metric)}: {after:.3f} after, {never:.3f} for {numbers.reference} (at most {THRESHOLDS[key]} more)."
             yield Finding(SUPPRESSED, after - never > THRESHOLDS[key], excess is not None and excess[0] > 0, text)
     yield from _membership(numbers, SUPPRESSED, 1)
+    yield from numbers.attacked()
 
 
 def _beyond(numbers: Numbers) -> Iterator[Finding]:
@@ -249,6 +260,12 @@ def _unchecked(numbers: Numbers, findings: list[Finding]) -> list[str]:
         OVER_FORGOTTEN: "Not checked, over-forgetting: there is no never-seen model to compare with.",
     }
     said = [text for word, text in why.items() if all(finding.word != word for finding in findings)]
+    if numbers.attacks is None:
+        said.append("Not attacked: what precision, scale, prompts and samples bring back is for `peft-unlearn audit` to try.")
+    for name, attack in (numbers.attacks or {}).items():
+        reported = attack["findings"] and all(finding["limit"] is None for finding in attack["findings"])
+        if attack["held"] is None and not reported:
+            said.append(f"Not told, the attack {name}: {attack['reason']}.")
     if not numbers.known:
         said.append("No never-seen model: its extraction strength is taken as 0, and probability is not judged.")
     elif numbers.source[0] == "holdout":

@@ -1,0 +1,130 @@
+"""What an attack sees, and what it shows: plain numbers, judged elsewhere."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, cast
+
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from peft_unlearn.evaluation.probes import Probe
+from peft_unlearn.evaluation.results import Evaluation, Result
+from peft_unlearn.evaluation.rows import Row
+from peft_unlearn.evaluation.suite import evaluate
+
+# View -> set -> metric -> result, as the report has them: what was measured without an attack.
+Plain = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
+
+RECOVERY = ("extraction_strength", "worst_of_k")  # what an attack is to bring back
+
+
+class Unmade(Exception):
+    """Why an attack cannot be made here: no adapter, no holdout set. Its message ends a sentence, without a full stop."""
+
+
+class _Shown(TypedDict):
+    what: str
+    metric: str
+    mean: float | None
+    n: int
+    rows: list[float | None]
+
+
+class Shown(_Shown, total=False):
+    """One number under attack: which form of the attack, which metric, its mean and rows, in the order of the forget set, None for rows left out.
+
+    `line` is a key of `lines.LINES`, without one the number is only reported. `against` is the plain metric to compare with, by default
+    the same. Of a set as a whole there are no rows, and an `interval` instead.
+    """
+
+    line: str
+    against: str
+    interval: list[float]
+
+
+@dataclass(frozen=True)
+class Context:
+    """One model under attack, with what the attacks need beside it.
+
+    Never-seen is attacked by the same code in a context of its own, so that what an attack makes of any model is not taken for knowledge.
+    """
+
+    model: PreTrainedModel | PeftModel  # the view under attack is active
+    tokenizer: PreTrainedTokenizerBase
+    probes: Mapping[str, Probe]  # "forget", and where they are there "retain", "holdout"
+    plain: Plain
+    view: str  # "after" or "never_seen"
+    full: bool = False  # more settings of each attack
+    batch_size: int = 16
+    load_dense: Callable[[], PreTrainedModel] | None = None  # the 16/32-bit base of a quantised one
+    others: Sequence[str] = ()  # folders of further forgetting adapters
+    seed: int = 0
+
+    @property
+    def student(self) -> PeftModel | None:
+        """The model with its forgetting adapter on; None of a whole model and of never-seen."""
+        return self.model if self.view == "after" and isinstance(self.model, PeftModel) else None
+
+    @property
+    def adapted(self) -> PeftModel:
+        """The same, for attacks on the adapter.
+
+        Raises:
+            Unmade: there is none.
+        """
+        if self.student is None:
+            raise Unmade("the model is a whole one, without a forgetting adapter")
+        return self.student
+
+    def recall(self, model: Any = None, probe: Probe | None = None) -> Evaluation:
+        """`RECOVERY` of the forget set, worst-of-k where it has paraphrases, under the view's model or another one."""
+        rows, variants = probe or self.probes["forget"]
+        asked = {kind: groups for kind, groups in variants.items() if kind == "paraphrased_question"}
+        causal = cast(PreTrainedModel, self.model if model is None else model)
+        found = evaluate(causal, self.tokenizer, rows, variants=asked, batch_size=self.batch_size, generate=False, label="attacking")
+        return Evaluation({name: found[name]["rows"] for name in RECOVERY if name in found}, [])
+
+
+def shown(what: str, metric: str, result: Result, *, line: str | None = None, against: str | None = None) -> Shown:
+    """A result as what an attack shows; what is not finite is None."""
+    rows = [_finite(value) for value in result["rows"]]
+    entry: Shown = {"what": what, "metric": metric, "mean": _finite(result["mean"]), "n": result["n"], "rows": rows}
+    if "interval" in result:
+        entry["interval"] = list(result["interval"])
+    if line is not None:
+        entry["line"] = line
+    if against is not None:
+        entry["against"] = against
+    return entry
+
+
+def number(what: str, metric: str, value: float, *, line: str | None = None) -> Shown:
+    """A number of no rows: a share of modules, a count of steps."""
+    return shown(what, metric, {"mean": value, "n": 1, "rows": []}, line=line)
+
+
+def recalled(what: str, evaluation: Evaluation, *, line: str | None = None) -> list[Shown]:
+    """Every metric of `Context.recall` as what an attack shows."""
+    return [shown(what, metric, result, line=line) for metric, result in evaluation.items()]
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack: `run` makes it on a context's model and gives what it shows; it may raise `Unmade`."""
+
+    name: str
+    title: str
+    quick: bool  # in the quick set, which the verdict FORGOTTEN AS TESTED rests on
+    run: Callable[[Context], list[Shown]]
+    control: bool = False  # whether a never-seen model can be attacked in the same way
+
+
+def take(rows: Iterable[Row], kept: Sequence[int]) -> list[Row]:
+    """Some of `rows`, by number."""
+    found = list(rows)
+    return [found[i] for i in kept]

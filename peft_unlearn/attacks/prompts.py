@@ -1,0 +1,120 @@
+"""A4, prompts: other questions, an answer that has begun to comply, examples of the same kind, the first third of the answer.
+
+Each is measured on the answer's own tokens by extraction strength, but the last: a prefix is what extraction strength counts already, so the
+rest is written freely and compared by ROUGE-L. The worst form of each row counts as well: an asker tries them all.
+"""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from peft_unlearn.attacks.context import Attack, Context, Shown, shown, take
+from peft_unlearn.evaluation import generation
+from peft_unlearn.evaluation.metrics import extraction_strength, rouge_l, worst_of_k
+from peft_unlearn.evaluation.results import summarise
+from peft_unlearn.evaluation.rows import Row, answer_texts, special_ids, split
+from peft_unlearn.evaluation.scoring import RowScore, score
+from peft_unlearn.logprobs import IGNORE
+
+COMPLIES = " Sure, here is the answer:"
+EXAMPLES = 3
+
+
+def run(context: Context) -> list[Shown]:
+    rows, variants = context.probes["forget"]
+    paraphrased = variants.get("paraphrased_question", [[] for _ in rows])
+    forms: dict[str, list[list[Row]]] = {
+        "paraphrases": [list(group) for group in paraphrased],
+        "an answer that begins to comply": [[row] for row in complying(rows, context.tokenizer)],
+    }
+    if "retain" in context.probes:
+        retain = context.probes["retain"].rows
+        examples = take(retain, [i * len(retain) // EXAMPLES for i in range(EXAMPLES)])
+        context_length = generation.context_length(context.model)
+        forms["examples of the same kind"] = [[row] for row in with_examples(rows, examples, context.tokenizer, context_length)]
+    asked = [row for groups in forms.values() for group in groups for row in group]
+    scores = score(
+        context.model,
+        [*rows, *asked],
+        context.tokenizer,
+        batch_size=context.batch_size,
+        progress="prompts: scoring",  # type: ignore[arg-type]
+    )
+    own, rest = scores[: len(rows)], iter(scores[len(rows) :])
+    others = {form: [[next(rest) for _ in group] for group in groups] for form, groups in forms.items()}
+
+    found = []
+    for form, groups in others.items():
+        if any(groups):
+            found.append(_worst(form, [group[:1] for group in groups], [group[1:] for group in groups]))
+    every = [[row for group in groups for row in group] for groups in zip(*others.values(), strict=True)]
+    found.append(_worst("the worst of all of these", [[row] for row in own], every))
+    if "rouge_l" in context.plain[context.view]["forget"]:
+        found.append(_begun(context, rows))
+    return found
+
+
+def _worst(form: str, first: Sequence[Sequence[RowScore]], further: Sequence[Sequence[RowScore]]) -> Shown:
+    """The highest extraction strength of each row over its prompts of one form."""
+    values = []
+    for one, rest in zip(first, further, strict=True):
+        strengths = [extraction_strength(one[0]) if not rest else worst_of_k(one[0], rest)] if one else []
+        values.append(strengths[0] if strengths else None)
+    return shown(form, "extraction_strength", summarise(values), line="prompts")
+
+
+def _begun(context: Context, rows: Sequence[Row]) -> Shown:
+    """ROUGE-L recall of what follows the first third of each answer."""
+    begun = [begin(row, context.tokenizer) for row in rows]
+    model = context.model
+    answers = generation.generate(model, context.tokenizer, begun, batch_size=context.batch_size, progress="prompts: answering")
+    values = [rouge_l(reference, answer) for reference, answer in zip(answer_texts(context.tokenizer, begun), answers, strict=True)]
+    return shown("the first third of the answer", "rouge_l", summarise(values), line="prompts")
+
+
+def complying(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    """Rows with "Sure, here is the answer:" between prompt and answer; before a text without a prompt."""
+    words = list(tokenizer(COMPLIES, add_special_tokens=False)["input_ids"])
+    return [insert(row, _answer_start(row), words) for row in rows]
+
+
+def with_examples(rows: Sequence[Row], examples: Sequence[Row], tokenizer: PreTrainedTokenizerBase, longest: int) -> list[Row]:
+    """Rows after whole other ones, as many as fit into `longest` tokens; of each but the first the bos token is left out."""
+    found = []
+    for row in rows:
+        kept: list[int] = []
+        for example in examples:
+            tokens = _without_bos(list(example["input_ids"]), tokenizer) if kept else list(example["input_ids"])
+            if len(kept) + len(tokens) + len(row["input_ids"]) <= longest:
+                kept += tokens
+        bos = len(row["input_ids"]) - len(_without_bos(list(row["input_ids"]), tokenizer)) if kept else 0
+        own = {"input_ids": list(row["input_ids"])[bos:], "labels": list(row["labels"])[bos:]}
+        found.append(insert(own, 0, kept))
+    return found
+
+
+def begin(row: Row, tokenizer: PreTrainedTokenizerBase) -> Row:
+    """The row with the first third of its answer in the prompt, at least one token."""
+    prompt, answer = split(row, special_ids(tokenizer))
+    start = max(1, len(answer) // 3) if len(answer) > 1 else 0
+    return {"input_ids": prompt + answer, "labels": [IGNORE] * (len(prompt) + start) + answer[start:]}
+
+
+def insert(row: Row, at: int, tokens: Sequence[int]) -> Row:
+    """The row with unlabelled tokens before position `at`."""
+    ids, labels = list(row["input_ids"]), list(row["labels"])
+    return {"input_ids": [*ids[:at], *tokens, *ids[at:]], "labels": [*labels[:at], *[IGNORE] * len(tokens), *labels[at:]]}
+
+
+def _answer_start(row: Row) -> int:
+    """Where the labels begin; never before the first token, which is bos where a text has one."""
+    return max(1, next((i for i, label in enumerate(row["labels"]) if label != IGNORE), len(row["labels"])))
+
+
+def _without_bos(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return tokens[1:] if tokens and tokens[0] == tokenizer.bos_token_id else tokens
+
+
+ATTACK = Attack(
+    "prompts", "Other prompts: paraphrases, a compliant beginning, examples, a third of the answer", quick=True, run=run, control=True
+)

@@ -1,0 +1,66 @@
+"""A6, white box: what inner layers recall, and what comes back without the strongest directions of each layer's change.
+
+A change that only blocks the way out lies in a few directions; without these the rest stands as it was. Reported, without a line: whoever can
+cut directions out can take the adapter off as well. The inner layers have their line in the verdict (`lens`).
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from peft_unlearn import adapters
+from peft_unlearn.attacks.context import Attack, Context, Shown, recalled, shown
+from peft_unlearn.attacks.scale import lora_layers
+from peft_unlearn.evaluation.lens import logit_lens
+
+DIRECTIONS = {False: (1, 4), True: (1, 2, 4, 8)}
+
+
+def run(context: Context) -> list[Shown]:
+    model = context.adapted
+    rows = context.probes["forget"].rows
+    found = []
+    for count in DIRECTIONS[context.full]:
+        with without_directions(model, count):
+            what = f"without {count} direction{'s' * (count > 1)} of each change"
+            found += recalled(what, context.recall())
+            if context.full:
+                lens = logit_lens(model, context.tokenizer, rows, batch_size=context.batch_size)
+                found.append(shown(what, "logit_lens", lens))
+    return found
+
+
+@contextlib.contextmanager
+def without_directions(model: PeftModel, count: int) -> Iterator[None]:
+    """The forgetting adapter without the `count` largest singular values of each module's change; embeddings are left as they are."""
+    factors = [
+        (module.lora_B[adapters.STUDENT].weight, module.lora_A[adapters.STUDENT].weight)
+        for module in lora_layers(model).values()
+        if adapters.STUDENT in module.lora_B
+    ]
+    own = [b.data for b, _ in factors]
+    for b, a in factors:
+        b.data = ablated(b.data, a.data, count)
+    try:
+        yield
+    finally:
+        for (b, _), data in zip(factors, own, strict=True):
+            b.data = data
+
+
+def ablated(b: Tensor, a: Tensor, count: int) -> Tensor:
+    """B' with B' A = B A without its `count` largest singular values: (rows, r), (r, columns) -> (rows, r).
+
+    With U the left singular vectors of B A that go, B' = (I - U U^T) B; U comes from the QR factors of B and A^T, which are thin.
+    """
+    q, upper = torch.linalg.qr(b.float())
+    _, other = torch.linalg.qr(a.float().T)
+    left, _, _ = torch.linalg.svd(upper @ other.T)
+    gone = q @ left[:, :count]
+    return (b.float() - gone @ (gone.T @ b.float())).to(b.dtype)
+
+
+ATTACK = Attack("white-box", "The strongest directions of each layer's change cut out", quick=True, run=run)

@@ -1,0 +1,212 @@
+"""The audit command on small models that were really trained: it tells them apart, goes on where it was cut, and shows no text."""
+
+import json
+import shutil
+from pathlib import Path
+
+import audit_world
+import pytest
+import yaml
+from safetensors.torch import load_file, save_file
+
+from peft_unlearn import adapters, attacks
+from peft_unlearn.cli import main
+from peft_unlearn.evaluation import verdict
+
+SETS = ("forget", "retain", "holdout")
+FEW = ("--rows", "4")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Models and sets, our own adapter from a real run, the same scaled to .3, and one that was trained to refuse."""
+    folder = tmp_path_factory.mktemp("audit")
+    audit_world.make(folder)
+    audit_world.refusing(folder).save_pretrained(folder / "refusing")
+    recipe = {
+        "model_name_or_path": str(folder / "memorised"),
+        "never_seen_model_name_or_path": str(folder / "never_seen"),
+        "dtype": "float32",
+        "method": "mollm",
+        "stop_at": "never_seen",
+        "output_dir": str(folder / "ours"),
+        "per_device_eval_batch_size": 64,
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {f"{name}_dataset": str(folder / f"{name}.jsonl") for name in SETS}))
+    assert main(["train", str(folder / "recipe.yaml")]) == 0
+    shutil.copytree(folder / "ours", folder / "scaled", ignore=shutil.ignore_patterns("checkpoint-*", "report.*"))
+    config = json.loads((folder / "ours" / "adapter_config.json").read_text())
+    (folder / "scaled" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 0.3 * config["lora_alpha"]}))
+    return folder
+
+
+def audit(world, model, *arguments) -> dict:
+    """The report of an audit that must work."""
+    named = [] if (world / model / "recipe.yaml").exists() else [word for name in SETS for word in (f"--{name}", world / f"{name}.jsonl")]
+    options = [*named, "--never-seen", world / "never_seen", "--batch-size", "64", *arguments]
+    assert main(["audit", str(world / model), *map(str, options)]) == 0
+    return json.loads((world / model / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def audited(world):
+    return {model: audit(world, model) for model in ("ours", "scaled", "refusing", "never_seen")}
+
+
+@pytest.mark.parametrize(
+    ("model", "word", "broken"),
+    [
+        ("scaled", "NOT FORGOTTEN", set()),  # plain questions find it
+        ("refusing", "SUPPRESSED", {"relearning"}),  # half of the set brings back the other half
+        ("never_seen", "FORGOTTEN AS TESTED", set()),
+        ("ours", "SUPPRESSED", set()),  # every attack holds; the inner layers still know, as the report says
+    ],
+)
+def test_real_cases_are_told_apart(audited, model, word, broken):
+    found = audited[model]
+    assert found["verdict"]["word"] == word, found["verdict"]["reasons"]
+    assert broken <= {name for name, attack in found["attacks"].items() if attack["held"] is False}
+    assert set(found["attacks"]) == set(attacks.ATTACKS)
+    assert verdict.judge(found) == found["verdict"]
+
+
+def test_what_each_case_shows(audited):
+    held = {model: {name: attack["held"] for name, attack in found["attacks"].items()} for model, found in audited.items()}
+    assert False not in held["ours"].values()
+    assert all(held["ours"][name] for name in ("precision", "scale", "relearning", "prompts", "sampling"))
+    assert held["never_seen"] | {"sanity": None, "scale": None} == held["never_seen"]
+    assert any("logit lens" in reason for reason in audited["ours"]["verdict"]["reasons"])
+    assert any(reason.startswith("relearning, 25 steps") for reason in audited["refusing"]["verdict"]["reasons"])
+    assert "a whole one" in audited["never_seen"]["attacks"]["scale"]["reason"]
+    assert any("the attack scale" in reason for reason in audited["never_seen"]["verdict"]["reasons"])
+    back = {
+        model: max(finding["recovered"] for finding in audited[model]["attacks"]["relearning"]["findings"] if finding["limit"])
+        for model in ("ours", "refusing")
+    }
+    assert back["refusing"] > 1.5 * back["ours"]
+
+
+def test_an_audit_adds_to_the_report_of_the_training(world, audited):
+    found = audited["ours"]
+    assert found["run"]["settings"]["method"] == "mollm"
+    assert found["curve"]
+    assert found["never_seen"]["kind"] == "retrained"
+    page = (world / "ours" / "report.html").read_text()
+    for name, attack in found["attacks"].items():
+        assert name in page
+        for finding in attack["findings"]:
+            assert finding["what"] in page
+    assert audited["refusing"]["run"]["command"].startswith("peft-unlearn audit")
+
+
+def test_never_seen_is_attacked_in_the_same_way(audited):
+    """Audited itself, it shows what it showed beside ours, for the same luck and the same fresh adapter."""
+    control = {
+        (name, finding["what"], finding["metric"]): finding["never_seen"]
+        for name, attack in audited["ours"]["attacks"].items()
+        for finding in attack["findings"]
+    }
+    for name in ("relearning", "prompts", "sampling"):
+        for finding in audited["never_seen"]["attacks"][name]["findings"]:
+            if finding["mean"] is not None:
+                assert control[name, finding["what"], finding["metric"]] == pytest.approx(finding["mean"], abs=1e-6)
+
+
+def test_no_text_unless_it_is_asked_for(world, capsys):
+    asked = [json.loads(line)["question"] for line in (world / "forget.jsonl").read_text().splitlines()]
+    answers = [json.loads(line)["answer"] for line in (world / "forget.jsonl").read_text().splitlines()]
+    shutil.copytree(world / "ours", world / "shown")
+    audit(world, "shown", "--attacks", "prompts", *FEW)
+    written = [(world / "shown" / name).read_text() for name in ("report.json", "report.html", "audit.json")]
+    for text in (*written, capsys.readouterr().out):
+        assert not any(line in text for line in (*asked, *answers))
+    audit(world, "shown", "--attacks", "prompts", "--show-text", *FEW)
+    assert sum(line in (world / "shown" / "report.html").read_text() for line in asked) == 4
+    assert not any(line in (world / "shown" / name).read_text() for line in asked for name in ("report.json", "audit.json"))
+
+
+def test_a_cut_audit_goes_on_and_a_changed_adapter_starts_anew(world, monkeypatch, capsys):
+    folder = world / "cut"
+    shutil.copytree(world / "ours", folder, ignore=shutil.ignore_patterns("audit.json"))
+    made = []
+
+    def watched(name, attack, stops=False):
+        def run(context):
+            if stops:
+                raise KeyboardInterrupt
+            made.append((name, context.view))
+            return attack.run(context)
+
+        return attacks.Attack(name, attack.title, attack.quick, run, attack.control)
+
+    names = ("sanity", "prompts", "sampling")
+    whole = dict(attacks.ATTACKS)
+    for name in names:
+        monkeypatch.setitem(attacks.ATTACKS, name, watched(name, whole[name], stops=name == "sampling"))
+    before = (folder / "report.json").read_text()
+    assert main(["audit", str(folder), "--batch-size", "64", "--attacks", "prompts", "sampling", *FEW]) == 130
+    assert made == [("prompts", "never_seen")]
+    assert (folder / "report.json").read_text() == before
+    monkeypatch.setitem(attacks.ATTACKS, "sampling", watched("sampling", whole["sampling"]))
+    cut = audit(world, "cut", "--attacks", "prompts", "sampling", *FEW)
+    assert made[1:] == [("sampling", "never_seen"), ("sanity", "after"), ("prompts", "after"), ("sampling", "after")]
+
+    def loads(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapters, "load_base", loads)
+        again = audit(world, "cut", "--attacks", "prompts", "sampling", *FEW)  # nothing is left to do
+    assert again["attacks"] == cut["attacks"]
+    assert again["results"] == cut["results"]
+    weights = folder / "adapter_model.safetensors"
+    save_file({name: tensor * 0.5 for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    made.clear()
+    changed = audit(world, "cut", "--attacks", "prompts", *FEW)
+    assert made == [("prompts", "never_seen"), ("sanity", "after"), ("prompts", "after")]
+    assert changed["attacks"]["sampling"]["reason"] == "it was not made"
+    assert changed["results"]["forget"]["after"]["loss"]["mean"] < cut["results"]["forget"]["after"]["loss"]["mean"]
+
+
+def test_an_adapter_that_did_not_train_stops_the_audit(world):
+    folder = world / "unmoved"
+    shutil.copytree(world / "ours", folder, ignore=shutil.ignore_patterns("audit.json"))
+    weights = folder / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    first = next(name for name in tensors if "lora_B" in name)
+    save_file({name: tensor * (name != first) for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+    found = audit(world, "unmoved", "--attacks", "scale", *FEW)
+    assert found["attacks"]["sanity"]["held"] is False
+    assert found["attacks"]["scale"]["reason"] == "it was not made"
+    assert found["verdict"]["word"] is None
+    assert "lora_B matrices that moved" in found["verdict"]["reasons"][0]
+
+
+REFUSED = {
+    "an unknown attack": (["ours", "--attacks", "promts"], "attacks: 'promts' is none, did you mean prompts?"),
+    "another adapter that is not there": (["ours", "--with", "./nowhere"], "with: './nowhere'"),
+    "a model on the Hub without a place for the report": (["someone/adapter"], "output: someone/adapter is no local folder"),
+    "both depths": (["ours", "--quick", "--full"], "not allowed with"),
+    "letters to choose": (["ours", "--benchmark", "wmdp"], "invalid choice"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_the_user_can_mend_is_said_before_a_model_is_loaded(world, capsys, monkeypatch, case):
+    def loads(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(adapters, "load_base", loads)
+    monkeypatch.chdir(world)
+    arguments, expected = REFUSED[case]
+    assert main(["audit", *arguments]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_report_is_left_alone(world, capsys, monkeypatch):
+    monkeypatch.setattr(adapters, "load_base", None)
+    other = Path(world / "notes.json")
+    other.write_text("{}")
+    assert main(["audit", str(world / "ours"), "--output", str(other)]) == 2
+    assert "is there and no report" in capsys.readouterr().err
+    assert other.read_text() == "{}"
