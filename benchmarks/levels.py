@@ -3,8 +3,9 @@
     python benchmarks/levels.py --world demo [--worlds 0 1 2 3] [--seeds 0 1 2 3 4]
     python benchmarks/levels.py --world tofu --tofu-worlds runs/tofu
 
-Min-K AUC: of the forget set against the holdout, under the twin; and of the estimated levels, at the aim that a run starts with, against the holdout
-as the memorised model sees it. "simple" is the mean log-probability of the holdout under the memorised model.
+Min-K AUC: of the forget set against the holdout, under the twin; and of the estimated levels against those of the holdout, where a run lands.
+"estimated" is the mean of the levels that a run starts with, its drift included; "simple" is that of the holdout's log-probabilities under the
+memorised model.
 """
 
 import argparse
@@ -20,10 +21,6 @@ from runs import demo_world, tofu_world
 
 def mean(rows: list[np.ndarray]) -> float:
     return float(np.mean([row.mean() for row in rows]))
-
-
-def lowest(rows: list[np.ndarray]) -> np.ndarray:
-    return np.array([levels.lowest([row]) for row in rows])
 
 
 def main() -> None:
@@ -49,22 +46,22 @@ def main() -> None:
             model = adapters.load_base(getattr(where, which), quantization_config=where.quantization_config)
             found[which] = {name: levels.scored(model, tokenizer, sets[name], 40) for name in ("forget", "holdout")}
         now, twin = found["memorised"]["holdout"], found["never_seen"]
-        known = list(sets["retain"])
+        retain, text = list(sets["retain"]), levels.known(sets["retain"], sets["forget"])
         estimates, aucs = [], []
         for seed in options.seeds:
             forget, holdout = (
-                levels.estimated(sets[name], known, [*known, *sets["forget"]], sets["holdout"], now, seed=seed)
-                for name in ("forget", "holdout")
+                levels.estimated(sets[name], retain, text, sets["holdout"], now, seed=seed) for name in ("forget", "holdout")
             )
-            aim = lowest(now).mean() / lowest(holdout).mean()
-            estimates.append(forget)
-            aucs.append(float(auc(aim * lowest(forget), lowest(now))))
+            drift = levels.lowest_means(now).mean() / levels.lowest_means(holdout).mean()
+            estimates.append([drift * row for row in forget])
+            aucs.append(float(auc(levels.lowest_means(forget), levels.lowest_means(holdout))))
         true, simple, estimate = mean(twin["forget"]), mean(now), float(np.mean([mean(rows) for rows in estimates]))
         rows = [np.mean([rows[i].mean() for rows in estimates]) for i in range(len(sets["forget"]))]
         correlation = np.corrcoef(rows, [row.mean() for row in twin["forget"]])[0, 1]
+        beside = float(auc(*(levels.lowest_means(twin[name]) for name in ("forget", "holdout"))))
         print(
             f"| {n} | {true:.2f} | {simple:.2f} | {simple / true - 1:+.0%} | {estimate:.2f} | {estimate / true - 1:+.0%} | {correlation:.2f} "
-            f"| {float(auc(lowest(twin['forget']), lowest(twin['holdout']))):.3f} | {np.mean(aucs):.3f} | {min(aucs):.3f} to {max(aucs):.3f} |",
+            f"| {beside:.3f} | {np.mean(aucs):.3f} | {min(aucs):.3f} to {max(aucs):.3f} |",
             flush=True,
         )
 

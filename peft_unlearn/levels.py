@@ -61,7 +61,7 @@ def find(
             )
         with adapters.view(model, "reference"):
             logps = scored(model, tokenizer, holdout, size)
-        measured = [*sets["retain"], *forget.select(range(0, len(forget), 2))], holdout, logps  # half of it: docs/levels.md
+        measured = known(sets["retain"], forget), holdout, logps
         found, there = (estimated(rows, sets["retain"], *measured, seed=args.seed) for rows in (forget, sample(holdout)))
         return with_levels(forget, found), lowest_means(there)
     if "levels" in forget.column_names:
@@ -74,6 +74,11 @@ def find(
         raise UserError("stop_at: 'never_seen' needs a model that never saw the forget set, give never_seen_model, or write auto.")
     with adapters.view(model, "never_seen"):
         return of(model)
+
+
+def known(retain: Iterable[dict[str, Any]], forget: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The text that tells of the holdout: the retain set and every second row of the forget set (docs/levels.md says why half)."""
+    return [*retain, *list(forget)[::2]]
 
 
 def sampled(rows: int) -> range:
@@ -143,7 +148,7 @@ def estimated(
 
     Args:
         rows, seen, seen_now, holdout: tokenised rows (`input_ids`, `labels`): those whose levels are wanted; the text to be known (the retain
-            set); the text that is known (retain and forget set); rows that are not.
+            set); the text that is known (`known`); rows that are not.
         holdout_logps: for each holdout row the (T,) log-probabilities of its label tokens, in nats, under the model before training.
         seed: of the order.
 

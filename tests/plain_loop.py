@@ -90,6 +90,9 @@ def forget_loss(args, model, reference, rows, layers, levels, scale):
         p = torch.exp(-nll.detach())
         count += 1 if name in SEQUENCE else len(y)
         if level is not None:
+            order = sorted(range(len(y)), key=lambda t: p[t].item())  # the least likely token gets the lowest level
+            level = dict(zip(order, sorted(level.tolist()), strict=True))
+            level = torch.tensor([level[t] for t in range(len(y))])
             pulls, units = (nll.mean(), (-nll - level).mean()) if name in SEQUENCE else (nll, -nll - level)
             away = units.detach() / scale
             total = total + torch.where(away > 0, away * losses, -away * pulls).sum()

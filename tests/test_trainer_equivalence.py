@@ -201,9 +201,9 @@ def test_batch_splits_and_checkpointing_change_nothing(name, whole, tmp_path):
     for size, accumulation, checkpointing in SPLITS if name in FOUNDING else SPLITS[-1:]:
         changes = {"size": size, "accumulation": accumulation, "gradient_checkpointing": checkpointing}
         split = trained(tmp_path / f"{size}{checkpointing}", **MIXES[name], **changes)
-        assert difference(split.student, whole(name).student) < 1e-6, changes
+        assert difference(split.student, whole(name).student) < 3e-6, changes  # fp32 sums in another order: 1.2e-6 on one of two CPUs
         if split.teacher:
-            assert difference(split.teacher, whole(name).teacher) < 1e-6, changes
+            assert difference(split.teacher, whole(name).teacher) < 3e-6, changes
 
 
 def nf4(folder) -> tuple[torch.nn.Module, torch.nn.Module]:
