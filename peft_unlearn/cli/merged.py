@@ -40,6 +40,7 @@ def evaluate(folder: Path, adapter: Path, settings: Mapping[str, Any]) -> dict[s
         raise UserError(f"forget_dataset: no recipe.yaml in {adapter} names the sets.")
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
+    parser.set_defaults(command="evaluate")
     job = evaluating.plan(parser.parse_args(_arguments(folder, settings)))
     views, facts = evaluating.measure_views(job)
     job.benchmark.compare(views, job.how)
