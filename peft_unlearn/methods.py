@@ -90,6 +90,7 @@ FOUNDING = ("mean_teacher", "ngdiff", "mollm")
 LANDING: dict[str, Any] = {
     "forget_loss": "odds",
     "forget_loss_args": {},
+    "forget_coef": 1.0,  # at .1 the mean teacher had forgotten nothing of a TOFU world after 200 steps: the held holdout outweighs it
     "forget_floor": 0.0,
     "holdout_kl": "reference",
     "max_steps": 200,

@@ -246,6 +246,6 @@ def test_memory_stays_near_one_shard(tmp_path: Path) -> None:
     with peak_memory() as peak:
         merge(tmp_path / "large", tmp_path / "large_merged", base=tmp_path / "large_base")
     sizes = [path.stat().st_size for path in (tmp_path / "large_base").glob("*.safetensors")]
-    blocks = 2048 * 1024 * 4 * 2  # fp32: the old weight and the new one
+    blocks = 2048 * 1024 * 4 * 6  # fp32: the weight before and after, what is written of both, and their differences
     assert sum(sizes) > 8 * max(sizes)
     assert max(sizes) // 2 < peak[0] < 2 * max(sizes) + blocks + 2**24

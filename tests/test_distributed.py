@@ -57,7 +57,7 @@ def test_two_processes_equal_one(name, processes, tmp_path):
     for view in ("student", "teacher"):
         assert all(torch.equal(a, b) for a, b in zip(first[view], second[view], strict=True))
         if whole[view]:
-            assert difference(first[view], whole[view]) < 1e-6
+            assert difference(first[view], whole[view]) < 1e-5
     for ours, theirs in zip(first["logged"], whole["logged"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-7)
     assert first["rate"] == second["rate"]
