@@ -66,12 +66,17 @@ def write(
                 rate, point = best_point(study, arm, choosing, rates)
                 if all(study.has(n, arm, rate) for n in reported):
                     best[arm] = rate, point
-        print(f"\n## {kind}: where each run lands\n")
+        print(f"\n### {kind}: where each run lands\n")
         landing(study, [arm for arm in done if arm.split()[0] in FOUNDING], reported)
-        print(f"\n## {kind}: every method at its defaults, where it ends\n")
+        print(f"\n### {kind}: every method at its defaults, where it ends\n")
         table(study, done, reported, lambda arm: (1.0, "end"))
-        print(f"\n## {kind}: every method at the best of its sweep, where it ends or was nearest to never-seen\n")
-        table(study, [arm for arm in done if arm in best], reported, best.get)
+        if any(arm in swept for arm in best):
+            print(f"\n### {kind}: every method at the best of its sweep, where it ends or was nearest to never-seen\n")
+            table(study, [arm for arm in done if arm in best], reported, best.get)
+        measured = [arm for arm in arms if f"cost {arm}" in study.done]
+        if measured:
+            print(f"\n### {kind}: what a step takes\n")
+            costs(study, measured)
         if plots is not None and done:
             draw(study, kind, done, best, reported, plots)
 
@@ -100,27 +105,35 @@ def landing(study: Any, arms: list[str], worlds: tuple[int, ...]) -> None:
 
 
 def table(study: Any, arms: list[str], worlds: tuple[int, ...], choice: Any) -> None:
-    """Means over `worlds`, "lowest" the lowest utility of them; "as never-seen" counts those where `within` holds; cost is the default's."""
-    heads = ["run", "rate", "point", *(head for head, _, _ in COLUMNS), "lowest", "as never-seen", "CPU s a step", "peak MB"]
+    """Means over `worlds`, "lowest" the lowest utility of them; "as never-seen" counts those where `within` holds."""
+    heads = ["run", "rate", "point", *(head for head, _, _ in COLUMNS), "lowest", "as never-seen"]
     print("| " + " | ".join(heads) + " |")
     print("| --- " * len(heads) + "|")
     lines = []
     for name in ("memorised", "never_seen"):
         found = [(study.whole(n, name), study.whole(n, "never_seen")) for n in worlds]
-        lines.append((2.0, name.replace("_", "-"), "", "", found, None))
+        lines.append((2.0, name.replace("_", "-"), "", "", found))
     for arm in arms:
         rate, point = choice(arm)
         runs = [study.arm(n, arm, rate) for n in worlds]
         found = [(points(run)[point], study.whole(n, "never_seen")) for run, n in zip(runs, worlds, strict=True)]
         good = sum(within(*pair) for pair in found)
         order = good / len(worlds) + min(pair[0]["retain"]["utility"] for pair in found) / 10
-        lines.append((order, arm, f"{rate:.2g}", point, found, study.done.get(f"cost {arm}")))
-    for _, name, rate, point, found, cost in sorted(lines, key=lambda line: -line[0]):
+        lines.append((order, arm, f"{rate:.2g}", point, found))
+    for _, name, rate, point, found in sorted(lines, key=lambda line: -line[0]):
         cells = [format(float(np.mean([value(*pair) for pair in found])), spec) for _, value, spec in COLUMNS]
         lowest = min(pair[0]["retain"]["utility"] for pair in found)
         good = f"{sum(within(*pair) for pair in found)}/{len(found)}"
-        took = " | " if cost is None else f"{cost['seconds']:.2f} | {cost['mb']:.0f}"
-        print(f"| {name} | {rate} | {point} | {' | '.join(cells)} | {lowest:.4f} | {good} | {took} |")
+        print(f"| {name} | {rate} | {point} | {' | '.join(cells)} | {lowest:.4f} | {good} |")
+
+
+def costs(study: Any, arms: list[str]) -> None:
+    """What a step takes, as `study.py cost` measured it."""
+    print("| run | CPU seconds a step | peak MB above the loaded model |")
+    print("| --- " * 3 + "|")
+    for arm in arms:
+        found = study.done[f"cost {arm}"]
+        print(f"| {arm} | {found['seconds']:.3f} | {found['mb']:.0f} |")
 
 
 def draw(study: Any, kind: str, arms: list[str], best: dict[str, tuple[float, str]], worlds: tuple[int, ...], folder: Path) -> None:
