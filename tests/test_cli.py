@@ -198,6 +198,7 @@ def test_a_model_with_its_own_adapter_is_the_one_that_forgets(recipe, world, mod
         "adapter_name_or_path": str(lora),
         "adapter_mode": mode,
         "max_steps": 1,
+        "forget_floor": 0,  # rows so unlikely already would leave the loss
         "eval_dataset": {"more": str(world / "retain.jsonl")},
     }
     assert main(["train", recipe(**changes)]) == 0
