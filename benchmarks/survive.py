@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
 
 import study
 from peft_unlearn import adapters
-from peft_unlearn.deployed import QUANTISERS, base_weight, nf4
+from peft_unlearn.deployed import QUANTISERS, nf4
 from peft_unlearn.evaluation.probes import probe
 from peft_unlearn.methods import FOUNDING
 from runs import Runs, World, demo_world, tofu_world
@@ -65,7 +66,9 @@ def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
         with adapters.view(trainer.model, "reference"):
             found["before"] = study.look(trainer.model.get_base_model(), tokenizer, sets)
         layers = [module for module in trainer.model.modules() if isinstance(module, LoraLayer)]
-        share = [layer.get_delta_weight(adapters.STUDENT).norm() / base_weight(layer.get_base_layer()).norm() for layer in layers]
+        share = [
+            layer.get_delta_weight(adapters.STUDENT).norm() / dequantize_module_weight(layer.get_base_layer()).norm() for layer in layers
+        ]
         found["change"] = sorted(float(value) for value in share)
         for way in WAYS:
             found[way] = study.look(ship(where, trainer.model, way), tokenizer, sets)

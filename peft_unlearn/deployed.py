@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_quant, quantize_4bit
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant, int8_vectorwise_quant, quantize_4bit
 from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -26,20 +26,10 @@ def nf4(weight: Tensor) -> Tensor:
 def int8(weight: Tensor) -> Tensor:
     """The same for `Linear8bitLt`: int8 with a scale for each row, from weights in fp16."""
     rows, scales, _ = int8_vectorwise_quant(weight.to(torch.float16).contiguous())
-    return rows.to(weight.dtype) * (scales.to(weight.dtype) / 127).unsqueeze(-1)
+    return int8_vectorwise_dequant(rows, scales).to(weight.dtype)
 
 
 QUANTISERS = {"nf4": nf4, "int8": int8}
-
-
-def base_weight(layer: nn.Module) -> Tensor:
-    """The (out, in) weights in fp32 that a linear layer computes with, whatever it holds them in."""
-    weight: Any = layer.weight
-    if isinstance(layer, Linear4bit):
-        return dequantize_4bit(weight.data, weight.quant_state).float()
-    if isinstance(layer, Linear8bitLt):
-        return weight.CB.float() * (weight.SCB.float() / 127).unsqueeze(-1)
-    return weight.data.float()
 
 
 @contextlib.contextmanager
@@ -64,7 +54,7 @@ def deployed(model: nn.Module, kind: str) -> Iterator[None]:
 def _forward(layer: Any, quantise: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     base, names = layer.get_base_layer(), [name for name in layer.active_adapters if name in layer.lora_A]
     with torch.no_grad():
-        weight = base_weight(base)
+        weight = dequantize_module_weight(base).float()  # what the layer computes with, whatever it holds
         for name in names:
             weight = weight + layer.scaling[name] * (layer.lora_B[name].weight @ layer.lora_A[name].weight)
         weight = quantise(weight).to(x.dtype)
