@@ -12,6 +12,7 @@ from transformers.training_args import OptimizerNames
 
 from peft_unlearn import methods
 from peft_unlearn.combine import COMBINERS
+from peft_unlearn.deployed import QUANTISERS
 from peft_unlearn.errors import UserError
 from peft_unlearn.losses import LOSSES, openunlearning
 
@@ -23,6 +24,7 @@ CHOICES = {
     "retain_loss": ("nll", "hidden", "none"),
     "alternate": ("none", "column", "refusals"),
     "stop_at": ("none", "never_seen", "auto"),
+    "survive": ("none", *QUANTISERS),
     "retain_kl": ("teacher", "reference", "none"),
     "holdout_kl": ("teacher", "reference", "none"),
     "divergence": ("kl", "qkl"),
@@ -38,6 +40,7 @@ THEIRS: dict[str, tuple] = {
     "divergence": ("kl",),
     "holdout_kl": ("none",),
     "stop_at": ("none",),
+    "survive": ("none",),
     "forget_floor": (0,),
 }
 # key: (lowest, highest, whether the ends themselves are allowed)
@@ -196,6 +199,13 @@ class UnlearnConfig(TrainingArguments):
         metadata={
             "help": "Land where a model would be that never saw the forget set, from above and from below, and end there: never_seen (such a "
             "model tells), auto (estimated from holdout_dataset), or none."
+        },
+    )
+    survive: str = field(
+        default="none",
+        metadata={
+            "help": "Train for the weights that are shipped: every second step computes with the adapter merged and rounded to nf4 or int8; none "
+            "trains it beside its base alone."
         },
     )
     retain_bound: float | None = field(

@@ -5,6 +5,7 @@ Gram matrix GG' decides the objectives' weights, w'G is clipped and damped and b
 probes, the teacher follows.
 """
 
+import contextlib
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from peft_unlearn.adapter_trainer import AdapterTrainer
 from peft_unlearn.auto_lr import AutoLR
 from peft_unlearn.combine import COMBINERS
 from peft_unlearn.config import UnlearnConfig
+from peft_unlearn.deployed import deployed
 from peft_unlearn.dual import Dual
 from peft_unlearn.errors import UserError
 from peft_unlearn.gradients import Gradients
@@ -177,13 +179,14 @@ class UnlearnTrainer(AdapterTrainer):
                 here = [(k, o) for k, o in enumerate(self.objectives) if o.stream == stream]
                 anchors = {name: self._anchor(name, batch) for name in {o.anchor for _, o in here}}
                 model.train()
-                scores = score(model, batch, self._layer, self._dense)
-                for k, objective in here:
-                    loss = objective.function(scores, anchors[objective.anchor]) / num_items_in_batch[stream][objective.per]
-                    self._gradients.into(k)
-                    self.accelerator.backward(loss, retain_graph=k != here[-1][0])
-                    self._sums[f"loss/{objective.name}"] += loss.detach()
-                    total += coefs[k] * loss.detach()
+                with self._as_shipped():
+                    scores = score(model, batch, self._layer, self._dense)
+                    for k, objective in here:
+                        loss = objective.function(scores, anchors[objective.anchor]) / num_items_in_batch[stream][objective.per]
+                        self._gradients.into(k)
+                        self.accelerator.backward(loss, retain_graph=k != here[-1][0])
+                        self._sums[f"loss/{objective.name}"] += loss.detach()
+                        total += coefs[k] * loss.detach()
                 rows = row_means(scores.logps.detach(), scores.mask)
                 sequences = num_items_in_batch[stream]["sequence"]
                 self._sums[f"p/{stream}"] += rows.exp().sum() / sequences
@@ -192,6 +195,11 @@ class UnlearnTrainer(AdapterTrainer):
         if self.accelerator.sync_gradients:
             self._combine()
         return total * self.accelerator.num_processes  # what is logged is the mean over processes
+
+    def _as_shipped(self) -> contextlib.AbstractContextManager[None]:
+        """Every second step computes with merged and quantised weights, where the adapter is to survive that."""
+        turn = self.args.survive != "none" and self.state.global_step % 2 == 1
+        return deployed(self.model, self.args.survive) if turn else contextlib.nullcontext()
 
     @torch.no_grad()
     def _anchor(self, name: str | None, batch: dict[str, Tensor]) -> Scores | None:

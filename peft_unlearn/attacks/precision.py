@@ -13,7 +13,6 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from peft import PeftModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -23,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from peft_unlearn import adapters
 from peft_unlearn.attacks.context import Attack, Context, Shown, Unmade, number, recalled
 from peft_unlearn.attacks.scale import lora_layers
+from peft_unlearn.deployed import int8, nf4
 from peft_unlearn.evaluation.results import Evaluation
 
 Rounding = Callable[[Tensor], Tensor]  # a matrix in fp32 -> the same as it is after rounding
@@ -178,17 +178,6 @@ def alpha(left: Tensor, change: Tensor) -> float:
     """<left, change> / |change|^2 in double precision: the share of a change that is left."""
     left, change = left.double(), change.double()
     return float((left * change).sum() / (change * change).sum())
-
-
-def nf4(weight: Tensor) -> Tensor:
-    """What `Linear4bit` computes with: NF4, blocks of 64, double quantisation."""
-    quantised, state = quantize_4bit(weight.contiguous(), blocksize=64, quant_type="nf4", compress_statistics=True)
-    return dequantize_4bit(quantised, state)
-
-
-def int8(weight: Tensor) -> Tensor:
-    """What `Linear8bitLt` computes with, its activations left as they are: each row by its largest entry."""
-    return absmax(weight, 8)
 
 
 def absmax(weight: Tensor, bits: int) -> Tensor:

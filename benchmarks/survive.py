@@ -1,0 +1,124 @@
+"""What comes back when a forgetting adapter is shipped: merged into 16/32-bit weights, then int8 or NF4, or merged in place into NF4.
+
+    python benchmarks/survive.py run --world demo|tofu [--worlds 0 1 2] [--arms ...] [--folder runs/survive]
+    python benchmarks/survive.py table [--folder runs/survive]
+
+Each founding method as its study arm lands (`stop_at: never_seen`), without `survive` and with it. R is the share of what was forgotten that comes
+back: (shipped − adapter) / (before − adapter), on extraction strength and on the best of the rephrased questions.
+"""
+
+import argparse
+import copy
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
+
+import study
+from peft_unlearn import adapters
+from peft_unlearn.deployed import QUANTISERS, nf4
+from peft_unlearn.evaluation.probes import probe
+from peft_unlearn.methods import FOUNDING
+from runs import Runs, World, demo_world, tofu_world
+
+ARMS = {
+    f"{method}{'' if survive == 'none' else ', survive: ' + survive}": {"method": method, "stop_at": "never_seen", "survive": survive}
+    for method in FOUNDING
+    for survive in ("none", "nf4")
+}
+# way to ship: (which base the change is added to, what the sum is rounded to)
+WAYS = {
+    "32-bit": ("original", lambda weight: weight),
+    "32-bit, int8": ("original", QUANTISERS["int8"]),
+    "32-bit, NF4": ("original", nf4),
+    "in place NF4": ("nf4", nf4),
+}
+
+
+def ship(where: World, trained: PeftModel, way: str) -> Any:
+    """The base in fp32 with the adapter merged and rounded as `way` says."""
+    base, rounded = WAYS[way]
+    model = adapters.load_base(where.memorised, dtype=torch.float32)
+    for name, layer in trained.get_base_model().named_modules():
+        if isinstance(layer, LoraLayer):
+            own = model.get_submodule(name).weight
+            weight = own.data if base == "original" else nf4(own.data)
+            own.data.copy_(rounded(weight + layer.get_delta_weight(adapters.STUDENT).float()))
+    return model
+
+
+def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    twin = adapters.load_base(where.never_seen, quantization_config=where.quantization_config)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = study.trainer_for(where, seed, settings, folder, twin)
+        trainer.train()
+        length = min(trainer.args.max_length, trainer.model.config.max_position_embeddings)
+        tokenizer = trainer.processing_class
+        sets = {name: probe(getattr(where, name), tokenizer, length, name=name) for name in ("forget", "retain", "holdout")}
+        found = {"adapter": study.look(trainer.model, tokenizer, sets), "steps": trainer.state.global_step}
+        with adapters.view(trainer.model, "reference"):
+            found["before"] = study.look(trainer.model.get_base_model(), tokenizer, sets)
+        layers = [module for module in trainer.model.modules() if isinstance(module, LoraLayer)]
+        share = [
+            layer.get_delta_weight(adapters.STUDENT).norm() / dequantize_module_weight(layer.get_base_layer()).norm() for layer in layers
+        ]
+        found["change"] = sorted(float(value) for value in share)
+        for way in WAYS:
+            found[way] = study.look(ship(where, trainer.model, way), tokenizer, sets)
+    return found
+
+
+def table(runs: dict[str, Runs], worlds: list[int]) -> None:
+    print("| world | run | change | way | forget ES | R of ES | rephrased | R of rephrased | log p | AUC | retain utility |")
+    print("| --- " * 11 + "|")
+    for kind, kept in runs.items():
+        for arm, settings in ARMS.items():
+            for n in worlds:
+                found = kept.done.get(json.dumps([n, settings], sort_keys=True))
+                if found is None:
+                    continue
+                before, after = found["before"]["forget"], found["adapter"]["forget"]
+                for way in ("before", "adapter", *WAYS):
+                    now = found[way]["forget"]
+                    cells = []
+                    for metric in ("extraction_strength", "worst_of_k"):
+                        back = (now[metric] - after[metric]) / (before[metric] - after[metric])
+                        cells += [f"{now[metric]:.3f}", "" if way in ("before", "adapter") else f"{back:.1%}"]
+                    middle = found["change"][len(found["change"]) // 2]
+                    print(
+                        f"| {kind} {n} | {arm} | {middle:.1%} | {way} | {' | '.join(cells)} | {-now['loss']:.2f} | {now['min_k_auc']:.3f} "
+                        f"| {found[way]['retain']['utility']:.4f} |"
+                    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("do", choices=("run", "table"))
+    parser.add_argument("--world", choices=("demo", "tofu"), default="demo")
+    parser.add_argument("--worlds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--tofu-worlds", type=Path, default=Path("runs/tofu"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/survive"))
+    options = parser.parse_args()
+    makers = {"demo": cache(demo_world), "tofu": cache(tofu_world(options.tofu_worlds))}
+    kept = {kind: Runs(options.folder / f"{kind}.jsonl", make) for kind, make in makers.items()}
+    if options.do == "table":
+        return table(kept, options.worlds)
+    chosen = kept[options.world]
+    for n in options.worlds:
+        for arm in options.arms:
+            key = json.dumps([n, ARMS[arm]], sort_keys=True)
+            chosen.once(key, lambda n=n, arm=arm: run(chosen.make(n), n, copy.deepcopy(ARMS[arm])))
+            print(f"world {n}, {arm}", flush=True)
+    return None
+
+
+if __name__ == "__main__":
+    main()
