@@ -57,6 +57,6 @@ def _label(finding: Mapping[str, Any]) -> str:
 
 def _cells(finding: Mapping[str, Any]) -> list[str]:
     numbers = [show(finding[key]) if finding[key] is not None else "–" for key in ("mean", "after", "never_seen")]
-    share = "–" if finding["recovered"] is None else f"{finding['recovered']:.0%}"
+    share = "–" if finding["recovered"] is None else f"{round(finding['recovered'], 2) + 0.0:.0%}"  # + 0: no "-0%"
     limit = "–" if finding["limit"] is None else f"{finding['limit']:g}"
     return [*numbers, share, limit, HELD[finding["held"]] if finding["limit"] is not None else ""]
