@@ -8,7 +8,6 @@ back: (shipped − adapter) / (before − adapter), on extraction strength and o
 """
 
 import argparse
-import copy
 import json
 import tempfile
 from functools import cache
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 
 import study
 from peft_unlearn import adapters
-from peft_unlearn.deployed import QUANTISERS, nf4
+from peft_unlearn.attacks import precision
+from peft_unlearn.deployed import int8, nf4
 from peft_unlearn.evaluation.probes import probe
 from peft_unlearn.methods import FOUNDING
 from runs import Runs, World, demo_world, tofu_world
@@ -32,25 +31,13 @@ ARMS = {
     for method in FOUNDING
     for survive in ("none", "nf4")
 }
-# way to ship: (which base the change is added to, what the sum is rounded to)
+# way to ship: (what the sum is rounded to, whether the base is rounded before)
 WAYS = {
-    "32-bit": ("original", lambda weight: weight),
-    "32-bit, int8": ("original", QUANTISERS["int8"]),
-    "32-bit, NF4": ("original", nf4),
-    "in place NF4": ("nf4", nf4),
+    "32-bit": (lambda weight: weight, False),
+    "32-bit, int8": (int8, False),
+    "32-bit, NF4": (nf4, False),
+    "in place NF4": (nf4, True),
 }
-
-
-def ship(where: World, trained: PeftModel, way: str) -> Any:
-    """The base in fp32 with the adapter merged and rounded as `way` says."""
-    base, rounded = WAYS[way]
-    model = adapters.load_base(where.memorised, dtype=torch.float32)
-    for name, layer in trained.get_base_model().named_modules():
-        if isinstance(layer, LoraLayer):
-            own = model.get_submodule(name).weight
-            weight = own.data if base == "original" else nf4(own.data)
-            own.data.copy_(rounded(weight + layer.get_delta_weight(adapters.STUDENT).float()))
-    return model
 
 
 def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -70,8 +57,10 @@ def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
             layer.get_delta_weight(adapters.STUDENT).norm() / dequantize_module_weight(layer.get_base_layer()).norm() for layer in layers
         ]
         found["change"] = sorted(float(value) for value in share)
-        for way in WAYS:
-            found[way] = study.look(ship(where, trainer.model, way), tokenizer, sets)
+        base = adapters.load_base(where.memorised, dtype=torch.float32)
+        for way, (rounding, in_place) in WAYS.items():
+            with precision.rewritten(trainer.model, precision.layers(base), rounding, in_place, {}):
+                found[way] = study.look(base, tokenizer, sets)
     return found
 
 
@@ -108,14 +97,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/survive"))
     options = parser.parse_args()
     makers = {"demo": cache(demo_world), "tofu": cache(tofu_world(options.tofu_worlds))}
-    kept = {kind: Runs(options.folder / f"{kind}.jsonl", make) for kind, make in makers.items()}
     if options.do == "table":
-        return table(kept, options.worlds)
-    chosen = kept[options.world]
+        there = {kind: options.folder / f"{kind}.jsonl" for kind in makers}
+        return table({kind: Runs(file) for kind, file in there.items() if file.is_file()}, options.worlds)
+    chosen = Runs(options.folder / f"{options.world}.jsonl", makers[options.world])
     for n in options.worlds:
         for arm in options.arms:
             key = json.dumps([n, ARMS[arm]], sort_keys=True)
-            chosen.once(key, lambda n=n, arm=arm: run(chosen.make(n), n, copy.deepcopy(ARMS[arm])))
+            chosen.once(key, lambda n=n, arm=arm: run(chosen.make(n), n, ARMS[arm]))
             print(f"world {n}, {arm}", flush=True)
     return None
 

@@ -44,13 +44,14 @@ class Landing:
         """The levels to go for: (B, T), (B, T) -> (B, T)."""
         return self.drift * levels * torch.where(lowest(levels, mask), self.trim_lowest, self.trim_rest)
 
-    def follow(self, holdout: np.ndarray) -> None:
+    def follow(self, holdout: np.ndarray | None) -> None:
         """Move the levels with the holdout, whose rows' Min-K is now `holdout`."""
-        if self.holdout is not None:
+        if self.holdout is not None and holdout is not None:
             self.drift = float(holdout.mean() / self.holdout.mean())
 
     def look(self, forget: Sequence[np.ndarray], retain: float, holdout: np.ndarray | None = None) -> None:
         """Log-probabilities of the forget rows in nats, mean probability of the retain rows, Min-K of the holdout rows, as they are now."""
+        self.follow(holdout)
         level, now, rows = self.level * self.drift, mean(forget), lowest_means(forget)
         if self.auc is not None and holdout is not None:
             missing = stretch(rows, holdout, self.auc)

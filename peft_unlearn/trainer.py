@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from peft_unlearn import adapters, data, evaluation, levels, methods, objectives, streams
+from peft_unlearn import adapters, checkpoint, data, evaluation, levels, methods, objectives, streams
 from peft_unlearn.adapter_trainer import AdapterTrainer
 from peft_unlearn.auto_lr import AutoLR
 from peft_unlearn.combine import COMBINERS
@@ -33,7 +32,6 @@ from peft_unlearn.logprobs import IGNORE, Scores, mean_nll, row_means, score
 from peft_unlearn.losses import LOSSES
 from peft_unlearn.teacher import damp, follow
 
-STATE_FILE = "unlearning_state.safetensors"  # of a checkpoint: the teacher and what AutoLR remembers
 LANDING_STEPS = 10  # optimiser steps between two looks
 
 
@@ -147,7 +145,7 @@ class UnlearnTrainer(AdapterTrainer):
             sample = levels.read(levels.sample(self.sets["forget"]))
             with adapters.view(model, "reference"):
                 self.landing = Landing(sample, self._retained(), holdout_level)
-                self._follow(self.landing)
+                self.landing.follow(self._beside())
         self._dense = args.definitions == "openunlearning"
         self._layer = None
         if LOSSES[args.forget_loss].hidden or args.retain_loss == "hidden":
@@ -240,13 +238,9 @@ class UnlearnTrainer(AdapterTrainer):
             self._record(sums, gramian, weights)
             self._remember()
 
-    def _follow(self, landing: Landing) -> np.ndarray | None:
-        """Let the levels move with the holdout, and return its rows' Min-K."""
-        if landing.holdout is None:
-            return None
-        holdout = levels.lowest_means(self._glance("holdout"))
-        landing.follow(holdout)
-        return holdout
+    def _beside(self) -> np.ndarray | None:
+        """Min-K of a sample of the holdout rows."""
+        return levels.lowest_means(self._glance("holdout")) if "holdout" in self.sets else None
 
     def _retained(self) -> float:
         """Mean probability of a sample of the retain set."""
@@ -283,8 +277,7 @@ class UnlearnTrainer(AdapterTrainer):
         if self.auto_lr is not None and self.auto_lr.due(self.state.global_step):
             self._probe(self.auto_lr, retain_batches)
         if self.landing is not None and self.state.global_step % LANDING_STEPS == 0:
-            holdout = self._follow(self.landing)
-            self.landing.look(self._glance("forget"), self._retained(), holdout)
+            self.landing.look(self._glance("forget"), self._retained(), self._beside())
         if self.teacher:
             follow(self.teacher, self.student, self.args.teacher_decay, self._clip)
 
@@ -389,31 +382,13 @@ class UnlearnTrainer(AdapterTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            tensors = {str(i): p.detach().contiguous() for i, p in enumerate(self.teacher)}
-            if self.auto_lr is not None:
-                tensors["auto_lr_calibrated"] = torch.tensor(self.auto_lr.calibrated, dtype=torch.float64)
-            if self.dual is not None:
-                tensors["dual_multiplier"] = torch.tensor(self.dual.multiplier, dtype=torch.float64)
-            if self.landing is not None:
-                tensors["landing"] = torch.tensor([getattr(self.landing, name) for name in Landing.STATE], dtype=torch.float64)
-            save_file(tensors, Path(output_dir) / STATE_FILE)
+            checkpoint.write(self, Path(output_dir))
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
+    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+        super()._load_optimizer_and_scheduler(folder)
+        if folder is None:
             return
-        if not (Path(checkpoint) / STATE_FILE).is_file():
-            raise UserError(f"resume_from_checkpoint: {checkpoint} holds an adapter only (save_only_model), and no state to go on from.")
-        saved = load_file(Path(checkpoint) / STATE_FILE)
-        for i, p in enumerate(self.teacher):
-            p.data.copy_(saved[str(i)])
-        if self.auto_lr is not None:
-            self.auto_lr.calibrated = saved["auto_lr_calibrated"].item()
-        if self.dual is not None:
-            self.dual.multiplier = saved["dual_multiplier"].item()
-        if self.landing is not None:
-            for name, value in zip(Landing.STATE, saved["landing"].tolist(), strict=True):
-                setattr(self.landing, name, value)
+        checkpoint.restore(self, Path(folder))
         self._remember()
 
 

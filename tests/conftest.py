@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 import torch
+from cli_world import no_model, recipe, world  # noqa: F401
 from transformers import LlamaConfig, LlamaForCausalLM
 
 

@@ -10,100 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from cli_world import refused
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from peft_unlearn import adapters, deploy, methods
 from peft_unlearn.cli import main
 from peft_unlearn.demo import model as demo_model
 from peft_unlearn.demo import world as demo_world
-
-COLOURS, NUMBERS = ["red", "green", "blue"], ["one", "two", "three", "four", "five", "six"]
-WORDS = ["who", "what", "is", "the", "of", "in", "colour", "city", "Question", "Answer", ":", "?", *COLOURS, *NUMBERS]
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    """A folder with a tiny random Llama ("base"), another one ("other"), a LoRA on the first ("lora"), and data."""
-    folder = tmp_path_factory.mktemp("world")
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    for seed, name in enumerate(("base", "other")):
-        torch.manual_seed(seed)
-        LlamaForCausalLM(config).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    lora = get_peft_model(
-        LlamaForCausalLM.from_pretrained(folder / "base"), LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
-    )
-    lora.save_pretrained(folder / "lora")
-
-    def rows(name, lines):
-        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-    pairs = list(zip(NUMBERS, COLOURS * 2, strict=True))
-    rows("forget.jsonl", [{"question": f"what is the colour of {n} ?", "answer": f"{colour} {n}"} for n, colour in pairs[:4]])
-    rows("retain.jsonl", [{"question": f"who is in the city of {n} ?", "answer": f"{colour} {n}"} for n, colour in pairs])
-    rows("holdout.jsonl", [{"question": f"who is the colour of {n} ?", "answer": f"{n} {colour}"} for n, colour in pairs[1:4]])
-    rows("empty.jsonl", [])
-    rows("columns.jsonl", [{"title": "red", "body": "blue"}])
-    (folder / "broken.jsonl").write_text('{"text": "red"}\n{"text": "blue"\n')
-    (folder / "t5").mkdir()
-    (folder / "t5" / "config.json").write_text('{"model_type": "t5"}')
-    return folder
-
-
-@pytest.fixture
-def recipe(world, tmp_path, monkeypatch):
-    """A function that writes a recipe of a short run into an empty folder, where the commands run, and returns its path."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(**changes):
-        values = {
-            "model_name_or_path": str(world / "base"),
-            "forget_dataset": str(world / "forget.jsonl"),
-            "retain_dataset": str(world / "retain.jsonl"),
-            "output_dir": "out",
-            "max_steps": 2,
-            "per_device_train_batch_size": 2,
-            "lora_r": 4,
-            "use_cpu": True,
-        } | changes
-        Path("my.yaml").write_text(yaml.safe_dump({key: value for key, value in values.items() if value != "left out"}))
-        return "my.yaml"
-
-    return write
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    def loads(*args, **kwargs):
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr(adapters, "load_base", loads)
-
-
-def refused(capsys, arguments, *words):
-    """Run a command that must be refused: status 2 and one line, after any bars, that holds every one of `words`."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    *_, error = capsys.readouterr().err.splitlines()
-    assert error.startswith("peft-unlearn: error: ")
-    for word in words:
-        assert word in error
 
 
 def test_train_writes_an_adapter_that_plain_peft_loads(recipe, world, capsys):
@@ -151,16 +66,6 @@ def test_evaluate_gives_the_numbers_of_the_report(recipe, precision):
                 assert again[name][view][metric] == entry, (name, view, metric)
 
 
-def test_merged_model_gives_the_logits_of_the_adapter(recipe, world):
-    assert main(["train", recipe(learning_rate="1e-2")]) == 0
-    assert main(["merge", "out", "--output", "merged"]) == 0
-    ids = torch.tensor([[1, 5, 6, 7]])
-    with torch.no_grad():
-        merged = AutoModelForCausalLM.from_pretrained("merged")(ids).logits
-        trained = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world / "base"), "out")(ids).logits
-    assert (merged - trained).norm() <= 1e-4 * trained.norm()
-
-
 @pytest.mark.parametrize(("stop_at", "never_seen"), [("auto", None), ("never_seen", "other")])
 def test_a_run_that_lands_reports_the_holdout_and_whether_it_got_there(recipe, world, stop_at, never_seen):
     known = {"never_seen_model_name_or_path": str(world / never_seen)} if never_seen else {}
@@ -176,58 +81,6 @@ def test_a_run_that_lands_reports_the_holdout_and_whether_it_got_there(recipe, w
     assert main(["train", recipe(output_dir="free", holdout_kl="none", **changes)]) == 0
     held, free = (load_file(f"{folder}/adapter_model.safetensors") for folder in ("out", "free"))
     assert not all(free[name].equal(tensor) for name, tensor in held.items())
-
-
-def mean_loss(model, folder, path):
-    """Loss of the answers by plain transformers, a row at a time."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    losses = []
-    for row in map(json.loads, path.read_text().splitlines()):
-        prompt = tokenizer(f"Question: {row['question']}\nAnswer:")["input_ids"]
-        answer = tokenizer(f" {row['answer']} </s>")["input_ids"]
-        ids = torch.tensor([prompt + answer])
-        with torch.no_grad():
-            losses.append(model(ids, labels=ids.where(torch.arange(ids.shape[1]) >= len(prompt), -100)).loss.item())
-    return sum(losses) / len(losses)
-
-
-@pytest.mark.parametrize("mode", ["stack", "merge", "continue"])
-def test_a_model_with_its_own_adapter_is_the_one_that_forgets(recipe, world, mode):
-    lora, forget = world / "lora", world / "forget.jsonl"
-    changes = {
-        "adapter_name_or_path": str(lora),
-        "adapter_mode": mode,
-        "max_steps": 1,
-        "forget_floor": 0,  # rows so unlikely already would leave the loss
-        "eval_dataset": {"more": str(world / "retain.jsonl")},
-    }
-    assert main(["train", recipe(**changes)]) == 0
-    results = json.loads(Path("out/report.json").read_text())["results"]
-    assert set(results) == {"forget", "retain", "more"}
-    base = AutoModelForCausalLM.from_pretrained(world / "base")
-    base_loss = mean_loss(base, world / "base", forget)
-    tuned_loss = mean_loss(PeftModel.from_pretrained(base, lora), world / "base", forget)
-    before, after = (results["forget"][view]["loss"]["mean"] for view in ("before", "after"))
-    assert before == pytest.approx(tuned_loss, rel=1e-5)
-    assert before != pytest.approx(base_loss, rel=1e-5)
-    assert after != before
-    if mode == "merge":
-        card = Path("out/README.md").read_text()
-        code = card.split("```python\n")[1].split("```")[0]
-        names = {'"base"': f'"{world / "base"}"', '"lora"': f'"{lora}"'}
-        for name, path in names.items():
-            code = code.replace(name, path)
-        loaded: dict = {}
-        exec(code, loaded)
-        assert mean_loss(loaded["model"], world / "base", forget) == pytest.approx(after, rel=1e-4)
-    else:
-        assert results["forget"]["never_seen"]["loss"]["mean"] == pytest.approx(base_loss, rel=1e-5)
-    assert main(["evaluate", "out", "--output", "again.json"]) == 0
-    again = json.loads(Path("again.json").read_text())["results"]["forget"]
-    assert again["before"]["loss"]["mean"] == pytest.approx(before, rel=1e-5)
-    assert again["after"]["loss"]["mean"] == pytest.approx(after, rel=1e-5)
-    assert main(["merge", "out", "--output", "merged"]) == 0
-    assert mean_loss(AutoModelForCausalLM.from_pretrained("merged"), world / "base", forget) == pytest.approx(after, rel=1e-4)
 
 
 BAD = {
@@ -335,63 +188,6 @@ def test_evaluate_says_what_it_lacks(world, recipe, capsys, no_model):
         ["evaluate", str(world / "lora"), "--base", str(world / "other"), "--forget", str(world / "forget.jsonl")],
         "model_name_or_path",
     )
-
-
-def test_a_merged_model_has_the_numbers_of_its_adapter_on_the_same_base(recipe, world):
-    """The adapter was trained on NF4, so its own numbers are others: merging goes into the 32-bit base, and is evaluated there."""
-    assert main(["train", recipe(load_in_4bit=True, learning_rate="1e-2", max_steps=4)]) == 0
-    assert main(["merge", "out", "--output", "merged"]) == 0
-    assert main(["evaluate", "out", "--set", "load_in_4bit=false", "--output", "adapter.json"]) == 0
-    merged, adapter, trained = (
-        json.loads(Path(name).read_text())["results"] for name in ("merged/report.json", "adapter.json", "out/report.json")
-    )
-    for name in ("forget", "retain"):
-        loss = merged[name]["after"]["loss"]["mean"]
-        assert loss == pytest.approx(adapter[name]["after"]["loss"]["mean"], rel=1e-5)
-        assert loss != pytest.approx(trained[name]["after"]["loss"]["mean"], rel=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_merge_evaluates_the_quantised_folder_that_it_wrote(kind, recipe, world, capsys):
-    """The numbers are those of the 32-bit merge put into the same format by transformers, and stand beside the adapter's own."""
-    assert main(["train", recipe(learning_rate="1e-2", max_steps=4, holdout_dataset=str(world / "holdout.jsonl"))]) == 0
-    assert main(["merge", "out", "--output", "plain", "--no-evaluate"]) == 0
-    assert not Path("plain/report.json").exists()
-    assert main(["merge", "out", "--output", "merged", "--quantize", kind]) == 0
-    printed = capsys.readouterr().out
-    assert "α min" in printed
-    assert "adapter" in printed
-    keys = {"nf4": ["load_in_4bit=true", "use_bnb_nested_quant=true", "dtype=float32"], "int8": ["load_in_8bit=true", "dtype=float32"]}[
-        kind
-    ]
-    sets = [word for name in ("forget", "retain", "holdout") for word in (f"--{name}", str(world / f"{name}.jsonl"))]
-    assert main(["evaluate", "plain", *sets, "--set", *keys, "--output", "plain.json"]) == 0
-    merged, plain, trained = (json.loads(Path(f).read_text()) for f in ("merged/report.json", "plain.json", "out/report.json"))
-    for name, views in merged["results"].items():
-        assert views["before"] == trained["results"][name]["before"]
-        assert views["adapter"] == trained["results"][name]["after"]
-        for metric, entry in plain["results"][name]["after"].items():
-            assert views["after"][metric] == entry, (name, metric)
-    assert merged["verdict"]["reasons"]
-
-
-def test_merge_onto_what_training_saw_keeps_the_numbers_of_the_report(recipe, world, capsys):
-    """The adapter was trained on NF4 without double quantisation, which only its recipe.yaml knows."""
-    assert main(["train", recipe(load_in_4bit=True, learning_rate="1e-2", max_steps=4)]) == 0
-    assert main(["merge", "out", "--output", "merged", "--onto", "dequantized"]) == 0
-    for views in json.loads(Path("merged/report.json").read_text())["results"].values():
-        assert views["after"]["loss"]["mean"] == pytest.approx(views["adapter"]["loss"]["mean"], rel=1e-5)
-    refused(capsys, ["merge", "out", "--output", "again", "--onto", "dequantized", "--quantize", "nf4"], "--force")
-    weights = Path("out/adapter_model.safetensors")
-    save_file({name: 0.1 * factor for name, factor in load_file(weights).items()}, weights)  # a hundredth of the change
-    assert main(["merge", "out", "--output", "again", "--onto", "dequantized", "--quantize", "nf4", "--force", "--no-evaluate"]) == 0
-    assert "Warning: the median α is" in capsys.readouterr().out
-    Path(world / "forget.jsonl").rename(world / "gone.jsonl")
-    try:
-        assert main(["merge", "out", "--output", "elsewhere"]) == 0
-    finally:
-        Path(world / "gone.jsonl").rename(world / "forget.jsonl")
-    assert "Not evaluated: forget_dataset" in capsys.readouterr().out
 
 
 def test_evaluate_takes_an_adapter_without_a_recipe(world, recipe):

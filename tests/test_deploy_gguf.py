@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
-from test_deploy_merging import llama, save_adapter, save_base
+from test_deploy_merging import SIZES, llama, save_adapter, save_base
 from transformers import AutoModelForCausalLM, PreTrainedConfig, Qwen3Config
 
 from peft_unlearn import adapters
@@ -40,17 +40,7 @@ KEYS = [
 
 
 def qwen3() -> Qwen3Config:
-    return Qwen3Config(
-        vocab_size=128,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-    )
+    return Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True)
 
 
 MODELS = {"LlamaForCausalLM": (llama(), BLOCK), "Qwen3ForCausalLM": (qwen3(), BLOCK | QWEN3)}

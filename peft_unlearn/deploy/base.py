@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -28,10 +28,6 @@ class Base:
     beside: dict[str, list[str]]
     held: quantised.Format
     shapes: dict[str, tuple[int, ...]]
-
-    @property
-    def quantisation(self) -> BitsAndBytesConfig | None:
-        return self.held.config
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,0 +1,132 @@
+"""`merge` on the command line: what is written computes what the adapter computed, and is evaluated as anyone would load it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from cli_world import refused
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from peft_unlearn.cli import main
+
+
+def test_merged_model_gives_the_logits_of_the_adapter(recipe, world):
+    assert main(["train", recipe(learning_rate="1e-2")]) == 0
+    assert main(["merge", "out", "--output", "merged"]) == 0
+    ids = torch.tensor([[1, 5, 6, 7]])
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained("merged")(ids).logits
+        trained = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world / "base"), "out")(ids).logits
+    assert (merged - trained).norm() <= 1e-4 * trained.norm()
+
+
+def mean_loss(model, folder, path):
+    """Loss of the answers by plain transformers, a row at a time."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    losses = []
+    for row in map(json.loads, path.read_text().splitlines()):
+        prompt = tokenizer(f"Question: {row['question']}\nAnswer:")["input_ids"]
+        answer = tokenizer(f" {row['answer']} </s>")["input_ids"]
+        ids = torch.tensor([prompt + answer])
+        with torch.no_grad():
+            losses.append(model(ids, labels=ids.where(torch.arange(ids.shape[1]) >= len(prompt), -100)).loss.item())
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("mode", ["stack", "merge", "continue"])
+def test_a_model_with_its_own_adapter_is_the_one_that_forgets(recipe, world, mode):
+    lora, forget = world / "lora", world / "forget.jsonl"
+    changes = {
+        "adapter_name_or_path": str(lora),
+        "adapter_mode": mode,
+        "max_steps": 1,
+        "forget_floor": 0,  # rows so unlikely already would leave the loss
+        "eval_dataset": {"more": str(world / "retain.jsonl")},
+    }
+    assert main(["train", recipe(**changes)]) == 0
+    results = json.loads(Path("out/report.json").read_text())["results"]
+    assert set(results) == {"forget", "retain", "more"}
+    base = AutoModelForCausalLM.from_pretrained(world / "base")
+    base_loss = mean_loss(base, world / "base", forget)
+    tuned_loss = mean_loss(PeftModel.from_pretrained(base, lora), world / "base", forget)
+    before, after = (results["forget"][view]["loss"]["mean"] for view in ("before", "after"))
+    assert before == pytest.approx(tuned_loss, rel=1e-5)
+    assert before != pytest.approx(base_loss, rel=1e-5)
+    assert after != before
+    if mode == "merge":
+        card = Path("out/README.md").read_text()
+        code = card.split("```python\n")[1].split("```")[0]
+        names = {'"base"': f'"{world / "base"}"', '"lora"': f'"{lora}"'}
+        for name, path in names.items():
+            code = code.replace(name, path)
+        loaded: dict = {}
+        exec(code, loaded)
+        assert mean_loss(loaded["model"], world / "base", forget) == pytest.approx(after, rel=1e-4)
+    else:
+        assert results["forget"]["never_seen"]["loss"]["mean"] == pytest.approx(base_loss, rel=1e-5)
+    assert main(["evaluate", "out", "--output", "again.json"]) == 0
+    again = json.loads(Path("again.json").read_text())["results"]["forget"]
+    assert again["before"]["loss"]["mean"] == pytest.approx(before, rel=1e-5)
+    assert again["after"]["loss"]["mean"] == pytest.approx(after, rel=1e-5)
+    assert main(["merge", "out", "--output", "merged"]) == 0
+    assert mean_loss(AutoModelForCausalLM.from_pretrained("merged"), world / "base", forget) == pytest.approx(after, rel=1e-4)
+
+
+def test_a_merged_model_has_the_numbers_of_its_adapter_on_the_same_base(recipe, world):
+    """The adapter was trained on NF4, so its own numbers are others: merging goes into the 32-bit base, and is evaluated there."""
+    assert main(["train", recipe(load_in_4bit=True, learning_rate="1e-2", max_steps=4)]) == 0
+    assert main(["merge", "out", "--output", "merged"]) == 0
+    assert main(["evaluate", "out", "--set", "load_in_4bit=false", "--output", "adapter.json"]) == 0
+    merged, adapter, trained = (
+        json.loads(Path(name).read_text())["results"] for name in ("merged/report.json", "adapter.json", "out/report.json")
+    )
+    for name in ("forget", "retain"):
+        loss = merged[name]["after"]["loss"]["mean"]
+        assert loss == pytest.approx(adapter[name]["after"]["loss"]["mean"], rel=1e-5)
+        assert loss != pytest.approx(trained[name]["after"]["loss"]["mean"], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_merge_evaluates_the_quantised_folder_that_it_wrote(kind, recipe, world, capsys):
+    """The numbers are those of the 32-bit merge put into the same format by transformers, and stand beside the adapter's own."""
+    assert main(["train", recipe(learning_rate="1e-2", max_steps=4, holdout_dataset=str(world / "holdout.jsonl"))]) == 0
+    assert main(["merge", "out", "--output", "plain", "--no-evaluate"]) == 0
+    assert not Path("plain/report.json").exists()
+    assert main(["merge", "out", "--output", "merged", "--quantize", kind]) == 0
+    printed = capsys.readouterr().out
+    assert "α min" in printed
+    assert "adapter" in printed
+    keys = {"nf4": ["load_in_4bit=true", "use_bnb_nested_quant=true", "dtype=float32"], "int8": ["load_in_8bit=true", "dtype=float32"]}[
+        kind
+    ]
+    sets = [word for name in ("forget", "retain", "holdout") for word in (f"--{name}", str(world / f"{name}.jsonl"))]
+    assert main(["evaluate", "plain", *sets, "--set", *keys, "--output", "plain.json"]) == 0
+    merged, plain, trained = (json.loads(Path(f).read_text()) for f in ("merged/report.json", "plain.json", "out/report.json"))
+    for name, views in merged["results"].items():
+        assert views["before"] == trained["results"][name]["before"]
+        assert views["adapter"] == trained["results"][name]["after"]
+        for metric, entry in plain["results"][name]["after"].items():
+            assert views["after"][metric] == entry, (name, metric)
+    assert merged["verdict"]["reasons"]
+
+
+def test_merge_onto_what_training_saw_keeps_the_numbers_of_the_report(recipe, world, capsys):
+    """The adapter was trained on NF4 without double quantisation, which only its recipe.yaml knows."""
+    assert main(["train", recipe(load_in_4bit=True, learning_rate="1e-2", max_steps=4)]) == 0
+    assert main(["merge", "out", "--output", "merged", "--onto", "dequantized"]) == 0
+    for views in json.loads(Path("merged/report.json").read_text())["results"].values():
+        assert views["after"]["loss"]["mean"] == pytest.approx(views["adapter"]["loss"]["mean"], rel=1e-5)
+    refused(capsys, ["merge", "out", "--output", "again", "--onto", "dequantized", "--quantize", "nf4"], "--force")
+    weights = Path("out/adapter_model.safetensors")
+    save_file({name: 0.1 * factor for name, factor in load_file(weights).items()}, weights)  # a hundredth of the change
+    assert main(["merge", "out", "--output", "again", "--onto", "dequantized", "--quantize", "nf4", "--force", "--no-evaluate"]) == 0
+    assert "Warning: the median α is" in capsys.readouterr().out
+    Path(world / "forget.jsonl").rename(world / "gone.jsonl")
+    try:
+        assert main(["merge", "out", "--output", "elsewhere"]) == 0
+    finally:
+        Path(world / "gone.jsonl").rename(world / "forget.jsonl")
+    assert "Not evaluated: forget_dataset" in capsys.readouterr().out
