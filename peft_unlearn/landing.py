@@ -1,13 +1,17 @@
 """Landing: when the forget set is where a model would be that never saw it, and the retain set where it was."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn.evaluation.membership import auc
-from peft_unlearn.levels import lowest_means, mean
+from peft_unlearn.levels import lowest_means, mean, sample, scored
 from peft_unlearn.logprobs import lowest
 
 NEAR, NEAR_AUC, NEAR_LOWEST = 0.05, 0.03, 0.015  # by which a look may miss: the level in shares of it, membership in AUC or shares of Min-K
@@ -71,6 +75,27 @@ class Landing:
         """Whether two looks in a row found the forget set at its levels, from above or from below (the mean within 5 %, membership's AUC within .03),
         and the retain set as probable as before."""
         return self.near >= LOOKS
+
+
+class Looks(NamedTuple):
+    """What a look sees: samples of a run's sets, under the adapters that are active."""
+
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    sets: Mapping[str, Dataset]
+    batch_size: int
+
+    def at(self, name: str) -> list[np.ndarray]:
+        """The (T,) log-probabilities of each row of a sample."""
+        return scored(self.model, self.tokenizer, sample(self.sets[name]), self.batch_size)
+
+    def retained(self) -> float:
+        """Mean probability of the retain rows."""
+        return float(np.mean([np.exp(logps.mean()) for logps in self.at("retain")]))
+
+    def beside(self) -> np.ndarray | None:
+        """Min-K of the holdout rows; None without a holdout."""
+        return lowest_means(self.at("holdout")) if "holdout" in self.sets else None
 
 
 def stretch(rows: np.ndarray, others: np.ndarray, target: float) -> float:

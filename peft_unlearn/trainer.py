@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
@@ -27,7 +26,7 @@ from peft_unlearn.deployed import deployed
 from peft_unlearn.dual import Dual
 from peft_unlearn.errors import UserError
 from peft_unlearn.gradients import Gradients
-from peft_unlearn.landing import Landing
+from peft_unlearn.landing import Landing, Looks
 from peft_unlearn.logprobs import IGNORE, Scores, mean_nll, row_means, score
 from peft_unlearn.losses import LOSSES
 from peft_unlearn.teacher import damp, follow
@@ -143,9 +142,10 @@ class UnlearnTrainer(AdapterTrainer):
         self.landing = None
         if args.stop_at != "none":
             sample = levels.read(levels.sample(self.sets["forget"]))
+            self.looks = Looks(model, processing_class, self.sets, args.per_device_eval_batch_size)
             with adapters.view(model, "reference"):
-                self.landing = Landing(sample, self._retained(), holdout_level)
-                self.landing.follow(self._beside())
+                self.landing = Landing(sample, self.looks.retained(), holdout_level)
+                self.landing.follow(self.looks.beside())
         self._dense = args.definitions == "openunlearning"
         self._layer = None
         if LOSSES[args.forget_loss].hidden or args.retain_loss == "hidden":
@@ -238,19 +238,6 @@ class UnlearnTrainer(AdapterTrainer):
             self._record(sums, gramian, weights)
             self._remember()
 
-    def _beside(self) -> np.ndarray | None:
-        """Min-K of a sample of the holdout rows."""
-        return levels.lowest_means(self._glance("holdout")) if "holdout" in self.sets else None
-
-    def _retained(self) -> float:
-        """Mean probability of a sample of the retain set."""
-        return float(np.mean([np.exp(logps.mean()) for logps in self._glance("retain")]))
-
-    def _glance(self, name: str) -> list[np.ndarray]:
-        """Log-probabilities of a sample of a set under the active adapters."""
-        rows = levels.sample(self.sets[name])
-        return levels.scored(self.model, self.processing_class, rows, self.args.per_device_eval_batch_size)
-
     def _coefs(self) -> list[float]:
         """Of each objective; the retain loss under a bound has its multiplier."""
         return [o.coef if self.dual is None or o.name != "retain" else self.dual.multiplier for o in self.objectives]
@@ -277,7 +264,7 @@ class UnlearnTrainer(AdapterTrainer):
         if self.auto_lr is not None and self.auto_lr.due(self.state.global_step):
             self._probe(self.auto_lr, retain_batches)
         if self.landing is not None and self.state.global_step % LANDING_STEPS == 0:
-            self.landing.look(self._glance("forget"), self._retained(), self._beside())
+            self.landing.look(self.looks.at("forget"), self.looks.retained(), self.looks.beside())
         if self.teacher:
             follow(self.teacher, self.student, self.args.teacher_decay, self._clip)
 
