@@ -275,15 +275,13 @@ class UnlearnConfig(TrainingArguments):
         for key, value in defaults.items():
             if key == "forget_loss_args" and self.forget_loss not in (None, defaults["forget_loss"]):
                 value = {}  # another loss than the method's: the method's parameters are not meant for it
-            if key == "lr_scheduler_type" and self.auto_lr:
-                value = "constant"  # the automatic rate has no schedule beside it
             if key == "max_steps" and self.num_train_epochs:
                 value = -1  # epochs were asked for
             if getattr(self, key) is None:
                 setattr(self, key, copy.copy(value))
         if self.num_train_epochs is None:
             self.num_train_epochs = 1.0 if self.max_steps == -1 else 0.0
-        if self.warmup_steps and self.lr_scheduler_type == "constant":
+        if self.warmup_steps and self.lr_scheduler_type == "constant" and not self.auto_lr:
             self.lr_scheduler_type = "constant_with_warmup"  # transformers' "constant" has no warm-up and would ignore it
         self._check()
         super().__post_init__()
@@ -313,11 +311,10 @@ class UnlearnConfig(TrainingArguments):
                 raise UserError(f"{key}: 'teacher' needs teacher_decay, for example 0.995.")
         if self.damping and self.teacher_decay is None:
             raise UserError("damping: it pulls towards the teacher, so it needs teacher_decay, for example 0.995.")
-        if self.auto_lr and self.lr_scheduler_type != "constant":
-            raise UserError(
-                f"lr_scheduler_type: {self.lr_scheduler_type!r} and auto_lr would both set the learning rate, write 'constant', "
-                "and no warmup_steps."
-            )
+        if self.auto_lr and self.lr_scheduler_type not in ("constant", "linear", "cosine"):
+            raise UserError(f"lr_scheduler_type: {self.lr_scheduler_type!r} does not go with auto_lr, write constant, linear or cosine.")
+        if self.auto_lr and self.warmup_steps:
+            raise UserError("warmup_steps: auto_lr finds its rate at the first step, leave the key out.")
         for key, choices in THEIRS.items() if self.definitions == "openunlearning" else ():
             if getattr(self, key) not in choices:
                 takes = " or ".join(", ".join(map(str, choices)).rsplit(", ", 1))

@@ -1,5 +1,6 @@
 """Landing: when the forget set is where a model would be that never saw it, and the retain set where it was."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -44,9 +45,9 @@ class Landing:
         self.drift = self.trim_lowest = self.trim_rest = 1.0
         self.near = 0  # looks in a row
 
-    def aim(self, levels: Tensor, mask: Tensor) -> Tensor:
-        """The levels to go for: (B, T), (B, T) -> (B, T)."""
-        return self.drift * levels * torch.where(lowest(levels, mask), self.trim_lowest, self.trim_rest)
+    def aim(self, levels: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
+        """The levels to go for, in the order of what the tokens have now: (B, T), (B, T), (B, T) -> (B, T)."""
+        return matched(self.drift * levels * torch.where(lowest(levels, mask), self.trim_lowest, self.trim_rest), logps, mask)
 
     def follow(self, holdout: np.ndarray | None) -> None:
         """Move the levels with the holdout, whose rows' Min-K is now `holdout`."""
@@ -96,6 +97,12 @@ class Looks(NamedTuple):
     def beside(self) -> np.ndarray | None:
         """Min-K of the holdout rows; None without a holdout."""
         return lowest_means(self.at("holdout")) if "holdout" in self.sets else None
+
+
+def matched(levels: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
+    """Each row's levels in the order of its log-probabilities, all (B, T): the lowest level goes to the least likely token."""
+    ranks = logps.masked_fill(~mask, math.inf).argsort(-1).argsort(-1)
+    return levels.masked_fill(~mask, math.inf).sort(-1).values.gather(-1, ranks).where(mask, 0.0)
 
 
 def stretch(rows: np.ndarray, others: np.ndarray, target: float) -> float:

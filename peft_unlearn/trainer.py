@@ -27,7 +27,7 @@ from peft_unlearn.dual import Dual
 from peft_unlearn.errors import UserError
 from peft_unlearn.gradients import Gradients
 from peft_unlearn.landing import Landing, Looks
-from peft_unlearn.logprobs import IGNORE, Scores, mean_nll, row_means, score
+from peft_unlearn.logprobs import Scores, mean_nll, row_means, score
 from peft_unlearn.losses import LOSSES
 from peft_unlearn.teacher import damp, follow
 
@@ -134,7 +134,8 @@ class UnlearnTrainer(AdapterTrainer):
         )
 
         # Objectives, teacher and learning rate
-        self.objectives = objectives.build(args, 1.0 if args.stop_at == "none" else levels.mean_distance(self.sets["forget"]))
+        self._scale = 1.0 if args.stop_at == "none" else levels.mean_distance(self.sets["forget"])
+        self.objectives = objectives.build(args, self._scale)
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)
         self.teacher = adapters.adapter_parameters(model, adapters.TEACHER)
         self.auto_lr = AutoLR(args.auto_lr_max, args.auto_lr_steps) if args.auto_lr else None
@@ -154,7 +155,6 @@ class UnlearnTrainer(AdapterTrainer):
             if self._layer > depth:
                 raise UserError(f"hidden_layer: the model has {depth} layers, write a number from 1 to {depth}.")
         self.add_callback(_AfterOptimizerStep(self))
-
         self._negated = False
 
         # Metrics
@@ -167,10 +167,6 @@ class UnlearnTrainer(AdapterTrainer):
     ) -> Tensor:
         """One micro-batch: add each objective's gradient to its row of G; with the last one of a step, combine."""
         inputs = self._prepare_inputs(inputs)
-        if self.landing is not None:
-            predicted = inputs["forget"]["labels"] != IGNORE
-            predicted[:, 0] = False  # the first token of a text is a label, and nothing predicts it
-            inputs["forget"]["levels"] = self.landing.aim(inputs["forget"]["levels"], predicted)
         total, coefs = torch.zeros((), device=self.args.device), self._coefs()
         with self.accelerator.no_sync(model):  # DDP must not average an objective's gradient on its own
             for stream, batch in inputs.items():
@@ -179,6 +175,9 @@ class UnlearnTrainer(AdapterTrainer):
                 model.train()
                 with self._as_shipped():
                     scores = score(model, batch, self._layer, self._dense)
+                    if self.landing is not None and scores.levels is not None:
+                        scores = scores._replace(levels=self.landing.aim(scores.levels, scores.logps.detach(), scores.mask))
+                        self._sums["distance"] += objectives.distance(scores, self._scale) / num_items_in_batch[stream]["token"]
                     for k, objective in here:
                         loss = objective.function(scores, anchors[objective.anchor]) / num_items_in_batch[stream][objective.per]
                         self._gradients.into(k)
@@ -224,7 +223,10 @@ class UnlearnTrainer(AdapterTrainer):
                 f"learning_rate: a loss or its gradient turned NaN or infinite at step {self.state.global_step + 1}; "
                 f"the adapter of step {self._good_step} is kept, write a lower learning_rate or set max_grad_norm."
             )
-        weights = COMBINERS[self.args.combine](gramian, torch.tensor(self._coefs(), dtype=torch.float64))
+        coefs = torch.tensor(self._coefs(), dtype=torch.float64)
+        if self.landing is not None and self.args.combine == "ngdiff":
+            coefs[0] *= sums["distance"].cpu()  # a forget gradient of length 1 would never come to rest at its levels (docs/levels.md)
+        weights = COMBINERS[self.args.combine](gramian, coefs)
         self._norm = (weights @ gramian @ weights).clamp_min(0).sqrt()
         self._clip = min(1.0, self.args.max_grad_norm / max(self._norm.item(), 1e-12)) if self.args.max_grad_norm else 1.0
         views = self._gradients.set(self._gradients.combined(weights * self._clip))
@@ -270,8 +272,13 @@ class UnlearnTrainer(AdapterTrainer):
 
     @torch.no_grad()
     def _probe(self, auto_lr: AutoLR, retain_batches: list[tuple[dict[str, Tensor], Tensor]]) -> None:
-        """AutoLR on the retain batch of this step: three or more losses along the step, same rows, no dropout."""
-        step = torch._foreach_sub([p.data for p in self.student], self._start)
+        """AutoLR on the retain batch of this step: three or more losses along the step, same rows, no dropout.
+
+        A schedule takes its share of AutoLR's rate, so the step is probed as it would be without the schedule.
+        """
+        rate, groups = self.lr_scheduler.base_lrs[0], self.optimizer.param_groups
+        scheduled = groups[0]["lr"] / rate
+        step = torch._foreach_div(torch._foreach_sub([p.data for p in self.student], self._start), scheduled)
         self.model.eval()
 
         def move(share: float) -> None:
@@ -282,11 +289,11 @@ class UnlearnTrainer(AdapterTrainer):
             loss = sum(mean_nll(self.model, [batch])[0] / tokens for batch, tokens in retain_batches)
             return self.accelerator.reduce(loss, "sum").item()
 
-        share, lr = auto_lr.update(self.optimizer.param_groups[0]["lr"], loss_at)
-        move(share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.lr_scheduler.base_lrs = [lr for _ in self.lr_scheduler.base_lrs]  # a constant schedule then keeps it
+        share, rate = auto_lr.update(rate, loss_at)
+        move(share * scheduled)
+        for group in groups:
+            group["lr"] = rate * scheduled
+        self.lr_scheduler.base_lrs = [rate for _ in groups]
 
     # ----------------------------------------------------------------------------------------------------------- data and counts
 

@@ -67,6 +67,14 @@ def aim(levels, drift, least, rest):
     return torch.stack([level * drift * (least if t in lowest else rest) for t, level in enumerate(levels)])
 
 
+def away(model, rows, levels):
+    """The mean over all tokens of how far they are from their row's levels, the lowest for the least likely."""
+    pairs = [
+        zip(sorted((-nll).tolist()), sorted(level.tolist()), strict=True) for nll, level in zip(nlls(model, rows), levels, strict=True)
+    ]
+    return average([abs(now - level) for row in pairs for now, level in row])
+
+
 def missing_factor(rows, others, target):
     """By how much `rows` must be multiplied for the share `target` of all pairs to be above one of `others`: quotients sorted, and counted down."""
     quotients = sorted(other / row for other in others for row in rows)
@@ -173,10 +181,10 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
     place = min_ks(never_seen, holdout) if never_seen and holdout else None
     drift, least, rest = average(min_ks(reference, holdout)) / average(place) if place else 1.0, 1.0, 1.0
     scale = flat(nlls(never_seen, list(pairs.forget))).detach().mean() if never_seen else None
-    rates, calibrated, multiplier = [], 0.0, args.retain_coef
+    rates, rate, calibrated, multiplier = [], args.learning_rate, 0.0, args.retain_coef
     for step in range(steps):
-        if args.lr_scheduler_type == "linear":
-            optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - step / steps)
+        scheduled = 1 - step / steps if args.lr_scheduler_type == "linear" else 1.0
+        optimizer.param_groups[0]["lr"] = rate * scheduled
         examples = [pairs[n] for n in range(step * size, (step + 1) * size)]
         rows, retain = [e["forget"] for e in examples], batch([e["retain"] for e in examples])
         levels = [aim(-nll.detach(), drift, least, rest) for nll in nlls(never_seen, rows)] if never_seen else None
@@ -194,6 +202,8 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             fresh = batch([e["holdout"] for e in examples])
             losses.append((args.kl_coef, divergence(args.divergence, student, anchors[args.holdout_kl], fresh)))
         grads = [flat(torch.autograd.grad(loss, params, materialize_grads=True)) for _, loss in losses]
+        if levels and args.combine == "ngdiff":  # unit vectors, of which forgetting has the share that is still to go
+            losses[0] = (args.forget_coef * away(student, rows, levels) / scale.item(), losses[0][1])
         g = combine(args.combine, grads, [c for c, _ in losses])
         if args.retain_bound is not None:
             multiplier = max(0.0, multiplier + args.dual_rate * (losses[1][1].item() - args.retain_bound))
@@ -205,7 +215,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         optimizer.step()
         with torch.no_grad():
             if args.auto_lr and (step % args.auto_lr_steps == 0 or not calibrated):
-                moved = [p - w for p, w in zip(params, before, strict=True)]
+                moved = [(p - w) / scheduled for p, w in zip(params, before, strict=True)]
 
                 def at(x, before=before, moved=moved, retain=retain):
                     for p, w, s in zip(params, before, moved, strict=True):
@@ -213,10 +223,8 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                     known = retain[2] != -100
                     return -logits(student, retain).log_softmax(-1)[known].gather(-1, retain[2][known][:, None]).double().mean().item()
 
-                lr = optimizer.param_groups[0]["lr"]
-                lr, share, calibrated = gen(at, lr, args.auto_lr_max, calibrated)
-                at(share)
-                optimizer.param_groups[0]["lr"] = lr
+                rate, share, calibrated = gen(at, rate, args.auto_lr_max, calibrated)
+                at(share * scheduled)
             if args.teacher_decay is not None:
                 for t, s in zip(teacher_params, params, strict=True):
                     t.copy_(t + (1 - args.teacher_decay) * c * (s - t))
@@ -234,7 +242,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                 wanted = (level - 0.4 * missing * average(here)) / (now - 0.4 * average(here))
                 least = min(high, max(low, least * min(high, max(low, missing)) ** landing.GAIN))
                 rest = min(high, max(low, rest * min(high, max(low, wanted)) ** landing.GAIN))
-        rates.append(optimizer.param_groups[0]["lr"])
+        rates.append(rate * scheduled)
     if args.negate:
         for name, p in student.named_parameters():
             if "lora_B" in name:

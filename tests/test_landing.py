@@ -16,7 +16,7 @@ from test_trainer_equivalence import LORA, tokenizer
 from peft_unlearn import UnlearnConfig, UnlearnTrainer
 from peft_unlearn import trainer as trainer_module
 from peft_unlearn.evaluation.membership import auc
-from peft_unlearn.landing import APPROACH, KEPT, LOOKS, NEAR, NEAR_LOWEST, TRIM, Landing, stretch
+from peft_unlearn.landing import APPROACH, KEPT, LOOKS, NEAR, NEAR_LOWEST, TRIM, Landing, matched, stretch
 
 # Six rows of ten tokens: the four lowest of each have the mean -5 over rows, all ten -2.9.
 RISE = np.array([-5.6, -5.2, -4.8, -4.4, -1.7, -1.6, -1.5, -1.5, -1.4, -1.3])
@@ -173,7 +173,25 @@ def test_the_aim_moves_all_levels_with_the_holdout_and_trims_the_lowest_tokens_a
         least = sorted(row)[: max(1, int(0.4 * len(row)))]
         aims = [level * landing.drift * (landing.trim_lowest if level in least else landing.trim_rest) for level in row]
         expected[i, here] = torch.tensor(aims, dtype=torch.float64)
-    torch.testing.assert_close(landing.aim(levels, mask), expected)
+    torch.testing.assert_close(landing.aim(levels, expected, mask), expected)  # tokens that are in the order of their aims already
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.lists(st.tuples(st.floats(-20, 0), st.floats(-20, 0)), min_size=1, max_size=8), min_size=1, max_size=4), st.data())
+def test_matched_levels_are_the_rows_own_in_the_order_of_its_log_probabilities(rows, data):
+    starts = [data.draw(st.integers(0, 3)) for _ in rows]
+    width = max(start + len(row) for start, row in zip(starts, rows, strict=True)) + 1
+    levels, logps = (torch.zeros(len(rows), width, dtype=torch.float64) for _ in range(2))
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, (start, row) in enumerate(zip(starts, rows, strict=True)):
+        levels[i, start : start + len(row)], logps[i, start : start + len(row)] = torch.tensor(row, dtype=torch.float64).T
+        mask[i, start : start + len(row)] = True
+    found = matched(levels, logps, mask)
+    assert (found[~mask] == 0).all()
+    for i in range(len(rows)):
+        given_levels, now, given_back = (values[i][mask[i]].tolist() for values in (levels, logps, found))
+        assert sorted(given_back) == sorted(given_levels)
+        assert all(a <= b for (x, a) in zip(now, given_back, strict=True) for (y, b) in zip(now, given_back, strict=True) if x < y)
 
 
 # ------------------------------------------------------------------------------------------------------------------------- whole runs

@@ -153,6 +153,7 @@ MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
     "NLUL under NGDiff": {"method": "ngdiff", "forget_loss": "nlul", "forget_loss_args": {"tol": 0.02}, "forget_floor": 0.0},
     "the teacher's KL as MOLLM's third objective": {"method": "mollm", "retain_kl": "teacher", "teacher_decay": 0.9, "forget_floor": 0.0},
     "AutoLR under MOLLM": {"method": "mollm", "auto_lr": True, "forget_floor": 0.0},
+    "AutoLR under a falling schedule": {"method": "ngdiff", "lr_scheduler_type": "linear", "forget_floor": 0.0},
     "AutoLR under the mean teacher": {"method": "mean_teacher", "forget_floor": 0.0, "retain_loss": "nll", "auto_lr": True},
     "clip that binds, and coefficients": {"method": "graddiff", "max_grad_norm": 0.01, "forget_coef": 0.3, "retain_coef": 2.0},
     "PDU whose multiplier moves down to 0 and up": {"method": "pdu", "retain_bound": 4.4, "dual_rate": 20.0},

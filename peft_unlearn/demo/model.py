@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from peft_unlearn.data import collate_rows, tokenize
 from peft_unlearn.demo.world import World
+from peft_unlearn.deployed import nf4
 
 logger = logging.getLogger(__name__)
 
@@ -190,8 +190,7 @@ class _StraightThroughNF4(nn.Module):
     """W -> the weights that `Linear4bit` computes with (NF4, blocks of 64, double quantisation); the gradient passes as if they were W."""
 
     def forward(self, weight: Tensor) -> Tensor:
-        quantised, state = quantize_4bit(weight.detach(), blocksize=64, quant_type="nf4", compress_statistics=True)
-        return weight + (dequantize_4bit(quantised, state) - weight).detach()
+        return weight + (nf4(weight.detach()) - weight).detach()
 
 
 def _model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCausalLM:
