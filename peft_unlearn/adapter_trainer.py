@@ -11,7 +11,7 @@ from peft_unlearn import adapters, deploy, methods
 from peft_unlearn.deploy.card import PAPERS
 
 # What the model card shows of the settings, and of the adapter's configuration.
-SHOWN = ("learning_rate", "forget_loss", "combine", "teacher_decay", *methods.COMMON)
+SHOWN = ("learning_rate", "forget_loss", "combine", "teacher_decay", "stop_at", "survive", "resist", *methods.COMMON)
 SHOWN += ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "seed")
 SHOWN_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_rslora", "use_dora")
 

@@ -6,6 +6,11 @@ w + ratio * s, so ratio * lr is the rate that suits the retain loss best. The gu
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 # A parabola through w +- s says little about what lies further away. Nor does the rate rise further over the calibrated one: once the retain
 # loss has been damaged, only long steps seem to mend it, and 150 probes took the rate from 2.4e-3 to 1e-2, and the model with it (measured).
@@ -44,6 +49,35 @@ class AutoLR:
     def due(self, step: int) -> bool:
         """Whether optimiser step number `step` is to be probed."""
         return step % self.every == 0 or not self.calibrated
+
+    def probe(
+        self,
+        parameters: list[Tensor],
+        start: list[Tensor],
+        groups: list[dict[str, Any]],
+        scheduler: LRScheduler,
+        loss: Callable[[], float],
+    ) -> None:
+        """Probe the step that an optimiser of `groups` took from `start` to `parameters`, by the retain loss there, and set its rate.
+
+        A schedule takes its share of AutoLR's rate, so the step is probed as it would be without the schedule.
+        """
+        rate = float(scheduler.base_lrs[0])
+        scheduled = groups[0]["lr"] / rate
+        step = torch._foreach_div(torch._foreach_sub(parameters, start), scheduled)
+
+        def move(share: float) -> None:
+            torch._foreach_copy_(parameters, torch._foreach_add(start, step, alpha=share))
+
+        def loss_at(share: float) -> float:
+            move(share)
+            return loss()
+
+        share, rate = self.update(rate, loss_at)
+        move(share * scheduled)
+        for group in groups:
+            group["lr"] = rate * scheduled
+        scheduler.base_lrs = [rate for _ in groups]
 
     def update(self, lr: float, loss_at: Callable[[float], float]) -> tuple[float, float]:
         """Probe the step s just taken at rate `lr`; `loss_at(x)` is the retain loss at w + x * s, on the rows of the step.

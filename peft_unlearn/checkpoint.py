@@ -1,4 +1,4 @@
-"""What a checkpoint keeps beside adapter, optimiser and schedule: the teacher, and what AutoLR, the multiplier and landing remember."""
+"""What a checkpoint keeps beside adapter, optimiser and schedule: the teacher, and what AutoLR, the multiplier, landing and resistance remember."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ def write(trainer: UnlearnTrainer, folder: Path) -> None:
     for part, names in REMEMBERED.items():
         if (found := getattr(trainer, part)) is not None:
             tensors[part] = torch.tensor([getattr(found, name) for name in names], dtype=torch.float64)
+    if trainer.resist is not None:
+        tensors["resist"] = trainer.resist.gradient.matrix
     save_file(tensors, folder / FILE)
 
 
@@ -40,6 +42,8 @@ def restore(trainer: UnlearnTrainer, folder: Path) -> None:
     saved = load_file(folder / FILE)
     for i, parameter in enumerate(trainer.teacher):
         parameter.data.copy_(saved[str(i)])
+    if trainer.resist is not None:
+        trainer.resist.gradient.matrix.copy_(saved["resist"])
     for part, names in REMEMBERED.items():
         if (found := getattr(trainer, part)) is not None:
             for name, value in zip(names, saved[part].tolist(), strict=True):

@@ -41,6 +41,7 @@ THEIRS: dict[str, tuple] = {
     "holdout_kl": ("none",),
     "stop_at": ("none",),
     "survive": ("none",),
+    "resist": (0,),
     "forget_floor": (0,),
 }
 # key: (lowest, highest, whether the ends themselves are allowed)
@@ -56,6 +57,7 @@ RANGES = {
     "damping": (0.0, math.inf, True),
     "learning_rate": (0.0, math.inf, False),
     "auto_lr_max": (0.0, math.inf, False),
+    "resist": (0.0, 1.0, True),
     "auto_lr_steps": (1, math.inf, True),
     "max_length": (2, math.inf, True),
     "self_retain_rows": (1, math.inf, True),
@@ -208,6 +210,13 @@ class UnlearnConfig(TrainingArguments):
             "trains it beside its base alone."
         },
     )
+    resist: float = field(
+        default=0.0,
+        metadata={
+            "help": "Train against relearning: every second step has its forget loss where a step of learning the set again would bring the "
+            "adapter, this share of its norm away (for example 0.1); 0 is off."
+        },
+    )
     retain_bound: float | None = field(
         default=FROM_METHOD,
         metadata={"help": "Bound on the retain loss: retain_coef then starts a multiplier that grows while the loss is above it (PDU)."},
@@ -331,6 +340,8 @@ class UnlearnConfig(TrainingArguments):
             raise UserError("retain_bound: there is no retain loss to bound, write retain_loss: nll.")
         if self.retain_bound is not None and self.combine == "mgda":
             raise UserError("retain_bound: under mgda a larger weight counts for less, write another combine or leave the bound out.")
+        if self.negate and self.resist:
+            raise UserError("resist: a negated adapter learns the forget set itself, leave the key out.")
         if self.negate and self.stop_at != "none":
             raise UserError("stop_at: a negated adapter is not seen before the end, leave the key out.")
         unknown = [key for key, _, _ in (part.strip().partition("=") for part in (self.optim_args or "").split(",")) if key not in SGD_ARGS]

@@ -20,7 +20,8 @@ class Gradients:
         self.matrix = torch.zeros(objectives, sum(sizes), device=self.parameters[0].device)
         self._sizes = sizes
 
-    def _views(self, flat: Tensor) -> list[Tensor]:
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """The (n,) tensor `flat` in the parameters' shapes."""
         return [piece.view_as(p) for piece, p in zip(flat.split(self._sizes), self.parameters, strict=True)]
 
     def into(self, objective: int) -> None:
@@ -29,7 +30,7 @@ class Gradients:
 
     def set(self, flat: Tensor) -> list[Tensor]:
         """Make the (n,) tensor `flat` the gradient of the parameters, and return its views."""
-        views = self._views(flat)
+        views = self.views(flat)
         for p, view in zip(self.parameters, views, strict=True):
             p.grad = view
         return views

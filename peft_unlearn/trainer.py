@@ -7,6 +7,7 @@ probes, the teacher follows.
 
 import contextlib
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from peft_unlearn.gradients import Gradients
 from peft_unlearn.landing import Landing, Looks
 from peft_unlearn.logprobs import Scores, mean_nll, row_means, score
 from peft_unlearn.losses import LOSSES
+from peft_unlearn.resist import Resist
 from peft_unlearn.teacher import damp, follow
 
 LANDING_STEPS = 10  # optimiser steps between two looks
@@ -167,13 +169,15 @@ class UnlearnTrainer(AdapterTrainer):
     ) -> Tensor:
         """One micro-batch: add each objective's gradient to its row of G; with the last one of a step, combine."""
         inputs = self._prepare_inputs(inputs)
+        hard = self.state.global_step % 2 == 1  # every second step is taken under what the adapter is to bear
         total, coefs = torch.zeros((), device=self.args.device), self._coefs()
         with self.accelerator.no_sync(model):  # DDP must not average an objective's gradient on its own
             for stream, batch in inputs.items():
                 here = [(k, o) for k, o in enumerate(self.objectives) if o.stream == stream]
                 anchors = {name: self._anchor(name, batch) for name in {o.anchor for _, o in here}}
+                resist = self.resist if stream == "forget" else None
                 model.train()
-                with self._as_shipped():
+                with self._hardened(resist) if hard else contextlib.nullcontext():
                     scores = score(model, batch, self._layer, self._dense)
                     if self.landing is not None and scores.levels is not None:
                         scores = scores._replace(levels=self.landing.aim(scores.levels, scores.logps.detach(), scores.mask))
@@ -181,9 +185,12 @@ class UnlearnTrainer(AdapterTrainer):
                     for k, objective in here:
                         loss = objective.function(scores, anchors[objective.anchor]) / num_items_in_batch[stream][objective.per]
                         self._gradients.into(k)
-                        self.accelerator.backward(loss, retain_graph=k != here[-1][0])
+                        self.accelerator.backward(loss, retain_graph=k != here[-1][0] or (resist is not None and not hard))
                         self._sums[f"loss/{objective.name}"] += loss.detach()
                         total += coefs[k] * loss.detach()
+                    if resist is not None and not hard:
+                        resist.gradient.into(0)
+                        self.accelerator.backward(-scores.logps.sum() / num_items_in_batch[stream]["token"])
                 rows = row_means(scores.logps.detach(), scores.mask)
                 sequences = num_items_in_batch[stream]["sequence"]
                 self._sums[f"p/{stream}"] += rows.exp().sum() / sequences
@@ -193,10 +200,15 @@ class UnlearnTrainer(AdapterTrainer):
             self._combine()
         return total * self.accelerator.num_processes  # what is logged is the mean over processes
 
-    def _as_shipped(self) -> contextlib.AbstractContextManager[None]:
-        """Every second step computes with merged and quantised weights, where the adapter is to survive that."""
-        turn = self.args.survive != "none" and self.state.global_step % 2 == 1
-        return deployed(self.model, self.args.survive) if turn else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _hardened(self, resist: Resist | None) -> Iterator[None]:
+        """The adapter merged and quantised, where it is to survive that, and relearnt by a step, where it is to resist that."""
+        with contextlib.ExitStack() as views:
+            if self.args.survive != "none":
+                views.enter_context(deployed(self.model, self.args.survive))
+            if resist is not None:
+                views.enter_context(resist.relearnt())
+            yield
 
     @torch.no_grad()
     def _anchor(self, name: str | None, batch: dict[str, Tensor]) -> Scores | None:
@@ -212,6 +224,8 @@ class UnlearnTrainer(AdapterTrainer):
         matrix, scaler = self._gradients.matrix, self.accelerator.scaler
         if self.accelerator.num_processes > 1:
             torch.distributed.all_reduce(matrix)  # in place: accelerate's own would hold G twice
+        if self.resist is not None:
+            self.resist.end(self.state.global_step % 2 == 1)
         sums = self.accelerator.reduce(dict(self._sums), "sum")
         scale = 1.0 if scaler is None else scaler.get_scale()  # G is this many times too long (fp16 only)
         gramian = self._gradients.gramian() / scale**2
@@ -272,28 +286,14 @@ class UnlearnTrainer(AdapterTrainer):
 
     @torch.no_grad()
     def _probe(self, auto_lr: AutoLR, retain_batches: list[tuple[dict[str, Tensor], Tensor]]) -> None:
-        """AutoLR on the retain batch of this step: three or more losses along the step, same rows, no dropout.
-
-        A schedule takes its share of AutoLR's rate, so the step is probed as it would be without the schedule.
-        """
-        rate, groups = self.lr_scheduler.base_lrs[0], self.optimizer.param_groups
-        scheduled = groups[0]["lr"] / rate
-        step = torch._foreach_div(torch._foreach_sub([p.data for p in self.student], self._start), scheduled)
+        """AutoLR on the retain batch of this step: three or more losses along the step, same rows, no dropout."""
         self.model.eval()
 
-        def move(share: float) -> None:
-            torch._foreach_copy_([p.data for p in self.student], torch._foreach_add(self._start, step, alpha=share))
-
-        def loss_at(share: float) -> float:
-            move(share)
+        def retain_loss() -> float:
             loss = sum(mean_nll(self.model, [batch])[0] / tokens for batch, tokens in retain_batches)
             return self.accelerator.reduce(loss, "sum").item()
 
-        share, rate = auto_lr.update(rate, loss_at)
-        move(share * scheduled)
-        for group in groups:
-            group["lr"] = rate * scheduled
-        self.lr_scheduler.base_lrs = [rate for _ in groups]
+        auto_lr.probe([p.data for p in self.student], self._start, self.optimizer.param_groups, self.lr_scheduler, retain_loss)
 
     # ----------------------------------------------------------------------------------------------------------- data and counts
 
@@ -320,6 +320,7 @@ class UnlearnTrainer(AdapterTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._gradients = Gradients(self.student, len(self.objectives))
+        self.resist = Resist(self.student, self.args.resist) if self.args.resist else None
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))  # over micro-batches
         self._start = [p.detach().clone() for p in self.student]
         self._good_step = 0

@@ -202,8 +202,18 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             fresh = batch([e["holdout"] for e in examples])
             losses.append((args.kl_coef, divergence(args.divergence, student, anchors[args.holdout_kl], fresh)))
         grads = [flat(torch.autograd.grad(loss, params, materialize_grads=True)) for _, loss in losses]
+        unmoved = [p.detach().clone() for p in params]
+        if args.resist and step % 2 == 0:
+            lesson = flat(torch.autograd.grad(ce(student, batch(rows)), params))
+        elif args.resist:  # where a step that learns the rows before would bring the adapter
+            way = -args.resist * flat(params).norm() * lesson / lesson.norm()
+            for p, piece in zip(params, way.split([p.numel() for p in params]), strict=True):
+                p.data.add_(piece.view_as(p))
+            grads[0] = flat(torch.autograd.grad(forget_loss(args, student, reference, rows, layers, levels, scale), params))
         if levels and args.combine == "ngdiff":  # unit vectors, of which forgetting has the share that is still to go
             losses[0] = (args.forget_coef * away(student, rows, levels) / scale.item(), losses[0][1])
+        for p, value in zip(params, unmoved, strict=True):
+            p.data.copy_(value)
         g = combine(args.combine, grads, [c for c, _ in losses])
         if args.retain_bound is not None:
             multiplier = max(0.0, multiplier + args.dual_rate * (losses[1][1].item() - args.retain_bound))

@@ -152,6 +152,8 @@ MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
     "QKL": {"method": "mean_teacher", "divergence": "qkl", "forget_floor": 0.0},
     "NLUL under NGDiff": {"method": "ngdiff", "forget_loss": "nlul", "forget_loss_args": {"tol": 0.02}, "forget_floor": 0.0},
     "the teacher's KL as MOLLM's third objective": {"method": "mollm", "retain_kl": "teacher", "teacher_decay": 0.9, "forget_floor": 0.0},
+    "resistance, with a teacher": {"method": "mean_teacher", "resist": 0.1, "forget_floor": 0.0},
+    "resistance while NGDiff lands": {"method": "ngdiff", "stop_at": "never_seen", "holdout": HOLDOUT, "resist": 0.2},
     "AutoLR under MOLLM": {"method": "mollm", "auto_lr": True, "forget_floor": 0.0},
     "AutoLR under a falling schedule": {"method": "ngdiff", "lr_scheduler_type": "linear", "forget_floor": 0.0},
     "AutoLR under the mean teacher": {"method": "mean_teacher", "forget_floor": 0.0, "retain_loss": "nll", "auto_lr": True},
@@ -241,6 +243,7 @@ def test_evaluation_between_steps_changes_nothing(method, tmp_path):
 
 RESUMED = {name: {"method": name} for name in (*FOUNDING, "dpo", "task_arithmetic")} | {
     "PDU": {"method": "pdu", "retain_bound": 4.4},
+    "resistance": {"method": "mollm", "resist": 0.1},
     "a holdout": {"method": "graddiff", **HELD},
     "levels": {"method": "graddiff", "stop_at": "never_seen", "holdout": HOLDOUT},
 }
