@@ -24,7 +24,7 @@ from peft_unlearn.evaluation.probes import probe
 from peft_unlearn.methods import FOUNDING
 from runs import Runs, World, demo_world, tofu_world
 
-RESIST = 0.1
+RESIST = 0.2
 ARMS: dict[str, dict[str, Any]] = {"never-seen": {}}
 ARMS |= {f"{method} to never_seen": {"method": method, "stop_at": "never_seen"} for method in FOUNDING}
 ARMS |= {f"{method} to never_seen, resist": {"method": method, "stop_at": "never_seen", "resist": RESIST} for method in FOUNDING}

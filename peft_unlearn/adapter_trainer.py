@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from peft import load_peft_weights, set_peft_model_state_dict
-from torch import nn
+from torch import Tensor, nn
 from transformers import Trainer, TrainerControl
 
 from peft_unlearn import adapters, deploy, methods
 from peft_unlearn.deploy.card import PAPERS
 
 # What the model card shows of the settings, and of the adapter's configuration.
-SHOWN = ("learning_rate", "forget_loss", "combine", "teacher_decay", "stop_at", "survive", "resist", *methods.COMMON)
+SHOWN = ("learning_rate", "forget_loss", "combine", "teacher_decay", "stop_at", "survive", "inner_coef", "resist", *methods.COMMON)
 SHOWN += ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "seed")
 SHOWN_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_rslora", "use_dora")
 
@@ -24,6 +24,15 @@ class AdapterTrainer(Trainer):
     _paper = PAPERS  # of each method: what it is, arXiv number
 
     control: TrainerControl
+
+    # Batches are nested: {"forget": {"input_ids": ...}, "retain": ...}.
+
+    def floating_point_ops(self, inputs: dict[str, dict[str, Tensor]]) -> int:
+        return sum(super(AdapterTrainer, self).floating_point_ops(batch) for batch in inputs.values())
+
+    def _track_num_input_tokens(self, inputs: dict[str, dict[str, Tensor]]) -> None:
+        for batch in inputs.values():
+            super()._track_num_input_tokens(batch)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the student, and only it: an adapter that plain PEFT loads, and its card. With `args.push_to_hub`, upload them."""

@@ -57,6 +57,7 @@ RANGES = {
     "damping": (0.0, math.inf, True),
     "learning_rate": (0.0, math.inf, False),
     "auto_lr_max": (0.0, math.inf, False),
+    "inner_coef": (0.0, math.inf, True),
     "resist": (0.0, 1.0, True),
     "auto_lr_steps": (1, math.inf, True),
     "max_length": (2, math.inf, True),
@@ -210,11 +211,18 @@ class UnlearnConfig(TrainingArguments):
             "trains it beside its base alone."
         },
     )
+    inner_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": "With stop_at: weight of the forget loss on inner layers, read by the final norm and head, one layer a step in turn, as far as "
+            "they know more than the last one shall (for example 0.3); 0 is off."
+        },
+    )
     resist: float = field(
         default=0.0,
         metadata={
             "help": "Train against relearning: every second step has its forget loss where a step of learning the set again would bring the "
-            "adapter, this share of its norm away (for example 0.1); 0 is off."
+            "adapter, this share of the way it has come (for example 0.2); 0 is off."
         },
     )
     retain_bound: float | None = field(
@@ -340,6 +348,8 @@ class UnlearnConfig(TrainingArguments):
             raise UserError("retain_bound: there is no retain loss to bound, write retain_loss: nll.")
         if self.retain_bound is not None and self.combine == "mgda":
             raise UserError("retain_bound: under mgda a larger weight counts for less, write another combine or leave the bound out.")
+        if self.inner_coef and self.stop_at == "none":
+            raise UserError("inner_coef: levels say where inner layers end, write stop_at as well, or leave the key out.")
         if self.negate and self.resist:
             raise UserError("resist: a negated adapter learns the forget set itself, leave the key out.")
         if self.negate and self.stop_at != "none":

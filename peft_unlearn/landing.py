@@ -1,6 +1,5 @@
 """Landing: when the forget set is where a model would be that never saw it, and the retain set where it was."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn.evaluation.membership import auc
 from peft_unlearn.levels import lowest_means, mean, sample, scored
-from peft_unlearn.logprobs import lowest
+from peft_unlearn.logprobs import lowest, matched
 
 NEAR, NEAR_AUC, NEAR_LOWEST = 0.05, 0.03, 0.015  # by which a look may miss: the level in shares of it, membership in AUC or shares of Min-K
 LOOKS = 2  # in a row that must be near: a run that passes through has not landed
@@ -97,12 +96,6 @@ class Looks(NamedTuple):
     def beside(self) -> np.ndarray | None:
         """Min-K of the holdout rows; None without a holdout."""
         return lowest_means(self.at("holdout")) if "holdout" in self.sets else None
-
-
-def matched(levels: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
-    """Each row's levels in the order of its log-probabilities, all (B, T): the lowest level goes to the least likely token."""
-    ranks = logps.masked_fill(~mask, math.inf).argsort(-1).argsort(-1)
-    return levels.masked_fill(~mask, math.inf).sort(-1).values.gather(-1, ranks).where(mask, 0.0)
 
 
 def stretch(rows: np.ndarray, others: np.ndarray, target: float) -> float:

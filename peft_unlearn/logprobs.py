@@ -4,12 +4,15 @@ This is the one room that sees the vocabulary. Logits are kept at label position
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 IGNORE = -100
+
+Readout = Callable[[Tensor], Tensor]  # (..., H) hidden states of an inner layer -> (..., V) logits
 
 
 class Dense(NamedTuple):
@@ -32,22 +35,28 @@ class Scores(NamedTuple):
     levels: Tensor | None = None  # (B, T) log-probabilities to land on, where the rows bring them
     alternate: "Scores | None" = None  # of the answers to give instead, where the rows bring them
     dense: Dense | None = None  # the same at all positions, where that was asked for
+    inner: Tensor | None = None  # (B, T) log-probabilities as an inner layer has them, where one was asked for
 
 
-def score(model: nn.Module, batch: dict[str, Any], layer: int | None = None, dense: bool = False) -> Scores:
+def score(
+    model: nn.Module, batch: dict[str, Any], layer: int | None = None, dense: bool = False, inner: tuple[int, Readout] | None = None
+) -> Scores:
     """Forward `batch` (`input_ids`, `attention_mask`, `labels`, each (B, T + 1)) and score its labels.
 
     Args:
         layer: keep the hidden states after so many layers (0: the embeddings).
         dense: keep what all positions give besides.
+        inner: also read the labels' log-probabilities off the hidden states after so many layers, with the final norm and head.
     """
     targets = batch["labels"][:, 1:]
     mask = targets != IGNORE
     output = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, output_hidden_states=layer is not None
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        use_cache=False,
+        output_hidden_states=layer is not None or inner is not None,
     )
     logits, labels = output.logits[:, :-1][mask].float(), targets[mask]
-    logps = logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     hidden = None if layer is None else output.hidden_states[layer]
     alternate = score(model, batch["alternate"], layer, dense) if "alternate" in batch else None
     whole = None
@@ -57,13 +66,20 @@ def score(model: nn.Module, batch: dict[str, Any], layer: int | None = None, den
     return Scores(
         logits,
         labels,
-        logps.new_zeros(mask.shape).masked_scatter(mask, logps),
+        _logps(logits, labels, mask),
         mask,
         None if hidden is None else hidden[:, :-1][mask].float(),
         batch["levels"][:, 1:] if "levels" in batch else None,
         alternate,
         whole,
+        None if inner is None else _logps(inner[1](output.hidden_states[inner[0]][:, :-1][mask]).float(), labels, mask),
     )
+
+
+def _logps(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """(N, V), (N,), (B, T) -> (B, T)."""
+    logps = logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return logps.new_zeros(mask.shape).masked_scatter(mask, logps)
 
 
 def kl(logits: Tensor, anchor: Tensor) -> Tensor:
@@ -95,6 +111,12 @@ def lowest(logps: Tensor, mask: Tensor, share: float = 0.4) -> Tensor:
     """The lowest `share` of each row's log p, at least one: (B, T), (B, T) -> (B, T) booleans."""
     count = (mask.sum(-1, keepdim=True) * share).int().clamp_min(1)
     return mask & (logps.masked_fill(~mask, math.inf).argsort(-1).argsort(-1) < count)
+
+
+def matched(levels: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
+    """Each row's levels in the order of its log-probabilities, all (B, T): the lowest level goes to the least likely token."""
+    ranks = logps.masked_fill(~mask, math.inf).argsort(-1).argsort(-1)
+    return levels.masked_fill(~mask, math.inf).sort(-1).values.gather(-1, ranks).where(mask, 0.0)
 
 
 @torch.no_grad()

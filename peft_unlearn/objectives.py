@@ -8,8 +8,8 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from peft_unlearn.config import UnlearnConfig
-from peft_unlearn.logprobs import DIVERGENCES, Dense, Scores, row_means
-from peft_unlearn.losses import LOSSES, Loss, hidden_distance, nll, openunlearning
+from peft_unlearn.logprobs import DIVERGENCES, Dense, Scores, matched, row_means
+from peft_unlearn.losses import LOSSES, Loss, hidden_distance, nll, odds, openunlearning
 
 Function = Callable[[Scores, Scores | None], Tensor]
 Unit = Literal["token", "sequence", "batch"]
@@ -91,7 +91,20 @@ def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: 
         above, below = off_level(logps, scores.levels, scale)
         return (losses * mask * above).sum() + (nll(scores.logps) * mask * below).sum()
 
+    if args.inner_coef:
+        return lambda scores, anchor: forget(scores, anchor) + args.inner_coef * _inner(scores, scale, loss.per)
+
     return forget
+
+
+def _inner(scores: Scores, scale: float, per: Unit) -> Tensor:
+    """What an inner layer knows beyond the levels. One-sided: no layer is to know more than the last one shall, and each may know less."""
+    assert scores.inner is not None
+    assert scores.levels is not None
+    logps = scores.inner.detach()
+    above, _ = off_level(logps, matched(scores.levels, logps, scores.mask), scale)
+    losses = odds(scores.inner) * above
+    return (row_means(losses, scores.mask) if per == "sequence" else losses * scores.mask).sum()
 
 
 def _retain(args: UnlearnConfig) -> Function:

@@ -19,11 +19,12 @@ class Resist:
 
     Args:
         parameters: of the adapter that is trained.
-        radius: length of the step, as a share of the adapter's norm.
+        grown: those of them that start at 0, whose norm says how far the adapter has come.
+        radius: length of the step, as a share of that norm.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], radius: float):
-        self.parameters, self.radius = list(parameters), radius
+    def __init__(self, parameters: Sequence[nn.Parameter], grown: Sequence[nn.Parameter], radius: float):
+        self.parameters, self.grown, self.radius = list(parameters), list(grown), radius
         self.gradient = Gradients(self.parameters, 1)
 
     def end(self, hard: bool) -> None:
@@ -37,14 +38,15 @@ class Resist:
     def relearnt(self) -> Iterator[None]:
         """The adapter a step down the gradient, and bit for bit where it was afterwards."""
         kept = [p.detach().clone() for p in self.parameters]
-        torch._foreach_add_([p.data for p in self.parameters], self._step(kept))
+        torch._foreach_add_([p.data for p in self.parameters], self._step())
         try:
             yield
         finally:
             torch._foreach_copy_([p.data for p in self.parameters], kept)
 
-    def _step(self, adapter: Sequence[Tensor]) -> list[Tensor]:
+    @torch.no_grad()
+    def _step(self) -> list[Tensor]:
         """A gradient of 0, or one that overflowed under an fp16 scaler, points nowhere: then the step is 0."""
         gradient = self.gradient.matrix[0].nan_to_num(posinf=0.0, neginf=0.0)
-        length = self.radius * torch.stack([p.norm() for p in adapter]).norm()
+        length = self.radius * torch.stack([p.norm() for p in self.grown]).norm()
         return self.gradient.views(-length / gradient.norm().clamp_min(torch.finfo().tiny) * gradient)

@@ -26,9 +26,10 @@ from peft_unlearn.config import UnlearnConfig
 from peft_unlearn.deployed import deployed
 from peft_unlearn.dual import Dual
 from peft_unlearn.errors import UserError
+from peft_unlearn.evaluation.lens import find_readout
 from peft_unlearn.gradients import Gradients
 from peft_unlearn.landing import Landing, Looks
-from peft_unlearn.logprobs import Scores, mean_nll, row_means, score
+from peft_unlearn.logprobs import Readout, Scores, mean_nll, row_means, score
 from peft_unlearn.losses import LOSSES
 from peft_unlearn.resist import Resist
 from peft_unlearn.teacher import damp, follow
@@ -151,8 +152,11 @@ class UnlearnTrainer(AdapterTrainer):
                 self.landing.follow(self.looks.beside())
         self._dense = args.definitions == "openunlearning"
         self._layer = None
+        self._depth = depth = model.config.get_text_config().num_hidden_layers
+        self._readout = find_readout(model.get_base_model()) if args.inner_coef else None
+        if args.inner_coef and (self._readout is None or depth == 1):
+            raise UserError("inner_coef: the model has no inner layer, or no final norm and head that were found; leave the key out.")
         if LOSSES[args.forget_loss].hidden or args.retain_loss == "hidden":
-            depth = model.config.get_text_config().num_hidden_layers
             self._layer = args.hidden_layer or max(1, depth // 4)
             if self._layer > depth:
                 raise UserError(f"hidden_layer: the model has {depth} layers, write a number from 1 to {depth}.")
@@ -178,7 +182,7 @@ class UnlearnTrainer(AdapterTrainer):
                 resist = self.resist if stream == "forget" else None
                 model.train()
                 with self._hardened(resist) if hard else contextlib.nullcontext():
-                    scores = score(model, batch, self._layer, self._dense)
+                    scores = score(model, batch, self._layer, self._dense, self._inner() if stream == "forget" else None)
                     if self.landing is not None and scores.levels is not None:
                         scores = scores._replace(levels=self.landing.aim(scores.levels, scores.logps.detach(), scores.mask))
                         self._sums["distance"] += objectives.distance(scores, self._scale) / num_items_in_batch[stream]["token"]
@@ -203,12 +207,13 @@ class UnlearnTrainer(AdapterTrainer):
     @contextlib.contextmanager
     def _hardened(self, resist: Resist | None) -> Iterator[None]:
         """The adapter merged and quantised, where it is to survive that, and relearnt by a step, where it is to resist that."""
-        with contextlib.ExitStack() as views:
-            if self.args.survive != "none":
-                views.enter_context(deployed(self.model, self.args.survive))
-            if resist is not None:
-                views.enter_context(resist.relearnt())
+        shipped = contextlib.nullcontext() if self.args.survive == "none" else deployed(self.model, self.args.survive)
+        with shipped, contextlib.nullcontext() if resist is None else resist.relearnt():
             yield
+
+    def _inner(self) -> tuple[int, Readout] | None:
+        """The inner layer whose turn it is, two steps each: an easy and a hard one."""
+        return None if self._readout is None else (1 + self.state.global_step // 2 % (self._depth - 1), self._readout)
 
     @torch.no_grad()
     def _anchor(self, name: str | None, batch: dict[str, Tensor]) -> Scores | None:
@@ -309,18 +314,12 @@ class UnlearnTrainer(AdapterTrainer):
         counts = self.accelerator.reduce(counts, "sum")
         return {s: dict(zip(("token", "sequence", "batch"), found, strict=True)) for s, found in zip(batch_samples[0], counts, strict=True)}
 
-    def floating_point_ops(self, inputs: dict[str, dict[str, Tensor]]) -> int:
-        return sum(super(UnlearnTrainer, self).floating_point_ops(batch) for batch in inputs.values())
-
-    def _track_num_input_tokens(self, inputs: dict[str, dict[str, Tensor]]) -> None:
-        for batch in inputs.values():
-            super()._track_num_input_tokens(batch)
-
     # ------------------------------------------------------------------------------------------------------- running and logging
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._gradients = Gradients(self.student, len(self.objectives))
-        self.resist = Resist(self.student, self.args.resist) if self.args.resist else None
+        grown = [p for name, p in self.model.named_parameters() if f"lora_B.{adapters.STUDENT}." in name]
+        self.resist = Resist(self.student, grown, self.args.resist) if self.args.resist else None
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))  # over micro-batches
         self._start = [p.detach().clone() for p in self.student]
         self._good_step = 0

@@ -83,7 +83,19 @@ def missing_factor(rows, others, target):
     return quotients[before] + (place - before) * (quotients[before + 1] - quotients[before])
 
 
-def forget_loss(args, model, reference, rows, layers, levels, scale):
+def inner(model, layer, row, levels, scale):
+    """What the final norm and head make of an inner layer, as far as its likeliest tokens are above the highest levels, and so on."""
+    b, base = batch([row]), model.base_model.model
+    known = b[2][0] != -100
+    z = base.lm_head(base.model.norm(hidden(model, b, layer)[0][known])).double()
+    p = z.softmax(-1).gather(-1, b[2][0][known][:, None]).squeeze(-1)
+    away = torch.zeros_like(p)
+    for t, level in zip(p.argsort().tolist(), sorted(levels.tolist()), strict=True):
+        away[t] = max(0.0, p[t].log().item() - level) / scale
+    return away * (p.log() - (1.02 - p).log())
+
+
+def forget_loss(args, model, reference, rows, layers, levels, scale, inner_layer=None):
     """The mean over tokens or sequences of what each row's loss is, less what is forgotten, or weighted by the distance from `levels`."""
     name, floor = args.forget_loss, args.forget_floor
     alternates = [row.get("alternate") for row in rows]
@@ -92,7 +104,8 @@ def forget_loss(args, model, reference, rows, layers, levels, scale):
         sums = [(a.sum(), b.sum().detach()) for a, b in zip(nlls(model, alternates), nlls(reference, alternates), strict=True)]
     total = count = 0
     student, anchor = readings(model, rows, layers), readings(reference, rows, layers)
-    for (z, y, h), (z0, _, _), (alternate, alternate0), level in zip(student, anchor, sums, levels or [None] * len(rows), strict=True):
+    given = zip(rows, student, anchor, sums, levels or [None] * len(rows), strict=True)
+    for row, (z, y, h), (z0, _, _), (alternate, alternate0), level in given:
         losses = loss_of_row(name, z, y, h, z0.detach(), alternate, alternate0, args.forget_loss_args)
         nll = F.cross_entropy(z, y, reduction="none")
         p = torch.exp(-nll.detach())
@@ -104,6 +117,9 @@ def forget_loss(args, model, reference, rows, layers, levels, scale):
             pulls, units = (nll.mean(), (-nll - level).mean()) if name in SEQUENCE else (nll, -nll - level)
             away = units.detach() / scale
             total = total + torch.where(away > 0, away * losses, -away * pulls).sum()
+            if args.inner_coef:
+                over = inner(model, inner_layer, row, level, scale)
+                total = total + args.inner_coef * (over.mean() if name in SEQUENCE else over.sum())
             continue
         row_left = floor and torch.tensor([max(x.item(), floor**2) for x in p]).log().mean().exp() < floor
         if not row_left:
@@ -177,7 +193,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         optimizer = torch.optim.AdamW(
             params, lr=args.learning_rate, weight_decay=args.weight_decay, betas=(0.9, 0.999), eps=args.adam_epsilon
         )
-    layers = args.hidden_layer or 1
+    layers, depth = args.hidden_layer or 1, student.config.num_hidden_layers
     place = min_ks(never_seen, holdout) if never_seen and holdout else None
     drift, least, rest = average(min_ks(reference, holdout)) / average(place) if place else 1.0, 1.0, 1.0
     scale = flat(nlls(never_seen, list(pairs.forget))).detach().mean() if never_seen else None
@@ -188,7 +204,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         examples = [pairs[n] for n in range(step * size, (step + 1) * size)]
         rows, retain = [e["forget"] for e in examples], batch([e["retain"] for e in examples])
         levels = [aim(-nll.detach(), drift, least, rest) for nll in nlls(never_seen, rows)] if never_seen else None
-        losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, levels, scale))]
+        losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, levels, scale, 1 + step // 2 % (depth - 1)))]
         if args.retain_loss == "nll":
             losses.append((multiplier, ce(student, retain)))
         elif args.retain_loss == "hidden":
@@ -206,10 +222,13 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         if args.resist and step % 2 == 0:
             lesson = flat(torch.autograd.grad(ce(student, batch(rows)), params))
         elif args.resist:  # where a step that learns the rows before would bring the adapter
-            way = -args.resist * flat(params).norm() * lesson / lesson.norm()
+            grown = flat([p for name, p in student.named_parameters() if p.requires_grad and "lora_B.default" in name])
+            way = -args.resist * grown.norm() * lesson / lesson.norm()
             for p, piece in zip(params, way.split([p.numel() for p in params]), strict=True):
                 p.data.add_(piece.view_as(p))
-            grads[0] = flat(torch.autograd.grad(forget_loss(args, student, reference, rows, layers, levels, scale), params))
+            grads[0] = flat(
+                torch.autograd.grad(forget_loss(args, student, reference, rows, layers, levels, scale, 1 + step // 2 % (depth - 1)), params)
+            )
         if levels and args.combine == "ngdiff":  # unit vectors, of which forgetting has the share that is still to go
             losses[0] = (args.forget_coef * away(student, rows, levels) / scale.item(), losses[0][1])
         for p, value in zip(params, unmoved, strict=True):

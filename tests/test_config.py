@@ -75,6 +75,8 @@ def test_a_key_that_would_be_ignored_is_refused(key):
         ({"damping": 1.0, "method": "graddiff"}, "^damping: .*teacher_decay"),
         ({"method": "ngdiff", "lr_scheduler_type": "polynomial"}, "^lr_scheduler_type: 'polynomial' does not go with auto_lr"),
         ({"method": "ngdiff", "warmup_steps": 10}, "^warmup_steps: auto_lr"),
+        ({"inner_coef": 0.3}, "^inner_coef: .*stop_at"),
+        ({"method": "task_arithmetic", "resist": 0.2}, "^resist: a negated adapter"),
         ({"max_steps": 10, "num_train_epochs": 2}, "^num_train_epochs: max_steps is given as well"),
         ({"max_steps": 0}, "^max_steps: 0 "),
         ({"max_steps": -5, "num_train_epochs": 1}, "^max_steps: -5 "),

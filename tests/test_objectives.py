@@ -151,3 +151,19 @@ def test_every_loss_reads_what_there_is_to_read():
     fields = set(Scores._fields)
     for loss in LOSSES.values():
         assert {name.removeprefix("alt_").removeprefix("ref_") for name in loss.reads} <= fields
+
+
+@settings(deadline=None, max_examples=30)
+@given(logps=log_probabilities, levels=log_probabilities, inside=log_probabilities)
+def test_inner_layers_are_pulled_down_where_they_know_more_than_the_levels_and_left_alone_elsewhere(logps, levels, inside):
+    made = scores(logps, levels)
+    inner = torch.tensor(inside, dtype=torch.float64).reshape(2, 5).requires_grad_()
+    made = made._replace(inner=inner)
+    forget = build(UnlearnConfig("out", use_cpu=True, method="mollm", stop_at="never_seen", inner_coef=0.5), 3.0)[0]
+    (pulls,) = torch.autograd.grad(forget.function(made, None), inner)
+    for row in range(2):
+        known = made.mask[row].nonzero().squeeze(1).tolist()
+        order = sorted(known, key=lambda t, row=row: inner[row, t].item())
+        for place, level in zip(order, sorted(made.levels[row][known].tolist()), strict=True):
+            assert (pulls[row, place] > 0) == (inner[row, place].item() > level)
+        assert (pulls[row][~made.mask[row]] == 0).all()

@@ -15,17 +15,17 @@ numbers = st.floats(-5, 5, width=32)
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(numbers, min_size=7, max_size=7), st.lists(numbers, min_size=7, max_size=7), st.floats(0.01, 1.0))
-def test_the_step_goes_down_the_gradient_for_a_share_of_the_adapters_norm(values, gradient, radius):
+def test_the_step_goes_down_the_gradient_for_a_share_of_how_far_the_adapter_has_come(values, gradient, radius):
     parameters = [nn.Parameter(torch.tensor(values[:6]).reshape(2, 3)), nn.Parameter(torch.tensor(values[6:]))]
     kept = [p.detach().clone() for p in parameters]
-    resist = Resist(parameters, radius)
+    resist = Resist(parameters, parameters[:1], radius)
     resist.gradient.into(0)
     (parameters[0] * torch.tensor(gradient[:6]).reshape(2, 3)).sum().backward()
     (parameters[1] * torch.tensor(gradient[6:])).sum().backward()
     with resist.relearnt():
         moved = torch.cat([(p - k).flatten() for p, k in zip(parameters, kept, strict=True)]).detach().double()
     assert all(torch.equal(p, k) for p, k in zip(parameters, kept, strict=True))
-    norm, length = math.hypot(*gradient), radius * math.hypot(*values)
+    norm, length = math.hypot(*gradient), radius * math.hypot(*values[:6])
     expected = [-length * g / norm for g in gradient] if norm > 1e-30 else [0.0] * 7
     assert moved.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
@@ -33,7 +33,7 @@ def test_the_step_goes_down_the_gradient_for_a_share_of_the_adapters_norm(values
 @pytest.mark.parametrize("overflowed", [math.inf, -math.inf, math.nan])
 def test_what_overflowed_points_nowhere(overflowed):
     adapter = nn.Parameter(torch.ones(3))
-    resist = Resist([adapter], 0.5)
+    resist = Resist([adapter], [adapter], 0.5)
     resist.gradient.matrix[0] = torch.tensor([overflowed, 0.0, 0.0])
     with resist.relearnt():
         assert torch.equal(adapter, torch.ones(3))
@@ -41,7 +41,7 @@ def test_what_overflowed_points_nowhere(overflowed):
 
 def test_the_adapter_comes_back_where_the_loss_fails():
     adapter = nn.Parameter(torch.ones(3))
-    resist = Resist([adapter], 0.5)
+    resist = Resist([adapter], [adapter], 0.5)
     resist.gradient.matrix[0] = torch.ones(3)
     with pytest.raises(ZeroDivisionError), resist.relearnt():
         assert not torch.equal(adapter, torch.ones(3))
@@ -50,7 +50,8 @@ def test_the_adapter_comes_back_where_the_loss_fails():
 
 
 def test_a_gradient_serves_one_step():
-    resist = Resist([nn.Parameter(torch.ones(3))], 0.5)
+    adapter = nn.Parameter(torch.ones(3))
+    resist = Resist([adapter], [adapter], 0.5)
     resist.gradient.matrix[0] = torch.ones(3)
     resist.end(hard=False)
     assert resist.gradient.matrix.tolist() == [[1, 1, 1]]

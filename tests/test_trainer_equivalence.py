@@ -153,6 +153,8 @@ MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
     "NLUL under NGDiff": {"method": "ngdiff", "forget_loss": "nlul", "forget_loss_args": {"tol": 0.02}, "forget_floor": 0.0},
     "the teacher's KL as MOLLM's third objective": {"method": "mollm", "retain_kl": "teacher", "teacher_decay": 0.9, "forget_floor": 0.0},
     "resistance, with a teacher": {"method": "mean_teacher", "resist": 0.1, "forget_floor": 0.0},
+    "inner layers": {"method": "mollm", "stop_at": "never_seen", "holdout": HOLDOUT, "inner_coef": 0.7},
+    "inner layers under a loss per sequence": {"method": "npo", "stop_at": "never_seen", "inner_coef": 0.7},
     "resistance while NGDiff lands": {"method": "ngdiff", "stop_at": "never_seen", "holdout": HOLDOUT, "resist": 0.2},
     "AutoLR under MOLLM": {"method": "mollm", "auto_lr": True, "forget_floor": 0.0},
     "AutoLR under a falling schedule": {"method": "ngdiff", "lr_scheduler_type": "linear", "forget_floor": 0.0},

@@ -4,7 +4,7 @@ Inner hidden states are read as the last one is, by the final norm and the head.
 2020; as a test of forgetting, Patil et al., arXiv 2309.17410.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import cast
 
 import numpy as np
@@ -17,10 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from peft_unlearn.evaluation.results import Result, not_computed, summarise
 from peft_unlearn.evaluation.rows import Row, end_length, special_ids
 from peft_unlearn.evaluation.scoring import evaluating, labelled, longest_first, padded
+from peft_unlearn.logprobs import Readout
 
 TOP = 10
-
-Readout = Callable[[Tensor], Tensor]  # (T, H) hidden states of an inner layer -> (T, V) logits
 
 
 def logit_lens(
