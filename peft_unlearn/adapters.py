@@ -15,6 +15,8 @@ import torch
 from accelerate import PartialState
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -144,7 +146,17 @@ def names_of(model: PeftModel, view_name: str) -> list[str]:
 
 
 def _activate(model: PeftModel, names: list[str]) -> None:
-    model.base_model.set_adapter(names, inference_mode=True)
+    tuner = model.base_model
+    if names:
+        tuner.set_adapter(names, inference_mode=True)
+    else:  # which PEFT refuses for a whole model as soon as it has modules to save
+        tuner.active_adapter = []
+    for module in tuner.modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            module.enable_adapters(bool(names))
+            module.requires_grad_(False)
+        elif not names and isinstance(module, BaseTunerLayer):
+            module.set_adapter([], inference_mode=True)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ for the rest.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class Resist:
         radius: length of the step, as a share of that norm.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], grown: Sequence[nn.Parameter], radius: float):
+    def __init__(self, parameters: Sequence[nn.Parameter], grown: Iterable[nn.Parameter], radius: float):
         self.parameters, self.grown, self.radius = list(parameters), list(grown), radius
         self.gradient = Gradients(self.parameters, 1)
 

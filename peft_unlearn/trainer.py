@@ -318,8 +318,7 @@ class UnlearnTrainer(AdapterTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._gradients = Gradients(self.student, len(self.objectives))
-        grown = [p for name, p in self.model.named_parameters() if f"lora_B.{adapters.STUDENT}." in name]
-        self.resist = Resist(self.student, grown, self.args.resist) if self.args.resist else None
+        self.resist = Resist(self.student, adapters.lora_b(self.model).values(), self.args.resist) if self.args.resist else None
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))  # over micro-batches
         self._start = [p.detach().clone() for p in self.student]
         self._good_step = 0

@@ -54,6 +54,19 @@ def test_teacher_starts_as_a_copy_of_the_student():
     assert all(torch.equal(a, b) and a is not b for a, b in zip(student, teacher, strict=True))
 
 
+def test_modules_to_save_follow_the_view_and_only_the_students_train():
+    model = adapters.attach(tiny_llama(), LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"]), teacher=True)
+    stir(model, "default", 1)
+    student, trained = logits(model), {name for name, p in model.named_parameters() if p.requires_grad}
+    assert any("modules_to_save.default" in name for name in trained)
+    for view in ("reference", "teacher", "never_seen"):
+        with adapters.view(model, view), adapters.view(model, "reference"):
+            assert torch.equal(logits(model), logits(tiny_llama()))
+    assert torch.equal(logits(model), student)
+    assert not torch.equal(student, logits(tiny_llama()))
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == trained == {n for n in trained if "default" in n}
+
+
 def test_views_restore_what_is_trainable_even_after_an_error():
     model = adapters.attach(tiny_llama(), copy.deepcopy(LORA), teacher=True)
     before = {n: p.requires_grad for n, p in model.named_parameters()}

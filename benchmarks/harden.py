@@ -1,0 +1,118 @@
+"""What makes an adapter hold: inner layers, half of its strength, and how fast it is learnt again from half of the forget set.
+
+    python benchmarks/harden.py run --world demo|tofu [--worlds 0 1 2] [--arms ...] [--folder runs/harden]
+    python benchmarks/harden.py table [--folder runs/harden]
+
+The founding methods as they land (`stop_at: never_seen`), without and with `inner_coef` and `resist`, peers at their defaults, and never-seen itself.
+Attacks are the audit's: `scale` at .5, and `relearning` in its long form, whose steps to 50 % are the worst of three learning rates.
+"""
+
+import argparse
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+import study
+from peft_unlearn import adapters, evaluation
+from peft_unlearn.attacks import Context, relearning
+from peft_unlearn.attacks.scale import scaled
+from peft_unlearn.evaluation.probes import probe
+from peft_unlearn.methods import FOUNDING
+from runs import Runs, World, demo_world, tofu_world
+
+HARDENED = {"inner_coef": 0.3, "resist": 0.2}
+ARMS: dict[str, dict[str, Any]] = {"never-seen": {}}
+for method in FOUNDING:
+    ARMS[method] = {"method": method, "stop_at": "never_seen"}
+    ARMS[f"{method}, inner and resist"] = ARMS[method] | HARDENED
+ARMS |= {f"mollm, {key}": ARMS["mollm"] | {key: value} for key, value in HARDENED.items()}
+ARMS |= {name: settings for name, settings in study.ARMS.items() if settings["method"] not in FOUNDING}
+
+
+def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    tokenizer = AutoTokenizer.from_pretrained(where.memorised)
+    twin = adapters.load_base(where.never_seen, quantization_config=where.quantization_config)
+    before = adapters.load_base(where.memorised, quantization_config=where.quantization_config)
+    length = min(1024, twin.config.max_position_embeddings)
+    sets = {name: probe(getattr(where, name), tokenizer, length, name=name) for name in ("forget", "retain", "holdout")}
+    rows = sets["forget"].rows
+    with tempfile.TemporaryDirectory() as folder:
+        trained = study.trainer_for(where, seed, settings, folder, twin) if settings else None
+        if trained is not None:
+            trained.train()
+        model = twin if trained is None else trained.model
+        after = evaluation.evaluate(model, tokenizer, rows, batch_size=100, lens=True)
+        plain = {
+            "before": {"forget": evaluation.evaluate(before, tokenizer, rows, batch_size=100, generate=False)},
+            "after": {"forget": after},
+        }
+        probes = {"forget": sets["forget"]._replace(variants={})}
+        context = Context(model=model, tokenizer=tokenizer, probes=probes, plain=plain, view="after", full=True, batch_size=100)
+        found = {"end": study.look(model, tokenizer, sets), "steps": None if trained is None else trained.state.global_step}
+        found |= {name: after[name]["mean"] for name in ("logit_lens", "degenerate")}
+        if trained is not None:
+            with scaled(model, 0.5):
+                found["scale .5"] = context.recall()["extraction_strength"]["mean"]
+        shown = relearning.run(context)
+    found["relearnt"] = [entry["mean"] for entry in shown if entry["metric"] == "extraction_strength"]
+    found["half"] = next(entry["mean"] for entry in shown if entry["metric"] == "steps_to_half")
+    return found
+
+
+def table(runs: dict[str, Runs], worlds: list[int]) -> None:
+    last = relearning.STEPS[True]
+    heads = ["world", "run", "steps", "log p", "Min-K AUC", "retain KL", "utility", "degenerate", "logit lens", "ES", "ES at scale .5"]
+    heads += [*(f"relearnt, {n}" for n in last), "steps to 50 %"]
+    print("| " + " | ".join(heads) + " |\n" + "| --- " * len(heads) + "|")
+    for kind, kept in runs.items():
+        for n in worlds:
+            for arm, settings in ARMS.items():
+                found = kept.done.get(json.dumps([n, settings], sort_keys=True))
+                if found is None:
+                    continue
+                forget, retain = found["end"]["forget"], found["end"]["retain"]
+                cells = [
+                    f"{kind} {n}",
+                    arm,
+                    "" if found["steps"] is None else found["steps"],
+                    f"{-forget['loss']:.2f}",
+                    f"{forget['min_k_auc']:.3f}",
+                ]
+                cells += [f"{retain['kl']:.4f}" if "kl" in retain else "", f"{retain['utility']:.3f}"]
+                cells += [f"{found['degenerate']:.2f}", f"{found['logit_lens']:.2f}", f"{forget['extraction_strength']:.3f}"]
+                cells += [f"{found['scale .5']:.3f}" if "scale .5" in found else "", *(f"{value:.3f}" for value in found["relearnt"])]
+                print("| " + " | ".join(map(str, [*cells, f"over {last[-1]}" if found["half"] is None else f"{found['half']:.0f}"])) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("do", choices=("run", "table"))
+    parser.add_argument("--world", choices=("demo", "tofu"), default="demo")
+    parser.add_argument("--worlds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--tofu-worlds", type=Path, default=Path("runs/tofu"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/harden"))
+    options = parser.parse_args()
+    makers = {"demo": cache(demo_world), "tofu": cache(tofu_world(options.tofu_worlds))}
+    if options.do == "table":
+        there = {kind: options.folder / f"{kind}.jsonl" for kind in makers}
+        return table({kind: Runs(file) for kind, file in there.items() if file.is_file()}, options.worlds)
+    chosen = Runs(options.folder / f"{options.world}.jsonl", makers[options.world])
+    for n in options.worlds:
+        for arm in options.arms:
+            key = json.dumps([n, ARMS[arm]], sort_keys=True)
+            found = chosen.once(key, lambda n=n, arm=arm: run(chosen.make(n), n, ARMS[arm]))
+            print(
+                f"world {n}, {arm}: lens {found['logit_lens']:.2f}, relearnt {found['relearnt']}, {found['half']} steps to 50 %", flush=True
+            )
+    return None
+
+
+if __name__ == "__main__":
+    main()
