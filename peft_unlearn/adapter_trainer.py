@@ -1,4 +1,4 @@
-"""AdapterTrainer: a `transformers.Trainer` whose product is the student adapter alone, in what it saves, describes and uploads."""
+"""AdapterTrainer: a `transformers.Trainer` of nested batches whose product is the student adapter alone, in what it saves, describes and uploads."""
 
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,6 @@ class AdapterTrainer(Trainer):
     _paper = PAPERS  # of each method: what it is, arXiv number
 
     control: TrainerControl
-
-    # Batches are nested: {"forget": {"input_ids": ...}, "retain": ...}.
 
     def floating_point_ops(self, inputs: dict[str, dict[str, Tensor]]) -> int:
         return sum(super(AdapterTrainer, self).floating_point_ops(batch) for batch in inputs.values())
