@@ -244,7 +244,7 @@ class UnlearnTrainer(AdapterTrainer):
             )
         coefs = torch.tensor(self._coefs(), dtype=torch.float64)
         if self.landing is not None and self.args.combine == "ngdiff":
-            coefs[0] *= sums["distance"].cpu()  # a forget gradient of length 1 would never come to rest at its levels (docs/levels.md)
+            coefs[0] *= sums["distance"].cpu().sqrt()  # of length 1 it would never come to rest at its levels (docs/levels.md)
         weights = COMBINERS[self.args.combine](gramian, coefs)
         self._norm = (weights @ gramian @ weights).clamp_min(0).sqrt()
         self._clip = min(1.0, self.args.max_grad_norm / max(self._norm.item(), 1e-12)) if self.args.max_grad_norm else 1.0

@@ -229,8 +229,8 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             grads[0] = flat(
                 torch.autograd.grad(forget_loss(args, student, reference, rows, layers, levels, scale, 1 + step // 2 % (depth - 1)), params)
             )
-        if levels and args.combine == "ngdiff":  # unit vectors, of which forgetting has the share that is still to go
-            losses[0] = (args.forget_coef * away(student, rows, levels) / scale.item(), losses[0][1])
+        if levels and args.combine == "ngdiff":  # unit vectors, of which forgetting has the root of what is still to go
+            losses[0] = (args.forget_coef * (away(student, rows, levels) / scale.item()) ** 0.5, losses[0][1])
         for p, value in zip(params, unmoved, strict=True):
             p.data.copy_(value)
         g = combine(args.combine, grads, [c for c, _ in losses])
