@@ -19,7 +19,7 @@ FEW = ("--rows", "4")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Models and sets, our own adapter from a real run, the same scaled to .3, and one that was trained to refuse."""
+    """Models and sets, adapters from real runs, hardened and not, the latter scaled to .3, and one that was trained to refuse."""
     folder = tmp_path_factory.mktemp("audit")
     audit_world.make(folder)
     audit_world.refusing(folder).save_pretrained(folder / "refusing")
@@ -29,11 +29,11 @@ def world(tmp_path_factory):
         "dtype": "float32",
         "method": "mollm",
         "stop_at": "never_seen",
-        "output_dir": str(folder / "ours"),
         "per_device_eval_batch_size": 64,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {f"{name}_dataset": str(folder / f"{name}.jsonl") for name in SETS}))
-    assert main(["train", str(folder / "recipe.yaml")]) == 0
+    for name, keys in (("ours", []), ("hardened", ["--inner_coef", "1", "--resist", "0.2"])):
+        assert main(["train", str(folder / "recipe.yaml"), "--output_dir", str(folder / name), *keys]) == 0
     shutil.copytree(folder / "ours", folder / "scaled", ignore=shutil.ignore_patterns("checkpoint-*", "report.*"))
     config = json.loads((folder / "ours" / "adapter_config.json").read_text())
     (folder / "scaled" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 0.3 * config["lora_alpha"]}))
@@ -50,7 +50,7 @@ def audit(world, model, *arguments) -> dict:
 
 @pytest.fixture(scope="module")
 def audited(world):
-    return {model: audit(world, model) for model in ("ours", "scaled", "refusing", "never_seen")}
+    return {model: audit(world, model) for model in ("ours", "hardened", "scaled", "refusing", "never_seen")}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,7 @@ def audited(world):
         ("refusing", "SUPPRESSED", {"relearning"}),  # half of the set brings back the other half
         ("never_seen", "FORGOTTEN AS TESTED", set()),
         ("ours", "SUPPRESSED", set()),  # every attack holds; the inner layers still know, as the report says
+        ("hardened", "FORGOTTEN AS TESTED", set()),  # and here they do not
     ],
 )
 def test_real_cases_are_told_apart(audited, model, word, broken):
@@ -72,8 +73,11 @@ def test_real_cases_are_told_apart(audited, model, word, broken):
 
 def test_what_each_case_shows(audited):
     held = {model: {name: attack["held"] for name, attack in found["attacks"].items()} for model, found in audited.items()}
-    assert False not in held["ours"].values()
-    assert all(held["ours"][name] for name in ("precision", "scale", "relearning", "prompts", "sampling"))
+    for model in ("ours", "hardened"):
+        assert False not in held[model].values()
+        assert all(held[model][name] for name in ("precision", "scale", "relearning", "prompts", "membership"))
+    inner = {model: audited[model]["results"]["forget"]["after"]["logit_lens"]["mean"] for model in ("ours", "hardened", "never_seen")}
+    assert inner["hardened"] < inner["never_seen"] + 0.1 < inner["ours"]
     assert held["never_seen"] | {"sanity": None, "scale": None} == held["never_seen"]
     assert any("logit lens" in reason for reason in audited["ours"]["verdict"]["reasons"])
     assert any(reason.startswith("relearning, 25 steps") for reason in audited["refusing"]["verdict"]["reasons"])
