@@ -7,11 +7,8 @@ The founding methods as they land (`stop_at: never_seen`), without and with `inn
 Attacks are the audit's: `scale` at .5, and `relearning` in its long form, whose steps to 50 % are the worst of three learning rates.
 """
 
-import argparse
 import json
 import tempfile
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +20,7 @@ from peft_unlearn.attacks import Context, relearning
 from peft_unlearn.attacks.scale import scaled
 from peft_unlearn.evaluation.probes import probe
 from peft_unlearn.methods import FOUNDING
-from runs import Runs, World, demo_world, tofu_world
+from runs import Runs, World, by_arm
 
 HARDENED = {"inner_coef": 0.3, "resist": 0.2}
 ARMS: dict[str, dict[str, Any]] = {"never-seen": {}}
@@ -90,29 +87,5 @@ def table(runs: dict[str, Runs], worlds: list[int]) -> None:
                 print("| " + " | ".join(map(str, [*cells, f"over {last[-1]}" if found["half"] is None else f"{found['half']:.0f}"])) + " |")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("run", "table"))
-    parser.add_argument("--world", choices=("demo", "tofu"), default="demo")
-    parser.add_argument("--worlds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--tofu-worlds", type=Path, default=Path("runs/tofu"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/harden"))
-    options = parser.parse_args()
-    makers = {"demo": cache(demo_world), "tofu": cache(tofu_world(options.tofu_worlds))}
-    if options.do == "table":
-        there = {kind: options.folder / f"{kind}.jsonl" for kind in makers}
-        return table({kind: Runs(file) for kind, file in there.items() if file.is_file()}, options.worlds)
-    chosen = Runs(options.folder / f"{options.world}.jsonl", makers[options.world])
-    for n in options.worlds:
-        for arm in options.arms:
-            key = json.dumps([n, ARMS[arm]], sort_keys=True)
-            found = chosen.once(key, lambda n=n, arm=arm: run(chosen.make(n), n, ARMS[arm]))
-            print(
-                f"world {n}, {arm}: lens {found['logit_lens']:.2f}, relearnt {found['relearnt']}, {found['half']} steps to 50 %", flush=True
-            )
-    return None
-
-
 if __name__ == "__main__":
-    main()
+    by_arm(__doc__, "runs/harden", ARMS, run, table)

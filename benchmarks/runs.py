@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,34 @@ def options(description: str, runs: str) -> argparse.Namespace:
     parser.add_argument("--runs", default=runs, help="file of the runs that have ended (default %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     return parser.parse_args()
+
+
+def by_arm(
+    description: str,
+    folder: str,
+    arms: dict[str, dict[str, Any]],
+    run: Callable[[World, int, dict[str, Any]], dict[str, Any]],
+    table: Callable[[dict[str, "Runs"], list[int]], None],
+) -> None:
+    """The command line of an experiment of named settings, in either kind of worlds: run those that are missing, or print the table."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("do", choices=("run", "table"))
+    parser.add_argument("--world", choices=("demo", "tofu"), default="demo")
+    parser.add_argument("--worlds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=list(arms), default=list(arms))
+    parser.add_argument("--tofu-worlds", type=Path, default=Path("runs/tofu"))
+    parser.add_argument("--folder", type=Path, default=Path(folder))
+    options = parser.parse_args()
+    makers = {"demo": cache(demo_world), "tofu": cache(tofu_world(options.tofu_worlds))}
+    if options.do == "table":
+        there = {kind: options.folder / f"{kind}.jsonl" for kind in makers}
+        return table({kind: Runs(file) for kind, file in there.items() if file.is_file()}, options.worlds)
+    kept = Runs(options.folder / f"{options.world}.jsonl", makers[options.world])
+    for n in options.worlds:
+        for arm in options.arms:
+            kept.once(json.dumps([n, arms[arm]], sort_keys=True), lambda n=n, arm=arm: run(kept.make(n), n, arms[arm]))
+            print(f"{time.strftime('%H:%M:%S')} world {n}, {arm}", flush=True)
+    return None
 
 
 class Runs:

@@ -7,11 +7,8 @@ Each founding method as its study arm lands (`stop_at: never_seen`), without `su
 back: (shipped − adapter) / (before − adapter), on extraction strength and on the best of the rephrased questions.
 """
 
-import argparse
 import json
 import tempfile
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +21,7 @@ from peft_unlearn.attacks import precision
 from peft_unlearn.deployed import int8, nf4
 from peft_unlearn.evaluation.probes import probe
 from peft_unlearn.methods import FOUNDING
-from runs import Runs, World, demo_world, tofu_world
+from runs import Runs, World, by_arm
 
 ARMS = {
     f"{method}{'' if survive == 'none' else ', survive: ' + survive}": {"method": method, "stop_at": "never_seen", "survive": survive}
@@ -87,27 +84,5 @@ def table(runs: dict[str, Runs], worlds: list[int]) -> None:
                     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("run", "table"))
-    parser.add_argument("--world", choices=("demo", "tofu"), default="demo")
-    parser.add_argument("--worlds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--tofu-worlds", type=Path, default=Path("runs/tofu"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/survive"))
-    options = parser.parse_args()
-    makers = {"demo": cache(demo_world), "tofu": cache(tofu_world(options.tofu_worlds))}
-    if options.do == "table":
-        there = {kind: options.folder / f"{kind}.jsonl" for kind in makers}
-        return table({kind: Runs(file) for kind, file in there.items() if file.is_file()}, options.worlds)
-    chosen = Runs(options.folder / f"{options.world}.jsonl", makers[options.world])
-    for n in options.worlds:
-        for arm in options.arms:
-            key = json.dumps([n, ARMS[arm]], sort_keys=True)
-            chosen.once(key, lambda n=n, arm=arm: run(chosen.make(n), n, ARMS[arm]))
-            print(f"world {n}, {arm}", flush=True)
-    return None
-
-
 if __name__ == "__main__":
-    main()
+    by_arm(__doc__, "runs/survive", ARMS, run, table)
