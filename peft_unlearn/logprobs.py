@@ -1,18 +1,24 @@
-"""From a batch to what losses are made of: logits, log-probabilities and divergences at the label positions.
+"""From a batch to what losses are made of: log-probabilities and divergences at the label positions.
 
-This is the one room that sees the vocabulary. Logits are kept at label positions only, in fp32, unless all are asked for.
+This is the one room that sees the vocabulary, a chunk of tokens at a time. Whatever is asked of a token's logits, here a scalar f of its hidden
+state h, is computed with its gradient df/dh at once, (N, H) of them in place of (N, V) logits. To the backward pass f + df/dh (h - h) is as
+good as f itself; so two products with the head are made, as many as with logits that are kept.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-IGNORE = -100
+from peft_unlearn.head import Forward, Head, Readout, forward
 
-Readout = Callable[[Tensor], Tensor]  # (..., H) hidden states of an inner layer -> (..., V) logits
+IGNORE = -100
+FP16_SCALE = 256.0  # gradients within a chunk are this many times too long where the head computes in fp16, or small ones vanish
+
+# (n, V) logits, (n,) true tokens, (n, V) logits of the anchor or None -> (n,)
+OfLogits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Dense(NamedTuple):
@@ -27,59 +33,118 @@ class Dense(NamedTuple):
 class Scores(NamedTuple):
     """What one forward over one stream gives: N label tokens in B rows of at most T + 1 tokens."""
 
-    logits: Tensor  # (N, V) fp32
     targets: Tensor  # (N,) the label tokens, row by row
-    logps: Tensor  # (B, T) fp32 log-probability of each next token, 0 outside the mask
+    logps: Tensor  # (B, T) fp32 log-probability of each next token, 0 outside the mask; (0,) of an anchor that was not asked for it
     mask: Tensor  # (B, T) bool, true where the next token is a label
+    states: Tensor  # (N, H) the last hidden states, of which `head` makes logits
+    head: Head
     hidden: Tensor | None = None  # (N, H) fp32 hidden states of a layer, where one was asked for
     levels: Tensor | None = None  # (B, T) log-probabilities to land on, where the rows bring them
     alternate: "Scores | None" = None  # of the answers to give instead, where the rows bring them
     dense: Dense | None = None  # the same at all positions, where that was asked for
     inner: Tensor | None = None  # (B, T) log-probabilities as an inner layer has them, where one was asked for
+    of_logits: Mapping[str, Tensor] = {}  # (N,) fp32, by the names they were asked for by
 
 
 def score(
-    model: nn.Module, batch: dict[str, Any], layer: int | None = None, dense: bool = False, inner: tuple[int, Readout] | None = None
+    model: nn.Module,
+    batch: dict[str, Any],
+    layer: int | None = None,
+    dense: bool = False,
+    inner: tuple[int, Readout] | None = None,
+    asked: Mapping[str, tuple[OfLogits, Scores | None]] | None = None,
+    logps: bool = True,
 ) -> Scores:
     """Forward `batch` (`input_ids`, `attention_mask`, `labels`, each (B, T + 1)) and score its labels.
 
     Args:
         layer: keep the hidden states after so many layers (0: the embeddings).
-        dense: keep what all positions give besides.
+        dense: keep what all positions give besides, logits included.
         inner: also read the labels' log-probabilities off the hidden states after so many layers, with the final norm and head.
+        asked: what else is to be made of each label's logits, and the scores of the anchor that it reads, if any.
+        logps: whether log-probabilities are wanted, or hidden states alone.
     """
     targets = batch["labels"][:, 1:]
     mask = targets != IGNORE
-    output = model(
+    labels = targets[mask]
+    found = forward(
+        model,
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
-        use_cache=False,
         output_hidden_states=layer is not None or inner is not None,
     )
-    logits, labels = output.logits[:, :-1][mask].float(), targets[mask]
-    hidden = None if layer is None else output.hidden_states[layer]
-    alternate = score(model, batch["alternate"], layer, dense) if "alternate" in batch else None
+
+    def at_labels(states: Tensor) -> Tensor:
+        return states[:, :-1][mask]
+
+    def over(values: Tensor) -> Tensor:
+        return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+    states, layers = at_labels(found.states), found.output.hidden_states
+    wanted = ({"": (true_logps, None)} if logps else {}) | dict(asked or {})
+    of_logits = dict(zip(wanted, by_chunks(list(wanted.values()), states, found.head, labels), strict=True))
+    hidden = None if layer is None else layers[layer]
+    alternate = score(model, batch["alternate"], layer, dense, logps=logps) if "alternate" in batch else None
+    inside = None
+    if inner is not None:
+        readout = Head(inner[1], found.head.vocabulary)
+        inside = over(by_chunks([(true_logps, None)], at_labels(layers[inner[0]]), readout, labels)[0])
     whole = None
     if dense:
-        states = None if hidden is None else hidden.float()
-        whole = Dense(output.logits.float(), batch["labels"], states, None if alternate is None else alternate.dense)
+        logits = found.head.logits(found.states.flatten(0, 1)).unflatten(0, found.states.shape[:2])
+        whole = Dense(logits, batch["labels"], None if hidden is None else hidden.float(), None if alternate is None else alternate.dense)
     return Scores(
-        logits,
         labels,
-        _logps(logits, labels, mask),
+        over(of_logits.pop("")) if logps else states.new_empty(0),
         mask,
-        None if hidden is None else hidden[:, :-1][mask].float(),
+        states,
+        found.head,
+        None if hidden is None else at_labels(hidden).float(),
         batch["levels"][:, 1:] if "levels" in batch else None,
         alternate,
         whole,
-        None if inner is None else _logps(inner[1](output.hidden_states[inner[0]][:, :-1][mask]).float(), labels, mask),
+        inside,
+        of_logits,
     )
 
 
-def _logps(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """(N, V), (N,), (B, T) -> (B, T)."""
-    logps = logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    return logps.new_zeros(mask.shape).masked_scatter(mask, logps)
+def by_chunks(asked: Sequence[tuple[OfLogits, Scores | Forward | None]], states: Tensor, head: Head, targets: Tensor) -> list[Tensor]:
+    """Each function of N tokens' logits, given with the states of the anchor it reads: (N, H), (N,) -> (N,) fp32 of each."""
+    if not asked:
+        return []
+    differentiable = torch.is_grad_enabled() and states.requires_grad and not head.trained
+    anchors = {id(anchor): anchor for _, anchor in asked if anchor is not None}
+    size = max(1, len(states)) if head.trained else head.at_once
+    values: list[list[Tensor]] = [[] for _ in asked]
+    slopes: list[list[Tensor]] = [[] for _ in asked]
+    for chunk in (slice(start, start + size) for start in range(0, max(1, len(states)), size)):
+        h = states[chunk].detach().requires_grad_() if differentiable else states[chunk]
+        logits = head.logits(h)
+        with torch.no_grad():
+            theirs = {key: anchor.head.logits(anchor.states[chunk]) for key, anchor in anchors.items()}
+        for k, (function, anchor) in enumerate(asked):
+            value = function(logits, targets[chunk], theirs.get(id(anchor)))
+            if differentiable:
+                slopes[k].append(_slope(value, h))
+                value = value.detach()
+            values[k].append(value)
+    found = [torch.cat(parts) for parts in values]
+    if not differentiable:
+        return found
+    still = (states - states.detach()).float()  # zeros with a gradient
+    return [value + (torch.cat(parts) * still).sum(-1) for value, parts in zip(found, slopes, strict=True)]
+
+
+def _slope(values: Tensor, states: Tensor) -> Tensor:
+    """d values / d states, each of its own: (n,), (n, H) -> (n, H) fp32."""
+    scale = FP16_SCALE if states.dtype == torch.float16 else 1.0
+    (slope,) = torch.autograd.grad(values.sum() * scale, states, retain_graph=True)
+    return slope.float() / scale
+
+
+def true_logps(logits: Tensor, targets: Tensor, anchor: Tensor | None = None) -> Tensor:
+    """Log-probability of each true token: (N, V), (N,) -> (N,)."""
+    return logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
 def kl(logits: Tensor, anchor: Tensor) -> Tensor:
@@ -100,6 +165,16 @@ def qkl(logits: Tensor, anchor: Tensor) -> Tensor:
 
 
 DIVERGENCES = {"kl": kl, "qkl": qkl}
+
+
+def from_anchor(divergence: str) -> OfLogits:
+    """The divergence of that name from the anchor."""
+
+    def of_logits(logits: Tensor, targets: Tensor, anchor: Tensor | None) -> Tensor:
+        assert anchor is not None
+        return DIVERGENCES[divergence](logits, anchor)
+
+    return of_logits
 
 
 def row_means(logps: Tensor, mask: Tensor) -> Tensor:

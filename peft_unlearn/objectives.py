@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from peft_unlearn.config import UnlearnConfig
-from peft_unlearn.logprobs import DIVERGENCES, Dense, Scores, matched, row_means
+from peft_unlearn.logprobs import Dense, OfLogits, Scores, from_anchor, matched, row_means
 from peft_unlearn.losses import LOSSES, Loss, hidden_distance, nll, odds, openunlearning
 
 Function = Callable[[Scores, Scores | None], Tensor]
@@ -20,7 +20,8 @@ class Objective:
     """A loss summed over one micro-batch of one stream; the trainer divides by the global number of its tokens or sequences.
 
     One that is a mean already is `per` batch: the trainer divides by the number of micro-batches, in all processes together.
-    `function` maps the student's scores, and those of `anchor` where it has one, to a scalar.
+    `function` maps the student's scores, and those of `anchor` where it has one, to a scalar. What it reads of the logits is computed with the
+    scores, by `of_logits`, and stands there under the objective's name.
     """
 
     name: str
@@ -29,6 +30,8 @@ class Objective:
     function: Function
     per: Unit = "token"
     anchor: str | None = None  # the view whose scores it needs: "teacher" or "reference"
+    of_logits: OfLogits | None = None
+    anchor_logps: bool = False  # whether it reads log-probabilities of the anchor
 
 
 def remembered(logps: Tensor, mask: Tensor, floor: float) -> tuple[Tensor, Tensor]:
@@ -61,16 +64,21 @@ def build(args: UnlearnConfig, scale: float = 1.0) -> list[Objective]:
     per: Unit = "batch" if theirs else "token"
     forget = _theirs(openunlearning.FORGET[args.forget_loss], **parameters) if theirs else _forget(args, loss, parameters, scale)
     anchor = "reference" if loss.reference else None
-    objectives = [Objective("forget", "forget", args.forget_coef, forget, per if theirs else loss.per, anchor)]
+    of_logits = _of_logits(loss, parameters) if "logits" in loss.reads and not theirs else None
+    anchor_logps = "ref_logps" in loss.reads
+    objectives = [Objective("forget", "forget", args.forget_coef, forget, per if theirs else loss.per, anchor, of_logits, anchor_logps)]
     if args.retain_loss != "none":
         retain = _theirs(openunlearning.RETAIN[args.retain_loss]) if theirs else _retain(args)
         anchor = "reference" if args.retain_loss == "hidden" else None
         objectives.append(Objective("retain", "retain", args.retain_coef, retain, per, anchor))
     if args.retain_kl != "none":
-        kl = _theirs(openunlearning.kl_retain) if theirs else _divergence(args)
-        objectives.append(Objective("kl", "retain", args.kl_coef, kl, per, args.retain_kl))
+        objectives.append(
+            Objective("kl", "retain", args.kl_coef, _theirs(openunlearning.kl_retain), per, args.retain_kl)
+            if theirs
+            else _divergence(args, "kl", "retain", args.retain_kl)
+        )
     if args.holdout_kl != "none":
-        objectives.append(Objective("holdout", "holdout", args.kl_coef, _divergence(args), anchor=args.holdout_kl))
+        objectives.append(_divergence(args, "holdout", "holdout", args.holdout_kl))
     return objectives
 
 
@@ -78,7 +86,9 @@ def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: 
     """The forget loss, less what is forgotten, or weighted by the distance from levels."""
 
     def forget(scores: Scores, anchor: Scores | None) -> Tensor:
-        losses = loss.function(*_readings(scores, anchor, loss.reads), **parameters)
+        losses = (
+            scores.of_logits["forget"] if "logits" in loss.reads else loss.function(*_readings(scores, anchor, loss.reads), **parameters)
+        )
         logps, mask = scores.logps.detach(), scores.mask
         if loss.per == "sequence":
             if scores.levels is None:
@@ -116,12 +126,20 @@ def _retain(args: UnlearnConfig) -> Function:
     return retain
 
 
-def _divergence(args: UnlearnConfig) -> Function:
-    def divergence(scores: Scores, anchor: Scores | None) -> Tensor:
-        assert anchor is not None
-        return DIVERGENCES[args.divergence](scores.logits, anchor.logits).sum()
+def _divergence(args: UnlearnConfig, name: str, stream: Literal["retain", "holdout"], anchor: str) -> Objective:
+    """Of each token's distribution from the anchor's, summed."""
+    of_logits = from_anchor(args.divergence)
+    return Objective(name, stream, args.kl_coef, lambda scores, _: scores.of_logits[name].sum(), anchor=anchor, of_logits=of_logits)
 
-    return divergence
+
+def _of_logits(loss: Loss, parameters: dict[str, Any]) -> OfLogits:
+    """A loss that reads logits, of a chunk of them."""
+
+    def of_logits(logits: Tensor, targets: Tensor, anchor_logits: Tensor | None) -> Tensor:
+        given = {"logits": logits, "targets": targets, "ref_logits": anchor_logits}
+        return loss.function(*(given[name] for name in loss.reads), **parameters)
+
+    return of_logits
 
 
 def _theirs(function: Callable[..., Tensor], **parameters: Any) -> Function:
@@ -144,5 +162,5 @@ def _readings(scores: Scores | Dense, anchor: Scores | Dense | None, names: tupl
         if field.startswith("ref_"):
             field = field.removeprefix("ref_")
             source = cast(Scores, cast(Scores, anchor).alternate if name.startswith("alt_") else anchor)
-        found.append(source._asdict()[field])
+        found.append(getattr(source, field))
     return found

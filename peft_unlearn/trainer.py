@@ -178,11 +178,14 @@ class UnlearnTrainer(AdapterTrainer):
         with self.accelerator.no_sync(model):  # DDP must not average an objective's gradient on its own
             for stream, batch in inputs.items():
                 here = [(k, o) for k, o in enumerate(self.objectives) if o.stream == stream]
-                anchors = {name: self._anchor(name, batch) for name in {o.anchor for _, o in here}}
+                anchors = {
+                    name: self._anchor(name, batch, [o for _, o in here if o.anchor == name]) for name in {o.anchor for _, o in here}
+                }
+                asked = {o.name: (o.of_logits, anchors[o.anchor]) for _, o in here if o.of_logits}
                 resist = self.resist if stream == "forget" else None
                 model.train()
                 with self._hardened(resist) if hard else contextlib.nullcontext():
-                    scores = score(model, batch, self._layer, self._dense, self._inner() if stream == "forget" else None)
+                    scores = score(model, batch, self._layer, self._dense, self._inner() if stream == "forget" else None, asked)
                     if self.landing is not None and scores.levels is not None:
                         scores = scores._replace(levels=self.landing.aim(scores.levels, scores.logps.detach(), scores.mask))
                         self._sums["distance"] += objectives.distance(scores, self._scale) / num_items_in_batch[stream]["token"]
@@ -216,13 +219,13 @@ class UnlearnTrainer(AdapterTrainer):
         return None if self._readout is None else (1 + self.state.global_step // 2 % (self._depth - 1), self._readout)
 
     @torch.no_grad()
-    def _anchor(self, name: str | None, batch: dict[str, Tensor]) -> Scores | None:
+    def _anchor(self, name: str | None, batch: dict[str, Tensor], readers: list[objectives.Objective]) -> Scores | None:
         """Scores of the teacher or the reference; before the student's forward, so that its backward sees the student's adapter."""
         if name is None:
             return None
         with adapters.view(self.model, name):
             self.model.eval()
-            return score(self.model, batch, self._layer, self._dense)
+            return score(self.model, batch, self._layer, self._dense, logps=any(o.anchor_logps for o in readers))
 
     def _combine(self) -> None:
         """G -> weights -> clipped, damped `.grad`. The clipping coefficient also scales damping and teacher [mean teacher]."""

@@ -83,7 +83,7 @@ def test_levels_stand_beside_the_log_probabilities_of_their_tokens():
 def test_alternates_are_scored_as_batches_of_their_own():
     model, b, other = tiny_llama(), batch(), {name: tensor[:, :6] for name, tensor in batch().items()}
     scores, alone = score(model, b | {"alternate": other}, 1), score(model, other, 1)
-    for field in ("logits", "targets", "logps", "mask", "hidden"):
+    for field in ("states", "targets", "logps", "mask", "hidden"):
         assert torch.equal(getattr(scores.alternate, field), getattr(alone, field))
     assert scores.alternate.alternate is None
     assert torch.equal(scores.logps, score(model, b).logps)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_unlearn import UnlearnConfig
+from peft_unlearn.head import Head
 from peft_unlearn.logprobs import Scores
 from peft_unlearn.losses import LOSSES
 from peft_unlearn.methods import FOUNDING, METHODS
@@ -56,14 +57,26 @@ def scores(logps, levels, vocabulary=7) -> Scores:
     others = (torch.log1p(-known.exp()) - math.log(vocabulary - 1)).unsqueeze(-1).expand(-1, vocabulary - 1)
     logits = torch.cat([known.unsqueeze(-1), others], -1)
     return Scores(
-        logits, torch.zeros(len(known), dtype=torch.long), logps, mask, None, torch.tensor(levels, dtype=torch.float64).reshape(2, 5)
+        torch.zeros(len(known), dtype=torch.long),
+        logps,
+        mask,
+        logits,
+        Head(lambda states: states, vocabulary, trained=True),
+        levels=torch.tensor(levels, dtype=torch.float64).reshape(2, 5),
     )
+
+
+def read(objective, made):
+    """`made` with what the objective asks of its logits."""
+    if objective.of_logits is None:
+        return made
+    return made._replace(of_logits={objective.name: objective.of_logits(made.states, made.targets, made.states)})
 
 
 def gradient(method, made, scale=3.0, **changes):
     """Of the forget objective, with respect to each log-probability."""
     forget = build(UnlearnConfig("out", use_cpu=True, method=method, stop_at="never_seen", **changes), scale)[0]
-    (found,) = torch.autograd.grad(forget.function(made, made), made.logps)
+    (found,) = torch.autograd.grad(forget.function(read(forget, made), made), made.logps)
     return found
 
 
@@ -148,7 +161,7 @@ def test_what_was_never_seen_is_held_where_the_founding_methods_land(method):
 
 
 def test_every_loss_reads_what_there_is_to_read():
-    fields = set(Scores._fields)
+    fields = {*Scores._fields, "logits"}  # a chunk at a time
     for loss in LOSSES.values():
         assert {name.removeprefix("alt_").removeprefix("ref_") for name in loss.reads} <= fields
 

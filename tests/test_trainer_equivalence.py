@@ -189,7 +189,7 @@ def test_trainer_equals_the_plain_loop(name, whole):
     trainer = whole(name)
     assert trainer.state.global_step == STEPS
     student, teacher, rates = plain(trainer)
-    assert difference(trainer.student, adapters.adapter_parameters(student)) < 1e-6
+    assert difference(trainer.student, adapters.adapter_parameters(student)) < 2e-6  # Adam divides by rounding where a KL starts at 0
     assert difference(trainer.student, adapters.adapter_parameters(trainer.start)) > 1e-4  # it did move
     if trainer.teacher:
         assert difference(trainer.teacher, adapters.adapter_parameters(teacher)) < 1e-6

@@ -1,6 +1,7 @@
 """Runs with a moving rate, under a gradient scaler and under autocast: the same steps, or none."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def test_a_gradient_that_overflows_under_a_scaler_skips_the_whole_step(changes, 
             scores.logps.register_hook(lambda gradient: gradient * math.inf)
         return objective.function(scores, anchor)
 
-    trainer.objectives[0] = type(objective)(objective.name, objective.stream, objective.coef, overflowing, objective.per)
+    trainer.objectives[0] = replace(objective, function=overflowing)
     trainer.train()
     assert torch.equal(watch.students[1], watch.students[0])
     assert not torch.equal(watch.students[2], watch.students[1])
@@ -104,14 +105,7 @@ def test_bf16_autocast_leaves_adapters_and_gradients_in_fp32(method, tmp_path):
     trainer = build(tmp_path / "bf16", method, bf16=True, forget_floor=0.0)
     seen = set()
     trainer.objectives = [
-        type(o)(
-            o.name,
-            o.stream,
-            o.coef,
-            lambda scores, anchor, o=o: (seen.add(scores.logits.dtype), o.function(scores, anchor))[1],
-            o.per,
-            o.anchor,
-        )
+        replace(o, function=lambda scores, anchor, o=o: (seen.add(scores.logps.dtype), o.function(scores, anchor))[1])
         for o in trainer.objectives
     ]
     trainer.train()
@@ -138,10 +132,10 @@ def test_a_step_that_a_scaler_skips_moves_neither_multiplier_nor_landing(tmp_pat
     def overflowing(scores, anchor):
         calls.append(None)
         if len(calls) == 2:
-            scores.logits.register_hook(lambda gradient: gradient * math.inf)
+            scores.of_logits["forget"].register_hook(lambda gradient: gradient * math.inf)
         return objective.function(scores, anchor)
 
-    trainer.objectives[0] = type(objective)(objective.name, objective.stream, objective.coef, overflowing, objective.per)
+    trainer.objectives[0] = replace(objective, function=overflowing)
     trainer.add_callback(WatchState())
     trainer.train()
     assert watch[1] == watch[0]

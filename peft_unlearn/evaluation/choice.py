@@ -1,6 +1,6 @@
 """Multiple choice, as WMDP and MMLU ask it: is the letter of the right answer the likeliest?"""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
@@ -16,6 +16,7 @@ from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation.generation import context_length
 from peft_unlearn.evaluation.rows import batches, end_length, special_ids
 from peft_unlearn.evaluation.scoring import MAX_TOKENS, evaluating
+from peft_unlearn.head import forward
 from peft_unlearn.logprobs import IGNORE
 
 Question = tuple[list[int], list[list[int]]]  # the prompt's tokens, and those of each letter after it
@@ -101,17 +102,15 @@ def letter_logps(
     return logps
 
 
-def _tail_logits(model: PreTrainedModel | PeftModel, sequences: list[tuple[int, ...]], tails: list[int]) -> list[torch.Tensor]:
-    """Right-padded forward of B sequences -> for each the logits (tail, V) at its last positions."""
+def _tail_logits(model: PreTrainedModel | PeftModel, sequences: list[tuple[int, ...]], tails: list[int]) -> Iterator[torch.Tensor]:
+    """One forward over B sequences -> for each the logits (tail, V) at its last positions."""
     lengths = [len(sequence) for sequence in sequences]
     width = max(lengths)
     ids = torch.tensor([[*sequence, *[0] * (width - len(sequence))] for sequence in sequences], device=model.device)
     mask = torch.tensor([[1] * length + [0] * (width - length) for length in lengths], device=model.device)
-    positions = [np.arange(length - tail, length) for length, tail in zip(lengths, tails, strict=True)]
-    kept = np.unique(np.concatenate(positions))
-    at = torch.from_numpy(kept).to(model.device)
-    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=at, use_cache=False).logits
-    return [row[torch.from_numpy(np.searchsorted(kept, own)).to(row.device)] for row, own in zip(logits, positions, strict=True)]
+    found = forward(model, input_ids=ids, attention_mask=mask)
+    ends = zip(found.states, lengths, tails, strict=True)
+    return (found.head.logits(states[length - tail : length]) for states, length, tail in ends)
 
 
 def _tokens(

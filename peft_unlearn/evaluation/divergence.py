@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from peft_unlearn.evaluation.results import Result, summarise
 from peft_unlearn.evaluation.rows import Row
-from peft_unlearn.evaluation.scoring import evaluating, label_logits, labelled, longest_first
-from peft_unlearn.logprobs import kl
+from peft_unlearn.evaluation.scoring import at_labels, evaluating, labelled, longest_first
+from peft_unlearn.logprobs import by_chunks, from_anchor
 
 # Enters a view and gives its model: partial(adapters.view, model, "reference"), or partial(nullcontext, another_model).
 View = Callable[[], AbstractContextManager]
@@ -18,8 +19,8 @@ View = Callable[[], AbstractContextManager]
 def retain_kl(rows: Iterable[Row], before: View, after: View, *, batch_size: int = 16, progress: str = "divergence") -> Result:
     """Mean over a row's answer tokens, end token in, of KL(p_before || p_after) in nats; beside the mean of rows the p99 of all tokens.
 
-    Both views see each batch in turn, so that no logits of more than one batch exist, and in fp32 those of one row; the two share a
-    vocabulary. None for a row without labels, NaN where either view gave NaN.
+    Both views see each batch in turn, and logits exist of a chunk of one row; the two share a vocabulary. None for a
+    row without labels, NaN where either view gave NaN.
     """
     found = labelled(rows)
     divergences: dict[int, np.ndarray] = {}
@@ -27,11 +28,13 @@ def retain_kl(rows: Iterable[Row], before: View, after: View, *, batch_size: int
         for batch in longest_first(found, batch_size):
             taken = [found[i] for i in batch]
             with before() as model, evaluating(model):
-                anchors = label_logits(model, taken)
+                anchors = at_labels(model, taken)
             with after() as model, evaluating(model):
-                logits = label_logits(model, taken)
-            for i, student, anchor in zip(batch, logits, anchors, strict=True):
-                divergences[i] = kl(student, anchor).double().cpu().numpy()
+                students = at_labels(model, taken)
+                for i, student, anchor in zip(batch, students, anchors, strict=True):
+                    targets = torch.from_numpy(found[i].targets)
+                    (divergence,) = by_chunks([(from_anchor("kl"), anchor)], student.states, student.head, targets)
+                    divergences[i] = divergence.double().cpu().numpy()
             bar.update(len(batch))
     ordered = [divergences[i] for i in range(len(found))]
     result = summarise([float(tokens.mean()) if tokens.size else None for tokens in ordered])

@@ -12,13 +12,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.evaluation.rows import Row, batches, end_length, special_ids
+from peft_unlearn.head import Forward, forward
 from peft_unlearn.logprobs import IGNORE
 
-# Padded tokens of a batch: with a vocabulary of 128k the logits of 8192 tokens take 2.1 GB in bf16.
+# Padded tokens of a batch: an MLP of 14336 takes 0.23 GB for each of its activations in bf16.
 MAX_TOKENS = 8192
-
-# Positions that are worked on in fp32 at a time: with the same vocabulary 0.26 GB for each of three temporaries.
-POSITIONS = 512
 
 
 @dataclass(frozen=True)
@@ -62,16 +60,16 @@ def score(
     """Score `rows` in their order with whatever adapters are active.
 
     Results do not depend on batch size, padding or the order of rows beyond rounding (int8 bases excepted: bitsandbytes picks outlier
-    features per batch). Logits exist at label positions only, in the model's dtype, and in fp32 for one row at a time.
+    features per batch). Logits exist at label positions only, and of a chunk of one row at a time.
     """
     found = labelled(rows)
     special = special_ids(tokenizer)
     scores: dict[int, RowScore] = {}
     with evaluating(model), tqdm(total=len(found), desc=progress, unit="row", delay=2, leave=False) as bar:
         for batch in longest_first(found, batch_size):
-            for i, logits in zip(batch, label_logits(model, [found[i] for i in batch]), strict=True):
+            for i, read in zip(batch, at_labels(model, [found[i] for i in batch]), strict=True):
                 targets = found[i].targets
-                scores[i] = _row_score(logits, targets, end_length(tokenizer, special, targets.tolist()))
+                scores[i] = _row_score(read, targets, end_length(tokenizer, special, targets.tolist()))
             bar.update(len(batch))
     return [scores[i] for i in range(len(found))]
 
@@ -95,13 +93,13 @@ def longest_first(rows: Sequence[Labelled], batch_size: int) -> Iterator[list[in
     return batches(sorted(range(len(rows)), key=lambda i: -len(rows[i].tokens)), batch_size, fits)
 
 
-def label_logits(model: PreTrainedModel, rows: Sequence[Labelled]) -> Iterator[Tensor]:
-    """One forward over `rows`, at once; then each row's logits at its T positions, (T, V) in fp32, when it is asked for."""
-    kept = np.unique(np.concatenate([row.positions for row in rows]))
-    inputs = padded(model, rows)
-    logits = model(**inputs, logits_to_keep=torch.from_numpy(kept).to(model.device), use_cache=False).logits
-    places = (torch.from_numpy(np.searchsorted(kept, row.positions)).to(logits.device) for row in rows)
-    return (at_kept[place].float() for at_kept, place in zip(logits, places, strict=True))
+def at_labels(model: nn.Module, rows: Sequence[Labelled]) -> list[Forward]:
+    """One forward over `rows`: each row's last hidden states at its T positions, (T, H), and the head."""
+    found = forward(model, **padded(model, rows))
+    return [
+        Forward(states[torch.from_numpy(row.positions).to(states.device)], found.head)
+        for states, row in zip(found.states, rows, strict=True)
+    ]
 
 
 def padded(model: PreTrainedModel, rows: Sequence[Labelled]) -> dict[str, Tensor]:
@@ -114,10 +112,12 @@ def padded(model: PreTrainedModel, rows: Sequence[Labelled]) -> dict[str, Tensor
     return {name: torch.from_numpy(value).to(model.device) for name, value in inputs.items()}
 
 
-def _row_score(logits: Tensor, targets: np.ndarray, end: int) -> RowScore:
-    """(T, V) fp32 logits and the T tokens that came."""
-    parts = zip(logits.split(POSITIONS), torch.from_numpy(targets).long().to(logits.device).split(POSITIONS), strict=True)
-    logps, correct, means, deviations = map(torch.cat, zip(*(_tokens(*part) for part in parts), strict=True))
+def _row_score(read: Forward, targets: np.ndarray, end: int) -> RowScore:
+    """Of a row's hidden states, (T, H), and the T tokens that came."""
+    states, size = read.states, read.head.at_once
+    parts = zip(states.split(size), torch.from_numpy(targets).long().to(states.device).split(size), strict=True)
+    found = (_tokens(read.head.logits(part), true) for part, true in parts)
+    logps, correct, means, deviations = map(torch.cat, zip(*found, strict=True))
     return RowScore(_float64(logps), correct.cpu().numpy(), end, _float64(means), _float64(deviations))
 
 

@@ -1,0 +1,103 @@
+"""A forward that stops before the head, and the head by itself, so that the logits of a whole batch never exist.
+
+With a vocabulary of 128 256 the logits of 2 048 tokens take 1.05 GB in fp32, and a loss with its gradient holds four or five such tensors.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+ELEMENTS = 1 << 24  # logits of a chunk, 67 MB of each fp32 temporary: 130 tokens where the vocabulary has 128 256
+
+Readout = Callable[[Tensor], Tensor]  # (n, H) hidden states -> (n, V) logits
+
+
+class Head(NamedTuple):
+    """From last hidden states to logits. It is frozen, and the same under every adapter, unless it is `trained`."""
+
+    logits: Readout  # in fp32
+    vocabulary: int
+    trained: bool = False  # then what it is given are logits already, with the gradients of whatever made them
+
+    @property
+    def at_once(self) -> int:
+        """Tokens whose logits may exist at a time."""
+        return max(1, ELEMENTS // self.vocabulary)
+
+
+class Forward(NamedTuple):
+    """What a forward gave: `head.logits(states[i, t])` are those after token t of row i."""
+
+    states: Tensor  # (B, S, H) in the model's dtype
+    head: Head
+    output: Any = None  # the model's own, with logits of the last position only
+
+
+def forward(model: nn.Module, **inputs: Any) -> Forward:
+    """Run `model` on `input_ids`, `attention_mask`, ... up to its head.
+
+    Whatever a model makes of its last hidden states (a tied or quantised head, scaling, soft-capping) is its own code: the head is its forward
+    with these states in place of what its body would give. Where what follows the body is trained or has an adapter, or where the model is none
+    of transformers', `states` are the logits themselves.
+    """
+    causal = _causal(model)
+    body = causal.get_decoder() if isinstance(causal, PreTrainedModel) else None
+    seen: list[tuple[Any, tuple[bool, torch.dtype]]] = []
+    if body is None or body is causal or _head_is_trained(causal, body):
+        output = model(**inputs, use_cache=False)
+        return Forward(output.logits, Head(Tensor.float, output.logits.shape[-1], trained=True), output)
+    device = inputs["input_ids"].device.type
+    hook = body.register_forward_hook(
+        lambda _module, _inputs, output: seen.append((output, (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))))
+    )
+    try:
+        output = model(**inputs, use_cache=False, logits_to_keep=1)
+    finally:
+        hook.remove()
+    (given, (autocast, dtype)) = seen[-1]
+
+    def logits(states: Tensor) -> Tensor:
+        alone = (states[None],) if isinstance(given, tuple) else type(given)(last_hidden_state=states[None])
+        ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+        with _giving(body, alone), torch.autocast(device, dtype=dtype, enabled=autocast):
+            return causal(input_ids=ids, use_cache=False).logits[0].float()
+
+    return Forward(given[0], Head(logits, output.logits.shape[-1]), output)
+
+
+def _causal(model: nn.Module) -> nn.Module:
+    """The causal model inside adapters and DistributedDataParallel."""
+    inner = getattr(model, "module", model)
+    return inner.get_base_model() if isinstance(inner, PeftModel) else inner
+
+
+def _head_is_trained(causal: PreTrainedModel, body: nn.Module) -> bool:
+    """Whether anything after the body is trained, or other under one adapter than under another."""
+    after = [child for child in causal.children() if child is not causal.base_model and child is not body]
+    after += [head] if (head := causal.get_output_embeddings()) is not None else []
+    return any(
+        isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) or any(p.requires_grad for p in module.parameters(recurse=False))
+        for child in after
+        for module in child.modules()
+    )
+
+
+@contextlib.contextmanager
+def _giving(body: nn.Module, output: Any) -> Iterator[None]:
+    """`body` gives `output` whatever it is called with."""
+    own = body.__dict__.get("forward")  # of accelerate's hooks
+    body.forward = lambda *args, **kwargs: output
+    try:
+        yield
+    finally:
+        if own is None:
+            del body.forward
+        else:
+            body.forward = own
