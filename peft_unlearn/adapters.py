@@ -21,11 +21,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from peft_unlearn.errors import UserError
+from peft_unlearn.names import KEEPS_BASE
 
 STUDENT, TEACHER, FINETUNE, REFERENCE = "default", "teacher", "finetune", "reference"
-
-# Inits that leave the base's weights and outputs as they are; PiSSA, OLoRA, CorDA and LoftQ rewrite the base (measured: logits off by 1.1-1.3).
-KEEPS_BASE = (True, "gaussian", "orthogonal")
 
 
 def default_lora() -> LoraConfig:

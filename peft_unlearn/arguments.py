@@ -1,18 +1,19 @@
-"""The keys of a recipe that are not the trainer's: the model and its adapter, and the data."""
+"""The keys of a recipe that are not the trainer's: the model and its adapter, and the data. Like `knobs`, without torch."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from trl import ModelConfig
-
-from peft_unlearn.adapters import KEEPS_BASE
 from peft_unlearn.errors import UserError
+from peft_unlearn.names import KEEPS_BASE
 
 
 @dataclass
-class ModelArguments(ModelConfig):
-    """The base model, its precision, and the adapter."""
+class ModelKnobs:
+    """What is told of the base and the adapter beside the fields of TRL's `ModelConfig`, of which some get another default and help here.
+
+    Raises:
+        UserError: a value out of its range, or that does not go with another; the message names the key.
+    """
 
     dtype: str | None = field(
         default=None,
@@ -23,7 +24,7 @@ class ModelArguments(ModelConfig):
     )
     use_peft: bool = field(default=True, metadata={"help": "Always true: what is trained is an adapter."})
     lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout; 0.05 in the teacher is 23 % noise on its logits."})
-    lora_target_modules: list[str] | str | None = field(  # type: ignore[assignment]
+    lora_target_modules: list[str] | str | None = field(
         default="all-linear", metadata={"help": "Names of the linear layers that get an adapter, or all-linear."}
     )
     init_lora_weights: bool | str = field(
@@ -44,29 +45,7 @@ class ModelArguments(ModelConfig):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.use_peft:
-            raise UserError("use_peft: false is not possible, what is trained is an adapter; leave the key out.")
-        if self.dtype is None:
-            self.dtype = "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
-        if isinstance(self.lora_target_modules, str) and self.lora_target_modules != "all-linear":
-            self.lora_target_modules = [self.lora_target_modules]  # PEFT takes a bare string for a regular expression on whole paths
-        for key, valid, hint in (
-            ("lora_r", self.lora_r >= 1, "at least 1"),
-            ("lora_alpha", self.lora_alpha > 0, "above 0"),
-            ("lora_dropout", 0 <= self.lora_dropout < 1, "from 0 to below 1"),
-            ("init_lora_weights", self.init_lora_weights in KEEPS_BASE, "true, gaussian or orthogonal, which leave the base as it is"),
-        ):
-            if not valid:
-                raise UserError(f"{key}: {getattr(self, key)!r} is out of range, write a value {hint}.")
-        quantised = "load_in_4bit" if self.load_in_4bit else "load_in_8bit" if self.load_in_8bit else None
-        if quantised and self.dtype == "auto":
-            raise UserError(f"dtype: 'auto' does not say what {quantised} computes in, write bfloat16, float16 or float32.")
-        if quantised and self.adapter_name_or_path and self.adapter_mode == "merge":
-            raise UserError(
-                f"adapter_mode: 'merge' into a base with {quantised} would lose most of the adapter, write stack, "
-                "or run `peft-unlearn merge` first and give its output as model_name_or_path."
-            )
+        _check(self)
 
 
 @dataclass
@@ -104,3 +83,27 @@ class DataArguments:
                 raise UserError(f"eval_dataset: {name!r} must be a name of its own with a file, a Hub name or a mapping.")
         for key in {"tokenize", "add_generation_prompt"} & set(self.chat_template_kwargs or {}):
             raise UserError(f"chat_template_kwargs: {key} is not one of a template's own, prompt and answer need it set; take it out.")
+
+
+def _check(model: Any) -> None:
+    """Check a `ModelKnobs` with the fields of `ModelConfig`."""
+    if not model.use_peft:
+        raise UserError("use_peft: false is not possible, what is trained is an adapter; leave the key out.")
+    for key, valid, hint in (
+        ("lora_r", model.lora_r >= 1, "at least 1"),
+        ("lora_alpha", model.lora_alpha > 0, "above 0"),
+        ("lora_dropout", 0 <= model.lora_dropout < 1, "from 0 to below 1"),
+        ("init_lora_weights", model.init_lora_weights in KEEPS_BASE, "true, gaussian or orthogonal, which leave the base as it is"),
+    ):
+        if not valid:
+            raise UserError(f"{key}: {getattr(model, key)!r} is out of range, write a value {hint}.")
+    if model.load_in_4bit and model.load_in_8bit:
+        raise UserError("load_in_8bit: load_in_4bit is given as well, leave one of the two out.")
+    quantised = "load_in_4bit" if model.load_in_4bit else "load_in_8bit" if model.load_in_8bit else None
+    if quantised and model.dtype == "auto":
+        raise UserError(f"dtype: 'auto' does not say what {quantised} computes in, write bfloat16, float16 or float32.")
+    if quantised and model.adapter_name_or_path and model.adapter_mode == "merge":
+        raise UserError(
+            f"adapter_mode: 'merge' into a base with {quantised} would lose most of the adapter, write stack, "
+            "or run `peft-unlearn merge` first and give its output as model_name_or_path."
+        )

@@ -1,7 +1,8 @@
 """Recipes: a YAML file and `--key value` overrides, checked and turned into model, data and training settings.
 
 The keys are those of three dataclasses: `ModelArguments` (TRL's names), `DataArguments` and `UnlearnConfig`. TRL's own parser checks
-neither the types nor the choices of values that come from YAML, so every value is checked here against its field.
+neither the types nor the choices of values that come from YAML, so every value is checked here against its field. Whatever a recipe alone
+decides is said before torch is imported: `check` makes the same dataclasses on fields that were read from the libraries' source.
 """
 
 import dataclasses
@@ -14,27 +15,40 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from transformers import TrainingArguments
 
-from peft_unlearn.arguments import DataArguments, ModelArguments
-from peft_unlearn.config import UnlearnConfig
+from peft_unlearn import library, specs
+from peft_unlearn.arguments import DataArguments, ModelKnobs
 from peft_unlearn.errors import UserError
 from peft_unlearn.foreign_keys import FOREIGN_KEYS
+from peft_unlearn.knobs import Knobs
+
+if TYPE_CHECKING:
+    from peft_unlearn.config import ModelArguments, UnlearnConfig
 
 FILE = "recipe.yaml"  # of an output folder: the recipe with every key's value
 
 
-PARTS: tuple[Any, ...] = (ModelArguments, DataArguments, UnlearnConfig)
+@dataclass
+class Model(ModelKnobs, library.Model):
+    """`ModelArguments` without torch."""
+
+
+@dataclass
+class Training(Knobs, library.Training):
+    """`UnlearnConfig` without torch."""
+
+
+PARTS: tuple[Any, ...] = (Model, DataArguments, Training)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    model: ModelArguments
+    model: "ModelArguments"
     data: DataArguments
-    training: UnlearnConfig
+    training: "UnlearnConfig"
 
     def resolved(self) -> dict[str, Any]:
         """Every key with the value that is used, loadable as a recipe; without secrets and without what a launcher decides."""
@@ -57,7 +71,16 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a YAML file, with `--key value` overrides from a command line.
 
     Raises:
-        UserError: a missing or malformed file, or anything that `build` refuses.
+        UserError: what `load` and `build` refuse.
+    """
+    return build(load(path, overrides))
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The keys and values of a YAML file, with `--key value` overrides from a command line.
+
+    Raises:
+        UserError: a missing or malformed file, or a malformed override.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,7 +94,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: this is not YAML text in UTF-8.") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys to values, for example `method: mean_teacher`.")
-    return build(values | parse_overrides(overrides))
+    return values | parse_overrides(overrides)
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
@@ -102,7 +125,29 @@ def build(values: Mapping[str, Any]) -> Recipe:
     """Check keys and values and make the settings of a run. Nothing is loaded or written.
 
     Raises:
-        UserError: an unknown key, a missing one, a value of another type, outside its choices or out of its range.
+        UserError: what `check` refuses, or what transformers does.
+    """
+    given = check(values)
+    from peft_unlearn.config import ModelArguments, UnlearnConfig
+
+    model, data, training = (
+        {f.name: given[f.name] for f in dataclasses.fields(part) if f.name in given}
+        for part in (ModelArguments, DataArguments, UnlearnConfig)
+    )
+    try:
+        return Recipe(ModelArguments(**model), DataArguments(**data), UnlearnConfig(**training))
+    except UserError:
+        raise
+    except (ValueError, ImportError) as error:  # how transformers' settings refuse a combination of values
+        raise UserError(f"recipe: {' '.join(str(error).split()).rstrip('.')}.") from error
+
+
+def check(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, each as one of its key's types, after every check that needs no torch.
+
+    Raises:
+        UserError: an unknown key, a missing one, a value of another type, outside its choices or out of its range, or one that does not go
+            with the others.
     """
     known = keys()
     for key in values:
@@ -118,20 +163,39 @@ def build(values: Mapping[str, Any]) -> Recipe:
             raise UserError(f"{key}: it is missing, write {example}.")
     if given.get("method") == "auto":
         given.setdefault("stop_at", _stop_at(given))
-    try:
-        return Recipe(*(part(**{f.name: given[f.name] for f in dataclasses.fields(part) if f.name in given}) for part in PARTS))
-    except UserError:
-        raise
-    except (ValueError, ImportError) as error:  # how TRL's and transformers' settings refuse a combination of values
-        raise UserError(f"recipe: {' '.join(str(error).split()).rstrip('.')}.") from error
+    for part in PARTS:
+        part(**{f.name: given[f.name] for f in dataclasses.fields(part) if f.name in given})
+    if given.get("stop_at") == "auto" and not given.get("holdout_dataset"):
+        raise UserError("stop_at: 'auto' needs rows of the forget set's kind that the model never saw, give a holdout_dataset.")
+    if given.get("stop_at") == "never_seen" and not _never_seen(given):
+        raise UserError(
+            "stop_at: 'never_seen' needs a model that never saw the forget set, give never_seen_model_name_or_path, or write auto."
+        )
+    return given
+
+
+def check_files(given: Mapping[str, Any]) -> None:
+    """See that the local files are there that checked values name as sets.
+
+    Raises:
+        UserError: one that is not, or a set that `load_dataset` could not be asked for.
+    """
+    sets = {key: given.get(key) for key in ("forget_dataset", "retain_dataset", "holdout_dataset")}
+    sets |= {f"eval_dataset.{name}": spec for name, spec in (given.get("eval_dataset") or {}).items()}
+    for name, spec in sets.items():
+        if spec is not None:
+            specs.load_arguments(spec, name)
 
 
 def _stop_at(given: Mapping[str, Any]) -> str:
-    """Where `method: auto` lands, by what the recipe brings: a never-seen model (the base below an adapter is one), or a holdout to estimate from."""
+    """Where `method: auto` lands, by what the recipe brings: a never-seen model, or a holdout to estimate from."""
+    return "never_seen" if _never_seen(given) else "auto" if given.get("holdout_dataset") else "none"
+
+
+def _never_seen(given: Mapping[str, Any]) -> bool:
+    """Whether there is a model that never saw the forget set: one that is named, or the base below an adapter."""
     stacked = given.get("adapter_name_or_path") and given.get("adapter_mode") != "merge"
-    if stacked or given.get("never_seen_model_name_or_path"):
-        return "never_seen"
-    return "auto" if given.get("holdout_dataset") else "none"
+    return bool(stacked or given.get("never_seen_model_name_or_path"))
 
 
 @dataclass(frozen=True)
@@ -147,17 +211,16 @@ class Key:
 def keys() -> dict[str, Key]:
     """Every key of a recipe: ours and the model's first, then those of `transformers.TrainingArguments`."""
     found = {}
-    enums = typing.get_type_hints(TrainingArguments)  # UnlearnConfig widens some of its enums to str
+    enums = library.choices(library.Training)  # `Knobs` widens some of them to str
     for part in PARTS:
         hints = typing.get_type_hints(part)
         for f in dataclasses.fields(part):
             if f.init:
                 hint = bool | str | None if f.name == "resume_from_checkpoint" else hints[f.name]  # true: the last checkpoint
                 kinds = _kinds(hint)
-                enum = next((kind for kind in _kinds(enums.get(f.name)) if isinstance(kind, type) and issubclass(kind, Enum)), None)
                 default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
                 help_text = " ".join(str(f.metadata.get("help", "")).split())
-                choices = tuple(member.value for member in enum) if enum else tuple(f.metadata.get("choices", ()))
+                choices = enums.get(f.name) or tuple(f.metadata.get("choices", ()))
                 found[f.name] = Key(f.name, kinds, default, help_text, choices)
     return found
 
@@ -199,7 +262,7 @@ def _checked(key: Key, value: Any) -> Any:
             return str(value)
         if list[str] in kinds:
             return [str(value)]
-    elif any(isinstance(value, typing.get_origin(kind) or kind) for kind in kinds if kind is not type(None)):
+    elif type(value) in (typing.get_origin(kind) or kind for kind in kinds):
         return value
     wanted = " or ".join(
         dict.fromkeys(_WORDS[typing.get_origin(kind) or kind] for kind in kinds if (typing.get_origin(kind) or kind) in _WORDS)

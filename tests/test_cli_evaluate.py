@@ -11,7 +11,7 @@ from test_benchmarks import made_up, words, write
 from test_openunlearning import word_tokenizer
 
 from peft_unlearn import adapters
-from peft_unlearn.cli import evaluating, main
+from peft_unlearn.cli import asked, evaluating, main
 from peft_unlearn.evaluation.rows import split
 
 TEMPLATE = "{% for m in messages %}<s> {{ m['role'] }} {{ m['content'] }} </s>{% endfor %}{% if add_generation_prompt %}<s> w0 {% endif %}"
@@ -154,7 +154,7 @@ def plan(*arguments):
 
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
-    return evaluating.plan(parser.parse_args([str(argument) for argument in arguments]))
+    return evaluating.plan(asked.read(parser.parse_args([str(argument) for argument in arguments])))
 
 
 REFUSED = {

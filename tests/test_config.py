@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from peft_unlearn import UnlearnConfig, methods
-from peft_unlearn.config import CHOICES, FIXED, RANGES
+from peft_unlearn.checks import CHOICES, FIXED, RANGES
 from peft_unlearn.errors import UserError
 
 

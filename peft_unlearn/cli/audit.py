@@ -20,18 +20,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from peft_unlearn.cli import asked
+    from peft_unlearn.errors import UserError
+
+    if options.output is None and not Path(options.model).is_dir():
+        raise UserError(f"output: {options.model} is no local folder that a report could lie in, write --output FILE.")
+    wanted = asked.read(options)  # before what imports torch
+
     from rich.console import Console
 
     from peft_unlearn import attacks
     from peft_unlearn.cli import auditing, evaluating, loading
-    from peft_unlearn.errors import UserError
     from peft_unlearn.evaluation import attack_tables, html, report
 
     chosen = attacks.choose(options.attacks, full=options.full)
-    if options.output is None and not Path(options.model).is_dir():
-        raise UserError(f"output: {options.model} is no local folder that a report could lie in, write --output FILE.")
     output = Path(options.output or Path(options.model) / "report.json")
-    job = evaluating.plan(options)
+    job = evaluating.plan(wanted)
     for other in options.others:
         loading.check_adapter(other, job.plan.model.model_name_or_path or "", key="with")
     made, texts = auditing.run(job, chosen, output)

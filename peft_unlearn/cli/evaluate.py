@@ -37,12 +37,16 @@ def add_common_arguments(parser: argparse.ArgumentParser, benchmarks: Sequence[s
 def main(options: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from peft_unlearn.cli import asked
+
+    wanted = asked.read(options)  # before what imports torch
+
     from rich.console import Console
 
     from peft_unlearn.cli import evaluating
     from peft_unlearn.evaluation import html, report
 
-    job = evaluating.plan(options)
+    job = evaluating.plan(wanted)
     views, facts = evaluating.measure_views(job)
     job.benchmark.compare(views, job.how)
     made = report.build(

@@ -1,11 +1,10 @@
-"""From the options of `evaluate` to checked sets and models, and from these to evaluations by view.
+"""From what `evaluate` and `audit` are asked for to checked sets and models, and from these to evaluations by view.
 
 What can be wrong without a model is found before one is loaded.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,21 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn import adapters, recipe
-from peft_unlearn.arguments import DataArguments, ModelArguments
-from peft_unlearn.cli import loading
-from peft_unlearn.deploy import lora, shards
+from peft_unlearn.cli import asked, loading
 from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation import benchmarks
 from peft_unlearn.evaluation.benchmarks.own import Own
 from peft_unlearn.evaluation.divergence import retain_kl
 from peft_unlearn.evaluation.rows import special_ids, split, text
+from peft_unlearn.folders import locate
 
-FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors", recipe.FILE]
 SYSTEM = (
     "{{%- if messages[0]['role'] != 'system' %}}{{%- set messages = [{{'role': 'system', 'content': \"{}\"}}] + messages %}}{{%- endif %}}"
 )
@@ -68,34 +64,17 @@ class Job:
         return {"kind": "base", "name": base} if self.stacked else None
 
 
-def plan(options: argparse.Namespace) -> Job:
-    """Check options, files, rows, tokenizers and adapters, and tokenise.
+def plan(wanted: asked.Asked) -> Job:
+    """Check files, rows, tokenizers and adapters, and tokenise.
 
     Raises:
         UserError: whatever the user can mend.
     """
-    folder = shards.locate(options.model, FILES, key="model")
-    is_adapter = (folder / lora.CONFIG).is_file()
-    values = _values(options, folder, is_adapter)
+    options, folder, is_adapter, values = wanted.options, wanted.folder, wanted.is_adapter, wanted.values
+    made = recipe.build(values)
     named = None
     if options.benchmark:
-        for option in ("forget", "retain", "holdout"):
-            if getattr(options, option) is not None:
-                raise UserError(f"{option}: the sets are those of the benchmark {options.benchmark}, leave --{option} out.")
-        rows = options.rows or 0
-        if rows < 0:
-            raise UserError(f"rows: {rows} is out of range, write a value of at least 0.")
-        named = benchmarks.read(options.benchmark, options.data, split=options.split, rows=rows)
-        # of a recipe only the model counts: its sets are another evaluation's
-        values |= {"forget_dataset": options.benchmark, "retain_dataset": None, "holdout_dataset": None, "eval_dataset": None}
-    for option in ("data", "split"):
-        if not options.benchmark and getattr(options, option) is not None:
-            raise UserError(f"{option}: it belongs to a benchmark, write --benchmark NAME as well, or leave it out.")
-    if not values.get("forget_dataset"):
-        raise UserError(f"forget: no recipe.yaml in {options.model} names a forget set, write --forget FILE or --benchmark NAME.")
-    if options.samples < 0:
-        raise UserError(f"samples: {options.samples} is out of range, write a value of at least 0.")
-    made = recipe.build({**values, "output_dir": str(folder)})
+        named = benchmarks.read(options.benchmark, options.data, split=options.split, rows=options.rows or 0)
     if is_adapter:
         loading.check_adapter(str(folder), values["model_name_or_path"], key="model")
     sets = {} if named else loading.load_sets(made.data)
@@ -105,7 +84,7 @@ def plan(options: argparse.Namespace) -> Job:
     never_seen = None
     other = options.never_seen or made.model.never_seen_model_name_or_path
     if other:
-        never_seen = shards.locate(other, FILES, key="never-seen")
+        never_seen = locate(other, asked.FILES, key="never-seen")
         loading.check_vocabulary(never_seen, tokenizer, key="never-seen")
     if options.system_prompt is not None:
         if not isinstance(tokenizer.chat_template, str):
@@ -186,37 +165,6 @@ def forget_texts(job: Job, views: Mapping[str, benchmarks.Sets]) -> dict[str, An
     special = special_ids(job.tokenizer)
     rows = job.benchmark.probes["forget"].rows
     return {"question": [text(job.tokenizer, split(row, special)[0]) for row in rows], "answers": answers}
-
-
-def _values(options: argparse.Namespace, folder: Path, is_adapter: bool) -> dict[str, Any]:
-    """Recipe keys: what the run's own recipe says, and what the options say instead."""
-    values: dict[str, Any] = {"model_name_or_path": str(folder)}
-    if is_adapter:
-        own = {f.name for part in (ModelArguments, DataArguments) for f in dataclasses.fields(part)}
-        own |= {"max_length", "per_device_eval_batch_size"}
-        written = folder / recipe.FILE
-        settings = yaml.safe_load(written.read_text(encoding="utf-8")) if written.is_file() else {}
-        config = loading.load_adapter_config(str(folder), key="model")
-        values = {"model_name_or_path": config.base_model_name_or_path} | {key: settings[key] for key in settings.keys() & own}
-    elif options.base:
-        raise UserError(f"base: {options.model} is a whole model and no adapter, leave --base out.")
-    values |= recipe.parse_overrides([f"--{pair}" for pair in options.set])
-    said = {
-        "base": "model_name_or_path",
-        "forget": "forget_dataset",
-        "retain": "retain_dataset",
-        "holdout": "holdout_dataset",
-        "rows": "eval_rows",
-    }
-    for option, key in {**said, "batch_size": "per_device_eval_batch_size"}.items():
-        if getattr(options, option) is not None:
-            values[key] = _spec(getattr(options, option))
-    return values
-
-
-def _spec(value: Any) -> Any:
-    """A set as a YAML mapping, or any other value as it is."""
-    return yaml.safe_load(value) if isinstance(value, str) and value.startswith("{") else value
 
 
 def command(options: argparse.Namespace) -> str:

@@ -18,10 +18,11 @@ from transformers.pytorch_utils import Conv1D
 from trl import get_peft_config, get_quantization_config
 
 from peft_unlearn import adapters, data
-from peft_unlearn.arguments import DataArguments, ModelArguments
-from peft_unlearn.deploy import lora
+from peft_unlearn.arguments import DataArguments
+from peft_unlearn.config import ModelArguments
 from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation.probes import Probe, probe
+from peft_unlearn.folders import ADAPTER_CONFIG
 from peft_unlearn.recipe import Recipe
 
 KEYS = {"forget": "forget_dataset", "retain": "retain_dataset", "holdout": "holdout_dataset"}
@@ -33,18 +34,11 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
     The forget rows of a preference loss bring their alternate answers along, as the column `alternate`.
 
     Raises:
-        UserError: a missing model, file or column, an empty set, forget rows that also stand in the retain set, an adapter of another base,
-            modules that the model lacks, nothing that `stop_at` could land by.
+        UserError: a missing model, file or column, an empty set, forget rows that also stand in the retain set, an adapter of another base, or
+            modules that the model lacks.
     """
     sets = load_sets(plan.data)
     model, args = plan.model, plan.training
-    stacked = bool(model.adapter_name_or_path) and model.adapter_mode != "merge"
-    if args.stop_at == "auto" and "holdout" not in sets:
-        raise UserError("stop_at: 'auto' needs rows of the forget set's kind that the model never saw, give a holdout_dataset.")
-    if args.stop_at == "never_seen" and not (stacked or model.never_seen_model_name_or_path):
-        raise UserError(
-            "stop_at: 'never_seen' needs a model that never saw the forget set, give never_seen_model_name_or_path, or write auto."
-        )
     if model.adapter_name_or_path:
         check_adapter(model.adapter_name_or_path, model.model_name_or_path or "", key="adapter_name_or_path")
     config, tokenizer, length = load_tokenizer(model, args.max_length)
@@ -124,7 +118,7 @@ def check_vocabulary(never_seen: str | Path, tokenizer: PreTrainedTokenizerBase,
 
 def base_of(model: str | Path, *, key: str) -> str:
     """The folder or Hub name of a whole model: its own, or of a local adapter its base's."""
-    if not (Path(model) / lora.CONFIG).is_file():
+    if not (Path(model) / ADAPTER_CONFIG).is_file():
         return str(model)
     return str(load_adapter_config(str(model), key=key).base_model_name_or_path)
 
@@ -132,7 +126,7 @@ def base_of(model: str | Path, *, key: str) -> str:
 def load_never_seen(model: ModelArguments, never_seen: str | Path, *, key: str) -> PreTrainedModel:
     """A never-seen model, or adapter on its base, held in the same precision as `model`."""
     whole = dataclasses.replace(model, model_name_or_path=base_of(never_seen, key=key), adapter_name_or_path=None, model_revision="main")
-    if (Path(never_seen) / lora.CONFIG).is_file():
+    if (Path(never_seen) / ADAPTER_CONFIG).is_file():
         return cast(PreTrainedModel, load_trained(whole, str(never_seen)))
     return load_whole(whole)
 

@@ -11,12 +11,12 @@ import torch
 from transformers import BitsAndBytesConfig
 from trl import get_quantization_config
 
-from peft_unlearn.arguments import ModelArguments
+from peft_unlearn.cli import asked, evaluating
 from peft_unlearn.cli import evaluate as command
-from peft_unlearn.cli import evaluating
-from peft_unlearn.deploy import shards
+from peft_unlearn.config import ModelArguments
 from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation import report
+from peft_unlearn.folders import read_json
 
 REPORT = "report.json"
 
@@ -41,10 +41,10 @@ def evaluate(folder: Path, adapter: Path, settings: Mapping[str, Any]) -> dict[s
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     parser.set_defaults(command="evaluate")
-    job = evaluating.plan(parser.parse_args(_arguments(folder, settings)))
+    job = evaluating.plan(asked.read(parser.parse_args(_arguments(folder, settings))))
     views, facts = evaluating.measure_views(job)
     job.benchmark.compare(views, job.how)
-    reported = shards.read_json(adapter / REPORT) if (adapter / REPORT).is_file() else {"results": {}, "never_seen": {}}
+    reported = read_json(adapter / REPORT) if (adapter / REPORT).is_file() else {"results": {}, "never_seen": {}}
     results: dict[str, Any] = {}
     for name, evaluation in views["after"].items():
         found = reported["results"].get(name, {})

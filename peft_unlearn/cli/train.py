@@ -11,13 +11,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    import torch
-
     from peft_unlearn import recipe
+
+    values = recipe.check(recipe.load(options.recipe, options.overrides))
+    recipe.check_files(values)
+
+    import torch  # only now: what is wrong with a recipe is said at once
+
     from peft_unlearn.cli.run import run
 
     try:
-        run(recipe.read(options.recipe, options.overrides))
+        run(recipe.build(values))
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # or gloo's threads may abort the process as it exits

@@ -1,6 +1,5 @@
 """Where rows come from: a local file or folder, or the Hugging Face Hub, always through `datasets.load_dataset`."""
 
-import difflib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -12,9 +11,7 @@ from datasets.exceptions import DatasetsError
 
 from peft_unlearn.data import formats
 from peft_unlearn.errors import UserError
-
-LOADERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
-KEYS = ("path", "name", "split", "data_files", "data_dir", "revision", "sample_by")
+from peft_unlearn.specs import LOADERS, load_arguments
 
 
 def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
@@ -34,8 +31,11 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
     Raises:
         UserError: an unknown key, a missing, unreadable or malformed source, missing columns, no rows, or a row without text.
     """
-    arguments = _arguments(spec, name)
+    arguments = load_arguments(spec, name)
     source = arguments["path"]
+    if source == "csv":
+        # pandas would read an answer "None" as missing and "007" as 7
+        arguments |= {"converters": dict.fromkeys(formats.COLUMNS, str), "keep_default_na": False}
     try:
         if source in LOADERS.values() or Path(source).is_dir():
             with tempfile.TemporaryDirectory() as cache:
@@ -51,34 +51,6 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
         dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text.strip()]).flatten_indices(keep_in_memory=True)
     formats.check(dataset, name)
     return dataset
-
-
-def _arguments(spec: str | Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Keyword arguments of `load_dataset`; a local file becomes its loader with data_files."""
-    arguments = {"split": "train", **({"path": spec} if isinstance(spec, str) else spec)}
-    for key, value in arguments.items():
-        if key not in KEYS:
-            nearest = difflib.get_close_matches(str(key), KEYS, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"write any of {', '.join(KEYS)}."
-            raise UserError(f"{name}: {key!r} is not a key of a dataset, {hint}")
-        if key != "data_files" and not isinstance(value, str):
-            raise UserError(f"{name}: {key} is {value!r}, write text.")
-    if not arguments.get("path"):
-        raise UserError(f"{name}: path is missing, write a file, a folder or a dataset's name on the Hub.")
-    path = Path(arguments["path"]).expanduser()
-    extension = Path(path.stem if path.suffix == ".gz" else path).suffix.lower()
-    if path.is_file():
-        if extension not in LOADERS:
-            raise UserError(f"{name}: {path} has an unknown extension, it must be one of {', '.join(LOADERS)}.")
-        arguments |= {"path": LOADERS[extension], "data_files": str(path)}
-    elif path.is_dir():
-        arguments["path"] = str(path)
-    elif extension in LOADERS or arguments["path"].startswith(("/", ".", "~")):
-        raise UserError(f"{name}: {path} does not exist.")
-    if arguments["path"] == "csv":
-        # pandas would read an answer "None" as missing and "007" as 7
-        arguments |= {"converters": dict.fromkeys(formats.COLUMNS, str), "keep_default_na": False}
-    return arguments
 
 
 def _broken_line(arguments: Mapping[str, Any]) -> str | None:

@@ -12,6 +12,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from peft_unlearn.deploy import quantised, shards
 from peft_unlearn.errors import UserError
+from peft_unlearn.folders import read_json
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Base:
     @property
     def dtype(self) -> torch.dtype:
         """That of the model as transformers loads it."""
-        return read_dtype(shards.read_json(self.folder / "config.json"))
+        return read_dtype(read_json(self.folder / "config.json"))
 
     def shape(self, name: str, parameter: str | None) -> tuple[int, ...]:
         """Of a weight as `read` gives it."""
@@ -60,7 +61,7 @@ def open_base(folder: Path) -> Base:
     Raises:
         UserError: no causal language model of transformers, a missing or damaged shard, weights that bitsandbytes did not quantise.
     """
-    model_config = shards.read_json(folder / "config.json")
+    model_config = read_json(folder / "config.json")
     config = quantised.read_config(model_config)
     tensors = shards.checkpoint(folder)
     beside: dict[str, list[str]] = {}

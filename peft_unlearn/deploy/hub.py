@@ -13,11 +13,12 @@ from huggingface_hub.errors import HFValidationError
 from peft_unlearn.deploy import lora, shards
 from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation import html
+from peft_unlearn.folders import ADAPTER_CONFIG
 from peft_unlearn.paths import public_name, publish
 
 logger = logging.getLogger(__name__)
 
-JSON_FILES, YAML_FILES, PROSE_FILES = [lora.CONFIG, "report.json"], ["recipe.yaml"], ["README.md", "report.html"]
+JSON_FILES, YAML_FILES, PROSE_FILES = [ADAPTER_CONFIG, "report.json"], ["recipe.yaml"], ["README.md", "report.html"]
 
 
 def push(
@@ -65,7 +66,7 @@ def publishable(folder: Path) -> list[CommitOperationAdd]:
     Raises:
         UserError: no adapter in the folder.
     """
-    for name in (lora.CONFIG, lora.WEIGHTS):
+    for name in (ADAPTER_CONFIG, lora.WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: there is no such file; give a folder with a saved adapter.")
     names = [name for name in (*JSON_FILES, *YAML_FILES, *PROSE_FILES) if (folder / name).is_file()]

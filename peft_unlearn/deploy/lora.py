@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from peft_unlearn.errors import UserError
+from peft_unlearn.folders import ADAPTER_CONFIG
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every key in a PEFT file
 
 # Inits that leave the base as it was; with the others the adapter belongs to a base that they changed, which is not the one on disk.
@@ -53,25 +54,27 @@ def read_config(folder: Path) -> LoraConfig:
     Raises:
         UserError: no LoRA adapter there, or one that cannot be merged as W + scaling * B A.
     """
-    for name in (CONFIG, WEIGHTS):
+    for name in (ADAPTER_CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: there is no such file; give a folder with a saved LoRA adapter.")
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder / CONFIG}: this is no PEFT config ({error}); save the adapter again.") from error
+        raise UserError(f"{folder / ADAPTER_CONFIG}: this is no PEFT config ({error}); save the adapter again.") from error
     if not isinstance(config, LoraConfig):
-        raise UserError(f"{folder / CONFIG}: peft_type {config.peft_type} cannot be merged here; give a LORA adapter.")
+        raise UserError(f"{folder / ADAPTER_CONFIG}: peft_type {config.peft_type} cannot be merged here; give a LORA adapter.")
     if config.bias != "none":
-        raise UserError(f"{folder / CONFIG}: bias {config.bias!r} cannot be merged; train the adapter with bias none.")
+        raise UserError(f"{folder / ADAPTER_CONFIG}: bias {config.bias!r} cannot be merged; train the adapter with bias none.")
     if config.init_lora_weights not in KEEPS_BASE:
         raise UserError(
-            f"{folder / CONFIG}: init_lora_weights {config.init_lora_weights!r} changed the base in training; "
+            f"{folder / ADAPTER_CONFIG}: init_lora_weights {config.init_lora_weights!r} changed the base in training; "
             "save with path_initial_model_for_weight_conversion (PEFT), which turns it into a plain LoRA."
         )
     for key in ("target_parameters", "layer_replication", "trainable_token_indices", "ensure_weight_tying", "lora_bias"):
         if getattr(config, key):
-            raise UserError(f"{folder / CONFIG}: an adapter with {key} cannot be merged shard by shard; use PEFT's merge_and_unload.")
+            raise UserError(
+                f"{folder / ADAPTER_CONFIG}: an adapter with {key} cannot be merged shard by shard; use PEFT's merge_and_unload."
+            )
     return config
 
 
@@ -91,7 +94,9 @@ def collect(folder: Path, config: LoraConfig, model: PreTrainedModel) -> Update:
             warnings.simplefilter("ignore")  # tied embeddings and Conv1D are warned of, and merge handles both
             wrapped = PeftModel(model, config, low_cpu_mem_usage=True)
     except ValueError as error:
-        raise UserError(f"{folder / CONFIG}: the adapter is not for this base ({error}); give the base that it was trained on.") from error
+        raise UserError(
+            f"{folder / ADAPTER_CONFIG}: the adapter is not for this base ({error}); give the base that it was trained on."
+        ) from error
     try:
         tensors = load_peft_weights(str(folder), device="cpu")
     except SafetensorError as error:
@@ -120,14 +125,16 @@ def collect(folder: Path, config: LoraConfig, model: PreTrainedModel) -> Update:
             if not isinstance(module, Linear | Embedding) or module.lora_variant:
                 variant = next((type(v).__name__ for v in module.lora_variant.values()), type(module).__name__)
                 raise UserError(
-                    f"{folder / CONFIG}: {name} uses {variant}, which cannot be merged shard by shard; use PEFT's merge_and_unload."
+                    f"{folder / ADAPTER_CONFIG}: {name} uses {variant}, which cannot be merged shard by shard; use PEFT's merge_and_unload."
                 )
             update.products[f"{name}.weight"] = product(module, name, tensors)
         elif isinstance(module, ModulesToSaveWrapper):
             kept = [key for key in tensors if key.startswith(f"{PREFIX}{name}.")]
             update.replaced |= {key.removeprefix(PREFIX): tensors[key] for key in kept}
         elif isinstance(module, AuxiliaryTrainingWrapper):
-            raise UserError(f"{folder / CONFIG}: {name} is a {type(module).__name__}, which cannot be merged; use PEFT's merge_and_unload.")
+            raise UserError(
+                f"{folder / ADAPTER_CONFIG}: {name} is a {type(module).__name__}, which cannot be merged; use PEFT's merge_and_unload."
+            )
     return update
 
 

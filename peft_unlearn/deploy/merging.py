@@ -21,6 +21,7 @@ from peft_unlearn.deploy.quantised import Format
 from peft_unlearn.deploy.survival import Survival, as_json
 from peft_unlearn.deploy.weights import Merger, Write
 from peft_unlearn.errors import UserError
+from peft_unlearn.folders import ADAPTER_CONFIG, locate, read_json
 from peft_unlearn.paths import public_name
 
 REPORT = "merge.json"
@@ -67,14 +68,14 @@ def merge(
     Raises:
         UserError: anything that would leave part of an adapter unmerged, a merge in place without force, a damaged base, no room on the disk.
     """
-    patterns = [lora.CONFIG, lora.WEIGHTS, *shards.TOKENIZER_FILES]
-    folders = [shards.locate(name, patterns, key="adapter") for name in (*below, adapter)]
+    patterns = [ADAPTER_CONFIG, lora.WEIGHTS, *shards.TOKENIZER_FILES]
+    folders = [locate(name, patterns, key="adapter") for name in (*below, adapter)]
     configs = [lora.read_config(folder) for folder in folders]
     source = base or configs[-1].base_model_name_or_path
     if not source:
-        raise UserError(f"base: {folders[-1] / lora.CONFIG} names no base_model_name_or_path; give the folder or Hub name of the base.")
+        raise UserError(f"base: {folders[-1] / ADAPTER_CONFIG} names no base_model_name_or_path; give the folder or Hub name of the base.")
     patterns = [*shards.MODEL_FILES, *shards.LICENSE_FILES, "*.safetensors", shards.INDEX]
-    opened = open_base(shards.locate(source, patterns, key="base", revision=None if base else configs[-1].revision))
+    opened = open_base(locate(source, patterns, key="base", revision=None if base else configs[-1].revision))
     precision = decide(opened, dtype=dtype, quantize=quantize, onto=onto, trained=trained, force=force)
     updates = [lora.collect(folder, config, skeleton(opened.folder)) for folder, config in zip(folders, configs, strict=True)]
     writes, untied = plan(skeleton(opened.folder), opened, {name for update in updates for name in update.names})
@@ -149,7 +150,7 @@ def write_shards(output: Path, merger: Merger, writes: list[Write]) -> dict[str,
 
 def write_config(path: Path, held: Format, untied: bool) -> None:
     """Set in a copied config.json what the merge changed, and leave every other line as the base has it."""
-    config = shards.read_json(path)
+    config = read_json(path)
     text = config.get("text_config", config)
     if held.dtype is not None:
         for part in (config, text):

@@ -1,4 +1,4 @@
-"""A model folder as files: where it lies, what its safetensors shards hold, and writing another one shard by shard."""
+"""A model folder as files: what its safetensors shards hold, and writing another one shard by shard."""
 
 import contextlib
 import json
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 
 from peft_unlearn.errors import UserError
+from peft_unlearn.folders import read_json
 
 SINGLE, INDEX = constants.SAFETENSORS_SINGLE_FILE, constants.SAFETENSORS_INDEX_FILE
 ITEMSIZE = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}  # bytes; the rest take 1
@@ -44,39 +44,6 @@ class Tensor:
     shard: str
     shape: tuple[int, ...]
     itemsize: int
-
-
-def locate(name: str | Path, patterns: list[str], *, key: str, revision: str | None = None) -> Path:
-    """The folder of `name`: a local one, or a snapshot of the Hub repository with the files that match `patterns`.
-
-    Raises:
-        UserError: neither a folder nor a repository that can be reached; the message names `key`.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        return Path(
-            snapshot_download(str(name), revision=revision, allow_patterns=patterns, ignore_patterns=["original/*", "consolidated*"])
-        )
-    except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"{key}: {str(name)!r} is no folder here and did not come from the Hub ({reason}); write a local folder."
-        ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        UserError: the file is missing or is no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; give a folder that holds {path.name}.") from None
-    except ValueError as error:
-        raise UserError(f"{path}: this is no JSON ({error}); fetch or write the file again.") from error
 
 
 @contextlib.contextmanager

@@ -1,0 +1,153 @@
+"""What is wrong with a recipe is said before torch is imported; and what stands in for torch's world until then, says the same as it."""
+
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+import typing
+from enum import Enum
+
+import pytest
+import yaml
+from accelerate.parallelism_config import ParallelismConfig
+from transformers import TrainingArguments
+from trl import ModelConfig
+
+from peft_unlearn import UnlearnConfig, arguments, knobs, library, names, recipe
+from peft_unlearn.combine import COMBINERS
+from peft_unlearn.config import ModelArguments
+from peft_unlearn.deployed import QUANTISERS
+from peft_unlearn.losses import LOSSES, openunlearning
+
+# The command line, with the heavy libraries that it has imported in the last line of its output.
+PROGRAM = """
+import sys
+from peft_unlearn.cli import main
+status = main(sys.argv[1:])
+print(sorted({"torch", "transformers", "trl", "accelerate", "datasets"} & set(sys.modules)))
+sys.exit(status)
+"""
+BASE = {"model_name_or_path": "some/model", "forget_dataset": "some/texts", "output_dir": "out"}
+WRONG = {
+    "no YAML": ("seed: [1\n", "line 5 is not YAML"),
+    "twice": ("seed: 1\nseed: 2\n", "seed: it stands twice"),
+    "unknown": ("learnin_rate: 1\n", "learnin_rate: there is no such key, did you mean learning_rate?"),
+    "another tool's": ("lora_rank: 8\n", "lora_rank: write lora_r"),
+    "another type": ("warmup_steps: soon\n", "warmup_steps: 'soon' is not a number."),
+    "no choice of ours": ("combine: magic\n", "combine: 'magic' is not one of weighted_sum"),
+    "no choice of theirs": ("eval_strategy: often\n", "eval_strategy: 'often' is not one of no, steps, epoch."),
+    "no optimiser": ("optim: adam\n", "optim: 'adam' is not one of adamw_torch"),
+    "out of range": ("forget_floor: 1.5\n", "forget_floor: 1.5 is out of range"),
+    "out of the loss's range": ("forget_loss_args: {tol: -1}\n", "forget_loss_args.tol: -1 is out of range"),
+    "fixed": ("label_smoothing_factor: 0.1\n", "label_smoothing_factor: the losses are those of"),
+    "together": ("inner_coef: 0.3\n", "inner_coef: levels say where"),
+    "what the peer lacks": ("definitions: openunlearning\nforget_loss: uce\n", "forget_loss: OpenUnlearning's code has no uce"),
+    "of the model": ("load_in_4bit: true\nload_in_8bit: true\n", "load_in_8bit: load_in_4bit is given as well"),
+    "of the data": ("eval_rows: -1\n", "eval_rows: -1 is out of range"),
+    "nowhere to land": ("stop_at: auto\n", "stop_at: 'auto' needs rows"),
+    "no file": ("holdout_dataset: none.jsonl\n", "holdout_dataset: none.jsonl does not exist."),
+}
+
+
+def run(folder, *arguments):
+    """Exit status, lines of the error output, and the heavy libraries that were imported."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, cwd=folder)
+    return done.returncode, done.stderr.splitlines(), done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_recipe_is_one_sentence_before_torch_is_imported(name, tmp_path):
+    text, words = WRONG[name]
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(BASE) + text)
+    status, errors, imported = run(tmp_path, "train", "my.yaml")
+    assert (status, len(errors), imported) == (2, 1, "[]")
+    assert errors[0].startswith("peft-unlearn: error: ")
+    assert words in errors[0]
+
+
+def test_so_is_a_wrong_override(tmp_path):
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(BASE))
+    for overrides, words in ((["--seed", "one"], "seed: 'one' is not a whole number."), (["1e-4"], "1e-4: a value without a key")):
+        status, errors, imported = run(tmp_path, "train", "my.yaml", *overrides)
+        assert (status, len(errors), imported) == (2, 1, "[]")
+        assert words in errors[0]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "audit"])
+def test_so_is_what_an_evaluation_is_asked_for_over_the_recipe_of_a_run(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/model"}))
+    (tmp_path / "run/recipe.yaml").write_text(yaml.safe_dump(BASE | {"eval_rows": 5}))
+    for options, words in (
+        (["--set", "load_in_4bits=true"], "load_in_4bits: there is no such key, did you mean load_in_4bit?"),
+        (["--rows", "-2"], "eval_rows: -2 is out of range"),
+        (["--forget", "none.jsonl"], "forget_dataset: none.jsonl does not exist."),
+        (["--split", "news"], "split: it belongs to a benchmark"),
+    ):
+        status, errors, imported = run(tmp_path, command, "run", *options)
+        assert (status, len(errors), imported) == (2, 1, "[]")
+        assert words in errors[0]
+
+
+def test_keys_are_shown_without_torch(tmp_path):
+    status, _, imported = run(tmp_path, "keys", "optim")
+    assert (status, imported) == (0, "[]")
+
+
+def described(hint):
+    """A type by what it means to a recipe: an Enum is its values."""
+    if hint is ParallelismConfig:
+        return dict
+    if isinstance(hint, type) and typing.get_origin(hint) is None and issubclass(hint, Enum):
+        return hint.__name__, tuple(member.value for member in hint)
+    if typing.get_args(hint) and typing.get_origin(hint) is not typing.Literal:
+        return typing.get_origin(hint), tuple(described(part) for part in typing.get_args(hint))
+    return hint
+
+
+@pytest.mark.parametrize(("read", "imported"), [(recipe.Model, ModelArguments), (recipe.Training, UnlearnConfig)])
+def test_fields_read_from_source_are_those_of_the_imported_class(read, imported):
+    """Where this fails after an upgrade, `library.GIVEN` lacks a name, or `library` reads what is now written in another way."""
+    found, there = dataclasses.fields(read), dataclasses.fields(imported)
+    assert [field.name for field in found] == [field.name for field in there]
+    for field, other in zip(found, there, strict=True):
+        for part in ("default", "default_factory", "init"):
+            assert getattr(field, part) == getattr(other, part), field.name
+        assert {**field.metadata, "choices": list(field.metadata.get("choices", ()))} == {
+            **other.metadata,
+            "choices": list(other.metadata.get("choices", ())),
+        }
+    hints, others = typing.get_type_hints(read), typing.get_type_hints(imported)
+    assert {f.name: described(hints[f.name]) for f in found} == {f.name: described(others[f.name]) for f in found}
+
+
+@pytest.mark.parametrize(("read", "imported"), [(library.Model, ModelConfig), (library.Training, TrainingArguments)])
+def test_so_are_their_types_before_ours_come_on_top(read, imported):
+    hints, others = typing.get_type_hints(read), typing.get_type_hints(imported)
+    fields = [field.name for field in dataclasses.fields(imported)]
+    assert {name: described(hints[name]) for name in fields} == {name: described(others[name]) for name in fields}
+
+
+def test_a_source_that_cannot_be_read_is_said_and_imported(monkeypatch, caplog):
+    monkeypatch.setattr(library, "GIVEN", {})
+    assert library.declared("trl", "trainer.model_config", "ModelConfig") is ModelConfig
+    assert "could not be read from its source" in caplog.text
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):
+        library.declared("nowhere", "module", "Class")
+
+
+def parameters(function):
+    return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def test_names_known_without_torch_are_those_of_the_registries():
+    assert repr({name: parameters(loss.function) for name, loss in LOSSES.items()}) == repr(names.LOSSES)  # 1 is not 1.0
+    assert repr({name: parameters(function) for name, function in openunlearning.FORGET.items()}) == repr(names.OPENUNLEARNING)
+    assert tuple(name for name, loss in LOSSES.items() if loss.alternate) == names.ALTERNATE
+    assert (*COMBINERS, *QUANTISERS) == (*names.COMBINERS, *names.QUANTISERS)
+
+
+def test_what_a_recipe_is_checked_by_is_what_settings_are_checked_by():
+    assert UnlearnConfig.__bases__[0] is recipe.Training.__bases__[0] is knobs.Knobs
+    assert ModelArguments.__bases__[0] is recipe.Model.__bases__[0] is arguments.ModelKnobs
