@@ -1,13 +1,18 @@
 """AdapterTrainer: a `transformers.Trainer` of nested batches whose product is the student adapter alone, in what it saves, describes and uploads."""
 
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
-from transformers import Trainer, TrainerControl
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
 
-from peft_unlearn import adapters, deploy, methods
+from peft_unlearn import adapters, data, deploy, methods
 from peft_unlearn.deploy.card import PAPERS
 
 # What the model card shows of the settings, and of the adapter's configuration.
@@ -17,13 +22,47 @@ SHOWN_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_l
 
 
 class AdapterTrainer(Trainer):
-    """Saves, describes and uploads the student, and never the teacher, a checkpoint or the training arguments."""
+    """Batches pairs of rows; saves, describes and uploads the student, and never the teacher, a checkpoint or the training arguments."""
 
     _tag_names = ("peft-unlearn", "unlearning")
     _name = "Unlearn"
     _paper = PAPERS  # of each method: what it is, arXiv number
 
     control: TrainerControl
+
+    def __init__(self, pairs: data.Pairs, processing_class: PreTrainedTokenizerBase, **kwargs: Any):
+        super().__init__(
+            data_collator=data.Unpadded,
+            train_dataset=pairs,
+            eval_dataset=pairs,  # what `evaluate` scores is not this
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.collate = partial(data.collate, pad_token_id=data.padding_id(processing_class))
+        self._metrics: dict[str, list[Tensor]] = defaultdict(list)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
+        return data.PairSampler(self.train_dataset)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[data.Unpadded], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, dict[str, Any]]], dict[str, dict[str, Tensor]] | None]:
+        """The micro-batches of a step, on the host, and what is in them all."""
+        micro = [found.pairs for found in islice(epoch_iterator, num_batches)]
+        if not micro:
+            return [], None
+        if self.args.definitions == "peft-unlearn":  # theirs are means over each micro-batch, so that it matters what is in one
+            micro = data.by_length(micro)
+        batches = [self.collate(pairs) for pairs in micro]
+        empty, computed = map(sum, zip(*map(data.padding, batches), strict=True))
+        self._metrics["padding"].append(torch.tensor(empty / computed, dtype=torch.float64))
+        return batches, self._get_num_items_in_batch(batches, device)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> dict[str, dict[str, Tensor]]:
+        """Label tokens, sequences and micro-batches of each stream, over the whole accumulated batch and all processes."""
+        counts = torch.tensor([[[len(b["places"]), len(b["labels"]), 1] for b in streams.values()] for streams in batch_samples])
+        counts = self.accelerator.reduce(counts.sum(0).to(device), "sum")
+        return {s: dict(zip(("token", "sequence", "batch"), found, strict=True)) for s, found in zip(batch_samples[0], counts, strict=True)}
 
     def floating_point_ops(self, inputs: dict[str, dict[str, Tensor]]) -> int:
         return sum(super(AdapterTrainer, self).floating_point_ops(batch) for batch in inputs.values())

@@ -36,8 +36,8 @@ class Gradients:
         return views
 
     def gramian(self) -> Tensor:
-        """GG' in fp64, (m, m), on the CPU."""
-        return sum(c.double() @ c.double().T for c in self.matrix.split(CHUNK, dim=1)).cpu()
+        """GG' in fp64, (m, m)."""
+        return sum(c.double() @ c.double().T for c in self.matrix.split(CHUNK, dim=1))
 
     def combined(self, weights: Tensor) -> Tensor:
         """w'G in fp32, (n,), for fp64 weights of shape (m,).

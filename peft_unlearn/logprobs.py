@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peft_unlearn.head import Forward, Head, Readout, forward
@@ -55,7 +56,7 @@ def score(
     asked: Mapping[str, tuple[OfLogits, Scores | None]] | None = None,
     logps: bool = True,
 ) -> Scores:
-    """Forward `batch` (`input_ids`, `attention_mask`, `labels`, each (B, T + 1)) and score its labels.
+    """Forward `batch` (`input_ids`, `attention_mask`, `labels`, each (B, T + 1), padded on the right) and score its labels.
 
     Args:
         layer: keep the hidden states after so many layers (0: the embeddings).
@@ -66,16 +67,18 @@ def score(
     """
     targets = batch["labels"][:, 1:]
     mask = targets != IGNORE
-    labels = targets[mask]
+    places = batch["places"] if "places" in batch else label_places(batch["labels"])
+    labels = batch["labels"].flatten()[places + 1]
+    # Padding stands behind its row, where a causal model does not look; without a mask attention takes its fastest kernel.
     found = forward(
         model,
         input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
+        attention_mask=batch["attention_mask"] if dense else None,
         output_hidden_states=layer is not None or inner is not None,
     )
 
     def at_labels(states: Tensor) -> Tensor:
-        return states[:, :-1][mask]
+        return states.flatten(0, 1)[places]
 
     def over(values: Tensor) -> Tensor:
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
@@ -106,6 +109,11 @@ def score(
         inside,
         of_logits,
     )
+
+
+def label_places(labels: Tensor) -> Tensor:
+    """Where the next token is a label: (B, S) -> (N,) numbers of positions, row by row."""
+    return F.pad(labels[:, 1:] != IGNORE, (0, 1)).flatten().nonzero().squeeze(1)
 
 
 def by_chunks(asked: Sequence[tuple[OfLogits, Scores | Forward | None]], states: Tensor, head: Head, targets: Tensor) -> list[Tensor]:

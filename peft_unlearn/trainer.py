@@ -8,7 +8,6 @@ probes, the teacher follows.
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +127,7 @@ class UnlearnTrainer(AdapterTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=partial(data.collate, pad_token_id=data.padding_id(processing_class)),
-            train_dataset=pairs,
-            eval_dataset=pairs,  # what `evaluate` scores is `self.sets`
+            pairs=pairs,
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
@@ -162,9 +159,6 @@ class UnlearnTrainer(AdapterTrainer):
                 raise UserError(f"hidden_layer: the model has {depth} layers, write a number from 1 to {depth}.")
         self.add_callback(_AfterOptimizerStep(self))
         self._negated = False
-
-        # Metrics
-        self._metrics: dict[str, list[Tensor]] = defaultdict(list)
 
     # ------------------------------------------------------------------------------------------------------------------ the step
 
@@ -234,9 +228,9 @@ class UnlearnTrainer(AdapterTrainer):
             torch.distributed.all_reduce(matrix)  # in place: accelerate's own would hold G twice
         if self.resist is not None:
             self.resist.end(self.state.global_step % 2 == 1)
-        sums = self.accelerator.reduce(dict(self._sums), "sum")
         scale = 1.0 if scaler is None else scaler.get_scale()  # G is this many times too long (fp16 only)
-        gramian = self._gradients.gramian() / scale**2
+        gramian, sums = self._decisive()
+        gramian /= scale**2
         # A gradient that overflowed under a scaler goes on to `.grad`, for the scaler to skip the step; a loss that did will not recover.
         finite = bool(torch.isfinite(gramian).all())
         if not (finite or scaler is not None) or not all(torch.isfinite(value) for value in sums.values()):
@@ -247,7 +241,7 @@ class UnlearnTrainer(AdapterTrainer):
             )
         coefs = torch.tensor(self._coefs(), dtype=torch.float64)
         if self.landing is not None and self.args.combine == "ngdiff":
-            coefs[0] *= sums["distance"].cpu().sqrt()  # of length 1 it would never come to rest at its levels (docs/levels.md)
+            coefs[0] *= sums["distance"].sqrt()  # of length 1 it would never come to rest at its levels (docs/levels.md)
         weights = COMBINERS[self.args.combine](gramian, coefs)
         self._norm = (weights @ gramian @ weights).clamp_min(0).sqrt()
         self._clip = min(1.0, self.args.max_grad_norm / max(self._norm.item(), 1e-12)) if self.args.max_grad_norm else 1.0
@@ -261,6 +255,13 @@ class UnlearnTrainer(AdapterTrainer):
                 self.dual.update(sums["loss/retain"].item())
             self._record(sums, gramian, weights)
             self._remember()
+
+    def _decisive(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The Gram matrix and what the micro-batches summed up to, fp64, on the CPU: the one time in a step that the host waits for the device."""
+        gramian, sums = self._gradients.gramian(), self.accelerator.reduce(dict(self._sums), "sum")
+        found = torch.cat([gramian.flatten(), torch.stack([*sums.values()]).double()]).cpu()
+        objectives = len(gramian)
+        return found[: objectives**2].view(objectives, objectives), dict(zip(sums, found[objectives**2 :], strict=True))
 
     def _coefs(self) -> list[float]:
         """Of each objective; the retain loss under a bound has its multiplier."""
@@ -303,20 +304,6 @@ class UnlearnTrainer(AdapterTrainer):
 
         auto_lr.probe([p.data for p in self.student], self._start, self.optimizer.param_groups, self.lr_scheduler, retain_loss)
 
-    # ----------------------------------------------------------------------------------------------------------- data and counts
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
-        return data.PairSampler(self.train_dataset)
-
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> dict[str, dict[str, Tensor]]:
-        """Label tokens, sequences and micro-batches of each stream, over the whole accumulated batch and all processes."""
-        counts = torch.tensor(
-            [[[b["labels"][:, 1:].ne(-100).sum(), len(b["labels"]), 1] for b in streams.values()] for streams in batch_samples],
-            device=device,
-        ).sum(0)
-        counts = self.accelerator.reduce(counts, "sum")
-        return {s: dict(zip(("token", "sequence", "batch"), found, strict=True)) for s, found in zip(batch_samples[0], counts, strict=True)}
-
     # ------------------------------------------------------------------------------------------------------- running and logging
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -345,7 +332,7 @@ class UnlearnTrainer(AdapterTrainer):
         """Keep a step's losses, and the norms, weights and cosines of its gradients, for the next log line."""
         norms = gramian.diagonal().clamp_min(0).sqrt()
         for name, value in sums.items():
-            self._metrics[name].append(value.cpu())
+            self._metrics[name].append(value)
         for k, objective in enumerate(self.objectives):
             self._metrics[f"grad_norm/{objective.name}"].append(norms[k])
             self._metrics[f"weight/{objective.name}"].append(weights[k])

@@ -5,9 +5,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import skip_first_batches
 from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from peft_unlearn.data import Pairs, PairSampler, collate, collate_rows, forget_in_retain, padding_id
+from peft_unlearn.data import Pairs, PairSampler, by_length, collate, collate_rows, forget_in_retain, padding, padding_id
 from peft_unlearn.errors import UserError
 
 
@@ -145,3 +147,35 @@ def test_forget_rows_in_the_retain_set_are_named_whatever_their_spacing_and_form
 def test_sets_that_share_no_row_pass():
     forget, retain = (Dataset.from_list([{"question": "Who?", "answer": name}]) for name in ("Ann", "Bob"))
     forget_in_retain(forget, retain)
+
+
+row_lengths = st.lists(st.tuples(st.integers(2, 40), st.integers(2, 40)), min_size=1, max_size=24)
+
+
+@given(lengths=row_lengths, size=st.integers(1, 5))
+def test_rows_of_about_one_length_share_a_micro_batch_and_none_is_lost(lengths, size):
+    pairs = [{"forget": long(i, a), "retain": long(100 + i, b)} for i, (a, b) in enumerate(lengths)]
+    micro = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+    dealt = by_length(micro)
+    assert [len(batch) for batch in dealt] == [len(batch) for batch in micro]
+    for stream in ("forget", "retain"):
+        given_rows, rows = ([pair[stream] for batch in batches for pair in batch] for batches in (micro, dealt))
+        assert sorted(row["input_ids"][0] for row in rows) == sorted(row["input_ids"][0] for row in given_rows)
+        assert [len(row["input_ids"]) for row in rows] == sorted((len(row["input_ids"]) for row in rows), reverse=True)
+    before, after = (sum(padding(collate(batch, 0))[0] for batch in batches) for batches in (micro, dealt))
+    if len(pairs) % size == 0:  # else the last micro-batch is a small one, wherever it came
+        assert after <= before
+
+
+def long(i, length):
+    return {"input_ids": [i] * length, "labels": [i] * length}
+
+
+def test_padding_is_what_no_row_has():
+    batch = collate([{"forget": long(1, 3), "retain": long(2, 6)}, {"forget": long(3, 5), "retain": long(4, 6)}], 0)
+    assert padding(batch) == (2, 2 * 5 + 2 * 6)
+
+
+def test_places_are_the_positions_before_each_label():
+    rows = [{"input_ids": [5, 6, 7, 8], "labels": [-100, 6, -100, 8]}, {"input_ids": [5, 6], "labels": [5, 6]}]
+    assert collate_rows(rows, 0)["places"].tolist() == [0, 2, 4]

@@ -13,7 +13,7 @@ from test_trainer_equivalence import PREFERRED, flat
 from peft_unlearn import UnlearnConfig
 from peft_unlearn.data import collate_rows
 from peft_unlearn.errors import UserError
-from peft_unlearn.logprobs import Dense, score
+from peft_unlearn.logprobs import Dense, label_places, score
 from peft_unlearn.losses import LOSSES, Loss
 from peft_unlearn.losses.openunlearning import FORGET, PEER
 
@@ -43,8 +43,8 @@ def run(folder, method, definitions="openunlearning", padding=0, size=8, **chang
         torch.manual_seed(5)
         for p in trainer.student:
             p.data.add_(0.05 * torch.randn_like(p))
-    collator = trainer.data_collator
-    trainer.data_collator = lambda pairs: {stream: wider(batch, padding) for stream, batch in collator(pairs).items()}
+    collator = trainer.collate
+    trainer.collate = lambda pairs: {stream: wider(batch, padding) for stream, batch in collator(pairs).items()}
     trainer.start = copy.deepcopy(trainer.model)
     trainer.train()
     trainer.losses = trainer.state.log_history[0]
@@ -52,10 +52,12 @@ def run(folder, method, definitions="openunlearning", padding=0, size=8, **chang
 
 
 def wider(batch, padding):
-    return {
+    padded = {
         key: wider(value, padding) if key == "alternate" else F.pad(value, (0, padding), value=-100 if key == "labels" else 0)
         for key, value in batch.items()
+        if key != "places"
     }
+    return padded | {"places": label_places(padded["labels"])}
 
 
 def outputs(model, rows, padding=0):

@@ -1,12 +1,14 @@
 """Runs with a moving rate, under a gradient scaler and under autocast: the same steps, or none."""
 
 import math
+import traceback
 from dataclasses import replace
 
 import pytest
 import torch
 from test_trainer import Watch, build
 from test_trainer_equivalence import difference, flat, never_seen, plain, trained
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from peft_unlearn import adapters
@@ -141,3 +143,37 @@ def test_a_step_that_a_scaler_skips_moves_neither_multiplier_nor_landing(tmp_pat
     assert watch[1] == watch[0]
     assert [steps for _, steps in watch] == [1, 1, 2, 3]
     assert len({multiplier for multiplier, _ in watch}) == 3
+
+
+class HostReads(TorchDispatchMode):
+    """Operations at which a host waits for a GPU: a scalar that is read, and sizes that depend on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default)
+        if func in waits:
+            files = [frame.filename for frame in traceback.extract_stack()]
+            self.seen.append(next((name for name in reversed(files) if "transformers" in name or "peft_unlearn" in name), ""))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "ngdiff", "mollm", "dpo", "undial", "pdu", "rmu"])
+def test_nothing_of_ours_in_a_micro_batch_makes_the_host_wait_for_a_device(method, tmp_path):
+    trainer = build(tmp_path, method)
+    seen, step, combine = [], trainer.training_step, trainer._combine
+
+    def watched(model, inputs, items):
+        trainer._combine = lambda: None  # where the Gram matrix is read, once a step
+        with HostReads() as found:
+            loss = step(model, inputs, items)
+        combine()
+        seen.append([name for name in found.seen if "masking_utils" not in name])  # transformers looks whether rows are packed
+        return loss
+
+    trainer.training_step = watched
+    trainer.train()
+    assert seen
+    assert not any(seen), seen[0]

@@ -1,7 +1,7 @@
 """From files to batches: sources -> formats -> tokenising -> pairs -> collating. Nothing here needs a model but `write_retain_rows`."""
 
 from peft_unlearn.data.alternates import alternates
-from peft_unlearn.data.collating import collate, collate_rows, padding_id
+from peft_unlearn.data.collating import Unpadded, by_length, collate, collate_rows, padding, padding_id
 from peft_unlearn.data.overlap import forget_in_retain
 from peft_unlearn.data.pairs import Pairs, PairSampler
 from peft_unlearn.data.self_retain import write_retain_rows
@@ -12,11 +12,14 @@ __all__ = [
     "PairSampler",
     "Pairs",
     "Tokenized",
+    "Unpadded",
     "alternates",
+    "by_length",
     "collate",
     "collate_rows",
     "forget_in_retain",
     "load",
+    "padding",
     "padding_id",
     "tokenize",
     "write_retain_rows",

@@ -1,10 +1,21 @@
-"""Rows to padded batches."""
+"""Rows to padded batches: which share one, and what is padded."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
+
+from peft_unlearn.logprobs import IGNORE, label_places
+
+
+@dataclass(frozen=True)
+class Unpadded:
+    """Rows of a micro-batch, as `Pairs` gives them. No list, or accelerate would look for tensors among their tokens."""
+
+    pairs: list[dict[str, dict[str, Any]]]
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -17,6 +28,8 @@ def collate_rows(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, Any
 
     Rows may bring `levels` (0 on padding; fp32), and each an `alternate`, a row of its own, which become a batch within the batch.
 
+    `places` (N,) are the numbers, row by row, of the positions that predict a label: finding them on a GPU would make the host wait for it.
+
     Padding is told by a row's length, never by its token: where pad and EOS are the same token, real EOS keep their mask and their label.
     """
     ids = [torch.tensor(row["input_ids"]) for row in rows]
@@ -24,8 +37,9 @@ def collate_rows(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, Any
     batch: dict[str, Any] = {
         "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token_id),
         "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-        "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE),
     }
+    batch["places"] = label_places(batch["labels"])
     if "levels" in rows[0]:
         batch["levels"] = pad_sequence([torch.tensor(row["levels"]) for row in rows], batch_first=True)
     if "alternate" in rows[0]:
@@ -36,3 +50,21 @@ def collate_rows(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, Any
 def collate(pairs: list[dict[str, dict[str, Any]]], pad_token_id: int) -> dict[str, dict[str, Any]]:
     """A training batch {"forget": batch, "retain": batch} of what `Pairs` returns, with "holdout" where that is there."""
     return {stream: collate_rows([pair[stream] for pair in pairs], pad_token_id) for stream in pairs[0]}
+
+
+def by_length(micro: Sequence[Sequence[dict[str, dict[str, Any]]]]) -> list[list[dict[str, dict[str, Any]]]]:
+    """The rows of several micro-batches, in as many of the same sizes, so that in each stream rows of about one length stand together.
+
+    A step's gradient is a sum over its rows, so it is of no consequence which of them share a micro-batch.
+    """
+    pairs = [pair for batch in micro for pair in batch]
+    streams = {name: sorted((pair[name] for pair in pairs), key=lambda row: -len(row["input_ids"])) for name in pairs[0]}
+    dealt = iter([dict(zip(streams, rows, strict=True)) for rows in zip(*streams.values(), strict=True)])
+    return [[next(dealt) for _ in batch] for batch in micro]
+
+
+def padding(batch: dict[str, dict[str, Any]]) -> tuple[int, int]:
+    """Positions of a training batch on the host: those that are padding, and all."""
+    masks = [rows["attention_mask"] for rows in batch.values()]
+    computed = sum(mask.numel() for mask in masks)
+    return computed - int(sum(mask.sum() for mask in masks)), computed
