@@ -81,7 +81,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 # What `method: auto` stands for: with `stop_at` it ends where a never-seen model is in every world of docs/study.md, as no peer does at its
-# defaults, and keeps the retain set as useful as it was.
+# defaults, nor in two worlds of six at the best of a sweep, and keeps the retain set as useful as it was.
 AUTO = "mollm"
 FOUNDING = ("mean_teacher", "ngdiff", "mollm")
 
