@@ -64,6 +64,7 @@ def held(tensors):
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_weights_are_those_of_a_loaded_model(base, nested):
+    found = planning.measure(values(base, dtype="bfloat16", load_in_4bit=True, use_bnb_nested_quant=nested))
     how = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=nested, bnb_4bit_compute_dtype="bfloat16"
     )
@@ -71,7 +72,6 @@ def test_weights_are_those_of_a_loaded_model(base, nested):
     tensors = [*model.parameters(), *model.buffers()]
     for state in (p.quant_state for p in model.parameters() if isinstance(p, Params4bit)):
         tensors += [state.absmax, state.code] + ([state.offset, state.state2.absmax, state.state2.code] if nested else [])
-    found = planning.measure(values(base, dtype="bfloat16", load_in_4bit=True, use_bnb_nested_quant=nested))
     copies = [t.clone() for t in tensors]  # each alone: of a mapped file, all lie in one storage
     assert found.items["base weights"] == held(copies)
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import bitsandbytes.functional  # noqa: F401  defines its operations
 import torch
 import torch.nn.functional as F
+from bitsandbytes.functional import name2qmap
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def as_on_cuda() -> Iterator[None]:
     """Attention as CUDA does it; and who asks whether autocast is on hears that it is not, where torch refuses the question on the meta device."""
     enabled, dtype, autocast = torch.is_autocast_enabled, torch.get_autocast_dtype, torch.autocast
     with (
+        mock.patch.dict(name2qmap),  # a cache that would go on with tables from the meta device
         mock.patch.object(F, "scaled_dot_product_attention", _attention(F.scaled_dot_product_attention)),
         mock.patch.object(torch, "is_autocast_enabled", lambda *device: device != ("meta",) and enabled(*device)),
         mock.patch.object(torch, "get_autocast_dtype", lambda device: torch.float32 if device == "meta" else dtype(device)),
