@@ -4,7 +4,8 @@
     python benchmarks/harden.py table [--folder runs/harden]
 
 The founding methods as they land (`stop_at: never_seen`), without and with `inner_coef` and `resist`, peers at their defaults, and never-seen itself.
-Attacks are the audit's: `scale` at .5, and `relearning` in its long form, whose steps to 50 % are the worst of three learning rates.
+Attacks are the audit's: `scale` at .5, and `relearning` in its long form, whose steps to 50 % are the worst of three learning rates; the arms "for
+200 steps" go on for twice as many.
 """
 
 import json
@@ -28,11 +29,15 @@ for method in FOUNDING:
     ARMS[method] = {"method": method, "stop_at": "never_seen"}
     ARMS[f"{method}, inner and resist"] = ARMS[method] | HARDENED
 ARMS |= {f"mollm, {key}": ARMS["mollm"] | {key: value} for key, value in HARDENED.items()}
+STEPS, LONG = relearning.STEPS[True], 200  # of relearning
+ARMS |= {f"{name} for {LONG} steps": ARMS[name] | {"relearn": LONG} for name in ("mollm", "mollm, inner and resist")}
 ARMS |= {name: settings for name, settings in study.ARMS.items() if settings["method"] not in FOUNDING}
 
 
 def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
+    relearning.STEPS[True] = (*STEPS, settings["relearn"]) if "relearn" in settings else STEPS
+    settings = {key: value for key, value in settings.items() if key != "relearn"}
     tokenizer = AutoTokenizer.from_pretrained(where.memorised)
     twin = adapters.load_base(where.never_seen, quantization_config=where.quantization_config)
     before = adapters.load_base(where.memorised, quantization_config=where.quantization_config)
@@ -63,7 +68,7 @@ def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(runs: dict[str, Runs], worlds: list[int]) -> None:
-    last = relearning.STEPS[True]
+    last = (*STEPS, LONG)
     heads = ["world", "run", "steps", "log p", "Min-K AUC", "retain KL", "utility", "degenerate", "logit lens", "ES", "ES at scale .5"]
     heads += [*(f"relearnt, {n}" for n in last), "steps to 50 %"]
     print("| " + " | ".join(heads) + " |\n" + "| --- " * len(heads) + "|")
@@ -83,8 +88,10 @@ def table(runs: dict[str, Runs], worlds: list[int]) -> None:
                 ]
                 cells += [f"{retain['kl']:.4f}" if "kl" in retain else "", f"{retain['utility']:.3f}"]
                 cells += [f"{found['degenerate']:.2f}", f"{found['logit_lens']:.2f}", f"{forget['extraction_strength']:.3f}"]
-                cells += [f"{found['scale .5']:.3f}" if "scale .5" in found else "", *(f"{value:.3f}" for value in found["relearnt"])]
-                print("| " + " | ".join(map(str, [*cells, f"over {last[-1]}" if found["half"] is None else f"{found['half']:.0f}"])) + " |")
+                shown = [f"{value:.3f}" for value in found["relearnt"]]
+                half = f"over {last[len(shown) - 1]}" if found["half"] is None else f"{found['half']:.0f}"
+                cells += [f"{found['scale .5']:.3f}" if "scale .5" in found else "", *shown, *[""] * (len(last) - len(shown)), half]
+                print("| " + " | ".join(map(str, cells)) + " |")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, _set_adapter
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -145,16 +145,18 @@ def names_of(model: PeftModel, view_name: str) -> list[str]:
 
 def _activate(model: PeftModel, names: list[str]) -> None:
     tuner = model.base_model
-    if names:
-        tuner.set_adapter(names, inference_mode=True)
-    else:  # which PEFT refuses for a whole model as soon as it has modules to save
-        tuner.active_adapter = []
+    tuner.active_adapter = names
+    wrappers = []
     for module in tuner.modules():
-        if isinstance(module, AuxiliaryTrainingWrapper):
-            module.enable_adapters(bool(names))
-            module.requires_grad_(False)
-        elif not names and isinstance(module, BaseTunerLayer):
-            module.set_adapter([], inference_mode=True)
+        if isinstance(module, BaseTunerLayer):
+            module._active_adapter = names  # its set_adapter also goes through every requires_grad: 64 ms for 8B's layers (measured)
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            wrappers.append(module)
+    if names and wrappers:
+        _set_adapter(tuner.model, names, inference_mode=True)
+    for wrapper in wrappers:
+        wrapper.enable_adapters(bool(names))
+        wrapper.requires_grad_(False)
 
 
 @contextlib.contextmanager
@@ -176,6 +178,8 @@ def activated(model: PeftModel, names: list[str]) -> Iterator[PeftModel]:
     """
     active = list(model.base_model.active_adapters)
     trainable = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
     _activate(model, names)
     try:
         yield model

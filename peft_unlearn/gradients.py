@@ -19,6 +19,7 @@ class Gradients:
         sizes = [p.numel() for p in self.parameters]
         self.matrix = torch.zeros(objectives, sum(sizes), device=self.parameters[0].device)
         self._sizes = sizes
+        self._rows = [self.views(row) for row in self.matrix]
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """The (n,) tensor `flat` in the parameters' shapes."""
@@ -26,11 +27,13 @@ class Gradients:
 
     def into(self, objective: int) -> None:
         """Let the next backward pass add to row `objective`."""
-        self.set(self.matrix[objective])
+        self._set(self._rows[objective])
 
     def set(self, flat: Tensor) -> list[Tensor]:
         """Make the (n,) tensor `flat` the gradient of the parameters, and return its views."""
-        views = self.views(flat)
+        return self._set(self.views(flat))
+
+    def _set(self, views: list[Tensor]) -> list[Tensor]:
         for p, view in zip(self.parameters, views, strict=True):
             p.grad = view
         return views

@@ -53,7 +53,7 @@ def score(
     layer: int | None = None,
     dense: bool = False,
     inner: tuple[int, Readout] | None = None,
-    asked: Mapping[str, tuple[OfLogits, Scores | None]] | None = None,
+    asked: Mapping[str, tuple[OfLogits, Scores | Forward | None]] | None = None,
     logps: bool = True,
 ) -> Scores:
     """Forward `batch` (`input_ids`, `attention_mask`, `labels`, each (B, T + 1), padded on the right) and score its labels.
@@ -84,7 +84,7 @@ def score(
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
     states, layers = at_labels(found.states), found.output.hidden_states
-    wanted = ({"": (true_logps, None)} if logps else {}) | dict(asked or {})
+    wanted: dict[str, tuple[OfLogits, Scores | Forward | None]] = {**({"": (true_logps, None)} if logps else {}), **(asked or {})}
     of_logits = dict(zip(wanted, by_chunks(list(wanted.values()), states, found.head, labels), strict=True))
     hidden = None if layer is None else layers[layer]
     alternate = score(model, batch["alternate"], layer, dense, logps=logps) if "alternate" in batch else None

@@ -11,7 +11,7 @@ from peft_unlearn.config import UnlearnConfig
 from peft_unlearn.logprobs import Dense, OfLogits, Scores, from_anchor, matched, row_means
 from peft_unlearn.losses import LOSSES, Loss, hidden_distance, nll, odds, openunlearning
 
-Function = Callable[[Scores, Scores | None], Tensor]
+Function = Callable[[Scores, Any], Tensor]  # of the student's scores, and the anchor's
 Unit = Literal["token", "sequence", "batch"]
 
 

@@ -27,9 +27,11 @@ from peft_unlearn.dual import Dual
 from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation.lens import find_readout
 from peft_unlearn.gradients import Gradients
+from peft_unlearn.head import Forward, Readout
 from peft_unlearn.landing import Landing, Looks
-from peft_unlearn.logprobs import Readout, Scores, mean_nll, row_means, score
+from peft_unlearn.logprobs import Scores, mean_nll, row_means, score
 from peft_unlearn.losses import LOSSES
+from peft_unlearn.reference import References
 from peft_unlearn.resist import Resist
 from peft_unlearn.teacher import damp, follow
 
@@ -173,12 +175,14 @@ class UnlearnTrainer(AdapterTrainer):
             for stream, batch in inputs.items():
                 here = [(k, o) for k, o in enumerate(self.objectives) if o.stream == stream]
                 anchors = {
-                    name: self._anchor(name, batch, [o for _, o in here if o.anchor == name]) for name in {o.anchor for _, o in here}
+                    name: self._anchor(name, stream, batch, [o for _, o in here if o.anchor == name])
+                    for name in {o.anchor for _, o in here}
                 }
                 asked = {o.name: (o.of_logits, anchors[o.anchor]) for _, o in here if o.of_logits}
                 resist = self.resist if stream == "forget" else None
-                model.train()
-                with self._hardened(resist) if hard else contextlib.nullcontext():
+                if not self.model.training:
+                    model.train()
+                with self._hardened(resist) if hard else contextlib.nullcontext(), torch.set_grad_enabled(bool(here)):
                     scores = score(model, batch, self._layer, self._dense, self._inner() if stream == "forget" else None, asked)
                     if self.landing is not None and scores.levels is not None:
                         scores = scores._replace(levels=self.landing.aim(scores.levels, scores.logps.detach(), scores.mask))
@@ -213,10 +217,14 @@ class UnlearnTrainer(AdapterTrainer):
         return None if self._readout is None else (1 + self.state.global_step // 2 % (self._depth - 1), self._readout)
 
     @torch.no_grad()
-    def _anchor(self, name: str | None, batch: dict[str, Tensor], readers: list[objectives.Objective]) -> Scores | None:
+    def _anchor(self, name: str | None, stream: str, batch: dict[str, Any], readers: list[objectives.Objective]) -> Scores | Forward | None:
         """Scores of the teacher or the reference; before the student's forward, so that its backward sees the student's adapter."""
         if name is None:
             return None
+        if name == "reference" and stream != "forget" and all(o.of_logits for o in readers):
+            drawn = self.state.max_steps * self.args.train_batch_size * self.args.gradient_accumulation_steps
+            if (kept := self._references.at(stream, batch["rows"], drawn, self.args.device)) is not None:
+                return kept
         with adapters.view(self.model, name):
             self.model.eval()
             return score(self.model, batch, self._layer, self._dense, logps=any(o.anchor_logps for o in readers))
@@ -311,6 +319,7 @@ class UnlearnTrainer(AdapterTrainer):
         self.resist = Resist(self.student, adapters.lora_b(self.model).values(), self.args.resist) if self.args.resist else None
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))  # over micro-batches
         self._start = [p.detach().clone() for p in self.student]
+        self._references = References(self.model, self.sets, self.args.per_device_eval_batch_size)
         self._good_step = 0
         self._retain_batches: list[tuple[dict[str, Tensor], Tensor]] = []
         if self._negated:

@@ -55,9 +55,9 @@ def wider(batch, padding):
     padded = {
         key: wider(value, padding) if key == "alternate" else F.pad(value, (0, padding), value=-100 if key == "labels" else 0)
         for key, value in batch.items()
-        if key != "places"
+        if key not in ("places", "rows")
     }
-    return padded | {"places": label_places(padded["labels"])}
+    return {**batch, **padded, "places": label_places(padded["labels"])}
 
 
 def outputs(model, rows, padding=0):

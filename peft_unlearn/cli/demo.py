@@ -61,6 +61,8 @@ def main(options: argparse.Namespace) -> None:
                 "holdout_dataset": str(output / "data/never_used.jsonl"),
                 "never_seen_model_name_or_path": str(trained.never_seen),
                 "stop_at": "auto",
+                "inner_coef": 0.3,
+                "resist": 0.2,
                 "eval_rows": 0,
                 "per_device_eval_batch_size": 64,
                 "method": method,

@@ -22,7 +22,7 @@ class Pairs(TorchDataset):
     Each set runs through passes of its own, every pass in another order, so the larger set is seen as evenly as the smaller one. Because
     `pairs[n]` depends on (seed, n) alone, a resumed run draws what an uncut one would have drawn.
 
-    `len(pairs)` is the number of forget rows, an epoch; n may go past it.
+    A row has its `number` in its set besides. `len(pairs)` is the number of forget rows, an epoch; n may go past it.
     """
 
     def __init__(self, forget: Dataset, retain: Dataset, seed: int, holdout: Dataset | None = None):
@@ -37,7 +37,8 @@ class Pairs(TorchDataset):
 
     def _row(self, rows: Dataset, stream: int, n: int) -> dict[str, Any]:
         turn, place = divmod(n, len(rows))
-        return rows[int(_permutation(self.seed, stream, turn, len(rows))[place])]
+        number = int(_permutation(self.seed, stream, turn, len(rows))[place])
+        return {**rows[number], "number": number}
 
 
 class PairSampler(Sampler[int]):
