@@ -1,6 +1,7 @@
 """The step of the founding methods as one would write it by hand: no Trainer, no objectives, no Gram matrix, rows in lists.
 
-It has the trainer's mathematics at the methods' defaults, and its economies: logits by chunks of tokens, one forward for the objectives of a batch.
+It has the trainer's mathematics at the methods' defaults, and its economies: logits by chunks of tokens, one forward for the objectives of a batch,
+the base's states of a row once.
 """
 
 import math
@@ -57,6 +58,7 @@ class Loop:
         for mine, start in zip(self.params, trainer.student, strict=True):
             mine.data.copy_(start)
         self.teacher = [p.detach().clone() for p in self.params] if method == "mean_teacher" else []
+        self.kept: dict[tuple[int, ...], Tensor] = {}
         self.optimizer = torch.optim.AdamW(self.params, lr=self.lr, weight_decay=0.0)
         size = trainer.args.per_device_train_batch_size
         pairs = [trainer.train_dataset[n] for n in range(steps * size)]
@@ -118,9 +120,12 @@ class Loop:
 
     def anchor(self, ids: Tensor) -> Tensor:
         """The states of the teacher, whose weights take the student's place, or of the base."""
-        if self.method == "mollm":
-            with self.model.disable_adapter():
-                return self.states(ids)
+        if self.method == "mollm":  # the base never changes
+            rows = [tuple(row) for row in ids.tolist()]
+            if not all(row in self.kept for row in rows):
+                with self.model.disable_adapter():
+                    self.kept |= zip(rows, self.states(ids).chunk(len(rows)), strict=True)
+            return torch.cat([self.kept[row] for row in rows])
         own = [p.data for p in self.params]
         for p, other in zip(self.params, self.teacher, strict=True):
             p.data = other

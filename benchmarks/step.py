@@ -31,7 +31,7 @@ from peft_unlearn.methods import FOUNDING
 from speed import MODELS, Paced, build, counting, in_turns, machine, peak, row, shared, table, tokenizer, unlearning
 
 PERIOD = 10  # steps between two probes of AutoLR, and between two log lines
-PASSES = {"mean_teacher": "3 F 2 B", "ngdiff": "2.3 F 2 B", "mollm": "3 F 3 B"}
+PASSES = {"mean_teacher": "3 F 2 B", "ngdiff": "2.3 F 2 B", "mollm": "2 F 3 B"}  # the reference's once for all
 HEADER = ("what", "passes", "ms", "beside", "passes", "ms", "ratio", "from", "to", "bar")
 
 
