@@ -55,6 +55,7 @@ def score(
     inner: tuple[int, Readout] | None = None,
     asked: Mapping[str, tuple[OfLogits, Scores | Forward | None]] | None = None,
     logps: bool = True,
+    trained: bool = True,
 ) -> Scores:
     """Forward `batch` (`input_ids`, `attention_mask`, `labels`, each (B, T + 1), padded on the right) and score its labels.
 
@@ -64,6 +65,7 @@ def score(
         inner: also read the labels' log-probabilities off the hidden states after so many layers, with the final norm and head.
         asked: what else is to be made of each label's logits, and the scores of the anchor that it reads, if any.
         logps: whether log-probabilities are wanted, or hidden states alone.
+        trained: whether log-probabilities are to have gradients, or only values.
     """
     targets = batch["labels"][:, 1:]
     mask = targets != IGNORE
@@ -84,7 +86,10 @@ def score(
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
     states, layers = at_labels(found.states), found.output.hidden_states
-    wanted: dict[str, tuple[OfLogits, Scores | Forward | None]] = {**({"": (true_logps, None)} if logps else {}), **(asked or {})}
+    wanted: dict[str, tuple[OfLogits, Scores | Forward | None]] = {
+        **({"": (true_logps if trained else _fixed_logps, None)} if logps else {}),
+        **(asked or {}),
+    }
     of_logits = dict(zip(wanted, by_chunks(list(wanted.values()), states, found.head, labels), strict=True))
     hidden = None if layer is None else layers[layer]
     alternate = score(model, batch["alternate"], layer, dense, logps=logps) if "alternate" in batch else None
@@ -132,15 +137,15 @@ def by_chunks(asked: Sequence[tuple[OfLogits, Scores | Forward | None]], states:
             theirs = {key: anchor.head.logits(anchor.states[chunk]) for key, anchor in anchors.items()}
         for k, (function, anchor) in enumerate(asked):
             value = function(logits, targets[chunk], theirs.get(id(anchor)))
-            if differentiable:
+            if differentiable and value.requires_grad:
                 slopes[k].append(_slope(value, h))
                 value = value.detach()
             values[k].append(value)
     found = [torch.cat(parts) for parts in values]
-    if not differentiable:
+    if not any(slopes):
         return found
     still = (states - states.detach()).float()  # zeros with a gradient
-    return [value + (torch.cat(parts) * still).sum(-1) for value, parts in zip(found, slopes, strict=True)]
+    return [value + (torch.cat(parts) * still).sum(-1) if parts else value for value, parts in zip(found, slopes, strict=True)]
 
 
 def _slope(values: Tensor, states: Tensor) -> Tensor:
@@ -153,6 +158,10 @@ def _slope(values: Tensor, states: Tensor) -> Tensor:
 def true_logps(logits: Tensor, targets: Tensor, anchor: Tensor | None = None) -> Tensor:
     """Log-probability of each true token: (N, V), (N,) -> (N,)."""
     return logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+def _fixed_logps(logits: Tensor, targets: Tensor, anchor: Tensor | None = None) -> Tensor:
+    return true_logps(logits.detach(), targets)
 
 
 def kl(logits: Tensor, anchor: Tensor) -> Tensor:

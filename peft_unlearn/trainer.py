@@ -183,7 +183,9 @@ class UnlearnTrainer(AdapterTrainer):
                 if not self.model.training:
                     model.train()
                 with self._hardened(resist) if hard else contextlib.nullcontext(), torch.set_grad_enabled(bool(here)):
-                    scores = score(model, batch, self._layer, self._dense, self._inner() if stream == "forget" else None, asked)
+                    inner = self._inner() if stream == "forget" else None
+                    trained = stream == "forget" or any(o.of_logits is None for _, o in here)
+                    scores = score(model, batch, self._layer, self._dense, inner, asked, trained=trained)
                     if self.landing is not None and scores.levels is not None:
                         scores = scores._replace(levels=self.landing.aim(scores.levels, scores.logps.detach(), scores.mask))
                         self._sums["distance"] += objectives.distance(scores, self._scale) / num_items_in_batch[stream]["token"]

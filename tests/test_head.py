@@ -217,3 +217,14 @@ def test_small_gradients_do_not_vanish_where_the_head_computes_in_fp16():
         (slope,) = torch.autograd.grad(scores.of_logits["kl"].sum() * 2**10, m.model.embed_tokens.weight)
         found.append(slope.float())
     assert F.cosine_similarity(found[0].flatten(), found[1].flatten(), dim=0) > 0.9
+
+
+def test_log_probabilities_that_nobody_trains_have_values_and_no_gradient():
+    model, b = made("llama").requires_grad_(False), batch()
+    model.model.norm.weight.requires_grad_(True)
+    with torch.no_grad():
+        anchor = score(model, b)
+    found = score(model, b, asked={"kl": (ASKED["kl"], anchor)}, trained=False)
+    assert torch.equal(found.logps, anchor.logps)
+    assert not found.logps.requires_grad
+    assert found.of_logits["kl"].requires_grad
