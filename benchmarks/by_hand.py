@@ -78,7 +78,8 @@ class Loop:
         direction = (clip * direction).float()
         for p, piece in zip(self.params, direction.split([p.numel() for p in self.params]), strict=True):
             p.grad = piece.view_as(p)
-        probed = self.method == "ngdiff" and (self.number % PROBES == 0 or not self.calibrated)
+        early = not self.calibrated and self.number < 10
+        probed = self.method == "ngdiff" and (self.number % PROBES == 0 or early)
         before = [p.detach().clone() for p in self.params] if probed else []
         self.optimizer.step()
         if probed:

@@ -65,6 +65,13 @@ class AdapterTrainer(Trainer):
         counts = self.accelerator.reduce(counts.sum(0).to(device), "sum")
         return {s: dict(zip(("token", "sequence", "batch"), found, strict=True)) for s, found in zip(batch_samples[0], counts, strict=True)}
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add to a training line the means, over the steps since the last one, of what `_metrics` kept."""
+        if "loss" in logs:
+            logs = logs | {name: torch.stack(values).mean().item() for name, values in self._metrics.items()}
+            self._metrics.clear()
+        super().log(logs, start_time)
+
     def floating_point_ops(self, inputs: dict[str, dict[str, Tensor]]) -> int:
         """6 a parameter and token, as transformers has it, which would count the parameters anew for every batch (15 ms of 8B's; measured)."""
         if self._parameters is None:

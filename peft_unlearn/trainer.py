@@ -161,6 +161,9 @@ class UnlearnTrainer(AdapterTrainer):
                 raise UserError(f"hidden_layer: the model has {depth} layers, write a number from 1 to {depth}.")
         self.add_callback(_AfterOptimizerStep(self))
         self._negated = False
+        # A step's own retain loss serves AutoLR, unless the step is taken with dropout or on other weights.
+        dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+        self._known = self.auto_lr is not None and not dropout and args.survive == "none"
 
     # ------------------------------------------------------------------------------------------------------------------ the step
 
@@ -198,8 +201,10 @@ class UnlearnTrainer(AdapterTrainer):
                     if resist is not None and not hard:
                         resist.gradient.into(0)
                         self.accelerator.backward(-scores.logps.sum() / num_items_in_batch[stream]["token"])
-                rows = row_means(scores.logps.detach(), scores.mask)
-                sequences = num_items_in_batch[stream]["sequence"]
+                logps, sequences = scores.logps.detach(), num_items_in_batch[stream]["sequence"]
+                if stream == "retain" and self._known:
+                    self._sums["nll"] = self._sums["nll"] - logps.double().sum() / num_items_in_batch[stream]["token"]
+                rows = row_means(logps, scores.mask)
                 self._sums[f"p/{stream}"] += rows.exp().sum() / sequences
                 self._sums[f"logp/{stream}"] += rows.sum() / sequences
         self._retain_batches.append((inputs["retain"], num_items_in_batch["retain"]["token"]))
@@ -241,6 +246,7 @@ class UnlearnTrainer(AdapterTrainer):
         scale = 1.0 if scaler is None else scaler.get_scale()  # G is this many times too long (fp16 only)
         gramian, sums = self._decisive()
         gramian /= scale**2
+        self._here = float(sums.pop("nll")) if "nll" in sums else None
         # A gradient that overflowed under a scaler goes on to `.grad`, for the scaler to skip the step; a loss that did will not recover.
         finite = bool(torch.isfinite(gramian).all())
         if not (finite or scaler is not None) or not all(torch.isfinite(value) for value in sums.values()):
@@ -312,7 +318,8 @@ class UnlearnTrainer(AdapterTrainer):
             loss = sum(mean_nll(self.model, [batch])[0] / tokens for batch, tokens in retain_batches)
             return self.accelerator.reduce(loss, "sum").item()
 
-        auto_lr.probe([p.data for p in self.student], self._start, self.optimizer.param_groups, self.lr_scheduler, retain_loss)
+        parameters = [p.data for p in self.student]
+        auto_lr.probe(parameters, self._start, self.optimizer.param_groups, self.lr_scheduler, retain_loss, self._here)
 
     # ------------------------------------------------------------------------------------------------------- running and logging
 
@@ -349,13 +356,6 @@ class UnlearnTrainer(AdapterTrainer):
             self._metrics[f"weight/{objective.name}"].append(weights[k])
             if k > 0:
                 self._metrics[f"cosine/forget_{objective.name}"].append(gramian[0, k] / (norms[0] * norms[k]).clamp_min(1e-30))
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add to a training line the means, over the steps since the last one, of what `_record` kept."""
-        if "loss" in logs:
-            logs = logs | {name: torch.stack(values).mean().item() for name, values in self._metrics.items()}
-            self._metrics.clear()
-        super().log(logs, start_time)
 
     def evaluate(
         self, eval_dataset: dict[str, Dataset] | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

@@ -243,7 +243,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         before = [p.detach().clone() for p in params]
         optimizer.step()
         with torch.no_grad():
-            if args.auto_lr and (step % args.auto_lr_steps == 0 or not calibrated):
+            if args.auto_lr and (step % args.auto_lr_steps == 0 or (not calibrated and step < 10)):
                 moved = [(p - w) / scheduled for p, w in zip(params, before, strict=True)]
 
                 def at(x, before=before, moved=moved, retain=retain):

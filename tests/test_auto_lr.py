@@ -103,4 +103,19 @@ def test_many_probes_cannot_carry_the_rate_away():
 
 def test_probes_every_tenth_step_once_calibrated():
     assert [step for step in range(25) if AutoLR(1.0, 10, calibrated=1e-3).due(step)] == [0, 10, 20]
-    assert all(AutoLR(1.0, 10).due(step) for step in range(25))
+    assert [step for step in range(25) if AutoLR(1.0, 10).due(step)] == [*range(10), 10, 20]
+
+
+def test_a_loss_that_is_known_is_not_asked_for():
+    asked = []
+
+    def loss_at(x):
+        asked.append(x)
+        return (x - 0.8) ** 2 + 1
+
+    for calibrated in (0.0, 1e-3):
+        known, unknown = AutoLR(1.0, 10, calibrated), AutoLR(1.0, 10, calibrated)
+        found = known.update(1e-3, loss_at, loss_at(0.0))
+        assert 0.0 not in asked[1:]
+        assert found == unknown.update(1e-3, loss_at)
+        asked.clear()
