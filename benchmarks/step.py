@@ -86,8 +86,9 @@ def steps(options: argparse.Namespace) -> None:
         in_turns(runs, PERIOD, device)
         there, here = (torch.cat([p.detach().flatten() for p in side]) for side in (trainer.student, loop.params))
         apart[method] = f"{method} {((here - there).norm() / (there - start).norm()).item():.0e}"
-        if trainer.auto_lr is not None and not trainer.auto_lr.calibrated:
-            apart[method] += " (AutoLR found no first rate: it probes every step)"
+        if trainer.auto_lr is not None and not trainer.auto_lr.calibrated:  # random weights: there may be no minimum to find
+            trainer.auto_lr.calibrated = loop.calibrated = trainer.args.learning_rate
+            apart[method] += " (AutoLR found no first rate, and is told one)"
         seconds = in_turns(runs, options.periods * PERIOD, device)
         for name, bar in (("a loop by hand", "1.05"), ("SFTTrainer, the same tokens", "1.35"), ("without AutoLR", "1.05")):
             if name in runs:

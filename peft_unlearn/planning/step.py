@@ -156,9 +156,11 @@ def _micro_batch(run: Run, stream: str, hard: bool) -> None:
             anchors[name] = score(model, batch, run.layer, dense, logps=any(o.anchor_logps for _, o in here if o.anchor == name))
     asked = {o.name: (o.of_logits, anchors[o.anchor]) for _, o in here if o.of_logits}
     model.train()
-    with _hardened(run, resist) if hard else contextlib.nullcontext():
+    with _hardened(run, resist) if hard else contextlib.nullcontext(), torch.set_grad_enabled(bool(here)):
         with run.ledger.phase(f"{phase}: forward", "loss"):
-            scores = score(model, batch, run.layer, dense, run.inner if stream == "forget" else None, asked)
+            inner = run.inner if stream == "forget" else None
+            trained = stream == "forget" or any(o.of_logits is None for _, o in here)
+            scores = score(model, batch, run.layer, dense, inner, asked, trained=trained)
         for k, objective in here:
             with run.ledger.phase(f"{phase}: loss {objective.name}", "loss"):
                 loss = objective.function(scores, anchors[objective.anchor])
