@@ -161,9 +161,8 @@ class UnlearnTrainer(AdapterTrainer):
                 raise UserError(f"hidden_layer: the model has {depth} layers, write a number from 1 to {depth}.")
         self.add_callback(_AfterOptimizerStep(self))
         self._negated = False
-        # A step's own retain loss serves AutoLR, unless the step is taken with dropout or on other weights.
         dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-        self._known = self.auto_lr is not None and not dropout and args.survive == "none"
+        self._known = self.auto_lr is not None and not dropout and args.survive == "none"  # the step's own retain loss serves AutoLR
 
     # ------------------------------------------------------------------------------------------------------------------ the step
 
@@ -187,7 +186,7 @@ class UnlearnTrainer(AdapterTrainer):
                     model.train()
                 with self._hardened(resist) if hard else contextlib.nullcontext(), torch.set_grad_enabled(bool(here)):
                     inner = self._inner() if stream == "forget" else None
-                    trained = stream == "forget" or any(o.of_logits is None for _, o in here)
+                    trained = stream == "forget" or not all(o.of_logits for _, o in here)
                     scores = score(model, batch, self._layer, self._dense, inner, asked, trained=trained)
                     if self.landing is not None and scores.levels is not None:
                         scores = scores._replace(levels=self.landing.aim(scores.levels, scores.logps.detach(), scores.mask))
@@ -201,9 +200,9 @@ class UnlearnTrainer(AdapterTrainer):
                     if resist is not None and not hard:
                         resist.gradient.into(0)
                         self.accelerator.backward(-scores.logps.sum() / num_items_in_batch[stream]["token"])
-                logps, sequences = scores.logps.detach(), num_items_in_batch[stream]["sequence"]
+                logps, sequences, tokens = scores.logps.detach(), *(num_items_in_batch[stream][unit] for unit in ("sequence", "token"))
                 if stream == "retain" and self._known:
-                    self._sums["nll"] = self._sums["nll"] - logps.double().sum() / num_items_in_batch[stream]["token"]
+                    self._sums["nll"] = self._sums["nll"] - logps.double().sum() / tokens
                 rows = row_means(logps, scores.mask)
                 self._sums[f"p/{stream}"] += rows.exp().sum() / sequences
                 self._sums[f"logp/{stream}"] += rows.sum() / sequences
@@ -329,8 +328,9 @@ class UnlearnTrainer(AdapterTrainer):
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))  # over micro-batches
         self._start = [p.detach().clone() for p in self.student]
         self._references = References(self.model, self.sets, self.args.per_device_eval_batch_size)
-        self._good_step = 0
+        self._good_step, self._here = 0, None
         self._retain_batches: list[tuple[dict[str, Tensor], Tensor]] = []
+        self.model.train()  # all of it: a base comes in eval mode, in which it would pass over gradient checkpointing
         if self._negated:
             self._negate()
         try:

@@ -1,6 +1,7 @@
 """What a run guarantees besides its mathematics: what moves, what is kept, what is refused."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -312,3 +313,20 @@ def test_learning_rate_left_out_goes_by_the_size_of_the_base(tmp_path):
     assert [methods.learning_rate(n) for n in (260_032, 1_000_000)] == [1e-3, 1e-3]
     assert methods.learning_rate(1_240_000_000) == pytest.approx(1.7e-4, rel=0.03)
     assert methods.learning_rate(8_030_000_000) == pytest.approx(1.06e-4, rel=0.01)
+
+
+@pytest.mark.parametrize("method", ["ngdiff", "mean_teacher", "mollm"])
+def test_a_step_is_taken_in_train_mode_whatever_mode_the_model_came_in(method, tmp_path):
+    trainer = build(tmp_path, method, gradient_checkpointing=True)
+    trainer.model.get_base_model().eval()  # as from_pretrained leaves it, under a wrapper that is in train mode
+    assert trainer.model.training
+    modes, objective = [], trainer.objectives[0]
+
+    def watched(scores, anchor):
+        modes.append({module.training for module in trainer.model.modules()})
+        return objective.function(scores, anchor)
+
+    trainer.objectives[0] = replace(objective, function=watched)
+    trainer.train()
+    assert modes
+    assert all(mode == {True} for mode in modes)
