@@ -30,7 +30,7 @@ def world(tmp_path_factory):
         vocab_size=64,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=1,
+        num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=64,
         bos_token_id=1,
