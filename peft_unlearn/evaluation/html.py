@@ -48,6 +48,7 @@ VERDICTS = {
     None: "The numbers do not support any of the words.",
 }
 
+REASONS = 8  # of a verdict that are shown at once
 SHOWN = 12  # rows whose share of text that can be drawn out is shown
 
 STYLE = """
@@ -129,10 +130,22 @@ def _head(report: Mapping[str, Any]) -> str:
     return (
         f"<header><h1>Unlearning report</h1><p>{' · '.join(lines)}</p></header>"
         f'<section class="verdict {colour}" aria-label="verdict"><strong>{word or "NO VERDICT"}</strong><p>{VERDICTS[word]}</p>'
-        f"<ul>{''.join(f'<li>{escape(reason[:1].upper() + reason[1:])}</li>' for reason in judged['reasons'])}</ul>"
+        f"{_reasons(judged['reasons'])}"
         f"<details><summary>The lines that decide, in the order of words</summary><table><thead><tr><th>line</th><th>meaning</th></tr></thead>"
         f"<tbody>{thresholds}</tbody></table></details></section>"
     )
+
+
+def _reasons(reasons: Sequence[str]) -> str:
+    """A list of the reasons. An audit gives some forty: what was not told stands with the first, and the other lines come on a click."""
+
+    def items(chosen: Sequence[str]) -> str:
+        return f"<ul>{''.join(f'<li>{escape(reason[:1].upper() + reason[1:])}</li>' for reason in chosen)}</ul>"
+
+    shown = [reason for i, reason in enumerate(reasons) if i < REASONS or "(at " not in reason]
+    further = [reason for reason in reasons if reason not in shown]
+    more = f"<details><summary>{len(further)} further lines</summary>{items(further)}</details>" if further else ""
+    return items(shown) + more
 
 
 def _tables(report: Mapping[str, Any]) -> Iterator[str]:
