@@ -51,8 +51,7 @@ def forward(model: nn.Module, **inputs: Any) -> Forward:
     body = causal.get_decoder() if isinstance(causal, PreTrainedModel) else None
     seen: list[tuple[Any, tuple[bool, torch.dtype]]] = []
     if body is None or body is causal or _head_is_trained(causal, body):
-        output = model(**inputs, use_cache=False)
-        return Forward(output.logits, Head(Tensor.float, output.logits.shape[-1], trained=True), output)
+        return _whole(model, inputs)
     device = inputs["input_ids"].device.type
     hook = body.register_forward_hook(
         lambda _module, _inputs, output: seen.append((output, (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))))
@@ -61,6 +60,8 @@ def forward(model: nn.Module, **inputs: Any) -> Forward:
         output = model(**inputs, use_cache=False, logits_to_keep=1)
     finally:
         hook.remove()
+    if not seen:  # what transformers takes for the body is not what the model runs
+        return _whole(model, inputs)
     (given, (autocast, dtype)) = seen[-1]
 
     def logits(states: Tensor) -> Tensor:
@@ -70,6 +71,11 @@ def forward(model: nn.Module, **inputs: Any) -> Forward:
             return causal(input_ids=ids, use_cache=False).logits[0].float()
 
     return Forward(given[0], Head(logits, output.logits.shape[-1]), output)
+
+
+def _whole(model: nn.Module, inputs: dict[str, Any]) -> Forward:
+    output = model(**inputs, use_cache=False)
+    return Forward(output.logits, Head(Tensor.float, output.logits.shape[-1], trained=True), output)
 
 
 def _causal(model: nn.Module) -> nn.Module:

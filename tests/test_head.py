@@ -228,3 +228,9 @@ def test_log_probabilities_that_nobody_trains_have_values_and_no_gradient():
     assert torch.equal(found.logps, anchor.logps)
     assert not found.logps.requires_grad
     assert found.of_logits["kl"].requires_grad
+
+
+def test_a_model_whose_body_is_not_found_gives_whole_logits(monkeypatch):
+    model, b = made("llama").requires_grad_(False), batch()
+    monkeypatch.setattr(model, "get_decoder", lambda: torch.nn.Identity())
+    assert torch.allclose(score(model, b).logps[score(model, b).mask], -F.cross_entropy(*whole(model, b), reduction="none"), atol=1e-5)
