@@ -5,9 +5,7 @@ Gram matrix GG' decides the objectives' weights, w'G is clipped and damped and b
 probes, the teacher follows.
 """
 
-import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +20,15 @@ from peft_unlearn.adapter_trainer import AdapterTrainer
 from peft_unlearn.auto_lr import AutoLR
 from peft_unlearn.combine import COMBINERS
 from peft_unlearn.config import UnlearnConfig
-from peft_unlearn.deployed import deployed
 from peft_unlearn.dual import Dual
 from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation.lens import find_readout
 from peft_unlearn.gradients import Gradients
-from peft_unlearn.head import Forward, Readout
+from peft_unlearn.head import Forward
 from peft_unlearn.landing import Landing, Looks
-from peft_unlearn.logprobs import Scores, mean_nll, row_means, score
+from peft_unlearn.logprobs import mean_nll, row_means
 from peft_unlearn.losses import LOSSES
+from peft_unlearn.passes import Passes
 from peft_unlearn.reference import References
 from peft_unlearn.resist import Resist
 from peft_unlearn.teacher import damp, follow
@@ -149,12 +147,11 @@ class UnlearnTrainer(AdapterTrainer):
             with adapters.view(model, "reference"):
                 self.landing = Landing(sample, self.looks.retained(), holdout_level)
                 self.landing.follow(self.looks.beside())
-        self._dense = args.definitions == "openunlearning"
-        self._layer = None
-        self._depth = depth = model.config.get_text_config().num_hidden_layers
+        depth = model.config.get_text_config().num_hidden_layers
         self._readout = find_readout(model.get_base_model()) if args.inner_coef else None
         if args.inner_coef and (self._readout is None or depth == 1):
             raise UserError("inner_coef: the model has no inner layer, or no final norm and head that were found; leave the key out.")
+        self._layer = None
         if LOSSES[args.forget_loss].hidden or args.retain_loss == "hidden":
             self._layer = args.hidden_layer or max(1, depth // 4)
             if self._layer > depth:
@@ -171,69 +168,31 @@ class UnlearnTrainer(AdapterTrainer):
     ) -> Tensor:
         """One micro-batch: add each objective's gradient to its row of G; with the last one of a step, combine."""
         inputs = self._prepare_inputs(inputs)
-        hard = self.state.global_step % 2 == 1  # every second step is taken under what the adapter is to bear
-        total, coefs = torch.zeros((), device=self.args.device), self._coefs()
+        total, coefs = torch.zeros((), device=self.args.device), dict(zip((o.name for o in self.objectives), self._coefs(), strict=True))
         with self.accelerator.no_sync(model):  # DDP must not average an objective's gradient on its own
             for stream, batch in inputs.items():
-                here = [(k, o) for k, o in enumerate(self.objectives) if o.stream == stream]
-                anchors = {
-                    name: self._anchor(name, stream, batch, [o for _, o in here if o.anchor == name])
-                    for name in {o.anchor for _, o in here}
-                }
-                asked = {o.name: (o.of_logits, anchors[o.anchor]) for _, o in here if o.of_logits}
-                resist = self.resist if stream == "forget" else None
-                if not self.model.training:
-                    model.train()
-                with self._hardened(resist) if hard else contextlib.nullcontext(), torch.set_grad_enabled(bool(here)):
-                    inner = self._inner() if stream == "forget" else None
-                    trained = stream == "forget" or not all(o.of_logits for _, o in here)
-                    scores = score(model, batch, self._layer, self._dense, inner, asked, trained=trained)
-                    if self.landing is not None and scores.levels is not None:
-                        scores = scores._replace(levels=self.landing.aim(scores.levels, scores.logps.detach(), scores.mask))
-                        self._sums["distance"] += objectives.distance(scores, self._scale) / num_items_in_batch[stream]["token"]
-                    for k, objective in here:
-                        loss = objective.function(scores, anchors[objective.anchor]) / num_items_in_batch[stream][objective.per]
-                        self._gradients.into(k)
-                        self.accelerator.backward(loss, retain_graph=k != here[-1][0] or (resist is not None and not hard))
-                        self._sums[f"loss/{objective.name}"] += loss.detach()
-                        total += coefs[k] * loss.detach()
-                    if resist is not None and not hard:
-                        resist.gradient.into(0)
-                        self.accelerator.backward(-scores.logps.sum() / num_items_in_batch[stream]["token"])
-                logps, sequences, tokens = scores.logps.detach(), *(num_items_in_batch[stream][unit] for unit in ("sequence", "token"))
+                counts = num_items_in_batch[stream]
+                scores, losses = self._passes.run(model, self.state.global_step, stream, batch, counts)
+                for name, loss in losses.items():
+                    self._sums[f"loss/{name}"] += loss
+                    total += coefs[name] * loss
+                logps = scores.logps.detach()
+                if self.landing is not None and scores.levels is not None:
+                    self._sums["distance"] += objectives.distance(scores, self._scale) / counts["token"]
                 if stream == "retain" and self._known:
-                    self._sums["nll"] = self._sums["nll"] - logps.double().sum() / tokens
+                    self._sums["nll"] = self._sums["nll"] - logps.double().sum() / counts["token"]
                 rows = row_means(logps, scores.mask)
-                self._sums[f"p/{stream}"] += rows.exp().sum() / sequences
-                self._sums[f"logp/{stream}"] += rows.sum() / sequences
+                self._sums[f"p/{stream}"] += rows.exp().sum() / counts["sequence"]
+                self._sums[f"logp/{stream}"] += rows.sum() / counts["sequence"]
         self._retain_batches.append((inputs["retain"], num_items_in_batch["retain"]["token"]))
         if self.accelerator.sync_gradients:
             self._combine()
         return total * self.accelerator.num_processes  # what is logged is the mean over processes
 
-    @contextlib.contextmanager
-    def _hardened(self, resist: Resist | None) -> Iterator[None]:
-        """The adapter merged and quantised, where it is to survive that, and relearnt by a step, where it is to resist that."""
-        shipped = contextlib.nullcontext() if self.args.survive == "none" else deployed(self.model, self.args.survive)
-        with shipped, contextlib.nullcontext() if resist is None else resist.relearnt():
-            yield
-
-    def _inner(self) -> tuple[int, Readout] | None:
-        """The inner layer whose turn it is, two steps each: an easy and a hard one."""
-        return None if self._readout is None else (1 + self.state.global_step // 2 % (self._depth - 1), self._readout)
-
-    @torch.no_grad()
-    def _anchor(self, name: str | None, stream: str, batch: dict[str, Any], readers: list[objectives.Objective]) -> Scores | Forward | None:
-        """Scores of the teacher or the reference; before the student's forward, so that its backward sees the student's adapter."""
-        if name is None:
-            return None
-        if name == "reference" and stream != "forget" and all(o.of_logits for o in readers):
-            drawn = self.state.max_steps * self.args.train_batch_size * self.args.gradient_accumulation_steps
-            if (kept := self._references.at(stream, batch["rows"], drawn, self.args.device)) is not None:
-                return kept
-        with adapters.view(self.model, name):
-            self.model.eval()
-            return score(self.model, batch, self._layer, self._dense, logps=any(o.anchor_logps for o in readers))
+    def _kept(self, stream: str, batch: dict[str, Any]) -> Forward | None:
+        """The reference's states of these rows, where it pays to keep them."""
+        drawn = self.state.max_steps * self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return self._references.at(stream, batch["rows"], drawn, self.args.device)
 
     def _combine(self) -> None:
         """G -> weights -> clipped, damped `.grad`. The clipping coefficient also scales damping and teacher [mean teacher]."""
@@ -325,6 +284,18 @@ class UnlearnTrainer(AdapterTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._gradients = Gradients(self.student, len(self.objectives))
         self.resist = Resist(self.student, adapters.lora_b(self.model).values(), self.args.resist) if self.args.resist else None
+        self._passes = Passes(
+            model=self.model,
+            args=self.args,
+            objectives=self.objectives,
+            gradients=self._gradients,
+            resist=self.resist,
+            layer=self._layer,
+            readout=self._readout,
+            kept=self._kept,
+            aim=None if self.landing is None else self.landing.aim,
+            backward=lambda loss, again: self.accelerator.backward(loss, retain_graph=again),
+        )
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))  # over micro-batches
         self._start = [p.detach().clone() for p in self.student]
         self._references = References(self.model, self.sets, self.args.per_device_eval_batch_size)

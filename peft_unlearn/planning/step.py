@@ -1,22 +1,20 @@
-"""One optimiser step of `UnlearnTrainer` on the meta device, phase by phase as its `training_step` and `_combine` take it."""
+"""One optimiser step of `UnlearnTrainer` on the meta device, its passes and what `_combine` and AutoLR add."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from bitsandbytes.optim.optimizer import Optimizer8bit
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from peft_unlearn import adapters, objectives
 from peft_unlearn.config import UnlearnConfig
-from peft_unlearn.deployed import deployed
 from peft_unlearn.gradients import Gradients
 from peft_unlearn.logprobs import mean_nll, score
 from peft_unlearn.losses import LOSSES
+from peft_unlearn.passes import Passes
 from peft_unlearn.planning import meta
 from peft_unlearn.planning.ledger import Items, Ledger
 from peft_unlearn.planning.stand_ins import as_on_cuda
@@ -36,14 +34,10 @@ class Run:
     args: UnlearnConfig
     model: PeftModel
     ledger: Ledger
-    objectives: list[objectives.Objective]
-    gradients: Gradients
-    resist: Resist | None
+    passes: Passes
     optimiser: Any
     start: list[Tensor]
     streams: dict[str, dict[str, Any]]
-    layer: int | None
-    inner: tuple[int, nn.Module] | None
 
 
 def trace(recipe: Recipe, config: PreTrainedConfig) -> dict[str, Items]:
@@ -61,9 +55,10 @@ def trace(recipe: Recipe, config: PreTrainedConfig) -> dict[str, Items]:
             run = _begin(recipe, model, ledger, config.get_text_config())
             for _ in range(2):  # the first makes the optimiser's state, which is there in all that follows
                 _update(run)
-            for hard in (False, True) if run.resist or run.args.survive != "none" else (False,):
-                for stream in run.streams:
-                    _micro_batch(run, stream, hard)
+            one = dict.fromkeys(("token", "sequence", "batch"), torch.ones((), device="meta"))
+            for step in (0, 1) if run.passes.resist or run.args.survive != "none" else (0,):
+                for stream, batch in run.streams.items():
+                    run.passes.run(model, step, stream, batch, one)
             _evaluate(run)
     return ledger.peaks
 
@@ -90,7 +85,8 @@ def _begin(recipe: Recipe, model: PeftModel, ledger: Ledger, config: Any) -> Run
     reads_hidden = LOSSES[args.forget_loss].hidden or args.retain_loss == "hidden"
     layer = min(args.hidden_layer or max(1, depth // 4), depth) if reads_hidden else None
     causal = model.get_base_model()
-    inner = (1, causal.get_output_embeddings()) if args.inner_coef else None
+    readout = causal.get_output_embeddings() if args.inner_coef else None
+    passes = Passes(model, args, built, gradients, resist, layer, readout, phase=ledger.phase)
     body = causal.base_model  # what it allocates are activations, and what comes after it is the loss
     body.register_forward_pre_hook(lambda *_: setattr(ledger, "item", "activations"))
     body.register_forward_hook(lambda *_: setattr(ledger, "item", "loss"))
@@ -98,7 +94,7 @@ def _begin(recipe: Recipe, model: PeftModel, ledger: Ledger, config: Any) -> Run
     how["lr"] = 0.0  # the recipe may leave it to the base's size
     if issubclass(kind, torch.optim.Adam | torch.optim.SGD):
         how |= {"foreach": not how.get("fused"), "fused": False}  # as on CUDA; fused or one by one, it holds no copy of all
-    return Run(args, model, ledger, built, gradients, resist, kind(student, **how), start, streams, layer, inner)
+    return Run(args, model, ledger, passes, kind(student, **how), start, streams)
 
 
 def _batch(rows: int, length: int) -> dict[str, Tensor]:
@@ -111,9 +107,10 @@ def _update(run: Run) -> None:
     args, student = run.args, adapters.adapter_parameters(run.model)
     teacher = adapters.adapter_parameters(run.model, adapters.TEACHER)
     with run.ledger.phase("update", "gradients"):
-        run.gradients.gramian()
-        weights = torch.empty(len(run.objectives), dtype=torch.float64, device="meta")
-        views = run.gradients.set(run.gradients.combined(weights))
+        gradients = run.passes.gradients
+        gradients.gramian()
+        weights = torch.empty(len(gradients.matrix), dtype=torch.float64, device="meta")
+        views = gradients.set(gradients.combined(weights))
         if args.damping:
             damp(views, student, teacher, args.damping)
         del views
@@ -142,42 +139,6 @@ def _step(optimiser: Any) -> None:
             optimiser.init_state(group, parameter, g, p)
             if paged and parameter.numel() >= PAGED:
                 del optimiser.state[parameter]["state1"], optimiser.state[parameter]["state2"]
-
-
-def _micro_batch(run: Run, stream: str, hard: bool) -> None:
-    """One stream: the anchors' forward, the student's, one backward pass for each objective."""
-    model, batch, dense = run.model, run.streams[stream], run.args.definitions == "openunlearning"
-    here = [(k, o) for k, o in enumerate(run.objectives) if o.stream == stream]
-    phase, resist = f"{stream} hard" if hard else stream, run.resist if stream == "forget" else None
-    anchors: dict[str | None, Any] = {None: None}
-    for name in {o.anchor for _, o in here if o.anchor}:
-        with run.ledger.phase(f"{phase}: {name}", "loss"), torch.no_grad(), adapters.view(model, name):
-            model.eval()
-            anchors[name] = score(model, batch, run.layer, dense, logps=any(o.anchor_logps for _, o in here if o.anchor == name))
-    asked = {o.name: (o.of_logits, anchors[o.anchor]) for _, o in here if o.of_logits}
-    model.train()
-    with _hardened(run, resist) if hard else contextlib.nullcontext(), torch.set_grad_enabled(bool(here)):
-        with run.ledger.phase(f"{phase}: forward", "loss"):
-            inner = run.inner if stream == "forget" else None
-            trained = stream == "forget" or any(o.of_logits is None for _, o in here)
-            scores = score(model, batch, run.layer, dense, inner, asked, trained=trained)
-        for k, objective in here:
-            with run.ledger.phase(f"{phase}: loss {objective.name}", "loss"):
-                loss = objective.function(scores, anchors[objective.anchor])
-            with run.ledger.phase(f"{phase}: backward {objective.name}", "activations"):
-                run.gradients.into(k)
-                loss.backward(retain_graph=k != here[-1][0] or (resist is not None and not hard))
-        if resist is not None and not hard:
-            with run.ledger.phase(f"{phase}: backward resist", "activations"):
-                resist.gradient.into(0)
-                (-scores.logps.sum()).backward()
-
-
-@contextlib.contextmanager
-def _hardened(run: Run, resist: Resist | None) -> Iterator[None]:
-    shipped = contextlib.nullcontext() if run.args.survive == "none" else deployed(run.model, run.args.survive)
-    with run.ledger.phase("hard", "kept copies"), shipped, contextlib.nullcontext() if resist is None else resist.relearnt():
-        yield
 
 
 def _evaluate(run: Run) -> None:
