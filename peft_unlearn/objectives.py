@@ -82,6 +82,12 @@ def build(args: UnlearnConfig, scale: float = 1.0) -> list[Objective]:
     return objectives
 
 
+def hidden_layer(args: UnlearnConfig, depth: int) -> int | None:
+    """After how many of a model's `depth` layers its hidden states are read; None where no objective reads them."""
+    reads = LOSSES[args.forget_loss].hidden or args.retain_loss == "hidden"
+    return args.hidden_layer or max(1, depth // 4) if reads else None
+
+
 def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: float) -> Function:
     """The forget loss, less what is forgotten, or weighted by the distance from levels."""
 

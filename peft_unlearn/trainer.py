@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from peft_unlearn import adapters, checkpoint, data, evaluation, levels, methods, objectives, streams
 from peft_unlearn.adapter_trainer import AdapterTrainer
 from peft_unlearn.auto_lr import AutoLR
-from peft_unlearn.combine import COMBINERS
+from peft_unlearn.combine import COMBINERS, UNIT
 from peft_unlearn.config import UnlearnConfig
 from peft_unlearn.dual import Dual
 from peft_unlearn.errors import UserError
@@ -27,7 +27,6 @@ from peft_unlearn.gradients import Gradients
 from peft_unlearn.head import Forward
 from peft_unlearn.landing import Landing, Looks
 from peft_unlearn.logprobs import mean_nll, row_means
-from peft_unlearn.losses import LOSSES
 from peft_unlearn.passes import Passes
 from peft_unlearn.reference import References
 from peft_unlearn.resist import Resist
@@ -151,11 +150,9 @@ class UnlearnTrainer(AdapterTrainer):
         self._readout = find_readout(model.get_base_model()) if args.inner_coef else None
         if args.inner_coef and (self._readout is None or depth == 1):
             raise UserError("inner_coef: the model has no inner layer, or no final norm and head that were found; leave the key out.")
-        self._layer = None
-        if LOSSES[args.forget_loss].hidden or args.retain_loss == "hidden":
-            self._layer = args.hidden_layer or max(1, depth // 4)
-            if self._layer > depth:
-                raise UserError(f"hidden_layer: the model has {depth} layers, write a number from 1 to {depth}.")
+        self._layer = objectives.hidden_layer(args, depth)
+        if self._layer is not None and self._layer > depth:
+            raise UserError(f"hidden_layer: the model has {depth} layers, write a number from 1 to {depth}.")
         self.add_callback(_AfterOptimizerStep(self))
         self._negated = False
         dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
@@ -214,7 +211,7 @@ class UnlearnTrainer(AdapterTrainer):
                 f"the adapter of step {self._good_step} is kept, write a lower learning_rate or set max_grad_norm."
             )
         coefs = torch.tensor(self._coefs(), dtype=torch.float64)
-        if self.landing is not None and self.args.combine == "ngdiff":
+        if self.landing is not None and self.args.combine in UNIT:
             coefs[0] *= sums["distance"].sqrt()  # of length 1 it would never come to rest at its levels (docs/levels.md)
         weights = COMBINERS[self.args.combine](gramian, coefs)
         self._norm = (weights @ gramian @ weights).clamp_min(0).sqrt()

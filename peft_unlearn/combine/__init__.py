@@ -34,7 +34,7 @@ from peft_unlearn.combine.ngdiff import ngdiff
 from peft_unlearn.combine.pcgrad import pcgrad
 from peft_unlearn.combine.weighted_sum import weighted_sum
 
-__all__ = ["COMBINERS", "blur", "gru", "mgda", "mollm", "ngdiff", "pcgrad", "weighted_sum"]
+__all__ = ["COMBINERS", "UNIT", "blur", "gru", "mgda", "mollm", "ngdiff", "pcgrad", "weighted_sum"]
 
 COMBINERS: dict[str, Combiner] = {
     "weighted_sum": weighted_sum,
@@ -45,3 +45,4 @@ COMBINERS: dict[str, Combiner] = {
     "mgda": mgda,
     "pcgrad": pcgrad,
 }
+UNIT = ("ngdiff",)  # whose objectives pull with a unit vector each, however near they are to their goals

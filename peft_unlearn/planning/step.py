@@ -13,7 +13,6 @@ from peft_unlearn import adapters, objectives
 from peft_unlearn.config import UnlearnConfig
 from peft_unlearn.gradients import Gradients
 from peft_unlearn.logprobs import mean_nll, score
-from peft_unlearn.losses import LOSSES
 from peft_unlearn.passes import Passes
 from peft_unlearn.planning import meta
 from peft_unlearn.planning.ledger import Items, Ledger
@@ -82,11 +81,10 @@ def _begin(recipe: Recipe, model: PeftModel, ledger: Ledger, config: Any) -> Run
             streams["forget"]["alternate"] = _batch(args.per_device_train_batch_size, length)
         if args.stop_at != "none":
             streams["forget"]["levels"] = torch.empty(args.per_device_train_batch_size, length, device="meta")
-    reads_hidden = LOSSES[args.forget_loss].hidden or args.retain_loss == "hidden"
-    layer = min(args.hidden_layer or max(1, depth // 4), depth) if reads_hidden else None
+    layer = objectives.hidden_layer(args, depth)
     causal = model.get_base_model()
     readout = causal.get_output_embeddings() if args.inner_coef else None
-    passes = Passes(model, args, built, gradients, resist, layer, readout, phase=ledger.phase)
+    passes = Passes(model, args, built, gradients, resist, layer and min(layer, depth), readout, phase=ledger.phase)
     body = causal.base_model  # what it allocates are activations, and what comes after it is the loss
     body.register_forward_pre_hook(lambda *_: setattr(ledger, "item", "activations"))
     body.register_forward_hook(lambda *_: setattr(ledger, "item", "loss"))
