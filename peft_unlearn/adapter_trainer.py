@@ -12,13 +12,8 @@ from peft import load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
 
-from peft_unlearn import adapters, data, deploy, methods
-from peft_unlearn.deploy.card import PAPERS
-
-# What the model card shows of the settings, and of the adapter's configuration.
-SHOWN = ("learning_rate", "forget_loss", "combine", "teacher_decay", "stop_at", "survive", "inner_coef", "resist", *methods.COMMON)
-SHOWN += ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "seed")
-SHOWN_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_rslora", "use_dora")
+from peft_unlearn import adapters, data, deploy
+from peft_unlearn.deploy.card import PAPERS, shown
 
 
 class AdapterTrainer(Trainer):
@@ -108,9 +103,7 @@ class AdapterTrainer(Trainer):
             output_dir or self.args.output_dir,
             base=self.model.config._name_or_path or "./base",  # a model made in memory has no name
             method=self.args.method,
-            settings={key: settings[key] for key in SHOWN}
-            | {key: adapter[key] for key in SHOWN_OF_ADAPTER if key in adapter}
-            | {"max_steps": self.state.global_step},
+            settings=shown(settings, adapter, self.state.global_step),
             quantisation=adapters.quantisation(self.model),
             report=report,
             below=below or (adapters.FINETUNE if adapters.FINETUNE in self.model.peft_config else None),

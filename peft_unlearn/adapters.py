@@ -7,6 +7,7 @@ adapter that is trained further. There is never a second model: student, teacher
 
 import contextlib
 import copy
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, _set_adapter
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -45,7 +47,25 @@ def load_base(name: str | Path, *, dtype: torch.dtype | str = "auto", quantizati
     except OSError as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(f"model_name_or_path: {str(name)!r} cannot be loaded ({reason}); write a local folder or a Hub name.") from error
+    except SafetensorError as error:
+        raise UserError(
+            f"model_name_or_path: a weight file of {str(name)!r} is truncated or damaged ({error}); fetch or save it again."
+        ) from error
     return keep_weights_unpacked(model)
+
+
+def release() -> None:
+    """Free models that nobody holds any more: a 4-bit layer and its weight hold each other, so that only the collector finds them (measured)."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def place(model: PeftModel, device: torch.device) -> None:
+    """Bring a model to the device where it is trained; a quantised one, or one that is spread over several, is there already."""
+    base = model.get_base_model()
+    if not getattr(base, "is_quantized", False) and getattr(base, "hf_device_map", None) is None:
+        model.to(device)
 
 
 def keep_weights_unpacked(model: PreTrainedModel) -> PreTrainedModel:

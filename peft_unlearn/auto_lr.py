@@ -16,21 +16,27 @@ from torch.optim.lr_scheduler import LRScheduler
 # loss has been damaged, only long steps seem to mend it, and 150 probes took the rate from 2.4e-3 to 1e-2, and the model with it (measured).
 LOWEST, HIGHEST = 0.5, 2.0
 SMOOTHING = 0.1  # share of the new estimate, as in GeN
-NOISE = 1e-6  # of the loss: smaller differences are fp32 rounding
+# Of the loss: smaller differences are rounding. In bf16 the loss of the demo's model jitters by 1.2e-3 of itself when its weights move by 1e-6.
+NOISE, HALF_NOISE = 1e-6, 2e-3
 REACH = 4.0  # calibration moves no further at once
 SETTLED = 0.1  # calibration ends where the parabola's minimum lies within this share of the point it was fitted at
 TRIES = 20
 EARLY = 10  # steps that each try to calibrate: where no minimum ever lay ahead, trying on made steps 3 times as long (measured)
 
 
-def ratio(plus: float, zero: float, minus: float) -> float | None:
+def noise(half: bool) -> float:
+    """The share of a loss below which differences are rounding, where a model computes in 16 bits (`half`) or in fp32."""
+    return HALF_NOISE if half else NOISE
+
+
+def ratio(plus: float, zero: float, minus: float, rounding: float = NOISE) -> float | None:
     """Minimum of the parabola through (-1, minus), (0, zero), (1, plus), or None where it has none ahead.
 
     None also where slope or curvature drown in rounding: unguarded, such fits sent the rate from 1e-2 to 1.6 within 8 steps (measured).
     """
     slope, curvature = (plus - minus) / 2, plus - 2 * zero + minus
-    noise = NOISE * abs(zero)
-    return -slope / curvature if slope < -noise and curvature > noise else None
+    least = rounding * abs(zero)
+    return -slope / curvature if slope < -least and curvature > least else None
 
 
 @dataclass
@@ -41,11 +47,13 @@ class AutoLR:
         maximum: the rate never exceeds it.
         every: optimiser steps between two probes.
         calibrated: the first rate found, 0 before; all that a checkpoint must keep beside the rate itself.
+        noise: share of the loss below which differences are rounding.
     """
 
     maximum: float
     every: int
     calibrated: float = 0.0
+    noise: float = NOISE
 
     def due(self, step: int) -> bool:
         """Whether optimiser step number `step`, from 0, is to be probed."""
@@ -94,7 +102,7 @@ class AutoLR:
             share = self._calibrate(lr, zero, loss_at)
             return share, lr * share
         highest = min(self.maximum, HIGHEST * self.calibrated)
-        found = ratio(loss_at(1.0), zero, loss_at(-1.0))
+        found = ratio(loss_at(1.0), zero, loss_at(-1.0), self.noise)
         if found is None:
             return 1.0, lr
         found = min(max(found, LOWEST), HIGHEST)
@@ -110,7 +118,7 @@ class AutoLR:
         longest = self.maximum / lr
         x = start = min(1.0, longest)
         for _ in range(TRIES):
-            found = ratio(loss_at(x), zero, loss_at(-x))
+            found = ratio(loss_at(x), zero, loss_at(-x), self.noise)
             if found is not None and abs(found - 1) <= SETTLED:
                 share = min(x * found, longest)
                 self.calibrated = lr * share

@@ -38,6 +38,6 @@ class ModelArguments(ModelKnobs, ModelConfig):  # type: ignore[misc]
         ModelKnobs.__post_init__(self)
         ModelConfig.__post_init__(self)
         if self.dtype is None:
-            self.dtype = "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+            self.dtype = "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
         if isinstance(self.lora_target_modules, str) and self.lora_target_modules != "all-linear":
             self.lora_target_modules = [self.lora_target_modules]  # PEFT takes a bare string for a regular expression on whole paths

@@ -53,7 +53,7 @@ def deployed(model: nn.Module, kind: str) -> Iterator[None]:
 
 def _forward(layer: Any, quantise: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     base, names = layer.get_base_layer(), [name for name in layer.active_adapters if name in layer.lora_A]
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # merged in fp32, as `merge` does it
         weight = dequantize_module_weight(base).float()  # what the layer computes with, whatever it holds
         for name in names:
             weight = weight + layer.scaling[name] * (layer.lora_B[name].weight @ layer.lora_A[name].weight)

@@ -1,8 +1,14 @@
 """Folders of models and adapters: where one lies, here or on the Hub, and its JSON files."""
 
+import contextlib
 import json
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from peft_unlearn.errors import UserError
 
@@ -44,3 +50,55 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: there is no such file; give a folder that holds {path.name}.") from None
     except ValueError as error:
         raise UserError(f"{path}: this is no JSON ({error}); fetch or write the file again.") from error
+
+
+def check_writable(path: Path, *, key: str) -> None:
+    """See that `path` can be written, making folders on the way to it.
+
+    Raises:
+        UserError: the folder that it would lie in is a file, or may not be written.
+    """
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise UserError(f"{key}: {path} cannot be made in {parent}, write a place that you may write to.")
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, *, key: str) -> Iterator[None]:
+    """Make `folder`, for this process alone until it ends; folders that are empty then are gone again.
+
+    Raises:
+        UserError: it cannot be made, or another process writes into it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{key}: {folder} is a file, write a folder.")
+    check_writable(folder / ".lock" if folder.exists() else folder, key=key)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise UserError(f"{key}: another run is writing into {folder}, write another folder.") from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        for path in new:
+            with contextlib.suppress(OSError):  # something was written into it
+                path.rmdir()
+
+
+def check_room(folder: Path, size: int, *, key: str) -> None:
+    """See that the disk of `folder` has room for so many bytes.
+
+    Raises:
+        UserError: it has less.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB")
+        raise UserError(
+            f"{key}: {folder} has {free / unit:.2f} {name} free and {size / unit:.2f} {name} are needed; give a folder on another disk."
+        )

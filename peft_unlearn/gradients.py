@@ -40,7 +40,7 @@ class Gradients:
 
     def gramian(self) -> Tensor:
         """GG' in fp64, (m, m)."""
-        return sum(c.double() @ c.double().T for c in self.matrix.split(CHUNK, dim=1))
+        return torch.stack([c @ c.T for c in map(Tensor.double, self.matrix.split(CHUNK, dim=1))]).sum(0)
 
     def combined(self, weights: Tensor) -> Tensor:
         """w'G in fp32, (n,), for fp64 weights of shape (m,).

@@ -63,14 +63,15 @@ def forward(model: nn.Module, **inputs: Any) -> Forward:
     if not seen:  # what transformers takes for the body is not what the model runs
         return _whole(model, inputs)
     (given, (autocast, dtype)) = seen[-1]
+    states, kind = given[0], type(given)  # and no more of it: the head lives as long as what was made with it
 
     def logits(states: Tensor) -> Tensor:
-        alone = (states[None],) if isinstance(given, tuple) else type(given)(last_hidden_state=states[None])
+        alone = (states[None],) if issubclass(kind, tuple) else kind(last_hidden_state=states[None])
         ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
         with _giving(body, alone), torch.autocast(device, dtype=dtype, enabled=autocast):
             return causal(input_ids=ids, use_cache=False).logits[0].float()
 
-    return Forward(given[0], Head(logits, output.logits.shape[-1]), output)
+    return Forward(states, Head(logits, output.logits.shape[-1]), output)
 
 
 def _whole(model: nn.Module, inputs: dict[str, Any]) -> Forward:

@@ -88,7 +88,7 @@ class Knobs:
         default="none",
         metadata={
             "help": "Land where a model would be that never saw the forget set, from above and from below, and end there: never_seen (such a "
-            "model tells), auto (estimated from holdout_dataset), or none."
+            "model tells), auto (estimated from holdout_dataset), or none. A recipe of method auto has the one that its sets and models allow."
         },
     )
     survive: str = field(
@@ -162,6 +162,12 @@ class Knobs:
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Kept off: batches are nested {forget, retain}."})
     logging_steps: float = field(default=10, metadata={"help": "Optimiser steps between two log lines."})
     save_strategy: str = field(default="no", metadata={"help": "When checkpoints are written; the adapter is always saved at the end."})
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "Go on from a checkpoint's folder, or with true from the last one in output_dir; save_strategy: steps and save_steps write them."
+        },
+    )
     report_to: str | list[str] | None = field(
         default="none", metadata={"help": "Where metrics are reported to: none, wandb, tensorboard, ..."}
     )

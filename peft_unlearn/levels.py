@@ -68,7 +68,9 @@ def find(
         return forget, None if holdout is None or "levels" not in holdout.column_names else lowest_means(read(sample(holdout)))
     if never_seen is not None:
         if isinstance(never_seen, str | Path):
-            return of(adapters.load_base(never_seen, dtype=model.dtype).to(cast(Any, model.device)))
+            told = of(adapters.load_base(never_seen, dtype=model.dtype).to(cast(Any, model.device)))
+            adapters.release()
+            return told
         return of(never_seen)
     if {adapters.FINETUNE, adapters.REFERENCE}.isdisjoint(model.peft_config):
         raise UserError("stop_at: 'never_seen' needs a model that never saw the forget set, give never_seen_model, or write auto.")

@@ -82,9 +82,6 @@ def score(
     def at_labels(states: Tensor) -> Tensor:
         return states.flatten(0, 1)[places]
 
-    def over(values: Tensor) -> Tensor:
-        return values.new_zeros(mask.shape).masked_scatter(mask, values)
-
     states, layers = at_labels(found.states), found.output.hidden_states
     wanted: dict[str, tuple[OfLogits, Scores | Forward | None]] = {
         **({"": (true_logps if trained else _fixed_logps, None)} if logps else {}),
@@ -95,15 +92,17 @@ def score(
     alternate = score(model, batch["alternate"], layer, dense, logps=logps) if "alternate" in batch else None
     inside = None
     if inner is not None:
-        readout = Head(inner[1], found.head.vocabulary)
-        inside = over(by_chunks([(true_logps, None)], at_labels(layers[inner[0]]), readout, labels)[0])
+        norm_and_head = inner[1]
+        readout = Head(lambda states: norm_and_head(states).float(), found.head.vocabulary)
+        states_inside = at_labels(layers[inner[0]]).to(found.states.dtype)  # accelerate gives those of a 16-bit model in fp32
+        inside = spread(by_chunks([(true_logps, None)], states_inside, readout, labels)[0], mask)
     whole = None
     if dense:
         logits = found.head.logits(found.states.flatten(0, 1)).unflatten(0, found.states.shape[:2])
         whole = Dense(logits, batch["labels"], None if hidden is None else hidden.float(), None if alternate is None else alternate.dense)
     return Scores(
         labels,
-        over(of_logits.pop("")) if logps else states.new_empty(0),
+        spread(of_logits.pop(""), mask) if logps else states.new_empty(0),
         mask,
         states,
         found.head,
@@ -114,6 +113,15 @@ def score(
         inside,
         of_logits,
     )
+
+
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """The values at the true places of a mask, row by row, and 0 elsewhere: (N,), (B, T) -> (B, T).
+
+    Not by `masked_scatter`, in whose backward pass the host waits for a GPU.
+    """
+    places = mask.flatten()
+    return F.pad(values, (1, 0)).gather(0, places.cumsum(0) * places).view(mask.shape)
 
 
 def label_places(labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from peft_unlearn.config import UnlearnConfig
-from peft_unlearn.logprobs import Dense, OfLogits, Scores, from_anchor, matched, row_means
+from peft_unlearn.logprobs import Dense, OfLogits, Scores, from_anchor, matched, row_means, spread
 from peft_unlearn.losses import LOSSES, Loss, hidden_distance, nll, odds, openunlearning
 
 Function = Callable[[Scores, Any], Tensor]  # of the student's scores, and the anchor's
@@ -101,7 +101,7 @@ def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: 
                 return (losses * remembered(logps, mask, args.forget_floor)[1]).sum()
             above, below = off_level(row_means(logps, mask), row_means(scores.levels, mask), scale)
             return (losses * above).sum() + (row_means(nll(scores.logps), mask) * below).sum()
-        losses = losses if losses.dim() == 2 else logps.masked_scatter(mask, losses)
+        losses = losses if losses.dim() == 2 else spread(losses, mask)
         if scores.levels is None:
             return (losses * remembered(logps, mask, args.forget_floor)[0]).sum()
         above, below = off_level(logps, scores.levels, scale)

@@ -219,7 +219,7 @@ def keys() -> dict[str, Key]:
                 hint = bool | str | None if f.name == "resume_from_checkpoint" else hints[f.name]  # true: the last checkpoint
                 kinds = _kinds(hint)
                 default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-                help_text = " ".join(str(f.metadata.get("help", "")).split())
+                help_text = " ".join(str(f.metadata.get("help", "")).replace("%%", "%").split())  # as argparse would show it
                 choices = enums.get(f.name) or tuple(f.metadata.get("choices", ()))
                 found[f.name] = Key(f.name, kinds, default, help_text, choices)
     return found

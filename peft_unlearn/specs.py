@@ -36,5 +36,5 @@ def load_arguments(spec: str | Mapping[str, Any], name: str) -> dict[str, Any]:
     elif path.is_dir():
         arguments["path"] = str(path)
     elif extension in LOADERS or arguments["path"].startswith(("/", ".", "~")):
-        raise UserError(f"{name}: {path} does not exist.")
+        raise UserError(f"{name}: {path} does not exist, write the path of a file or folder that does.")
     return arguments

@@ -1,6 +1,8 @@
 """What a run trains on: tokenised sets, the forget rows with what their loss reads besides."""
 
-from typing import Any, NamedTuple
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from datasets import Dataset
@@ -9,8 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn import adapters, data, levels
 from peft_unlearn.config import UnlearnConfig
+from peft_unlearn.data.formats import is_tokenised
 from peft_unlearn.errors import UserError
 from peft_unlearn.logprobs import IGNORE
+
+logger = logging.getLogger(__name__)
 
 SELF_RETAIN_LENGTH = 256  # tokens a text that the model writes itself; each costs a forward step
 
@@ -40,8 +45,12 @@ def prepare(
     """Tokenise the sets of a run; without a retain set, let the model write one.
 
     Raises:
-        UserError: rows that cannot be used, or nothing that `args.stop_at` could land by.
+        UserError: no `Dataset`, rows that cannot be used, forget rows that also stand in the retain set or the holdout, or nothing that
+            `args.stop_at` could land by.
     """
+    if not isinstance(others, dict):
+        raise UserError("eval_dataset: a mapping of names to Datasets is needed, write {'facts': dataset}.")
+    given = {"forget": forget, "retain": retain, "holdout": holdout}
     context = getattr(model.config.get_text_config(), "max_position_embeddings", args.max_length)  # not every model has a limit
     length = min(args.max_length, context)
 
@@ -62,6 +71,9 @@ def prepare(
     sets = {"forget": forget_rows, "retain": rows(retain, "retain_dataset")}
     if holdout is not None:
         sets["holdout"] = rows(holdout, "holdout_dataset")
+    for name in ("retain", "holdout"):
+        if given[name] is not None:  # not what the model wrote itself
+            _check_apart(sets if any(map(is_tokenised, (forget, given[name]))) else given, name)
     sets |= {name: rows(found, f"eval_dataset.{name}") for name, found in others.items()}
 
     if args.alternate == "none":
@@ -80,11 +92,27 @@ def prepare(
     return Streams(sets, holdout_level)
 
 
+def _check_apart(sets: Mapping[str, Dataset | None], name: str) -> None:
+    """Refuse forget rows that also stand in the set `name`; of tokenised rows, which may be alike only as they were cut, warn."""
+    forget, other = cast(Dataset, sets["forget"]), cast(Dataset, sets[name])
+    try:
+        data.check_apart(forget, other, f"{name}_dataset")
+    except UserError as error:
+        if not is_tokenised(forget):
+            raise
+        logger.warning("Warning: as they are tokenised, %s", error)
+
+
 def tokenised(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, name: str) -> Dataset:
     """Tokenised rows of at most `length` tokens, each with something to predict; of rows that are tokenised already, a check."""
+    if not isinstance(dataset, Dataset):
+        raise UserError(
+            f"{name}: a Dataset is needed and this is a {type(dataset).__name__}, "
+            "load a file with datasets.load_dataset('json', data_files=..., split='train')."
+        )
     if len(dataset) == 0:
         raise UserError(f"{name}: it is empty, give at least one row.")
-    if not {"input_ids", "labels"} <= set(dataset.column_names):
+    if not is_tokenised(dataset):
         return data.tokenize(dataset, tokenizer, length, name=name).rows
     for number, row in enumerate(dataset.select_columns(["input_ids", "labels"]).with_format("numpy"), 1):
         if len(row["input_ids"]) > length:

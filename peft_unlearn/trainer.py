@@ -15,7 +15,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from peft_unlearn import adapters, checkpoint, data, evaluation, levels, methods, objectives, streams
+from peft_unlearn import adapters, auto_lr, checkpoint, data, evaluation, levels, methods, objectives, streams
 from peft_unlearn.adapter_trainer import AdapterTrainer
 from peft_unlearn.auto_lr import AutoLR
 from peft_unlearn.combine import COMBINERS, UNIT
@@ -104,6 +104,7 @@ class UnlearnTrainer(AdapterTrainer):
             raise UserError("negate: it would take away the adapter that is trained further as well, stack a new one or merge that one.")
         set_seed(args.seed)  # the adapter's init belongs to the run
         model = adapters.attach(model, peft_config, teacher=args.teacher_decay is not None)
+        adapters.place(model, args.device)  # before levels are read and texts written with it
         if args.gradient_checkpointing:
             model.enable_input_require_grads()  # or LoRA layers silently do not train
 
@@ -137,7 +138,8 @@ class UnlearnTrainer(AdapterTrainer):
         self.objectives = objectives.build(args, self._scale)
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)
         self.teacher = adapters.adapter_parameters(model, adapters.TEACHER)
-        self.auto_lr = AutoLR(args.auto_lr_max, args.auto_lr_steps) if args.auto_lr else None
+        half = args.bf16 or args.fp16 or model.dtype.itemsize == 2
+        self.auto_lr = AutoLR(args.auto_lr_max, args.auto_lr_steps, noise=auto_lr.noise(half)) if args.auto_lr else None
         self.dual = None if args.retain_bound is None else Dual(args.retain_coef, args.retain_bound, args.dual_rate)
         self.landing = None
         if args.stop_at != "none":
@@ -265,7 +267,7 @@ class UnlearnTrainer(AdapterTrainer):
             follow(self.teacher, self.student, self.args.teacher_decay, self._clip)
 
     @torch.no_grad()
-    def _probe(self, auto_lr: AutoLR, retain_batches: list[tuple[dict[str, Tensor], Tensor]]) -> None:
+    def _probe(self, automatic: AutoLR, retain_batches: list[tuple[dict[str, Tensor], Tensor]]) -> None:
         """AutoLR on the retain batch of this step: three or more losses along the step, same rows, no dropout."""
         self.model.eval()
 
@@ -274,7 +276,7 @@ class UnlearnTrainer(AdapterTrainer):
             return self.accelerator.reduce(loss, "sum").item()
 
         parameters = [p.data for p in self.student]
-        auto_lr.probe(parameters, self._start, self.optimizer.param_groups, self.lr_scheduler, retain_loss, self._here)
+        automatic.probe(parameters, self._start, self.optimizer.param_groups, self.lr_scheduler, retain_loss, self._here)
 
     # ------------------------------------------------------------------------------------------------------- running and logging
 

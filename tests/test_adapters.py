@@ -1,11 +1,14 @@
 """One base, several adapters: every view is the model it claims to be, and nothing leaks from one to another."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 from conftest import tiny_llama
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import BitsAndBytesConfig
 
 from peft_unlearn import adapters
 from peft_unlearn.errors import UserError
@@ -143,3 +146,27 @@ def test_missing_target_modules_are_named():
 def test_a_base_that_cannot_be_loaded_is_named(tmp_path):
     with pytest.raises(UserError, match="model_name_or_path.*nowhere"):
         adapters.load_base(tmp_path / "nowhere")
+
+
+def in_4_bits(folder):
+    tiny_llama().save_pretrained(folder)
+    return adapters.load_base(folder, dtype=torch.float32, quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+
+
+def test_a_4_bit_model_is_gone_when_it_is_released(tmp_path):
+    model = in_4_bits(tmp_path)
+    weight = weakref.ref(model.model.layers[0].mlp.up_proj.weight)
+    gc.disable()
+    try:
+        del model
+        adapters.release()
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
+def test_a_dense_model_goes_to_the_device_and_a_quantised_one_is_there(tmp_path):
+    for base, device in ((tiny_llama(), "meta"), (in_4_bits(tmp_path), "cpu")):
+        model = adapters.attach(base, copy.deepcopy(LORA))
+        adapters.place(model, torch.device("meta"))
+        assert model.get_input_embeddings().weight.device.type == device

@@ -1,5 +1,7 @@
 """Each attack against something independent: PEFT's own merge, plain loops over dense logits, closed forms. And it leaves the model as it was."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -227,6 +229,29 @@ def test_relearning_is_a_fresh_lora_on_the_merged_model(view, monkeypatch):
         assert entry["mean"] == pytest.approx(max(np.mean(values) for values in by_rate))
         assert entry["rows"][:3] == [None] * 3
         assert any(entry["rows"][3:] == pytest.approx(values) for values in by_rate)
+
+
+def test_relearning_recomputes_the_layers_and_changes_nothing_else():
+    """Each layer runs again for the backward pass; gradients are those of a plain one, and dropout stays off."""
+    rows = {key: torch.tensor([row[key] for row in list(context(adapted()).probes["forget"].rows)[:1]]) for key in ("input_ids", "labels")}
+    found = {}
+    for recomputed in (False, True):
+        model, calls = adapted(lora_dropout=0.5), []
+        parameters = adapters.adapter_parameters(model)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        before = {name: (module.training, getattr(module, "gradient_checkpointing", None)) for name, module in model.named_modules()}
+        model.get_base_model().model.layers[0].self_attn.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        with relearning.checkpointed(model) if recomputed else contextlib.nullcontext():
+            model(**rows).loss.backward()
+        assert len(calls) == 1 + recomputed
+        after = {name: (module.training, getattr(module, "gradient_checkpointing", None)) for name, module in model.named_modules()}
+        assert {name: flags for name, flags in after.items() if ".layers." in name} == {
+            name: flags for name, flags in before.items() if ".layers." in name
+        }
+        found[recomputed] = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    assert found[False].norm() > 0
+    assert torch.allclose(found[True], found[False], rtol=1e-5, atol=1e-7)
 
 
 def test_choosing_attacks():

@@ -56,6 +56,13 @@ def test_in_place_is_pefts_merge_into_4_bits(found, folder):
     assert seen["merged in place into NF4", "extraction_strength"]["rows"] == pytest.approx(own)
 
 
+def test_a_base_that_is_quantised_on_the_disk_has_no_weights_to_merge_into(folder):
+    quantised = adapters.load_base(folder / "base", dtype=torch.float32, quantization_config=NF4)
+    model = PeftModel.from_pretrained(quantised, folder / "adapter")
+    with pytest.raises(attacks.Unmade, match="quantised on the disk"):
+        precision.run(context(model, load_dense=lambda: quantised))
+
+
 def test_alpha_by_module_from_its_definition(found):
     ours, seen = found
     model, by_hand = ours.model, {"rounded to NF4": [], "merged in place into NF4": []}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peft_unlearn.auto_lr import HIGHEST, LOWEST, SMOOTHING, AutoLR, ratio
+from peft_unlearn.auto_lr import HALF_NOISE, HIGHEST, LOWEST, SMOOTHING, AutoLR, noise, ratio
 
 
 def loss_along(lr: float, best: float):
@@ -119,3 +119,24 @@ def test_a_loss_that_is_known_is_not_asked_for():
         assert 0.0 not in asked[1:]
         assert found == unknown.update(1e-3, loss_at)
         asked.clear()
+
+
+def test_in_16_bits_small_differences_are_rounding():
+    """The loss jitters by 1e-3 of itself there, and a parabola through jitter has a minimum anywhere."""
+    rng = np.random.default_rng(0)
+    jitter = [0.2 * (1 + 1.2e-3 * rng.uniform(-1, 1, 3)) for _ in range(200)]
+    assert any(ratio(*points) is not None for points in jitter)
+    assert all(ratio(*points, noise(True)) is None for points in jitter)
+    far = loss_along(1e-2, 1e-2)
+    assert ratio(far(1.0), far(0.0), far(-1.0), HALF_NOISE) == pytest.approx(1.0, rel=0.1)
+    assert noise(True) == HALF_NOISE > noise(False)
+    tried = AutoLR(maximum=1.0, every=10, noise=noise(True))
+    shares: list[float] = []
+
+    def loss_at(x: float) -> float:
+        shares.append(abs(x))
+        return loss_along(1e-4, 1e-2)(x) * (1 + 1e-3 * rng.uniform(-1, 1))
+
+    _, rate = tried.update(1e-4, loss_at)
+    assert max(shares) >= 16  # it looks further out, where the differences are more than rounding
+    assert tried.calibrated == rate == pytest.approx(1e-2, rel=0.5)

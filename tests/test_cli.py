@@ -1,12 +1,15 @@
 """The command line, in this process: a whole run and its folder, and every bad input refused before a model is loaded."""
 
+import errno
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,10 +18,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from peft_unlearn import adapters, deploy, methods
+from peft_unlearn import adapters, deploy, folders, methods, trainer
 from peft_unlearn.cli import main
 from peft_unlearn.demo import model as demo_model
 from peft_unlearn.demo import world as demo_world
+from peft_unlearn.folders import claimed
 
 
 def test_train_writes_an_adapter_that_plain_peft_loads(recipe, world, capsys):
@@ -98,6 +102,7 @@ BAD = {
     "empty set": (lambda w: {"retain_dataset": str(w / "empty.jsonl")}, "retain_dataset", "no rows"),
     "missing further set": (lambda w: {"eval_dataset": {"facts": "none.jsonl"}}, "eval_dataset.facts", "none.jsonl"),
     "forget rows in the retain set": (lambda w: {"retain_dataset": str(w / "forget.jsonl")}, "forget_dataset: row 1", "retain_dataset"),
+    "forget rows in the holdout": (lambda w: {"holdout_dataset": str(w / "forget.jsonl")}, "forget_dataset: row 1", "holdout_dataset as row 1"),
     "prompt longer than the context": (lambda w: {"max_length": 4}, "forget_dataset: row 1", "max_length"),
     "init that changes the base": (lambda w: {"init_lora_weights": "pissa"}, "init_lora_weights"),
     "missing adapter": (lambda w: {"adapter_name_or_path": "./nowhere"}, "adapter_name_or_path: './nowhere'"),
@@ -183,19 +188,62 @@ def test_evaluate_says_what_it_lacks(world, recipe, capsys, no_model):
     )
     refused(capsys, ["evaluate", str(world / "lora"), "--forget", "x.jsonl", "--set", "lora_rank=8"], "lora_rank: write lora_r")
     refused(capsys, ["evaluate", str(world / "lora"), "--forget", "none.jsonl"], "forget_dataset", "none.jsonl")
-    refused(
-        capsys,
-        ["evaluate", str(world / "lora"), "--base", str(world / "other"), "--forget", str(world / "forget.jsonl")],
-        "model_name_or_path",
-    )
+    refused(capsys, ["evaluate", str(world / "lora"), "--forget", "x.jsonl", "--output", "."], "output: . is a folder", "report.json")
+    refused(capsys, ["evaluate", str(world / "lora"), "--forget", "x.jsonl", "--output", "my.yaml/x"], "output: my.yaml/x cannot be made")
 
 
 def test_evaluate_takes_an_adapter_without_a_recipe(world, recipe):
     recipe()
-    assert main(["evaluate", str(world / "lora"), "--forget", str(world / "forget.jsonl"), "--rows", "2", "--output", "found.json"]) == 0
-    found = json.loads(Path("found.json").read_text())["results"]["forget"]
+    assert (
+        main(["evaluate", str(world / "lora"), "--forget", str(world / "forget.jsonl"), "--rows", "2", "--output", "new/found.json"]) == 0
+    )
+    found = json.loads(Path("new/found.json").read_text())["results"]["forget"]
     assert found["before"]["loss"]["n"] == 2
     assert found["before"]["loss"]["mean"] != found["after"]["loss"]["mean"]
+
+
+def test_a_base_that_the_user_names_is_taken_with_a_warning(world, recipe, caplog):
+    """Bases are moved and renamed."""
+    recipe()
+    assert main(["evaluate", str(world / "lora"), "--base", str(world / "other"), "--forget", str(world / "forget.jsonl")]) == 0
+    (warning,) = (record.getMessage() for record in caplog.records if record.name.startswith("peft_unlearn"))
+    assert f"says that its base is {world / 'base'}, and is put on {world / 'other'}" in warning
+
+
+@pytest.mark.parametrize("damaged", ["base", "lora"])
+def test_damaged_weights_are_one_sentence(damaged, world, recipe, capsys):
+    for name in ("base", "lora"):
+        shutil.copytree(world / name, name)
+    weights = Path(damaged, "model.safetensors" if damaged == "base" else "adapter_model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    keys = {"model_name_or_path": "base", "adapter_name_or_path": "lora"}
+    refused(capsys, ["train", recipe(**keys)], f"'{damaged}' is truncated or damaged")
+    assert not Path("out").exists()
+
+
+def test_two_runs_do_not_share_a_folder(recipe, capsys, no_model):
+    with claimed(Path("out"), key="output_dir"):
+        refused(capsys, ["train", recipe()], "output_dir: another run is writing into out")
+        Path("out", "recipe.yaml.tmp").write_text("theirs")
+    assert [path.name for path in Path("out").iterdir()] == ["recipe.yaml.tmp"]
+
+
+def test_a_run_that_would_not_fit_on_the_disk_does_not_begin(recipe, capsys, monkeypatch):
+    monkeypatch.setattr(folders, "shutil", SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=1000)))
+    monkeypatch.setattr(trainer.UnlearnTrainer, "train", None)
+    size = 2 * 4 * (4 * (64 + 64) + 3 * (64 + 128)) * 4  # 2 layers, r 4, A and B of four projections and three, 4 bytes each
+    refused(capsys, ["train", recipe()], f"output_dir: out has 0.00 MB free and {size / 1e6:.2f} MB are needed")
+    more = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 3}
+    refused(capsys, ["train", recipe(**more)], f"and {17 * size / 1e6:.2f} MB are needed")
+    assert not Path("out").exists()
+
+
+def test_a_disk_that_fills_up_is_one_sentence(recipe, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device", "out/README.md")
+
+    monkeypatch.setattr(adapters, "load_base", full)
+    refused(capsys, ["train", recipe()], "out/README.md: no room is left on the disk")
 
 
 def test_uploads_are_private_unless_told_otherwise(recipe, monkeypatch):
@@ -239,6 +287,11 @@ def test_usage_errors_and_help(capsys):
     assert "RECIPE.yaml" in capsys.readouterr().out
     assert main(["keys", "lora"]) == 0
     assert "lora_target_modules" in capsys.readouterr().out
+    assert main(["keys"]) == 0
+    shown = capsys.readouterr().out
+    assert "activation_checkpointing_kwargs" in shown  # whole, though 80 columns are narrow
+    assert "%%" not in shown
+    refused(capsys, ["keys", "nosuch"], "nosuch: no key has that in its name")
 
 
 def test_interrupt_is_one_line(recipe, capsys, monkeypatch):

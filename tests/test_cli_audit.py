@@ -103,6 +103,22 @@ def test_an_audit_adds_to_the_report_of_the_training(world, audited):
     assert audited["refusing"]["run"]["command"].startswith("peft-unlearn audit")
 
 
+def test_an_audit_brings_the_model_card_up_to_date(world, audited):
+    """It says what the report says now; of the settings it shows what the training wrote."""
+    shutil.copytree(world / "ours", world / "carded")
+    card, found = (world / "carded" / "README.md").read_text(), audited["ours"]
+    assert f"verdict: {found['verdict']['word']}" in card
+    for reason in found["verdict"]["reasons"]:
+        assert reason in card
+    settings = card.partition("## Settings")[2]
+    assert f"| `learning_rate` | {found['run']['settings']['learning_rate']} |" in settings
+    assert f"| `max_steps` | {found['run']['steps']} |" in settings
+    (world / "carded" / "report.json").unlink()  # of an adapter whose training nobody reported, the card is left alone
+    (world / "carded" / "README.md").write_text("mine")
+    audit(world, "carded", "--attacks", "membership", *FEW)
+    assert (world / "carded" / "README.md").read_text() == "mine"
+
+
 def test_never_seen_is_attacked_in_the_same_way(audited):
     """Audited itself, it shows what it showed beside ours, for the same luck and the same fresh adapter."""
     control = {

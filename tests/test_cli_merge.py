@@ -1,6 +1,7 @@
 """`merge` on the command line: what is written computes what the adapter computed, and is evaluated as anyone would load it."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -90,12 +91,13 @@ def test_a_merged_model_has_the_numbers_of_its_adapter_on_the_same_base(recipe, 
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_merge_evaluates_the_quantised_folder_that_it_wrote(kind, recipe, world, capsys):
+def test_merge_evaluates_the_quantised_folder_that_it_wrote(kind, recipe, world, capsys, caplog):
     """The numbers are those of the 32-bit merge put into the same format by transformers, and stand beside the adapter's own."""
     assert main(["train", recipe(learning_rate="1e-2", max_steps=4, holdout_dataset=str(world / "holdout.jsonl"))]) == 0
     assert main(["merge", "out", "--output", "plain", "--no-evaluate"]) == 0
     assert not Path("plain/report.json").exists()
     assert main(["merge", "out", "--output", "merged", "--quantize", kind]) == 0
+    assert "inputs will be cast" not in caplog.text  # LLM.int8, at each matmul
     printed = capsys.readouterr().out
     assert "α min" in printed
     assert "adapter" in printed
@@ -126,7 +128,37 @@ def test_merge_onto_what_training_saw_keeps_the_numbers_of_the_report(recipe, wo
     assert "Warning: the median α is" in capsys.readouterr().out
     Path(world / "forget.jsonl").rename(world / "gone.jsonl")
     try:
+        capsys.readouterr()
         assert main(["merge", "out", "--output", "elsewhere"]) == 0
     finally:
         Path(world / "gone.jsonl").rename(world / "forget.jsonl")
-    assert "Not evaluated: forget_dataset" in capsys.readouterr().out
+    said, _, command = capsys.readouterr().out.splitlines()[-1].partition(" The command for it is peft-unlearn ")
+    assert said.startswith("Not evaluated: forget_dataset")
+    assert main(shlex.split(command)) == 0
+    assert set(json.loads(Path("elsewhere/report.json").read_text())["results"]) == {"forget", "retain"}
+    assert main(["merge", str(world / "lora"), "--output", "tuned"]) == 0
+    assert "peft-unlearn evaluate tuned --forget FILE --retain FILE" in capsys.readouterr().out
+
+
+def test_merge_onto_a_quantisation_that_there_was_not_is_refused(recipe, capsys):
+    assert main(["train", recipe(max_steps=1)]) == 0
+    refused(
+        capsys, ["merge", "out", "--output", "merged", "--onto", "dequantized"], "onto: this run's base was not quantised", "recipe.yaml"
+    )
+    assert not Path("merged").exists()
+
+
+def test_a_set_that_the_adapter_was_evaluated_on_with_other_rows_has_the_merged_numbers_alone(recipe, world, caplog):
+    assert main(["train", recipe(never_seen_model_name_or_path=str(world / "other"))]) == 0
+    for rows, kept, kind in ((4, {"forget"}, "retrained"), (2, set(), None)):
+        assert main(["evaluate", "out", "--rows", str(rows), "--output", "out/report.json"]) == 0
+        caplog.clear()
+        assert main(["merge", "out", "--output", f"merged{rows}"]) == 0
+        made = json.loads(Path(f"merged{rows}/report.json").read_text())
+        for name, n in (("forget", 4), ("retain", 6)):
+            views = made["results"][name]
+            assert views["after"]["loss"]["n"] == n
+            assert set(views) == {"after"} | ({"before", "adapter", "never_seen"} if name in kept else set())
+        assert made["never_seen"]["kind"] == kind
+        (warning,) = (message for message in caplog.messages if "out/report.json" in message)
+        assert all((name in warning.split(" than ")[0]) == (name not in kept) for name in ("forget", "retain"))

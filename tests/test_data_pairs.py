@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from peft_unlearn.data import Pairs, PairSampler, by_length, collate, collate_rows, forget_in_retain, padding, padding_id
+from peft_unlearn.data import Pairs, PairSampler, by_length, check_apart, collate, collate_rows, padding, padding_id
 from peft_unlearn.errors import UserError
 
 
@@ -133,20 +133,31 @@ def test_padding_needs_no_pad_token(pad, eos, fills):
     assert padding_id(Named(pad, eos)) == fills
 
 
-def test_forget_rows_in_the_retain_set_are_named_whatever_their_spacing_and_format():
+@pytest.mark.parametrize("name", ["retain_dataset", "holdout_dataset"])
+def test_forget_rows_in_another_set_are_named_whatever_their_spacing_and_format(name):
     forget = Dataset.from_list([{"question": "Who?", "answer": "Ann"}, {"question": "Where does\nAnn live?", "answer": "In  Oslo"}])
-    retain = Dataset.from_list([{"text": "Something else"}, {"text": " Where does Ann live? In Oslo"}])
+    other = Dataset.from_list([{"text": "Something else"}, {"text": " Where does Ann live? In Oslo"}])
     turns = [{"role": "user", "content": "Where does Ann live?"}, {"role": "assistant", "content": "In Oslo"}]
-    for same in (retain, Dataset.from_list([{"messages": turns[:1] + turns}, {"messages": turns}])):
-        with pytest.raises(UserError, match="forget_dataset: row 2 also stands in retain_dataset as row 2, take it out"):
-            forget_in_retain(forget, same)
-    with pytest.raises(UserError, match=r"row 1 also stands in retain_dataset as row 1 \(and 1 more like it\)"):
-        forget_in_retain(forget, forget)
+    for same in (other, Dataset.from_list([{"messages": turns[:1] + turns}, {"messages": turns}])):
+        with pytest.raises(UserError, match=f"forget_dataset: row 2 also stands in {name} as row 2, take it out"):
+            check_apart(forget, same, name)
+    with pytest.raises(UserError, match=rf"row 1 also stands in {name} as row 1 \(and 1 more like it\)"):
+        check_apart(forget, forget, name)
+
+
+def test_tokenised_rows_are_told_by_their_tokens_whatever_their_labels():
+    forget, other = numbered(5), numbered(9).select(range(3, 9))
+    check_apart(forget.select(range(3)), other, "retain_dataset")
+    relabelled = other.map(lambda row: {"labels": [-100, *row["input_ids"][1:]]})
+    with pytest.raises(
+        UserError, match=r"^forget_dataset: row 4 also stands in retain_dataset as row 1 \(and 1 more like it\), take it out"
+    ):
+        check_apart(forget, relabelled, "retain_dataset")
 
 
 def test_sets_that_share_no_row_pass():
     forget, retain = (Dataset.from_list([{"question": "Who?", "answer": name}]) for name in ("Ann", "Bob"))
-    forget_in_retain(forget, retain)
+    check_apart(forget, retain, "retain_dataset")
 
 
 row_lengths = st.lists(st.tuples(st.integers(2, 40), st.integers(2, 40)), min_size=1, max_size=24)

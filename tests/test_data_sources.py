@@ -1,3 +1,4 @@
+import csv
 import gzip
 import json
 
@@ -83,10 +84,12 @@ def test_mapping_takes_splits_slices_folders_and_globs(tmp_path, monkeypatch):
         ({"path": "rows.jsonl", "split": "test"}, r"Unknown split .test."),
         ({"split": "train"}, "path is missing"),
         ({"path": "json", "data_files": "nowhere.jsonl"}, "nowhere.jsonl"),
-        ("empty.jsonl", "empty.jsonl holds no rows"),
+        ("empty.jsonl", "empty.jsonl holds no rows, write at least one into it"),
         ("empty.json", "cannot load empty.json"),
-        ("blank.txt", "the set has no rows"),
-        ("broken.jsonl", "cannot load broken.jsonl .line 2 is not JSON"),
+        ("blank.txt", "the set has no rows, give at least one"),
+        ("broken.jsonl", r"cannot load broken.jsonl \(line 2 is not JSON\), mend or remove it: each line must be one JSON object"),
+        ("list.jsonl", r"cannot load list.jsonl \(line 3 is no JSON object\), mend or remove it: each line must be one JSON object"),
+        ("lists.jsonl", r"cannot load lists.jsonl \(line 1 is no JSON object\), mend or remove it"),
         ("broken.parquet", "cannot load broken.parquet"),
         ("binary.txt", "cannot load binary.txt .*utf-8"),
         ("story.jsonl", "its columns are story, write text, prompt and completion"),
@@ -106,6 +109,8 @@ def test_bad_sources_are_told_in_one_sentence(spec, says, tmp_path, monkeypatch)
     (tmp_path / "empty.json").write_text("[]")
     (tmp_path / "blank.txt").write_text("\n \n")
     (tmp_path / "broken.jsonl").write_text('{"text": "SECRET one"}\n{"text": "SECRET two"} and more\n')
+    write(tmp_path / "list.jsonl", [{"text": "SECRET"}, {"text": "SECRET"}, ["SECRET"], {"text": "SECRET"}])
+    write(tmp_path / "lists.jsonl", [["SECRET"], ["SECRET"]])
     (tmp_path / "broken.parquet").write_text("garbage")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     write(tmp_path / "story.jsonl", [{"story": "SECRET"}])
@@ -121,3 +126,38 @@ def test_bad_sources_are_told_in_one_sentence(spec, says, tmp_path, monkeypatch)
     assert str(caught.value).startswith("forget_dataset: ")
     assert "SECRET" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+PROMPT = {"prompt": "SECRET?", "completion": "SECRET"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([*ROWS, PROMPT, PROMPT], "row 6 has prompt, completion and row 1 has question, answer, write all rows in one of the two ways."),
+        ([PROMPT, *ROWS], "row 1 has prompt, completion and row 2 has question, answer"),
+        ([PROMPT, ROWS[0]], "row 2 has question, answer and row 1 has prompt, completion"),
+        ([*ROWS, {"text": "SECRET"}], "row 6 has text and row 1 has question, answer"),
+        ([*ROWS, {"question": "SECRET?"}, PROMPT], "row 7 has prompt, completion and row 1 has question, answer"),
+        ([ROWS[0] | PROMPT, ROWS[0] | {"completion": "SECRET"}], "row 2 has question, answer and row 1 has prompt, completion"),
+        ([PROMPT, PROMPT | {"completion": None}, PROMPT | {"text": "SECRET"}], "row 2: completion is "),
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_row_of_another_format_than_the_others_is_the_one_that_is_named(kind, rows, says, tmp_path):
+    """A loader gives every row the columns of all, empty where it brought none itself."""
+    file = write(tmp_path / "rows.jsonl", rows)
+    if kind == "csv":
+        file = tmp_path / "rows.csv"
+        with file.open("w") as lines:
+            table = csv.DictWriter(lines, dict.fromkeys(column for row in rows for column in row))
+            table.writeheader()
+            table.writerows(rows)
+    with pytest.raises(UserError) as caught:
+        load(str(file), name="forget_dataset")
+    assert str(caught.value).startswith(f"forget_dataset: {says}")
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_set_whose_rows_fill_several_formats_is_read_as_the_first(tmp_path):
+    load(str(write(tmp_path / "rows.jsonl", [PROMPT | {"text": "more"}, PROMPT])), name="forget_dataset")

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +180,17 @@ def test_stacked_adapters_are_merged_together(tmp_path: Path) -> None:
     result = merge(forget, tmp_path / "merged", below=(finetune,))
     expected = adapted_logits(base, finetune, forget)
     assert relative_error(logits(AutoModelForCausalLM.from_pretrained(result.folder)), expected) < 2e-6
+
+
+def test_another_base_than_the_adapter_names_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base, adapter = folders(tmp_path)
+    moved = shutil.copytree(base, tmp_path / "elsewhere" / "base")
+    merge(adapter, tmp_path / "same", base=moved)
+    assert not caplog.messages
+    other = shutil.copytree(base, tmp_path / "other")
+    merge(adapter, tmp_path / "merged", base=other)
+    (warning,) = caplog.messages
+    assert all(str(name) in warning for name in (adapter, base, other))
 
 
 def test_reported_change_is_the_ratio_of_norms(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_dequantised_base_is_the_one_that_the_adapter_was_trained_on(kind, on_di
     config_of_run = CONFIGS[kind](torch.float32)
     if on_disk:  # a shard of 40 KB ends between a weight and its scales
         source = save_quantised(base, tmp_path / "quantised", config_of_run, shard_size="40KB")
-        folder = merge(adapter, tmp_path / "merged", base=source, onto="dequantized").folder
+        folder = merge(adapter, tmp_path / "merged", base=source, onto="dequantized", trained=(None, None)).folder
     else:
         folder = merge(adapter, tmp_path / "merged", onto="dequantized", trained=(config_of_run, torch.float32)).folder
     twin = PeftModel.from_pretrained(load(base, config_of_run).dequantize(), adapter).merge_and_unload()

@@ -1,7 +1,9 @@
 """What `merge` refuses: one sentence, and nothing under the final name."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from test_deploy_merging import CASES, folders, llama, save_adapter, save_base
 
 from peft_unlearn.deploy.merging import merge
+from peft_unlearn.deploy.shards import checkpoint, written_whole
 from peft_unlearn.errors import UserError
 
 
@@ -140,7 +143,9 @@ def test_full_disk_is_noticed_before_writing(tmp_path: Path, monkeypatch: pytest
     size = sum(p.stat().st_size for p in base.glob("*.safetensors"))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=size // 2))
-    assert "GB free" in refused(adapter, tmp_path / "merged")
+    message = refused(adapter, tmp_path / "merged")
+    assert f"{size / 2e6:.2f} MB free" in message
+    assert " 0.00 " not in message
 
 
 def test_interrupted_merge_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,3 +166,56 @@ def test_interrupted_merge_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert set(tmp_path.iterdir()) == there
     monkeypatch.undo()
     assert merge(adapter, tmp_path / "merged").folder.is_dir()
+
+
+def test_of_two_merges_into_one_folder_the_second_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, adapter = folders(tmp_path)
+    messages: list[str] = []
+
+    def meanwhile(tensors, path, metadata):
+        if not messages:
+            messages.append("")
+            messages.append(refused(adapter, tmp_path / "merged"))
+        save_file(tensors, path, metadata=metadata)
+
+    monkeypatch.setattr("peft_unlearn.deploy.merging.save_file", meanwhile)
+    folder = merge(adapter, tmp_path / "merged").folder
+    assert "output: another run is writing into" in messages[1]
+    assert checkpoint(folder).keys() == checkpoint(base).keys()
+    assert set(tmp_path.iterdir()) == {base, adapter, folder}
+
+
+@pytest.mark.parametrize("a_file", [True, False])
+def test_name_that_was_taken_while_it_merged_stays_theirs(a_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, adapter = folders(tmp_path)
+    output = tmp_path / "merged"
+    theirs = output if a_file else output / "mine.txt"
+
+    def meanwhile(tensors, path, metadata):
+        theirs.parent.mkdir(exist_ok=True)
+        theirs.write_text("mine")
+        save_file(tensors, path, metadata=metadata)
+
+    monkeypatch.setattr("peft_unlearn.deploy.merging.save_file", meanwhile)
+    with pytest.raises(UserError, match=f"output: {output} was free"):
+        merge(adapter, output)
+    assert theirs.read_text() == "mine"
+    assert set(tmp_path.iterdir()) == {base, adapter, output}
+
+
+def test_what_a_killed_merge_left_is_cleared_away_by_the_next_one(tmp_path: Path) -> None:
+    output = tmp_path / "merged"
+    if (child := os.fork()) == 0:
+        try:
+            with written_whole(output, 0) as partial:
+                (partial / "half").write_text("")
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+    assert [path.name for path in tmp_path.iterdir()] == [".merged.partial"]
+    assert list(tmp_path.rglob("half"))
+    with written_whole(output, 0) as partial:
+        assert not list(tmp_path.rglob("half"))
+        (partial / "whole").write_text("")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["merged", "merged/whole"]

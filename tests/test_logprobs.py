@@ -7,7 +7,7 @@ from conftest import tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_unlearn.logprobs import IGNORE, kl, lowest, mean_nll, qkl, row_means, score
+from peft_unlearn.logprobs import IGNORE, kl, lowest, mean_nll, qkl, row_means, score, spread
 
 
 def batch():
@@ -99,3 +99,14 @@ def test_the_lowest_of_a_row_are_those_of_the_sorted_row(rows, rng):
         logps[i, places], mask[i, places] = torch.tensor(row, dtype=torch.float64), True
     expected = [sum(sorted(row)[: max(1, len(row) * 2 // 5)]) / max(1, len(row) * 2 // 5) if row else 0.0 for row in rows]
     assert row_means(logps, lowest(logps, mask)).tolist() == pytest.approx(expected)
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=4))
+def test_values_stand_at_the_places_of_their_mask_and_hand_on_their_gradients(rows):
+    mask = torch.tensor(rows)
+    values = torch.randn(int(mask.sum()), generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found, left = spread(values, mask), iter(values.tolist())
+    assert found.tolist() == [[next(left) if true else 0.0 for true in row] for row in rows]
+    weights = torch.arange(1.0, mask.numel() + 1).view_as(mask.float())
+    (found * weights).sum().backward()
+    assert torch.equal(values.grad, weights[mask])

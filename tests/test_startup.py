@@ -46,7 +46,7 @@ WRONG = {
     "of the model": ("load_in_4bit: true\nload_in_8bit: true\n", "load_in_8bit: load_in_4bit is given as well"),
     "of the data": ("eval_rows: -1\n", "eval_rows: -1 is out of range"),
     "nowhere to land": ("stop_at: auto\n", "stop_at: 'auto' needs rows"),
-    "no file": ("holdout_dataset: none.jsonl\n", "holdout_dataset: none.jsonl does not exist."),
+    "no file": ("holdout_dataset: none.jsonl\n", "holdout_dataset: none.jsonl does not exist, write the path of a file"),
 }
 
 
@@ -82,7 +82,7 @@ def test_so_is_what_an_evaluation_is_asked_for_over_the_recipe_of_a_run(command,
     for options, words in (
         (["--set", "load_in_4bits=true"], "load_in_4bits: there is no such key, did you mean load_in_4bit?"),
         (["--rows", "-2"], "eval_rows: -2 is out of range"),
-        (["--forget", "none.jsonl"], "forget_dataset: none.jsonl does not exist."),
+        (["--forget", "none.jsonl"], "forget_dataset: none.jsonl does not exist, write the path of a file"),
         (["--split", "news"], "split: it belongs to a benchmark"),
     ):
         status, errors, imported = run(tmp_path, command, "run", *options)

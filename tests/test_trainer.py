@@ -6,22 +6,22 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny_llama
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.hf_api import RepoUrl
 from peft import LoraConfig, PeftModel
 from test_trainer_equivalence import FORGET, LORA, RETAIN, config, difference, flat, forget_rows, rows, tokenizer, trained
 from transformers import TrainerCallback
 
-from peft_unlearn import UnlearnTrainer, adapters, methods
+from peft_unlearn import UnlearnTrainer, adapters, data, methods
 from peft_unlearn.errors import UserError
 from peft_unlearn.methods import METHODS
 
 
 def build(folder, method="graddiff", model=None, **changes) -> UnlearnTrainer:
-    given = ("forget_dataset", "retain_dataset", "holdout_dataset", "never_seen_model")
-    data = {"forget_dataset": forget_rows(method), "retain_dataset": RETAIN} | {k: changes.pop(k) for k in given if k in changes}
-    return UnlearnTrainer(model or tiny_llama(), config(folder, method, **changes), processing_class=tokenizer(), peft_config=LORA, **data)
+    given = ("forget_dataset", "retain_dataset", "eval_dataset", "holdout_dataset", "never_seen_model")
+    sets = {"forget_dataset": forget_rows(method), "retain_dataset": RETAIN} | {k: changes.pop(k) for k in given if k in changes}
+    return UnlearnTrainer(model or tiny_llama(), config(folder, method, **changes), processing_class=tokenizer(), peft_config=LORA, **sets)
 
 
 class Watch(TrainerCallback):
@@ -125,6 +125,15 @@ def test_every_objective_logs_its_loss_norm_and_weight(tmp_path):
     [
         ({"forget_dataset": None}, "forget_dataset"),
         ({"forget_dataset": Dataset.from_list([{"other": "x"}])}, "forget_dataset"),
+        (
+            {"forget_dataset": "rows.jsonl"},
+            "^forget_dataset: a Dataset is needed and this is a str, load a file with datasets.load_dataset",
+        ),
+        ({"retain_dataset": "rows.jsonl"}, "^retain_dataset: a Dataset is needed and this is a str"),
+        ({"holdout_dataset": DatasetDict(train=RETAIN)}, "^holdout_dataset: a Dataset is needed and this is a DatasetDict"),
+        ({"eval_dataset": {"facts": "rows.jsonl"}}, "^eval_dataset.facts: a Dataset is needed and this is a str"),
+        ({"eval_dataset": "rows.jsonl"}, "^eval_dataset: a mapping of names to Datasets is needed"),
+        ({"eval_dataset": RETAIN}, "^eval_dataset: a mapping of names to Datasets is needed"),
         ({"model": "missing-folder"}, "model_name_or_path.*missing-folder"),
     ],
 )
@@ -210,6 +219,38 @@ def test_a_run_with_nothing_left_to_forget_stays_where_it_is(combine, tmp_path):
 def test_rows_that_cannot_be_trained_on_are_named(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         build(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("name", ["retain_dataset", "holdout_dataset"])
+@pytest.mark.parametrize("tokenised", ["neither", "forget", "other", "both"])
+def test_forget_rows_in_another_set_are_refused_as_on_the_command_line(name, tokenised, tmp_path, caplog):
+    """As text of any format where both sets are text, so that a row is the user's own; by tokens, which were perhaps cut, there is a warning."""
+    words = [f"w{i} w{i + 1} w{i + 2}" for i in range(5, 9)]
+    forget, other = Dataset.from_list([{"text": text} for text in words]), Dataset.from_list([{"text": words[2]}, {"text": "w40 w41"}])
+    if tokenised == "neither":
+        other = Dataset.from_list([{"prompt": "w40", "completion": " w41"}, {"prompt": "w7 w8", "completion": " w9"}])
+    if tokenised in ("forget", "both"):
+        forget = data.tokenize(forget, tokenizer(), 64, name="forget").rows
+    if tokenised in ("other", "both"):
+        other = data.tokenize(other, tokenizer(), 64, name="other").rows
+    said = f"forget_dataset: row 3 also stands in {name} as row {2 if tokenised == 'neither' else 1}, take it out of one of the two."
+    if tokenised == "neither":
+        with pytest.raises(UserError, match=f"^{said}$"):
+            build(tmp_path, forget_dataset=forget, **{name: other})
+    else:
+        build(tmp_path, forget_dataset=forget, **{name: other})
+        assert f"Warning: as they are tokenised, {said}" in caplog.messages
+
+
+def test_of_a_text_that_is_split_the_row_is_named_and_not_the_piece(tmp_path):
+    long = {"text": " ".join(["w5 w6 w7"] * 50)}
+    with pytest.raises(UserError, match="^forget_dataset: row 2 also stands in retain_dataset as row 2, "):
+        build(
+            tmp_path,
+            forget_dataset=Dataset.from_list([long, {"text": "w8 w9"}]),
+            retain_dataset=Dataset.from_list([{"text": long["text"] + " w9"}, {"text": "w8  w9"}]),
+            max_length=16,
+        )
 
 
 def test_reentrant_checkpointing_takes_the_same_steps(tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import tiny_llama
 from test_trainer import Watch, build
 from test_trainer_equivalence import difference, flat, never_seen, plain, trained
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -145,6 +146,17 @@ def test_a_step_that_a_scaler_skips_moves_neither_multiplier_nor_landing(tmp_pat
     assert len({multiplier for multiplier, _ in watch}) == 3
 
 
+@pytest.mark.parametrize("base", [torch.bfloat16, torch.float32])
+def test_inner_layers_are_read_under_autocast_too(base, tmp_path):
+    """accelerate hands the hidden states of a 16-bit model on in fp32, and norm and head are still in 16 bits."""
+    model = tiny_llama().to(base)
+    trainer = build(
+        tmp_path, "mollm", model, bf16=True, use_cpu=True, inner_coef=0.3, stop_at="never_seen", never_seen_model=never_seen(), max_steps=2
+    )
+    trainer.train()
+    assert all(math.isfinite(line["grad_norm"]) for line in trainer.state.log_history if "grad_norm" in line)
+
+
 class HostReads(TorchDispatchMode):
     """Operations at which a host waits for a GPU: a scalar that is read, and sizes that depend on values."""
 
@@ -154,6 +166,7 @@ class HostReads(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         waits = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default)
+        waits += (torch.ops.aten.masked_scatter_backward.default,)  # which selects within
         if func in waits:
             files = [frame.filename for frame in traceback.extract_stack()]
             self.seen.append(next((name for name in reversed(files) if "transformers" in name or "peft_unlearn" in name), ""))

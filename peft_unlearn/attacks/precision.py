@@ -9,11 +9,13 @@ written. W is the base below the adapter, a user's own fine-tune included; the h
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -99,7 +101,10 @@ def dense(context: Context) -> Iterator[PreTrainedModel | PeftModel]:
     elif context.load_dense is None:
         raise Unmade("the model is held quantised, and its 16/32-bit weights are not at hand")
     else:
-        yield context.load_dense()
+        base = context.load_dense()
+        if adapters.quantisation(base) is not None:
+            raise Unmade("the base is quantised on the disk, and its 16/32-bit weights are not at hand")
+        yield base
 
 
 def layers(base: PreTrainedModel | PeftModel) -> list[Layer]:
@@ -114,20 +119,23 @@ def layers(base: PreTrainedModel | PeftModel) -> list[Layer]:
     return found
 
 
-def changes(model: PeftModel) -> Iterator[tuple[str, Change]]:
-    """The change of each adapted module, one at a time, by the module's name in the base."""
+def changes(model: PeftModel) -> dict[str, Callable[[], Change]]:
+    """What gives the change of each adapted module, by the module's name in the base. All of 8B's at once would be 28 GB."""
     below, student = adapters.names_of(model, "reference"), adapters.names_of(model, "student")
-    for name, module in lora_layers(model).items():
+
+    def change(module: LoraLayer) -> Change:
         parts = [[module.get_delta_weight(one).detach().float() for one in names if one in module.scaling] for names in (below, student)]
         before, after = (sum(part, start=torch.zeros(())) for part in parts)
-        yield name.removeprefix("base_model.model."), Change(before, after - before)
+        return Change(before, after - before)
+
+    return {name.removeprefix("base_model.model."): partial(change, module) for name, module in lora_layers(model).items()}
 
 
 @contextlib.contextmanager
 def rewritten(model: PeftModel | None, kept: list[Layer], rounding: Rounding, in_place: bool, alphas: dict[str, float]) -> Iterator[None]:
     """The base with the adapters of `model` merged into it, then rounded: Q(W + D), or in place Q(Q(W) + D). Fills `alphas` by module."""
     own = [layer.weight.data.to("cpu", copy=True) for layer in kept]
-    changed = {} if model is None else dict(changes(model))
+    changed = {} if model is None else changes(model)
     if not changed.keys() <= {layer.name for layer in kept}:
         raise Unmade("the adapter changes modules of a kind that is not merged")
     try:
@@ -135,7 +143,7 @@ def rewritten(model: PeftModel | None, kept: list[Layer], rounding: Rounding, in
             apply = _applied(rounding, layer)
             weight = layer.weight.data.float()
             if layer.name in changed:
-                below, change = (part.to(weight.device) for part in changed[layer.name])
+                below, change = (part.to(weight.device) for part in changed[layer.name]())
                 before = apply(weight + below)
                 weight = apply((before if in_place else weight + below) + change)
                 if bool(change.any()):
@@ -159,19 +167,24 @@ def _applied(rounding: Rounding, layer: Layer) -> Rounding:
 @contextlib.contextmanager
 def rounded_adapter(model: PeftModel, bits: int, alphas: dict[str, float]) -> Iterator[None]:
     """The forgetting adapter with both factors rounded row by row; the base as it is loaded. Fills `alphas` by module."""
-    before = dict(changes(model))
     parameters = adapters.adapter_parameters(model, adapters.STUDENT)
     own = [parameter.data for parameter in parameters]
-    for parameter in parameters:
-        parameter.data = absmax(parameter.data.float(), bits).to(parameter.dtype)
+    rounded = [absmax(data.float(), bits).to(data.dtype) for data in own]
+
+    def hold(values: list[Tensor]) -> None:
+        for parameter, data in zip(parameters, values, strict=True):
+            parameter.data = data
+
     try:
-        for name, (_, change) in changes(model):
-            if bool(before[name].forgetting.any()):
-                alphas[name] = alpha(change, before[name].forgetting)
+        for name, change in changes(model).items():
+            hold(own)
+            before = change().forgetting
+            hold(rounded)
+            if bool(before.any()):
+                alphas[name] = alpha(change().forgetting, before)
         yield
     finally:
-        for parameter, data in zip(parameters, own, strict=True):
-            parameter.data = data
+        hold(own)
 
 
 def alpha(left: Tensor, change: Tensor) -> float:

@@ -15,6 +15,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from peft_unlearn import adapters
 from peft_unlearn.attacks.context import Attack, Context, Shown, Unmade, number, recalled, take
@@ -71,8 +72,9 @@ def _recalls(context: Context, rows: Sequence[Row], unseen: Probe, rate: float, 
             labels = sum(label != IGNORE for row in chosen for label in row["labels"][1:])
             for start in range(0, len(chosen), context.batch_size):
                 padded = collate_rows(chosen[start : start + context.batch_size], pad)
-                scores = score(model, {key: value.to(model.device) for key, value in padded.items()})
-                (-scores.logps.sum() / labels).backward()
+                with checkpointed(model):
+                    scores = score(model, {key: value.to(model.device) for key, value in padded.items()})
+                    (-scores.logps.sum() / labels).backward()
             optimiser.step()
             optimiser.zero_grad()
             bar.update()
@@ -124,6 +126,21 @@ def fresh_lora(model: PreTrainedModel | PeftModel, seed: int) -> Iterator[tuple[
             learner.delete_adapter(NAME)
         else:
             learner.unload()
+
+
+@contextlib.contextmanager
+def checkpointed(model: PeftModel) -> Iterator[None]:
+    """Keep the layers' inputs alone for the backward pass. Only the layers take themselves for training: dropout inside them stays off."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    own = [(layer.training, layer.gradient_checkpointing) for layer in layers]
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer, (training, checkpointing) in zip(layers, own, strict=True):
+            layer.training, layer.gradient_checkpointing = training, checkpointing
 
 
 def _plain(row: Row) -> dict[str, list[int]]:

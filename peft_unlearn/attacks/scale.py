@@ -35,7 +35,7 @@ def run(context: Context) -> list[Shown]:
             found += recalled(f"without {which}", context.recall())
     before = context.plain["before"]["forget"]["extraction_strength"]["mean"]
     for weight in WEIGHTS[context.full]:
-        guided = context.recall(Guided(model, weight))
+        guided = context.recall(Guided(model, weight), batch_size=1)  # its logits are whole
         found += recalled(f"reversed guidance {weight:g}", guided)
         if before is not None:
             found.append(number(f"reversed guidance {weight:g}", "gain_over_before", guided["extraction_strength"]["mean"] - before))

@@ -1,6 +1,7 @@
 """The command line: one file a command. They import what is heavy only when they run, so that --help is quick."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -32,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         _say(f"peft-unlearn: error: {error}")
         return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _say(f"peft-unlearn: error: {error.filename or 'output'}: no room is left on the disk, make some and start again.")
+        return 2
     except KeyboardInterrupt:
         _say("peft-unlearn: interrupted")
         return 130
@@ -61,3 +67,5 @@ def _set_up_logs() -> None:
     logging.getLogger("datasets.packaged_modules.json.json").setLevel(logging.CRITICAL)
     # It offers kernels for packed 4-bit weights on the CPU, which `adapters.keep_weights_unpacked` rules out.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # LLM.int8 says at each matmul that it computes in fp16.
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(lambda record: "inputs will be cast" not in record.getMessage())

@@ -11,7 +11,7 @@ import yaml
 from peft_unlearn import recipe
 from peft_unlearn.arguments import DataArguments
 from peft_unlearn.errors import UserError
-from peft_unlearn.folders import ADAPTER_CONFIG, locate, read_json
+from peft_unlearn.folders import ADAPTER_CONFIG, check_writable, locate, read_json
 
 FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors", recipe.FILE]
 
@@ -50,10 +50,23 @@ def read(options: argparse.Namespace) -> Asked:
         raise UserError(f"forget: no recipe.yaml in {options.model} names a forget set, write --forget FILE or --benchmark NAME.")
     if options.samples < 0:
         raise UserError(f"samples: {options.samples} is out of range, write a value of at least 0.")
+    if options.output:
+        check_report(Path(options.output))
     values = recipe.check({**values, "output_dir": str(folder)})
     if not options.benchmark:
         recipe.check_files(values)
     return Asked(options, folder, is_adapter, values)
+
+
+def check_report(path: Path) -> None:
+    """See that a report can be written at `path`, and its page beside it.
+
+    Raises:
+        UserError: it is a folder, or lies in one that may not be written.
+    """
+    if path.is_dir():
+        raise UserError(f"output: {path} is a folder, write a file, such as {path / 'report.json'}.")
+    check_writable(path, key="output")
 
 
 def _values(options: argparse.Namespace, folder: Path, is_adapter: bool) -> dict[str, Any]:

@@ -46,4 +46,6 @@ def main(options: argparse.Namespace) -> None:
         console.print(report.side_by_side(texts["question"], texts["answers"]))
     report.write(made, output)
     html.write(made, output.with_suffix(".html"), texts=texts)
+    if job.is_adapter and output.resolve() == (job.folder / "report.json").resolve() and "settings" in made["run"]:
+        auditing.write_card(job, made)
     console.print(f"The report is {output}, the page {output.with_suffix('.html')}")

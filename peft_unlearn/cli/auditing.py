@@ -15,12 +15,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 import peft_unlearn
-from peft_unlearn import attacks
+from peft_unlearn import attacks, deploy
 from peft_unlearn.attacks import judging
 from peft_unlearn.cli import evaluating, loading
+from peft_unlearn.deploy.card import shown
 from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation import benchmarks, report
 from peft_unlearn.evaluation.results import Evaluation
+from peft_unlearn.folders import ADAPTER_CONFIG, read_json
 
 FILE = "audit.json"
 ORDER = ("never_seen", "before", "after")  # what the model under audit is compared with comes first
@@ -61,6 +63,22 @@ def run(job: evaluating.Job, chosen: Sequence[attacks.Attack], output: Path) -> 
         **(trained or {"run": done.facts}),
     )
     return made, evaluating.forget_texts(job, {view: seen[view] for view in job.views}) if texts else None
+
+
+def write_card(job: evaluating.Job, made: dict[str, Any]) -> None:
+    """Bring the model card of the run that `made` reports up to date."""
+    run, model = made["run"], job.plan.model
+    adapter = read_json(job.folder / ADAPTER_CONFIG)
+    deploy.write_card(
+        job.folder,
+        base=adapter["base_model_name_or_path"] or "./base",
+        method=run["settings"]["method"],
+        settings=shown(run["settings"], adapter, run["steps"]),
+        quantisation=run["quantisation"],
+        report=made,
+        below=model.adapter_name_or_path if model.adapter_mode != "continue" else None,
+        below_merged=model.adapter_mode == "merge",
+    )
 
 
 def _attack(job: evaluating.Job, view: str, model: PreTrainedModel, done: "Progress", pending: Sequence[attacks.Attack]) -> None:

@@ -26,7 +26,7 @@ def main(options: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from peft_unlearn import recipe
+    from peft_unlearn import adapters, recipe
     from peft_unlearn.cli import loading
     from peft_unlearn.cli.run import run
     from peft_unlearn.demo import model, world
@@ -77,6 +77,7 @@ def main(options: argparse.Namespace) -> None:
     how = How(batch_size=first.training.per_device_eval_batch_size)
     never_seen = Own(probes, 0).evaluate(twin, tokenizer, how, "never-seen")
     del twin
+    adapters.release()
 
     found: dict = {}
     for method in options.method:

@@ -76,7 +76,7 @@ def plan(wanted: asked.Asked) -> Job:
     if options.benchmark:
         named = benchmarks.read(options.benchmark, options.data, split=options.split, rows=options.rows or 0)
     if is_adapter:
-        loading.check_adapter(str(folder), values["model_name_or_path"], key="model")
+        loading.check_adapter(str(folder), values["model_name_or_path"], key="model", said=options.base is not None)
     sets = {} if named else loading.load_sets(made.data)
     if made.model.adapter_name_or_path:
         loading.check_adapter(made.model.adapter_name_or_path, values["model_name_or_path"], key="adapter_name_or_path")
@@ -124,6 +124,7 @@ def for_each_view(job: Job, look: Callable[[str, PreTrainedModel], None], order:
     for view in job.views if order is None else order:
         if view == "never_seen" and job.never_seen is not None:
             model = None  # before the next one is loaded
+            adapters.release()
             look(view, loading.load_never_seen(job.plan.model, job.never_seen, key="never-seen"))
             continue
         if model is None:

@@ -9,13 +9,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     from rich import print as show
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from peft_unlearn import recipe
+    from peft_unlearn.errors import UserError
 
-    grid = Table("key", "default", "what it does")
+    grid = Table(Column("key", no_wrap=True), "default", "what it does")
     for key in recipe.keys().values():
         if not options.key or any(part in key.name for part in options.key):
             grid.add_row(key.name, "" if key.default is None else str(key.default), key.help)
+    if not grid.rows:
+        raise UserError(f"{options.key[0]}: no key has that in its name; `peft-unlearn keys` prints them all.")
     show(grid)
     show("A key without a default takes the value of its method; see peft_unlearn/methods.py.")

@@ -4,6 +4,7 @@ What can be wrong without a model is found before one is loaded.
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
@@ -24,6 +26,8 @@ from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation.probes import Probe, probe
 from peft_unlearn.folders import ADAPTER_CONFIG
 from peft_unlearn.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 KEYS = {"forget": "forget_dataset", "retain": "retain_dataset", "holdout": "holdout_dataset"}
 
@@ -60,14 +64,13 @@ def load_sets(arguments: DataArguments) -> dict[str, Dataset]:
     """The sets that a recipe names, checked.
 
     Raises:
-        UserError: what `data.load` and `data.forget_in_retain` refuse.
+        UserError: what `data.load` and `data.check_apart` refuse.
     """
     sets = {"forget": data.load(arguments.forget_dataset or "", name="forget_dataset")}
-    if arguments.retain_dataset is not None:
-        sets["retain"] = data.load(arguments.retain_dataset, name="retain_dataset")
-        data.forget_in_retain(sets["forget"], sets["retain"])
-    if arguments.holdout_dataset is not None:
-        sets["holdout"] = data.load(arguments.holdout_dataset, name="holdout_dataset")
+    for name, spec in (("retain", arguments.retain_dataset), ("holdout", arguments.holdout_dataset)):
+        if spec is not None:
+            sets[name] = data.load(spec, name=KEYS[name])
+            data.check_apart(sets["forget"], sets[name], KEYS[name])
     return sets | {name: data.load(spec, name=f"eval_dataset.{name}") for name, spec in (arguments.eval_dataset or {}).items()}
 
 
@@ -152,8 +155,11 @@ def _check_modules(config: PreTrainedConfig, model: ModelArguments) -> None:
                 raise UserError(f"lora_target_modules: the model has no module named {wanted}; write all-linear, or any of {found}.")
 
 
-def check_adapter(adapter: str, base: str, *, key: str) -> None:
+def check_adapter(adapter: str, base: str, *, key: str, said: bool = False) -> None:
     """See that a LoRA adapter is there and was trained on `base`. A local base is compared by its folder's name alone: folders move.
+
+    Args:
+        said: the user names this base for this adapter, in place of the one that it names itself: then another one is only warned of.
 
     Raises:
         UserError: no adapter, not LoRA, or one of another base.
@@ -161,6 +167,9 @@ def check_adapter(adapter: str, base: str, *, key: str) -> None:
     config = load_adapter_config(adapter, key=key)
     trained_on = str(config.base_model_name_or_path or base)
     if trained_on != base and Path(trained_on).name != Path(base).name:
+        if said:
+            logger.warning("Warning: %s says that its base is %s, and is put on %s.", adapter, trained_on, base)
+            return
         raise UserError(f"{key}: {adapter!r} is an adapter of {trained_on}, and not of {base}; write model_name_or_path: {trained_on}.")
 
 
@@ -225,6 +234,8 @@ def load_trained(model: ModelArguments, adapter: str) -> PeftModel:
 def _with_adapter(base: PreTrainedModel, adapter: str, name: str) -> PeftModel:
     try:
         return PeftModel.from_pretrained(base, adapter, adapter_name=name)
+    except SafetensorError as error:
+        raise UserError(f"adapter: the weight file of {adapter!r} is truncated or damaged ({error}); fetch or save it again.") from error
     except RuntimeError as error:
         if "size mismatch" not in str(error):
             raise

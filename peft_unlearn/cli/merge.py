@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--onto",
         choices=["original", "dequantized"],
         default="original",
-        help="dequantized: onto the quantised weights that the adapter was trained on, as recipe.yaml says (nf4 if it does not)",
+        help="dequantized: onto the quantised weights that the adapter was trained on, as recipe.yaml says (nf4 if there is none)",
     )
     parser.add_argument("--force", action="store_true", help="merge in place into quantised weights, which erases small changes")
     parser.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="do not evaluate the merged folder")
@@ -61,4 +61,4 @@ def main(options: argparse.Namespace) -> None:
     try:
         console.print(report.table(merged.evaluate(result.folder, Path(options.adapter), settings), console.width))
     except UserError as error:
-        console.print(f"Not evaluated: {error} The command for it is peft-unlearn evaluate {result.folder} --forget ... --retain ...")
+        console.print(f"Not evaluated: {error} {merged.by_hand(result.folder, settings)}", markup=False, soft_wrap=True)

@@ -1,8 +1,8 @@
 """One unlearning run, from a checked recipe to a written adapter. `train` does one, `demo` one for each method."""
 
+import contextlib
 import copy
 import logging
-import os
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -28,6 +28,7 @@ from peft_unlearn.evaluation.benchmarks import How, Sets
 from peft_unlearn.evaluation.benchmarks.own import Own
 from peft_unlearn.evaluation.divergence import retain_kl
 from peft_unlearn.evaluation.probes import Probe
+from peft_unlearn.folders import check_room, claimed
 from peft_unlearn.trainer import UnlearnTrainer
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,13 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None, show: bool = Tru
         UserError: what `recipe` and `loading` refuse, before anything is loaded or written; or a divergence, after the last good adapter
             has been written with a report that says so.
     """
-    settings = plan.resolved()
     output = Path(plan.training.output_dir or "")
+    with claimed(output, key="output_dir") if PartialState().is_main_process else contextlib.nullcontext():
+        return _run(plan, output, never_seen, show)
+
+
+def _run(plan: recipe.Recipe, output: Path, never_seen: Sets | None, show: bool) -> Views:
+    settings = plan.resolved()
     check_output(settings, output)
     check_packages(plan.training)
     tokenizer, probes = loading.prepare(plan)
@@ -78,6 +84,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None, show: bool = Tru
         if never_seen is None and main:
             never_seen = Own(probes, plan.data.eval_rows).evaluate(model, tokenizer, how, "never-seen")
         del model
+        adapters.release()
 
     rows = {name: found.rows for name, found in probes.items()}
     trainer = UnlearnTrainer(
@@ -89,6 +96,8 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None, show: bool = Tru
         processing_class=tokenizer,
         **loading.load_to_train(plan.model),
     )
+    if main:
+        check_room(output, disk_bytes(trainer), key="output_dir")
     student = cast(PreTrainedModel, trainer.model)
     adapted = cast(PeftModel, trainer.model)
     bar = Bar()
@@ -122,6 +131,8 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None, show: bool = Tru
         logger.warning(
             "%d of %d lora_B matrices did not move (%s, ...): these layers forget nothing.", len(unmoved), len(start), unmoved[0]
         )
+    if main:
+        trainer.save_model()  # before it is evaluated, which may be cut
     look("after", "student")
     below = not {adapters.FINETUNE, adapters.REFERENCE}.isdisjoint(adapted.peft_config)
     if never_seen is None and below:
@@ -132,7 +143,6 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None, show: bool = Tru
         looks = (partial(adapters.view, adapted, name) for name in ("reference", "student"))
         views["after"]["retain"]["retain_kl"] = retain_kl(sets.probes["retain"].rows, *looks, batch_size=how.batch_size)
         sets.compare(views, how)
-        trainer.save_model()
         facts = {
             "steps": trainer.state.global_step,
             "landed": None if trainer.landing is None else trainer.landing.landed,
@@ -182,16 +192,11 @@ def check_output(settings: Mapping[str, Any], output: Path) -> None:
         UserError: the folder holds another run, or no checkpoint.
     """
     resume = settings["resume_from_checkpoint"]
-    if output.exists() and not output.is_dir():
-        raise UserError(f"output_dir: {output} is a file, write a folder.")
     if resume is True and (not output.is_dir() or get_last_checkpoint(str(output)) is None):
         raise UserError(f"resume_from_checkpoint: {output} holds no checkpoint, leave the key out.")
     if isinstance(resume, str) and not Path(resume).is_dir():
         raise UserError(f"resume_from_checkpoint: {resume} is no folder, write a checkpoint's folder, or true for the last one.")
     if not output.is_dir():
-        parent = next(folder for folder in output.absolute().parents if folder.exists())
-        if not (parent.is_dir() and os.access(parent, os.W_OK)):
-            raise UserError(f"output_dir: {output} cannot be made in {parent}, write a folder that you may write to.")
         return
     finished = (output / "adapter_config.json").exists() or get_last_checkpoint(str(output)) is not None
     written = output / recipe.FILE
@@ -206,6 +211,13 @@ def check_output(settings: Mapping[str, Any], output: Path) -> None:
         raise UserError(
             f"output_dir: {output} holds a run already, write another folder, or resume_from_checkpoint: true to go on with it."
         )
+
+
+def disk_bytes(trainer: UnlearnTrainer) -> int:
+    """What a run writes, about: the adapter, and to each checkpoint that stays also its teacher and two moments of the optimiser."""
+    args, size = trainer.args, sum(p.nbytes for p in trainer.student)
+    checkpoints = 0 if args.save_strategy == "no" else (args.save_total_limit or 1) + 1
+    return size * (1 + 4 * checkpoints)
 
 
 def check_packages(args: UnlearnConfig) -> None:

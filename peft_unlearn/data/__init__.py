@@ -2,7 +2,7 @@
 
 from peft_unlearn.data.alternates import alternates
 from peft_unlearn.data.collating import Unpadded, by_length, collate, collate_rows, padding, padding_id
-from peft_unlearn.data.overlap import forget_in_retain
+from peft_unlearn.data.overlap import check_apart
 from peft_unlearn.data.pairs import Pairs, PairSampler
 from peft_unlearn.data.self_retain import write_retain_rows
 from peft_unlearn.data.sources import load
@@ -15,9 +15,9 @@ __all__ = [
     "Unpadded",
     "alternates",
     "by_length",
+    "check_apart",
     "collate",
     "collate_rows",
-    "forget_in_retain",
     "load",
     "padding",
     "padding_id",

@@ -1,5 +1,6 @@
-"""Rows that stand in the forget set and in the retain set would be pushed both ways."""
+"""Forget rows that also stand in the retain set would be pushed both ways; in the holdout, what nobody learnt would be told by what was."""
 
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 from datasets import Dataset
@@ -8,25 +9,36 @@ from peft_unlearn.data import formats
 from peft_unlearn.errors import UserError
 
 
-def forget_in_retain(forget: Dataset, retain: Dataset) -> None:
-    """Refuse forget rows that also stand in the retain set, word for word; spacing, line breaks and the format do not count.
+def check_apart(forget: Dataset, other: Dataset, name: str) -> None:
+    """Refuse forget rows that also stand in another set, `name`.
 
-    Linear in the rows of both.
+    Texts are compared word for word: spacing, line breaks and the format do not count. Sets that are tokenised, both of them, are compared by
+    their tokens. Linear in the rows of both.
 
     Raises:
         UserError: names the first such row in both sets, counted from 1, and how many there are.
     """
-    places = {_words(row): number for number, row in enumerate(formats.rows(retain, formats.columns(retain, "retain_dataset")), start=1)}
-    forget_rows = enumerate(formats.rows(forget, formats.columns(forget, "forget_dataset")), start=1)
-    shared = [(number, places[words]) for number, row in forget_rows if (words := _words(row)) in places]
+    wanted = list(_said(forget, "forget_dataset"))
+    among = set(wanted)
+    places: dict[Hashable, int] = {}
+    for number, said in enumerate(_said(other, name), start=1):
+        if said in among:
+            places.setdefault(said, number)
+    shared = [(number, places[said]) for number, said in enumerate(wanted, start=1) if said in places]
     if shared:
         more = f" (and {len(shared) - 1} more like it)" if len(shared) > 1 else ""
         raise UserError(
-            f"forget_dataset: row {shared[0][0]} also stands in retain_dataset as row {shared[0][1]}{more}, take it out of one of the two."
+            f"forget_dataset: row {shared[0][0]} also stands in {name} as row {shared[0][1]}{more}, take it out of one of the two."
         )
 
 
+def _said(dataset: Dataset, name: str) -> Iterator[Hashable]:
+    """What each row says: its tokens, or its text with single spaces between words."""
+    if formats.is_tokenised(dataset):
+        return (tuple(row["input_ids"]) for row in formats.rows(dataset, ("input_ids",)))
+    return (_words(row) for row in formats.rows(dataset, formats.columns(dataset, name)))
+
+
 def _words(row: dict[str, Any]) -> str:
-    """The row's text with single spaces between words."""
     parts = (part for value in row.values() for part in ([value] if isinstance(value, str) else [message["content"] for message in value]))
     return " ".join(word for part in parts for word in part.split())

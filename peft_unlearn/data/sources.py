@@ -43,9 +43,14 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
         else:
             dataset = load_dataset(**arguments)
     except StopIteration as error:  # what the json loader raises on a file of no bytes
-        raise UserError(f"{name}: {_shown(spec)} holds no rows.") from error
+        raise UserError(f"{name}: {_shown(spec)} holds no rows, write at least one into it.") from error
     except (DatasetsError, OSError, ValueError) as error:
-        reason = _broken_line(arguments) or str(error.__cause__ or error).split("\n")[0].rstrip(".")
+        line = _broken_line(arguments)
+        if line:
+            raise UserError(
+                f"{name}: cannot load {_shown(spec)} ({line}), mend or remove it: each line must be one JSON object."
+            ) from error
+        reason = str(error.__cause__ or error).split("\n")[0].rstrip(".")
         raise UserError(f"{name}: cannot load {_shown(spec)} ({reason}).") from error
     if source == "text":
         dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text.strip()]).flatten_indices(keep_in_memory=True)
@@ -54,15 +59,17 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
 
 
 def _broken_line(arguments: Mapping[str, Any]) -> str | None:
-    """Which line of a .jsonl file is no JSON; the loader counts from 0, and anew in every 10 MB."""
+    """Which line of a .jsonl file is no JSON object; the loader counts from 0, and anew in every 10 MB."""
     file = arguments.get("data_files")
     if isinstance(file, str) and file.endswith(".jsonl") and Path(file).is_file():
         with open(file, encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
-                    json.loads(line.strip() or "null")
+                    row = json.loads(line.strip() or "{}")
                 except ValueError:
                     return f"line {number} is not JSON"
+                if not isinstance(row, dict):
+                    return f"line {number} is no JSON object"
     return None
 
 

@@ -10,8 +10,14 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from peft_unlearn import methods
 from peft_unlearn.evaluation.report import KINDS, show, union
 from peft_unlearn.paths import is_local, public_name, publish
+
+# Of a run's settings and of its adapter's configuration.
+SHOWN = ("learning_rate", "forget_loss", "combine", "teacher_decay", "stop_at", "survive", "inner_coef", "resist", *methods.COMMON)
+SHOWN += ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "seed")
+SHOWN_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_rslora", "use_dora")
 
 # method -> what it is in a few words, arXiv number
 PAPERS = {
@@ -85,6 +91,12 @@ by default. To hand out a model that has forgotten, hand out the merged weights.
 | --- | --- |
 {settings}
 """
+
+
+def shown(settings: Mapping[str, Any], adapter: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """What a card shows of a run's settings, its adapter's configuration and the optimiser steps that it took."""
+    of_adapter = {key: adapter[key] for key in SHOWN_OF_ADAPTER if key in adapter}
+    return {key: settings[key] for key in SHOWN} | of_adapter | {"max_steps": steps}
 
 
 def write_card(

@@ -6,6 +6,7 @@ that are quantised afterwards keep nearly all of it. How much was kept is measur
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from peft_unlearn.deploy.weights import Merger, Write
 from peft_unlearn.errors import UserError
 from peft_unlearn.folders import ADAPTER_CONFIG, locate, read_json
 from peft_unlearn.paths import public_name
+
+logger = logging.getLogger(__name__)
 
 REPORT = "merge.json"
 
@@ -43,7 +46,7 @@ def merge(
     dtype: str | None = None,
     quantize: str | None = None,
     onto: str = "original",
-    trained: tuple[BitsAndBytesConfig, torch.dtype] | None = None,
+    trained: tuple[BitsAndBytesConfig | None, torch.dtype | None] | None = None,
     force: bool = False,
     below: tuple[str | Path, ...] = (),
 ) -> MergeResult:
@@ -60,13 +63,13 @@ def merge(
         quantize: "nf4" (with double quantisation) or "int8": what linear layers are quantised to after merging, as transformers would.
         onto: "original", or "dequantized": the base is first put through the quantisation that it had in training, and the merge then is exact
             for an adapter that was trained on those weights.
-        trained: with "dequantized", that quantisation and the dtype that the base was loaded in; by default NF4 with double quantisation and
-            the base's own. A base that is quantised on the disk says so itself.
+        trained: with "dequantized", that quantisation (None: there was none) and the dtype that the base was loaded in; by default NF4 with
+            double quantisation and the base's own. A base that is quantised on the disk says so itself.
         force: allow a merge in place into quantised weights.
         below: adapters that this one was trained on top of, each stacked and not merged.
 
     Raises:
-        UserError: anything that would leave part of an adapter unmerged, a merge in place without force, a damaged base, no room on the disk.
+        UserError: anything that would leave part of an adapter unmerged, a merge in place without force, a damaged base, no room, a taken `output`.
     """
     patterns = [ADAPTER_CONFIG, lora.WEIGHTS, *shards.TOKENIZER_FILES]
     folders = [locate(name, patterns, key="adapter") for name in (*below, adapter)]
@@ -74,6 +77,10 @@ def merge(
     source = base or configs[-1].base_model_name_or_path
     if not source:
         raise UserError(f"base: {folders[-1] / ADAPTER_CONFIG} names no base_model_name_or_path; give the folder or Hub name of the base.")
+    for name, config in zip((*below, adapter), configs, strict=True):
+        named = config.base_model_name_or_path or source
+        if Path(named).name != Path(source).name:  # by the last component: folders move
+            logger.warning("Warning: %s says that its base is %s, and is merged into %s.", name, named, source)
     patterns = [*shards.MODEL_FILES, *shards.LICENSE_FILES, "*.safetensors", shards.INDEX]
     opened = open_base(locate(source, patterns, key="base", revision=None if base else configs[-1].revision))
     precision = decide(opened, dtype=dtype, quantize=quantize, onto=onto, trained=trained, force=force)

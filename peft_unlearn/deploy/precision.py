@@ -32,20 +32,21 @@ def decide(
     dtype: str | None,
     quantize: str | None,
     onto: str,
-    trained: tuple[BitsAndBytesConfig, torch.dtype] | None,
+    trained: tuple[BitsAndBytesConfig | None, torch.dtype | None] | None,
     force: bool,
 ) -> Precision:
     """See `merging.merge` for the arguments.
 
     Raises:
-        UserError: an unknown word, or a merge in place without force.
+        UserError: an unknown word, a merge in place without force, or onto a quantisation that there was not.
     """
     for key, value, choices in (("to", dtype, (None, *DTYPES)), ("quantize", quantize, (None, *quantised.KINDS)), ("onto", onto, ONTO)):
         if value not in choices:
             raise UserError(f"{key}: {value!r} is not one of {', '.join(filter(None, choices))}.")
     written = DTYPES[dtype] if dtype else base.dtype if base.held.config else None
     target = quantised.config_for(quantize, written or base.dtype) if quantize else None
-    start, start_dtype = base.held.config, base.dtype
+    start: BitsAndBytesConfig | None = base.held.config
+    start_dtype: torch.dtype | None = base.dtype
     if start is not None and onto == "original":
         if not force:
             raise UserError(
@@ -56,6 +57,11 @@ def decide(
         target = target or start
     elif start is None and onto == "dequantized":
         start, start_dtype = trained or (quantised.config_for("nf4", base.dtype), base.dtype)
+        if start is None:
+            raise UserError(
+                "onto: this run's base was not quantised as it was loaded, says recipe.yaml; leave --onto out, or give a base that is quantised "
+                "on the disk as --base."
+            )
     if start is not None and target is not None and quantised.kind_of(start) == quantised.kind_of(target) and not force:
         raise UserError(
             f"quantize: {quantize} after --onto dequantized is a merge in place, which can erase most of an adapter; leave --onto out, or write "

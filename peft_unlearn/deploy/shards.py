@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 
 from peft_unlearn.errors import UserError
-from peft_unlearn.folders import read_json
+from peft_unlearn.folders import check_room, claimed, read_json
 
 SINGLE, INDEX = constants.SAFETENSORS_SINGLE_FILE, constants.SAFETENSORS_INDEX_FILE
 ITEMSIZE = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}  # bytes; the rest take 1
@@ -115,29 +115,38 @@ def copy_files(source: Path, target: Path, patterns: list[str]) -> None:
 
 @contextlib.contextmanager
 def written_whole(output: Path, size: int) -> Iterator[Path]:
-    """A folder to write into, which gets the name `output` only when all is written.
+    """A folder to write into, which gets the name `output` only when all is written. It lies in a hidden one beside, claimed by this process.
 
     Args:
         size: bytes that will be written, checked against the free disk space.
 
     Raises:
-        UserError: `output` holds something already, or the disk has too little room.
+        UserError: `output` holds something, now or when all is written; another merge writes it; or the disk has too little room.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"output: {output} is there already and is not an empty folder; give another name.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(output.parent).free
-    if free < size:
-        raise UserError(
-            f"output: {output.parent} has {free / 1e9:.2f} GB free and {size / 1e9:.2f} GB are needed; give a folder on another disk."
-        )
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a merge that was killed
-    partial.mkdir()
+    output = output.resolve()
+    claim = output.with_name(f".{output.name}.partial")
+    partial = claim / output.name
     try:
-        yield partial
+        with claimed(claim, key="output"):
+            shutil.rmtree(partial, ignore_errors=True)  # left by a merge that was killed
+            if output.exists() and (not output.is_dir() or any(output.iterdir())):
+                raise UserError(f"output: {output} is there already and is not an empty folder; give another name.")
+            check_room(output.parent, size, key="output")
+            partial.mkdir()
+            try:
+                yield partial
+                _rename(partial, output)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        with contextlib.suppress(OSError):  # a claim that a killed merge left stays when it is given up
+            claim.rmdir()
+
+
+def _rename(partial: Path, output: Path) -> None:
+    try:
         if output.exists():
             output.rmdir()
         partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"output: {output} was free and is not any more ({error.strerror}), merge again under another name.") from error

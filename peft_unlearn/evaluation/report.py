@@ -82,6 +82,7 @@ def entries(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
 def write(report: Mapping[str, Any], path: str | Path) -> None:
     """Write `report` as JSON beside `path`, then rename: a run cut at any moment leaves the old report or the new one."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
     beside.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(beside, path)

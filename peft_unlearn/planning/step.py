@@ -50,14 +50,14 @@ def trace(recipe: Recipe, config: PreTrainedConfig) -> dict[str, Items]:
         ledger = Ledger(padded=recipe.training.per_device_train_batch_size > 1, vocabulary=config.get_text_config().vocab_size)
         for item, tensor in meta.tensors(model):
             ledger.add(tensor, item)
+        counts = dict.fromkeys(("token", "sequence", "batch"), torch.ones((), device="meta"))
         with ledger:
             run = _begin(recipe, model, ledger, config.get_text_config())
             for _ in range(2):  # the first makes the optimiser's state, which is there in all that follows
                 _update(run)
-            one = dict.fromkeys(("token", "sequence", "batch"), torch.ones((), device="meta"))
             for step in (0, 1) if run.passes.resist or run.args.survive != "none" else (0,):
                 for stream, batch in run.streams.items():
-                    run.passes.run(model, step, stream, batch, one)
+                    run.passes.run(model, step, stream, batch, counts)
             _evaluate(run)
     return ledger.peaks
 
