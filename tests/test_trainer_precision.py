@@ -150,9 +150,7 @@ def test_a_step_that_a_scaler_skips_moves_neither_multiplier_nor_landing(tmp_pat
 def test_inner_layers_are_read_under_autocast_too(base, tmp_path):
     """accelerate hands the hidden states of a 16-bit model on in fp32, and norm and head are still in 16 bits."""
     model = tiny_llama().to(base)
-    trainer = build(
-        tmp_path, "mollm", model, bf16=True, use_cpu=True, inner_coef=0.3, stop_at="never_seen", never_seen_model=never_seen(), max_steps=2
-    )
+    trainer = build(tmp_path, "mollm", model, bf16=True, inner_coef=0.3, stop_at="never_seen", never_seen_model=never_seen(), max_steps=2)
     trainer.train()
     assert all(math.isfinite(line["grad_norm"]) for line in trainer.state.log_history if "grad_norm" in line)
 
