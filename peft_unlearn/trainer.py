@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
@@ -366,5 +367,6 @@ class _AfterOptimizerStep(TrainerCallback):
         self.trainer.after_optimizer_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.landing is not None and self.trainer.landing.landed:
-            control.should_training_stop = True
+        if self.trainer.landing is not None:
+            [landed] = broadcast_object_list([self.trainer.landing.landed])  # their looks may differ in a last bit
+            control.should_training_stop |= landed

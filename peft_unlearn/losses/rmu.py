@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 
-def direction(size: int) -> Tensor:
+def direction(size: int, device: torch.device | None = None) -> Tensor:
     """A unit vector of `size` entries, the same on every machine and in every run: (size,) fp64.
 
     The paper draws each entry uniformly from [0, 1) once and normalises. Here entry i is the fractional part of i times the golden ratio,
     which fills [0, 1) as evenly and leaves no seed to lose.
     """
     golden = (1 + 5**0.5) / 2
-    vector = torch.arange(1, size + 1, dtype=torch.float64) * golden % 1
+    vector = torch.arange(1, size + 1, dtype=torch.float64, device=device) * golden % 1
     return vector / vector.norm()
 
 
@@ -30,7 +30,7 @@ def rmu(hidden: Tensor, *, scale: float = 2.0) -> Tensor:
 
     Source: Li et al., 2024, arXiv 2403.03218 (WMDP).
     """
-    return hidden_distance(hidden, scale * direction(hidden.shape[-1]).to(hidden))
+    return hidden_distance(hidden, scale * direction(hidden.shape[-1], hidden.device).to(hidden))
 
 
 def hidden_distance(hidden: Tensor, ref_hidden: Tensor) -> Tensor:
