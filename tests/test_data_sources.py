@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+from pathlib import Path
 
 import datasets
 import pyarrow
@@ -161,3 +162,11 @@ def test_a_row_of_another_format_than_the_others_is_the_one_that_is_named(kind, 
 
 def test_a_set_whose_rows_fill_several_formats_is_read_as_the_first(tmp_path):
     load(str(write(tmp_path / "rows.jsonl", [PROMPT | {"text": "more"}, PROMPT])), name="forget_dataset")
+
+
+@pytest.mark.parametrize("file", ["latin.jsonl", "latin.txt", "latin.csv"])
+def test_a_file_that_is_not_utf_8_is_told_in_one_sentence(file, tmp_path):
+    text = {".jsonl": '{"text": "Zoë"}\n', ".txt": "Zoë\n", ".csv": "text\nZoë\n"}[Path(file).suffix]
+    (tmp_path / file).write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=f"^forget_dataset: .*{file}"):
+        load(str(tmp_path / file), name="forget_dataset")

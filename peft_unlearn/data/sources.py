@@ -52,9 +52,12 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
             ) from error
         reason = str(error.__cause__ or error).split("\n")[0].rstrip(".")
         raise UserError(f"{name}: cannot load {_shown(spec)} ({reason}).") from error
-    if source == "text":
-        dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text.strip()]).flatten_indices(keep_in_memory=True)
-    formats.check(dataset, name)
+    try:
+        if source == "text":
+            dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text.strip()]).flatten_indices(keep_in_memory=True)
+        formats.check(dataset, name)
+    except UnicodeDecodeError as error:  # a loader may only find out when a text is read
+        raise UserError(f"{name}: {_shown(spec)} is not in UTF-8 ({error.reason}), save it so.") from error
     return dataset
 
 
