@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"peft-unlearn: error: {error.filename or 'output'}: no room is left on the disk, make some and start again.")
         return 2
     except KeyboardInterrupt:
-        _say("peft-unlearn: interrupted")
+        _say("\npeft-unlearn: interrupted")  # a bar may stand on this line
         return 130
     return 0
 
