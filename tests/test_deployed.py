@@ -12,7 +12,7 @@ from test_trainer import build
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from peft_unlearn import adapters, trainer
+from peft_unlearn import adapters, passes
 from peft_unlearn.deployed import QUANTISERS, deployed, int8, nf4
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -102,6 +102,6 @@ def test_every_second_step_computes_as_shipped(tmp_path, monkeypatch):
         steps.append((run.state.global_step, kind))
         return deployed(model, kind)
 
-    monkeypatch.setattr(trainer, "deployed", counting)
+    monkeypatch.setattr(passes, "deployed", counting)
     run.train()
     assert set(steps) == {(1, "nf4"), (3, "nf4")}
