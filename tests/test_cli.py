@@ -265,7 +265,7 @@ def test_demo_is_a_run_of_each_method_and_can_be_repeated(world, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo_model, "train_models", lambda *_: demo_model.Models(world / "base", world / "other"))
     monkeypatch.setattr(demo_world, "make_world", partial(demo_world.make_world, forget=1, retain=1, never_used=1))
-    monkeypatch.setitem(methods.COMMON, "max_steps", 2)
+    monkeypatch.setitem(methods.LANDING, "max_steps", 2)
     assert main(["demo", "--method", "ngdiff", "mollm"]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("ngdiff", "mollm", "never-seen", "worst of k"))
