@@ -111,8 +111,8 @@ def run(values: dict[str, Any], folder: Path) -> int:
             if not isinstance(tensor, Params4bit):
                 tensor.data = tensor.data.clone()  # out of the mapped file, which no allocator counts
         peft_config: Any = get_peft_config(plan.model)
-        rows = dataset(config.get_text_config().vocab_size, args)
-        trainer = UnlearnTrainer(base, args, rows, rows, processing_class=words, peft_config=peft_config)
+        forget, retain = (dataset(config.get_text_config().vocab_size, args) for _ in range(2))
+        trainer = UnlearnTrainer(base, args, forget, retain, processing_class=words, peft_config=peft_config)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # loading is over
         with record_function(STEPS):
