@@ -131,6 +131,9 @@ def fresh_lora(model: PreTrainedModel | PeftModel, seed: int) -> Iterator[tuple[
 @contextlib.contextmanager
 def checkpointed(model: PeftModel) -> Iterator[None]:
     """Keep the layers' inputs alone for the backward pass. Only the layers take themselves for training: dropout inside them stays off."""
+    if not model.get_base_model().supports_gradient_checkpointing:
+        yield
+        return
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     own = [(layer.training, layer.gradient_checkpointing) for layer in layers]
     model.gradient_checkpointing_enable({"use_reentrant": False})
