@@ -18,11 +18,11 @@ from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, _set_adapter
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from peft_unlearn.errors import UserError
+from peft_unlearn.folders import undamaged
 from peft_unlearn.names import KEEPS_BASE
 
 STUDENT, TEACHER, FINETUNE, REFERENCE = "default", "teacher", "finetune", "reference"
@@ -43,14 +43,11 @@ def load_base(name: str | Path, *, dtype: torch.dtype | str = "auto", quantizati
         kwargs.setdefault("device_map", {"": PartialState().device})
         kwargs["quantization_config"] = quantization_config  # given as None, it would hide the one of a folder that is quantised itself
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, **kwargs)
+        with undamaged(f"model_name_or_path: a weight file of {str(name)!r}"):
+            model = AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, **kwargs)
     except OSError as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(f"model_name_or_path: {str(name)!r} cannot be loaded ({reason}); write a local folder or a Hub name.") from error
-    except SafetensorError as error:
-        raise UserError(
-            f"model_name_or_path: a weight file of {str(name)!r} is truncated or damaged ({error}); fetch or save it again."
-        ) from error
     return keep_weights_unpacked(model)
 
 

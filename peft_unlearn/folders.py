@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from peft_unlearn.errors import UserError
 
@@ -50,6 +51,19 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: there is no such file; give a folder that holds {path.name}.") from None
     except ValueError as error:
         raise UserError(f"{path}: this is no JSON ({error}); fetch or write the file again.") from error
+
+
+@contextlib.contextmanager
+def undamaged(what: str) -> Iterator[None]:
+    """Read safetensors files of `what`.
+
+    Raises:
+        UserError: one is truncated or damaged.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise UserError(f"{what} is truncated or damaged ({error}); fetch or save it again.") from error
 
 
 def check_writable(path: Path, *, key: str) -> None:

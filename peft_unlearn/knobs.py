@@ -168,7 +168,7 @@ class Knobs:
             "help": "Go on from a checkpoint's folder, or with true from the last one in output_dir; save_strategy: steps and save_steps write them."
         },
     )
-    report_to: str | list[str] | None = field(
+    report_to: None | str | list[str] = field(  # noqa: RUF036  # HfArgumentParser reads no other order
         default="none", metadata={"help": "Where metrics are reported to: none, wandb, tensorboard, ..."}
     )
     per_device_train_batch_size: int = field(

@@ -17,6 +17,11 @@ def public_name(value: str) -> str:
     return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if is_local(value) else value
 
 
+def same_model(name: str | Path, other: str | Path) -> bool:
+    """Whether two names may be one model's: by their last components alone, as folders move."""
+    return Path(name).name == Path(other).name
+
+
 def publish(data: Any, hidden: set[str]) -> Any:
     """Nested mappings and lists with every local path cut to its last component; the paths are added to `hidden`."""
     if isinstance(data, dict):

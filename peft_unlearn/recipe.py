@@ -216,8 +216,8 @@ def keys() -> dict[str, Key]:
         hints = typing.get_type_hints(part)
         for f in dataclasses.fields(part):
             if f.init:
-                hint = bool | str | None if f.name == "resume_from_checkpoint" else hints[f.name]  # true: the last checkpoint
-                kinds = _kinds(hint)
+                # true is the last checkpoint; HfArgumentParser has no word for a type that is either
+                kinds = _kinds(bool | str | None if f.name == "resume_from_checkpoint" else hints[f.name])
                 default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
                 help_text = " ".join(str(f.metadata.get("help", "")).replace("%%", "%").split())  # as argparse would show it
                 choices = enums.get(f.name) or tuple(f.metadata.get("choices", ()))

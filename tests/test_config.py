@@ -4,6 +4,8 @@ import dataclasses
 import warnings
 
 import pytest
+from transformers import HfArgumentParser
+from trl import TrlParser
 
 from peft_unlearn import UnlearnConfig, methods
 from peft_unlearn.checks import CHOICES, FIXED, RANGES
@@ -144,3 +146,23 @@ def test_a_misspelt_parameter_of_sgd_is_named():
     assert config(optim="sgd", optim_args="momentum=0.9, nesterov=true").optim_args
     with pytest.raises(UserError, match="optim_args: sgd has no parameter 'momentm'"):
         config(optim="sgd", optim_args="momentm=0.9")
+
+
+@pytest.mark.parametrize("parser", [HfArgumentParser, TrlParser])
+def test_scripts_read_the_configuration_from_their_command_line(parser):
+    """As the scripts of transformers and of TRL do."""
+    given = [
+        "--output_dir",
+        "x",
+        "--method",
+        "mollm",
+        "--resist",
+        "0.2",
+        "--report_to",
+        "none",
+        "--resume_from_checkpoint",
+        "x/checkpoint-5",
+    ]
+    (args,) = parser(UnlearnConfig).parse_args_into_dataclasses(given)
+    assert (args.method, args.resist, args.resume_from_checkpoint) == ("mollm", 0.2, "x/checkpoint-5")
+    assert args.report_to == []

@@ -13,7 +13,6 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
@@ -24,7 +23,8 @@ from peft_unlearn.arguments import DataArguments
 from peft_unlearn.config import ModelArguments
 from peft_unlearn.errors import UserError
 from peft_unlearn.evaluation.probes import Probe, probe
-from peft_unlearn.folders import ADAPTER_CONFIG
+from peft_unlearn.folders import ADAPTER_CONFIG, undamaged
+from peft_unlearn.paths import same_model
 from peft_unlearn.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def check_adapter(adapter: str, base: str, *, key: str, said: bool = False) -> N
     """
     config = load_adapter_config(adapter, key=key)
     trained_on = str(config.base_model_name_or_path or base)
-    if trained_on != base and Path(trained_on).name != Path(base).name:
+    if not same_model(trained_on, base):
         if said:
             logger.warning("Warning: %s says that its base is %s, and is put on %s.", adapter, trained_on, base)
             return
@@ -233,9 +233,8 @@ def load_trained(model: ModelArguments, adapter: str) -> PeftModel:
 
 def _with_adapter(base: PreTrainedModel, adapter: str, name: str) -> PeftModel:
     try:
-        return PeftModel.from_pretrained(base, adapter, adapter_name=name)
-    except SafetensorError as error:
-        raise UserError(f"adapter: the weight file of {adapter!r} is truncated or damaged ({error}); fetch or save it again.") from error
+        with undamaged(f"adapter: the weight file of {adapter!r}"):
+            return PeftModel.from_pretrained(base, adapter, adapter_name=name)
     except RuntimeError as error:
         if "size mismatch" not in str(error):
             raise

@@ -23,7 +23,7 @@ from peft_unlearn.deploy.survival import Survival, as_json
 from peft_unlearn.deploy.weights import Merger, Write
 from peft_unlearn.errors import UserError
 from peft_unlearn.folders import ADAPTER_CONFIG, locate, read_json
-from peft_unlearn.paths import public_name
+from peft_unlearn.paths import public_name, same_model
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def merge(
         raise UserError(f"base: {folders[-1] / ADAPTER_CONFIG} names no base_model_name_or_path; give the folder or Hub name of the base.")
     for name, config in zip((*below, adapter), configs, strict=True):
         named = config.base_model_name_or_path or source
-        if Path(named).name != Path(source).name:  # by the last component: folders move
+        if not same_model(named, source):
             logger.warning("Warning: %s says that its base is %s, and is merged into %s.", name, named, source)
     patterns = [*shards.MODEL_FILES, *shards.LICENSE_FILES, "*.safetensors", shards.INDEX]
     opened = open_base(locate(source, patterns, key="base", revision=None if base else configs[-1].revision))

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from peft_unlearn.errors import UserError
-from peft_unlearn.folders import check_room, claimed, read_json
+from peft_unlearn.folders import check_room, claimed, read_json, undamaged
 
 SINGLE, INDEX = constants.SAFETENSORS_SINGLE_FILE, constants.SAFETENSORS_INDEX_FILE
 ITEMSIZE = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}  # bytes; the rest take 1
@@ -53,11 +53,8 @@ def opened(path: Path) -> Iterator[Any]:
     Raises:
         UserError: the file is truncated or damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise UserError(f"{path}: the file is truncated or damaged ({error}); fetch or save it again.") from error
+    with undamaged(f"{path}: the file"), safe_open(path, framework="pt") as file:
+        yield file
 
 
 def checkpoint(folder: Path) -> dict[str, Tensor]:
