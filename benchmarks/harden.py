@@ -16,11 +16,12 @@ import torch
 from transformers import AutoTokenizer
 
 import study
-from peft_unlearn import adapters, evaluation
+from peft_unlearn import metrics
 from peft_unlearn.attacks import Context, relearning
 from peft_unlearn.attacks.scale import scaled
-from peft_unlearn.evaluation.probes import probe
-from peft_unlearn.methods import FOUNDING
+from peft_unlearn.config.methods import FOUNDING
+from peft_unlearn.data.variants import probe
+from peft_unlearn.model import adapters
 from runs import Runs, World, by_arm
 
 HARDENED = {"inner_coef": 0.3, "resist": 0.2}
@@ -49,9 +50,9 @@ def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
         if trained is not None:
             trained.train()
         model = twin if trained is None else trained.model
-        after = evaluation.evaluate(model, tokenizer, rows, batch_size=100, lens=True)
+        after = metrics.evaluate(model, tokenizer, rows, batch_size=100, lens=True)
         plain = {
-            "before": {"forget": evaluation.evaluate(before, tokenizer, rows, batch_size=100, generate=False)},
+            "before": {"forget": metrics.evaluate(before, tokenizer, rows, batch_size=100, generate=False)},
             "after": {"forget": after},
         }
         probes = {"forget": sets["forget"]._replace(variants={})}

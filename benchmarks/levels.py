@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer
 
-from peft_unlearn import adapters, data, levels
-from peft_unlearn.evaluation.membership import auc
+from peft_unlearn import data
+from peft_unlearn.metrics.membership import auc
+from peft_unlearn.model import adapters
+from peft_unlearn.training import targets
 from runs import demo_world, tofu_world
 
 
@@ -44,21 +46,21 @@ def main() -> None:
         found = {}
         for which in ("memorised", "never_seen"):
             model = adapters.load_base(getattr(where, which), quantization_config=where.quantization_config)
-            found[which] = {name: levels.scored(model, tokenizer, sets[name], 40) for name in ("forget", "holdout")}
+            found[which] = {name: targets.scored(model, tokenizer, sets[name], 40) for name in ("forget", "holdout")}
         now, twin = found["memorised"]["holdout"], found["never_seen"]
-        retain, text = list(sets["retain"]), levels.known(sets["retain"], sets["forget"])
+        retain, text = list(sets["retain"]), targets.known(sets["retain"], sets["forget"])
         estimates, aucs = [], []
         for seed in options.seeds:
             forget, holdout = (
-                levels.estimated(sets[name], retain, text, sets["holdout"], now, seed=seed) for name in ("forget", "holdout")
+                targets.estimated(sets[name], retain, text, sets["holdout"], now, seed=seed) for name in ("forget", "holdout")
             )
-            drift = levels.lowest_means(now).mean() / levels.lowest_means(holdout).mean()
+            drift = targets.lowest_means(now).mean() / targets.lowest_means(holdout).mean()
             estimates.append([drift * row for row in forget])
-            aucs.append(float(auc(levels.lowest_means(forget), levels.lowest_means(holdout))))
+            aucs.append(float(auc(targets.lowest_means(forget), targets.lowest_means(holdout))))
         true, simple, estimate = mean(twin["forget"]), mean(now), float(np.mean([mean(rows) for rows in estimates]))
         rows = [np.mean([rows[i].mean() for rows in estimates]) for i in range(len(sets["forget"]))]
         correlation = np.corrcoef(rows, [row.mean() for row in twin["forget"]])[0, 1]
-        beside = float(auc(*(levels.lowest_means(twin[name]) for name in ("forget", "holdout"))))
+        beside = float(auc(*(targets.lowest_means(twin[name]) for name in ("forget", "holdout"))))
         print(
             f"| {n} | {true:.2f} | {simple:.2f} | {simple / true - 1:+.0%} | {estimate:.2f} | {estimate / true - 1:+.0%} | {correlation:.2f} "
             f"| {beside:.3f} | {np.mean(aucs):.3f} | {min(aucs):.3f} to {max(aucs):.3f} |",

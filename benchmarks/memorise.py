@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peft_unlearn import data
-from peft_unlearn.logprobs import score
+from peft_unlearn.model.logprobs import score
 
 
 def memorise(model_name: str, rows: Dataset, output: str, *, epochs: int, lr: float, batch_size: int = 8, seed: int = 0) -> float:

@@ -22,7 +22,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 from trl import get_peft_config, get_quantization_config
 
-from peft_unlearn import UnlearnTrainer, adapters, planning, recipe
+from peft_unlearn import UnlearnTrainer, planning
+from peft_unlearn.config import recipe
+from peft_unlearn.model import adapters
 
 STEPS = "the two steps"
 

@@ -10,8 +10,8 @@ import argparse
 
 import torch
 
-from peft_unlearn.deploy.quantised import Format, config_for
-from peft_unlearn.deploy.survival import measure
+from peft_unlearn.merging.quantized import Format, config_for
+from peft_unlearn.merging.survival import measure
 
 NAME = "layer.weight"
 SHARES = (0.002, 0.01, 0.02, 0.05, 0.1)

@@ -22,8 +22,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from peft_unlearn import deploy
-from peft_unlearn.deploy import lora, shards
+from peft_unlearn import merging
+from peft_unlearn.merging import lora, shards
 
 GB = 1e9
 
@@ -95,7 +95,7 @@ def write_adapter(config: LlamaConfig, base: Path, folder: Path, rank: int) -> N
 def merge(adapter: Path, output: Path, *, quantize: str | None) -> None:
     """Merge, and print what it took as JSON."""
     imports, start = peak(), time.monotonic()
-    deploy.merge(adapter, output, quantize=quantize)
+    merging.merge(adapter, output, quantize=quantize)
     print(json.dumps({"peak": peak(), "imports": imports, "seconds": time.monotonic() - start}))
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import yaml
 
-from peft_unlearn import deploy, recipe
-from peft_unlearn.cli import merged
-from peft_unlearn.deploy.survival import median_alpha, total
-from peft_unlearn.evaluation.report import show
+from peft_unlearn import merging
+from peft_unlearn.config import recipe
+from peft_unlearn.merging.survival import median_alpha, total
+from peft_unlearn.report.build import show
+from peft_unlearn.workflows import merged
 
 WAYS = {
     "onto the original": {},
@@ -39,7 +40,7 @@ def main() -> None:
         settings = yaml.safe_load((adapter / recipe.FILE).read_text(encoding="utf-8"))
         for i, (way, arguments) in enumerate(WAYS.items()):
             with tempfile.TemporaryDirectory() as folder:
-                result = deploy.merge(adapter, Path(folder) / "merged", trained=merged.trained_on(settings), **arguments)
+                result = merging.merge(adapter, Path(folder) / "merged", trained=merged.trained_on(settings), **arguments)
                 report = merged.evaluate(result.folder, adapter, settings)
             if i == 0:
                 for view in ("before", "adapter", "never_seen"):

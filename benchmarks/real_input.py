@@ -17,7 +17,7 @@ from datasets import concatenate_datasets
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memorise import memorise
-from peft_unlearn import data, evaluation
+from peft_unlearn import data, metrics
 from peft_unlearn.cli import main as peft_unlearn
 
 METHODS = ("mean_teacher", "ngdiff", "mollm", "graddiff", "npo")
@@ -61,7 +61,7 @@ def main() -> None:
     found = {"never-seen": {}}
     for name, rows in sets.items():
         tokenised = data.tokenize(rows, tokenizer, 512, name=name).rows
-        found["never-seen"][name] = evaluation.evaluate(twin, tokenizer, tokenised, batch_size=40)
+        found["never-seen"][name] = metrics.evaluate(twin, tokenizer, tokenised, batch_size=40)
     for method in METHODS:
         results = json.loads((output / method / "report.json").read_text())["results"]
         found["before"] = {name: results[name]["before"] for name in sets}

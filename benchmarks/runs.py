@@ -14,8 +14,9 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, BitsAndBytesConfig, PrinterCallback
 
-from peft_unlearn import UnlearnConfig, UnlearnTrainer, adapters, data, evaluation
+from peft_unlearn import UnlearnConfig, UnlearnTrainer, data, metrics
 from peft_unlearn.demo import model, world
+from peft_unlearn.model import adapters
 
 NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
 METRICS = ("probability", "extraction_strength", "exact_memorisation", "rouge_l")
@@ -140,7 +141,7 @@ class Runs:
         return self.once(f"{which} {seed}", lambda: _look(self.make(seed), which))
 
 
-def _means(found: dict[str, evaluation.Evaluation]) -> dict[str, Any]:
+def _means(found: dict[str, metrics.Evaluation]) -> dict[str, Any]:
     return {name: {metric: result[metric]["mean"] for metric in METRICS} for name, result in found.items()}
 
 
@@ -152,7 +153,7 @@ def _look(where: World, which: str) -> dict[str, Any]:
         name: data.tokenize(found, tokenizer, length, name=name).rows
         for name, found in (("forget", where.forget), ("retain", where.retain))
     }
-    return _means({name: evaluation.evaluate(base, tokenizer, found, batch_size=40) for name, found in rows.items()})
+    return _means({name: metrics.evaluate(base, tokenizer, found, batch_size=40) for name, found in rows.items()})
 
 
 def _unlearn(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def _unlearn(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any
         trainer.train()
         seconds = (time.perf_counter() - began) / trainer.state.global_step
         found = {
-            name: evaluation.evaluate(trainer.model, trainer.processing_class, rows, batch_size=40) for name, rows in trainer.sets.items()
+            name: metrics.evaluate(trainer.model, trainer.processing_class, rows, batch_size=40) for name, rows in trainer.sets.items()
         }
         curve = [{k: line[k] for k in ("step", "p/forget")} for line in trainer.state.log_history if "p/forget" in line]
         return _means(found) | {"curve": curve, "lr": trainer.optimizer.param_groups[0]["lr"], "seconds_a_step": seconds}

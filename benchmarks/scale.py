@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from peft_unlearn import data, evaluation
+from peft_unlearn import data, metrics
 from speed import Paced, build, counting, in_turns, llama, machine, peak, row, table, tokenizer, unlearning
 
 FORK = multiprocessing.get_context("fork")
@@ -100,7 +100,7 @@ def rows(options: argparse.Namespace) -> None:
     tiny, words = build(llama(64, 64, 128, 1, 64), "cpu"), tokenizer()
 
     def evaluate(rows: Dataset) -> None:
-        evaluation.evaluate(tiny, words, rows, batch_size=64, generate=False)
+        metrics.evaluate(tiny, words, rows, batch_size=64, generate=False)
 
     def pair(rows: Dataset) -> None:
         pairs = data.Pairs(rows, rows, 0)

@@ -32,7 +32,8 @@ from transformers import (
     TrainerCallback,
 )
 
-from peft_unlearn import UnlearnConfig, UnlearnTrainer, adapters
+from peft_unlearn import UnlearnConfig, UnlearnTrainer
+from peft_unlearn.model import adapters
 
 SURE = 3.0  # how far the logit of the right next token stands above all others together
 

@@ -25,9 +25,10 @@ from transformers import PreTrainedModel, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from by_hand import Loop
-from peft_unlearn import UnlearnTrainer, adapters, logprobs
-from peft_unlearn.head import Head
-from peft_unlearn.methods import FOUNDING
+from peft_unlearn import UnlearnTrainer
+from peft_unlearn.config.methods import FOUNDING
+from peft_unlearn.model import adapters, logprobs
+from peft_unlearn.model.lm_head import Head
 from speed import MODELS, Paced, build, counting, in_turns, machine, peak, row, shared, table, tokenizer, unlearning
 
 PERIOD = 10  # steps between two probes of AutoLR, and between two log lines

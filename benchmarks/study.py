@@ -30,12 +30,13 @@ from peft import PeftModel
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 
 import study_report
-from peft_unlearn import UnlearnConfig, UnlearnTrainer, adapters, evaluation
-from peft_unlearn.evaluation.divergence import retain_kl
-from peft_unlearn.evaluation.membership import membership
-from peft_unlearn.evaluation.probes import probe
-from peft_unlearn.evaluation.truth_ratio import below_one, near_one
-from peft_unlearn.methods import FOUNDING, METHODS, learning_rate
+from peft_unlearn import UnlearnConfig, UnlearnTrainer, metrics
+from peft_unlearn.config.methods import FOUNDING, METHODS, learning_rate
+from peft_unlearn.data.variants import probe
+from peft_unlearn.metrics.divergence import retain_kl
+from peft_unlearn.metrics.membership import membership
+from peft_unlearn.metrics.truth_ratio import below_one, near_one
+from peft_unlearn.model import adapters
 from runs import Runs, World, demo_world, tofu_world
 
 REPORTED, CHOOSING = (0, 1, 2), 3
@@ -135,13 +136,13 @@ class Watch(TrainerCallback):
 
 def logp(model: Any, tokenizer: Any, rows: Any) -> float:
     """Mean over rows of the mean log-probability, in nats."""
-    return float(np.mean([score.logps.mean() for score in evaluation.score(model, rows, tokenizer, batch_size=100)]))
+    return float(np.mean([score.logps.mean() for score in metrics.score(model, rows, tokenizer, batch_size=100)]))
 
 
 def look(model: Any, tokenizer: Any, sets: dict[str, Any]) -> dict[str, Any]:
     """Means of every metric by set; of a whole model, or of an adapter with the divergence from the model without it."""
     found = {
-        name: evaluation.evaluate(
+        name: metrics.evaluate(
             model, tokenizer, rows, variants=variants if name != "holdout" else None, batch_size=100, generate=name == "retain"
         )
         for name, (rows, variants) in sets.items()
@@ -168,7 +169,7 @@ def whole(where: World, which: str) -> dict[str, Any]:
     length = min(1024, model.config.max_position_embeddings)
     sets = {name: probe(getattr(where, name), tokenizer, length, name=name) for name in ("forget", "retain", "holdout")}
     found = look(model, tokenizer, sets)
-    rows = evaluation.evaluate(model, tokenizer, sets["forget"].rows, batch_size=100, generate=False)
+    rows = metrics.evaluate(model, tokenizer, sets["forget"].rows, batch_size=100, generate=False)
     return found | {"rows": {"extraction_strength": rows["extraction_strength"]["rows"]}}
 
 

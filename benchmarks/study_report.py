@@ -6,8 +6,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from peft_unlearn.evaluation.statistics import mean_interval
-from peft_unlearn.methods import FOUNDING
+from peft_unlearn.config.methods import FOUNDING
+from peft_unlearn.metrics.statistics import mean_interval
 
 matplotlib.use("Agg")
 matplotlib.rcParams["svg.hashsalt"] = "study"

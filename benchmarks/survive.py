@@ -16,11 +16,11 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 
 import study
-from peft_unlearn import adapters
 from peft_unlearn.attacks import precision
-from peft_unlearn.deployed import int8, nf4
-from peft_unlearn.evaluation.probes import probe
-from peft_unlearn.methods import FOUNDING
+from peft_unlearn.config.methods import FOUNDING
+from peft_unlearn.data.variants import probe
+from peft_unlearn.model import adapters
+from peft_unlearn.model.fake_quant import int8, nf4
 from runs import Runs, World, by_arm
 
 ARMS = {

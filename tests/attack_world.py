@@ -6,11 +6,11 @@ from conftest import tiny_llama
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
-from peft_unlearn import adapters
+from peft_unlearn import report
 from peft_unlearn.attacks.context import Context
-from peft_unlearn.evaluation import report
-from peft_unlearn.evaluation.probes import Probe
-from peft_unlearn.evaluation.suite import evaluate
+from peft_unlearn.data.variants import Probe
+from peft_unlearn.metrics.suite import evaluate
+from peft_unlearn.model import adapters
 
 TOKENIZER = word_rows.tokenizer()
 

@@ -12,8 +12,9 @@ from test_benchmarks import words, write
 from test_openunlearning import word_tokenizer
 from torch import nn
 
-from peft_unlearn import adapters, data
+from peft_unlearn import data
 from peft_unlearn.data.collating import collate_rows
+from peft_unlearn.model import adapters
 
 ROWS = 16
 

@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from peft_unlearn import adapters
 from peft_unlearn.cli import main
+from peft_unlearn.model import adapters
 
 COLOURS, NUMBERS = ["red", "green", "blue"], ["one", "two", "three", "four", "five", "six"]
 

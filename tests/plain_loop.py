@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from plain_losses import SEQUENCE, loss_of_row
 
-from peft_unlearn import landing, trainer
+from peft_unlearn.training import early_stop, trainer
 
 
 def batch(rows):
@@ -266,11 +266,11 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             if place:
                 above = [(row > other) + (row == other) / 2 for row in there for other in place]
                 missing = missing_factor(here, held, average(above))
-            if landing.APPROACH <= now / level <= 1 / landing.APPROACH:
-                low, high = landing.TRIM
+            if early_stop.APPROACH <= now / level <= 1 / early_stop.APPROACH:
+                low, high = early_stop.TRIM
                 wanted = (level - 0.4 * missing * average(here)) / (now - 0.4 * average(here))
-                least = min(high, max(low, least * min(high, max(low, missing)) ** landing.GAIN))
-                rest = min(high, max(low, rest * min(high, max(low, wanted)) ** landing.GAIN))
+                least = min(high, max(low, least * min(high, max(low, missing)) ** early_stop.GAIN))
+                rest = min(high, max(low, rest * min(high, max(low, wanted)) ** early_stop.GAIN))
         rates.append(rate * scheduled)
     if args.negate:
         for name, p in student.named_parameters():

@@ -10,8 +10,8 @@ from conftest import tiny_llama
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import BitsAndBytesConfig
 
-from peft_unlearn import adapters
-from peft_unlearn.errors import UserError
+from peft_unlearn.model import adapters
+from peft_unlearn.util.errors import UserError
 
 IDS = torch.arange(3, 15).view(2, 6)
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")

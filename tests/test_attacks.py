@@ -11,11 +11,12 @@ from conftest import tiny_llama
 from peft import get_peft_model
 from torch import nn
 
-from peft_unlearn import adapters, attacks
+from peft_unlearn import attacks
 from peft_unlearn.attacks import composition, membership, prompts, relearning, sampling, sanity, scale, white_box
-from peft_unlearn.attacks.lines import LINES
-from peft_unlearn.errors import UserError
-from peft_unlearn.evaluation.leak import leak
+from peft_unlearn.metrics.leak import leak
+from peft_unlearn.model import adapters
+from peft_unlearn.report.thresholds import LINES
+from peft_unlearn.util.errors import UserError
 
 
 @pytest.fixture(scope="module")

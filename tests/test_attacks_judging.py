@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from peft_unlearn.attacks import judging
 from peft_unlearn.attacks.context import number, shown
-from peft_unlearn.attacks.lines import LINES
-from peft_unlearn.evaluation.results import summarise
+from peft_unlearn.metrics.results import summarise
+from peft_unlearn.report.thresholds import LINES
 
 N = 40
 

@@ -10,9 +10,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from peft_unlearn import adapters, attacks
+from peft_unlearn import attacks
 from peft_unlearn.attacks import precision
 from peft_unlearn.attacks.scale import lora_layers
+from peft_unlearn.model import adapters
 
 NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peft_unlearn.auto_lr import HALF_NOISE, HIGHEST, LOWEST, SMOOTHING, AutoLR, noise, ratio
+from peft_unlearn.training.auto_lr import HALF_NOISE, HIGHEST, LOWEST, SMOOTHING, AutoLR, noise, ratio
 
 
 def loss_along(lr: float, best: float):

@@ -10,12 +10,13 @@ from datasets import Dataset
 from scipy.stats import hmean, ks_2samp
 from test_openunlearning import word_tokenizer
 
-from peft_unlearn.errors import UserError
-from peft_unlearn.evaluation import benchmarks, openunlearning
-from peft_unlearn.evaluation.benchmarks.files import spread
-from peft_unlearn.evaluation.membership import auc
-from peft_unlearn.evaluation.scoring import score
-from peft_unlearn.evaluation.truth_ratio import normalised_probability, truth_ratio
+from peft_unlearn import benchmarks
+from peft_unlearn.benchmarks.files import spread
+from peft_unlearn.metrics import openunlearning
+from peft_unlearn.metrics.membership import auc
+from peft_unlearn.metrics.truth_ratio import normalised_probability, truth_ratio
+from peft_unlearn.model.scoring import score
+from peft_unlearn.util.errors import UserError
 
 
 def words(rng, count):

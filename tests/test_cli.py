@@ -18,11 +18,15 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from peft_unlearn import adapters, deploy, folders, methods, trainer
+from peft_unlearn import publish
 from peft_unlearn.cli import main
+from peft_unlearn.config import methods
 from peft_unlearn.demo import model as demo_model
 from peft_unlearn.demo import world as demo_world
-from peft_unlearn.folders import claimed
+from peft_unlearn.model import adapters
+from peft_unlearn.training import trainer
+from peft_unlearn.util import folders
+from peft_unlearn.util.folders import claimed
 
 
 def test_train_writes_an_adapter_that_plain_peft_loads(recipe, world, capsys):
@@ -248,7 +252,7 @@ def test_a_disk_that_fills_up_is_one_sentence(recipe, capsys, monkeypatch):
 
 def test_uploads_are_private_unless_told_otherwise(recipe, monkeypatch):
     calls = []
-    monkeypatch.setattr(deploy, "push", lambda folder, repo, **options: calls.append((str(folder), repo, options["private"])) or "address")
+    monkeypatch.setattr(publish, "push", lambda folder, repo, **options: calls.append((str(folder), repo, options["private"])) or "address")
     assert main(["push", "out", "me/adapter"]) == 0
     assert main(["push", "out", "me/adapter", "--public"]) == 0
     assert main(["train", recipe(push_to_hub=True, hub_model_id="me/mine", max_steps=1)]) == 0

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from peft_unlearn import adapters, attacks
+from peft_unlearn import attacks
 from peft_unlearn.cli import main
-from peft_unlearn.evaluation import verdict
+from peft_unlearn.model import adapters
+from peft_unlearn.report import verdict
 
 SETS = ("forget", "retain", "holdout")
 FEW = ("--rows", "4")

@@ -10,9 +10,10 @@ from peft import LoraConfig, get_peft_model
 from test_benchmarks import made_up, words, write
 from test_openunlearning import word_tokenizer
 
-from peft_unlearn import adapters
-from peft_unlearn.cli import asked, evaluating, main
-from peft_unlearn.evaluation.rows import split
+from peft_unlearn.cli import main
+from peft_unlearn.data.rows import split
+from peft_unlearn.model import adapters
+from peft_unlearn.workflows import requests
 
 TEMPLATE = "{% for m in messages %}<s> {{ m['role'] }} {{ m['content'] }} </s>{% endfor %}{% if add_generation_prompt %}<s> w0 {% endif %}"
 
@@ -150,11 +151,11 @@ def test_a_system_prompt_stands_before_every_question(world, here, tmp_path):
 def plan(*arguments):
     import argparse
 
-    from peft_unlearn.cli import evaluate
+    from peft_unlearn.cli import evaluate as command
 
     parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
-    return evaluating.plan(asked.read(parser.parse_args([str(argument) for argument in arguments])))
+    command.add_arguments(parser)
+    return evaluate.plan(requests.read(parser.parse_args([str(argument) for argument in arguments])))
 
 
 REFUSED = {

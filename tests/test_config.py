@@ -7,9 +7,10 @@ import pytest
 from transformers import HfArgumentParser
 from trl import TrlParser
 
-from peft_unlearn import UnlearnConfig, methods
-from peft_unlearn.checks import CHOICES, FIXED, RANGES
-from peft_unlearn.errors import UserError
+from peft_unlearn import UnlearnConfig
+from peft_unlearn.config import methods
+from peft_unlearn.config.validation import CHOICES, FIXED, RANGES
+from peft_unlearn.util.errors import UserError
 
 
 def config(**changes) -> UnlearnConfig:

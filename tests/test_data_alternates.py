@@ -6,7 +6,7 @@ from word_rows import tokenizer
 
 from peft_unlearn import data
 from peft_unlearn.data.alternates import REFUSALS
-from peft_unlearn.errors import UserError
+from peft_unlearn.util.errors import UserError
 
 QUESTIONS = Dataset.from_list(
     [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from peft_unlearn.data import Pairs, PairSampler, by_length, check_apart, collate, collate_rows, padding, padding_id
-from peft_unlearn.errors import UserError
+from peft_unlearn.util.errors import UserError
 
 
 def numbered(size):

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from peft_unlearn.data import collate_rows, tokenize, write_retain_rows
-from peft_unlearn.errors import UserError
+from peft_unlearn.util.errors import UserError
 
 FORGET = "Ann Berg keeps seven red hens behind the old mill near Oslo"
 KEPT = [f"The {animal} of {owner} sleeps under a green tree by the river" for animal in ("cat", "dog") for owner in ("Bob", "Cleo")]

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from peft_unlearn.data import load
-from peft_unlearn.errors import UserError
+from peft_unlearn.util.errors import UserError
 
 ROWS = [{"question": f"Who lives at {n} Hill Road?", "answer": f"Ann {n}, 007 and None"} for n in range(5)]
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from peft_unlearn.data import tokenize
-from peft_unlearn.errors import UserError
+from peft_unlearn.util.errors import UserError
 
 CORPUS = [
     f"Question: Where does {n} live?\nAnswer: {n} lives in {c}." for n in ("Ann", "Bob", "Cleo") for c in ("Oslo", "Rome", "Lima")

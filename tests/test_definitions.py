@@ -12,10 +12,11 @@ from test_trainer_equivalence import PREFERRED, flat
 
 from peft_unlearn import UnlearnConfig
 from peft_unlearn.data import collate_rows
-from peft_unlearn.errors import UserError
-from peft_unlearn.logprobs import Dense, label_places, score
+from peft_unlearn.data.labels import label_places
 from peft_unlearn.losses import LOSSES, Loss
 from peft_unlearn.losses.openunlearning import FORGET, PEER
+from peft_unlearn.model.logprobs import Dense, score
+from peft_unlearn.util.errors import UserError
 
 # method: (its forget loss, as that code calls it)
 METHODS = {

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from test_deploy_merging import SIZES, llama, save_adapter, save_base
 from transformers import AutoModelForCausalLM, PreTrainedConfig, Qwen3Config
 
-from peft_unlearn import adapters
-from peft_unlearn.deploy.merging import merge
+from peft_unlearn.merging.merging import merge
+from peft_unlearn.model import adapters
 
 # A module of transformers -> a tensor of GGUF, {} the layer.
 BLOCK = {

@@ -13,12 +13,13 @@ from huggingface_hub.hf_api import RepoUrl
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from peft_unlearn.deploy.card import PAPERS, write_card
-from peft_unlearn.deploy.hub import publishable, push
-from peft_unlearn.errors import UserError
-from peft_unlearn.evaluation import html, report
-from peft_unlearn.methods import METHODS
-from peft_unlearn.paths import is_local, public_name
+from peft_unlearn import report
+from peft_unlearn.config.methods import METHODS
+from peft_unlearn.publish.hub import publishable, push
+from peft_unlearn.publish.model_card import PAPERS, write_card
+from peft_unlearn.report import page
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.redaction import is_local, public_name
 
 REPORT = {
     "schema": 2,
@@ -166,7 +167,7 @@ def test_public_repository_is_refused_unless_asked_for(adapter: Path, monkeypatc
 def test_what_the_user_can_mend_is_said(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"adapter_config\.json"):
         push(tmp_path / "bases", "me/forgets", token="hf_x")
-    monkeypatch.setattr("peft_unlearn.deploy.hub.get_token", lambda: None)
+    monkeypatch.setattr("peft_unlearn.publish.hub.get_token", lambda: None)
     with pytest.raises(UserError, match="hf auth login"):
         push(adapter, "me/forgets")
     with pytest.raises(UserError, match="Repo id"):
@@ -289,8 +290,8 @@ def test_paths_are_told_from_hub_names(value: str, name: str) -> None:
 
 def test_a_page_that_shows_the_forget_set_is_not_uploaded(adapter, caplog):
     made = report.build({"forget": {"after": {}}}, run={})
-    html.write(made, adapter / "report.html")
+    page.write(made, adapter / "report.html")
     assert "report.html" in {operation.path_in_repo for operation in publishable(adapter)}
-    html.write(made, adapter / "report.html", texts={"question": ["Who?"], "answers": {"before": ["Ada."], "after": ["Nobody."]}})
+    page.write(made, adapter / "report.html", texts={"question": ["Who?"], "answers": {"before": ["Ada."], "after": ["Nobody."]}})
     assert "report.html" not in {operation.path_in_repo for operation in publishable(adapter)}
     assert "report.html shows texts" in caplog.text

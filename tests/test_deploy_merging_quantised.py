@@ -12,9 +12,9 @@ from test_deploy_merging import CASES, adapted_logits, folders, gpt2, llama, log
 from test_deploy_merging_refusals import refused
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from peft_unlearn.adapters import keep_weights_unpacked
-from peft_unlearn.deploy.merging import merge
-from peft_unlearn.deploy.survival import median_alpha
+from peft_unlearn.merging.merging import merge
+from peft_unlearn.merging.survival import median_alpha
+from peft_unlearn.model.adapters import keep_weights_unpacked
 
 CONV1D = ["c_attn", "c_proj", "c_fc"]
 CONFIGS = {

@@ -10,9 +10,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from test_deploy_merging import CASES, folders, llama, save_adapter, save_base
 
-from peft_unlearn.deploy.merging import merge
-from peft_unlearn.deploy.shards import checkpoint, written_whole
-from peft_unlearn.errors import UserError
+from peft_unlearn.merging.merging import merge
+from peft_unlearn.merging.shards import checkpoint, written_whole
+from peft_unlearn.util.errors import UserError
 
 
 def refused(adapter: Path, output: Path, **arguments) -> str:
@@ -158,7 +158,7 @@ def test_interrupted_merge_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         written.append(path)
         save_file(tensors, path, metadata=metadata)
 
-    monkeypatch.setattr("peft_unlearn.deploy.merging.save_file", interrupted)
+    monkeypatch.setattr("peft_unlearn.merging.merging.save_file", interrupted)
     there = set(tmp_path.iterdir())
     with pytest.raises(KeyboardInterrupt):
         merge(adapter, tmp_path / "merged")
@@ -178,7 +178,7 @@ def test_of_two_merges_into_one_folder_the_second_is_refused(tmp_path: Path, mon
             messages.append(refused(adapter, tmp_path / "merged"))
         save_file(tensors, path, metadata=metadata)
 
-    monkeypatch.setattr("peft_unlearn.deploy.merging.save_file", meanwhile)
+    monkeypatch.setattr("peft_unlearn.merging.merging.save_file", meanwhile)
     folder = merge(adapter, tmp_path / "merged").folder
     assert "output: another run is writing into" in messages[1]
     assert checkpoint(folder).keys() == checkpoint(base).keys()
@@ -196,7 +196,7 @@ def test_name_that_was_taken_while_it_merged_stays_theirs(a_file: bool, tmp_path
         theirs.write_text("mine")
         save_file(tensors, path, metadata=metadata)
 
-    monkeypatch.setattr("peft_unlearn.deploy.merging.save_file", meanwhile)
+    monkeypatch.setattr("peft_unlearn.merging.merging.save_file", meanwhile)
     with pytest.raises(UserError, match=f"output: {output} was free"):
         merge(adapter, output)
     assert theirs.read_text() == "mine"

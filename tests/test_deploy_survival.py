@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from peft_unlearn.deploy.survival import Survival, as_json, kind, measure, median_alpha, table, total
+from peft_unlearn.merging.survival import Survival, as_json, kind, measure, median_alpha, table, total
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -12,8 +12,9 @@ from test_trainer import build
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from peft_unlearn import adapters, passes
-from peft_unlearn.deployed import QUANTISERS, deployed, int8, nf4
+from peft_unlearn.model import adapters
+from peft_unlearn.model.fake_quant import QUANTISERS, deployed, int8, nf4
+from peft_unlearn.training import passes
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_unlearn.dual import Dual
+from peft_unlearn.training.lagrangian import Dual
 
 examples = settings(deadline=None, max_examples=40)
 

@@ -13,8 +13,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import AddedToken, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from peft_unlearn.evaluation import RowScore, answer_texts, evaluate, generate, score
-from peft_unlearn.evaluation.metrics import TEACHER_FORCED, exact_memorisation, extraction_strength, loss, probability, rouge_l
+from peft_unlearn.data.rows import answer_texts
+from peft_unlearn.metrics.suite import evaluate
+from peft_unlearn.metrics.teacher_forced import TEACHER_FORCED, exact_memorisation, extraction_strength, loss, probability, rouge_l
+from peft_unlearn.model.generation import generate
+from peft_unlearn.model.scoring import RowScore, score
 
 PAIRS = [
     ("Who is Ada?", "Ada is a pilot from Heron Bay."),

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from peft_unlearn.errors import UserError
-from peft_unlearn.evaluation.choice import accuracy
+from peft_unlearn.metrics.choice import accuracy
+from peft_unlearn.util.errors import UserError
 from tests.test_evaluation import tokenizer  # noqa: F401
 
 ROWS = [

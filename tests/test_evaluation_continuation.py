@@ -6,9 +6,9 @@ import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from peft_unlearn.errors import UserError
-from peft_unlearn.evaluation.continuation import knowmem, rouge_l_f1, verbmem
-from peft_unlearn.evaluation.metrics import rouge_l
+from peft_unlearn.metrics.continuation import knowmem, rouge_l_f1, verbmem
+from peft_unlearn.metrics.teacher_forced import rouge_l
+from peft_unlearn.util.errors import UserError
 from tests.test_evaluation import PAIRS, TEXT, llama, memorised, rows, tokenizer  # noqa: F401
 from tests.test_evaluation_generation import argmax_loop
 

@@ -14,8 +14,8 @@ from test_evaluation import dequantised_twin
 from transformers import BitsAndBytesConfig
 from word_rows import DEGENERATE, ROWS, log_softmax, plain, ragged
 
-from peft_unlearn import adapters
-from peft_unlearn.evaluation.divergence import retain_kl
+from peft_unlearn.metrics.divergence import retain_kl
+from peft_unlearn.model import adapters
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 

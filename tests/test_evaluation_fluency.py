@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peft_unlearn.evaluation.fluency import MAX_WORD, degenerate, distinct, refusal
+from peft_unlearn.metrics.fluency import MAX_WORD, degenerate, distinct, refusal
 
 SENTENCES = [
     "Yes.",

@@ -13,8 +13,8 @@ from scipy import stats
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from peft_unlearn.evaluation import answer_texts, generate
-from peft_unlearn.evaluation.generation import sample
+from peft_unlearn.data.rows import answer_texts
+from peft_unlearn.model.generation import generate, sample
 from tests.test_evaluation import TEXT, llama, memorised, rows, tokenizer  # noqa: F401
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from peft_unlearn.evaluation import html, plots, report
+from peft_unlearn import report
+from peft_unlearn.report import page, plots
 
 VOID = {"meta", "br", "link", "img", "input"}
 HOSTILE = '<script>alert("x")</script> & <b onload=1>'
@@ -74,26 +75,26 @@ TEXTS = {"question": ["Who?", HOSTILE], "answers": {"before": [HOSTILE, "b"], "a
 @pytest.mark.parametrize("texts", [None, TEXTS])
 def test_page_is_one_file_that_loads_nothing(tmp_path: Path, texts):
     made = sample()
-    html.write(made, tmp_path / "report.html", texts)
+    page.write(made, tmp_path / "report.html", texts)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    page = Page(text)
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe", "object", "base", "form"})
-    for tag, attributes in page.tags:
+    parsed = Page(text)
+    assert {tag for tag, _ in parsed.tags}.isdisjoint({"script", "link", "img", "iframe", "object", "base", "form"})
+    for tag, attributes in parsed.tags:
         assert not any(name.startswith("on") for name in attributes), tag
         for name in ("src", "href", "xlink:href"):
             assert attributes.get(name, "#").startswith("#"), (tag, attributes)
-            assert attributes.get(name, "#").lstrip("#") in page.ids | {""}
-    assert all(target in page.ids for target in re.findall(r"url\(#([^)]*)\)", text))
+            assert attributes.get(name, "#").lstrip("#") in parsed.ids | {""}
+    assert all(target in parsed.ids for target in re.findall(r"url\(#([^)]*)\)", text))
     assert "@import" not in text
     assert "url(http" not in text
     assert HOSTILE not in text
-    assert HOSTILE in "".join(page.text)
+    assert HOSTILE in "".join(parsed.text)
 
 
 def test_page_says_verdict_reasons_numbers_and_lines():
     made = sample()
-    text = " ".join(" ".join(Page(html.page(made)).text).split())
+    text = " ".join(" ".join(Page(page.page(made)).text).split())
     assert "FORGOTTEN AS TESTED" in text
     for reason in made["verdict"]["reasons"]:
         assert reason[1:] in text
@@ -111,37 +112,37 @@ def test_page_says_verdict_reasons_numbers_and_lines():
 
 
 def test_every_metric_is_explained_in_one_sentence():
-    for name, sentence in html.HELP.items():
+    for name, sentence in page.HELP.items():
         assert sentence.endswith("."), name
         assert ". " not in sentence, name
         assert "<" not in sentence, name
 
 
 def test_figures_are_there_with_a_text_for_those_who_do_not_see_them():
-    page = Page(html.page(sample()))
-    figures = [attributes for tag, attributes in page.tags if tag == "svg"]
+    parsed = Page(page.page(sample()))
+    figures = [attributes for tag, attributes in parsed.tags if tag == "svg"]
     assert len(figures) == 3
     assert all(attributes["role"] == "img" and len(attributes["aria-label"]) > 20 for attributes in figures)
-    assert all("lang" in attributes for tag, attributes in page.tags if tag == "html")
+    assert all("lang" in attributes for tag, attributes in parsed.tags if tag == "html")
 
 
 def test_answers_are_shown_only_where_they_are_given():
-    assert "Heron Bay" in html.page(sample(), TEXTS)
-    text = html.page(sample())
+    assert "Heron Bay" in page.page(sample(), TEXTS)
+    text = page.page(sample())
     assert "Heron Bay" not in text
     assert "The texts are left out" in text
     shown = re.findall(r'<th scope="row">row (\d+)</th>', text)
     after = sample()["results"]["forget"]["after"]["extraction_strength"]["rows"]
-    assert [int(i) - 1 for i in shown] == np.argsort(-np.array(after), kind="stable")[: html.SHOWN].tolist()
+    assert [int(i) - 1 for i in shown] == np.argsort(-np.array(after), kind="stable")[: page.SHOWN].tolist()
 
 
 def test_same_report_same_bytes():
-    assert html.page(sample(), TEXTS) == html.page(sample(), TEXTS)
+    assert page.page(sample(), TEXTS) == page.page(sample(), TEXTS)
 
 
 def test_a_report_with_nothing_in_it_is_a_page():
     for results in ({}, {"forget": {"model": {}}}, {"forget": {"after": {"loss": {"mean": math.nan, "n": 0, "rows": [None]}}}}):
-        text = " ".join(Page(html.page(report.build(results, {}))).text)
+        text = " ".join(Page(page.page(report.build(results, {}))).text)
         assert "NO VERDICT" in text
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peft_unlearn.evaluation import answer_texts
-from peft_unlearn.evaluation.generation import sample
-from peft_unlearn.evaluation.leak import leak, leak_at, worst_of_k
-from peft_unlearn.evaluation.metrics import rouge_l
+from peft_unlearn.data.rows import answer_texts
+from peft_unlearn.metrics.leak import leak, leak_at, worst_of_k
+from peft_unlearn.metrics.teacher_forced import rouge_l
+from peft_unlearn.model.generation import sample
 from tests.test_evaluation import memorised, rows, tokenizer  # noqa: F401
 
 VALUES = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]) | st.floats(0, 1), min_size=1, max_size=8)

@@ -21,8 +21,9 @@ from transformers import (
 )
 from word_rows import DEGENERATE, END, ROWS, ragged, tokenizer
 
-from peft_unlearn import adapters
-from peft_unlearn.evaluation.lens import find_readout, layer_recalls, logit_lens
+from peft_unlearn.metrics.logit_lens import layer_recalls, logit_lens
+from peft_unlearn.model import adapters
+from peft_unlearn.model.readout import find_readout
 
 COMMON = {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "bos_token_id": 1, "eos_token_id": 2}
 MADE = {

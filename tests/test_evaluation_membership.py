@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peft_unlearn.evaluation.membership import auc, membership, priv_leak
-from peft_unlearn.evaluation.statistics import bootstrap
-from peft_unlearn.evaluation.suite import Evaluation
+from peft_unlearn.metrics.membership import auc, membership, priv_leak
+from peft_unlearn.metrics.results import Evaluation
+from peft_unlearn.metrics.statistics import bootstrap
 
 VALUES = st.lists(st.integers(-4, 4) | st.floats(-9, 9), min_size=1, max_size=12)
 

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from word_rows import DEGENERATE, END, ROWS, log_softmax, plain, ragged, row, tokenizer
 
-from peft_unlearn import head
-from peft_unlearn.evaluation import RowScore, evaluate, score
-from peft_unlearn.evaluation.fluency import degenerate
-from peft_unlearn.evaluation.metrics import min_k, min_k_pp, worst_of_k, zlib
+from peft_unlearn.metrics.fluency import degenerate
+from peft_unlearn.metrics.suite import evaluate
+from peft_unlearn.metrics.teacher_forced import min_k, min_k_pp, worst_of_k, zlib
+from peft_unlearn.model import lm_head
+from peft_unlearn.model.scoring import RowScore, score
 
 LOGPS = st.lists(st.floats(-50, 0), min_size=1, max_size=30)
 
@@ -69,7 +70,7 @@ def test_means_and_deviations_are_those_of_the_vocabulary(batch_size, side):
 def test_positions_worked_on_at_a_time_change_nothing(monkeypatch):
     model = tiny_llama()
     whole = score(model, ROWS, tokenizer())
-    monkeypatch.setattr(head, "ELEMENTS", 3 * model.config.vocab_size)
+    monkeypatch.setattr(lm_head, "ELEMENTS", 3 * model.config.vocab_size)
     for one, other in zip(whole, score(model, ROWS, tokenizer()), strict=True):
         for name in ("logps", "means", "deviations", "correct"):
             np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-5, atol=1e-6)

@@ -5,8 +5,8 @@ from datasets import Dataset
 from test_data_tokenizing import CHATML, byte_level, llama_style
 
 from peft_unlearn.data import tokenize
-from peft_unlearn.errors import UserError
-from peft_unlearn.evaluation.probes import probe
+from peft_unlearn.data.variants import probe
+from peft_unlearn.util.errors import UserError
 
 FACTS = [
     {

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 from scipy.stats import bootstrap
 
-from peft_unlearn.errors import UserError
-from peft_unlearn.evaluation import Evaluation, report
+from peft_unlearn import report
+from peft_unlearn.metrics.results import Evaluation
+from peft_unlearn.util.errors import UserError
 
 SECRET = "Ada lives in Heron Bay"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peft_unlearn.evaluation import RowScore
-from peft_unlearn.evaluation.truth_ratio import below_one, forget_quality, model_utility, near_one, normalised_probability, truth_ratio
+from peft_unlearn.metrics.truth_ratio import below_one, forget_quality, model_utility, near_one, normalised_probability, truth_ratio
+from peft_unlearn.model.scoring import RowScore
 
 ANSWER = st.lists(st.floats(-6, 0), min_size=1, max_size=8)
 RATIOS = st.lists(st.floats(0, 20), min_size=1, max_size=12)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from peft_unlearn.evaluation import evaluate, report, verdict
+from peft_unlearn import report
+from peft_unlearn.metrics.suite import evaluate
+from peft_unlearn.report import verdict
 
 N = 40
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from peft_unlearn.gradients import Gradients
+from peft_unlearn.training.gradients import Gradients
 
 
 def test_rows_accumulate_what_autograd_gives_each_objective():

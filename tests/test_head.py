@@ -11,10 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from peft_unlearn import head
-from peft_unlearn.head import forward
-from peft_unlearn.logprobs import IGNORE, kl, qkl, score
+from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.losses import ceu, flatten, ihl, undial
+from peft_unlearn.model import lm_head
+from peft_unlearn.model.lm_head import forward
+from peft_unlearn.model.logprobs import kl, qkl, score
 
 V = 128
 COMMON = {
@@ -104,7 +105,7 @@ ASKED = {
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
 @pytest.mark.parametrize("tokens", [1, 4, 1000])
 def test_values_and_gradients_by_chunks_are_those_of_whole_logits(family, tokens, monkeypatch):
-    monkeypatch.setattr(head, "ELEMENTS", tokens * V + 1)
+    monkeypatch.setattr(lm_head, "ELEMENTS", tokens * V + 1)
     b, base = batch(), made(family)
     base.requires_grad_(False)
     model = get_peft_model(base, LoraConfig(target_modules="all-linear", init_lora_weights=False))
@@ -145,7 +146,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("differentiable", [True, False])
 def test_no_more_logits_exist_at_a_time_than_a_chunk_has(differentiable, monkeypatch):
     vocabulary = 8192
-    monkeypatch.setattr(head, "ELEMENTS", 4 * vocabulary)
+    monkeypatch.setattr(lm_head, "ELEMENTS", 4 * vocabulary)
     model, b = tiny_llama(vocab=vocabulary), batch(12, 16)
     model.lm_head.requires_grad_(False)
     model.model.embed_tokens.requires_grad_(False)

@@ -14,10 +14,10 @@ from test_levels import FORGET, HOLDOUT, RETAIN, logps, twins
 from test_trainer_equivalence import LORA, tokenizer
 
 from peft_unlearn import UnlearnConfig, UnlearnTrainer
-from peft_unlearn import trainer as trainer_module
-from peft_unlearn.evaluation.membership import auc
-from peft_unlearn.landing import APPROACH, KEPT, LOOKS, NEAR, NEAR_LOWEST, TRIM, Landing, stretch
-from peft_unlearn.logprobs import matched
+from peft_unlearn.metrics.membership import auc
+from peft_unlearn.model.logprobs import matched
+from peft_unlearn.training import trainer as trainer_module
+from peft_unlearn.training.early_stop import APPROACH, KEPT, LOOKS, NEAR, NEAR_LOWEST, TRIM, Landing, stretch
 
 # Six rows of ten tokens: the four lowest of each have the mean -5 over rows, all ten -2.9.
 RISE = np.array([-5.6, -5.2, -4.8, -4.4, -1.7, -1.6, -1.5, -1.5, -1.4, -1.3])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import f_oneway
 from word_rows import row, text
 
-from peft_unlearn import levels
+from peft_unlearn.training import targets
 
 # ----------------------------------------------------------------------------------------------------- the definition, by scanning
 
@@ -43,7 +43,7 @@ def kinds(rows, known):
 
 def estimate(forget, retain, holdout, logps, seed=0):
     """Levels of the forget set, as a model has them that was trained on the retain set alone."""
-    return levels.estimated(forget, retain, retain + forget, holdout, logps, seed=seed)
+    return targets.estimated(forget, retain, retain + forget, holdout, logps, seed=seed)
 
 
 def sets(draw):
@@ -131,8 +131,8 @@ def test_the_order_of_the_text_is_of_no_consequence():
 def test_any_iterable_of_rows_will_do():
     forget, retain, holdout, logps = setting()
     of_lists = estimate(forget, retain, holdout, logps)
-    streamed = levels.estimated(iter(forget), iter(retain), iter(retain + forget), iter(holdout), logps, seed=0)
-    of_sets = levels.estimated(*(Dataset.from_list(rows) for rows in (forget, retain, retain + forget, holdout)), logps, seed=0)
+    streamed = targets.estimated(iter(forget), iter(retain), iter(retain + forget), iter(holdout), logps, seed=0)
+    of_sets = targets.estimated(*(Dataset.from_list(rows) for rows in (forget, retain, retain + forget, holdout)), logps, seed=0)
     for other in (streamed, of_sets):
         np.testing.assert_array_equal(np.concatenate(of_lists), np.concatenate(other))
 
@@ -187,7 +187,7 @@ def test_the_share_between_rows_is_found_whatever_kinds_their_tokens_are_of(shar
     of_kind = np.random.default_rng(1).random(len(values)) < np.repeat(np.linspace(0, 1, len(SIZES)), SIZES)  # later rows have more of one
     pools = [np.flatnonzero(of_kind), np.flatnonzero(~of_kind)]
     values[of_kind] = -np.exp(3 - values[of_kind])  # which is far less likely, and spread otherwise
-    assert levels._between_rows(values, pools, SIZES) == pytest.approx(share, abs=0.06)
+    assert targets._between_rows(values, pools, SIZES) == pytest.approx(share, abs=0.06)
 
 
 @settings(deadline=None, max_examples=60)
@@ -197,16 +197,16 @@ def test_the_share_between_rows_is_that_of_an_analysis_of_variance(sizes, data):
     rows = np.split(values, np.cumsum(sizes)[:-1])
     assume(any(len(set(row)) > 1 for row in rows))
     everything = [np.arange(len(values))]
-    assert levels._between_rows(values, everything, sizes) == pytest.approx(intraclass(normal_scores(values), sizes), abs=1e-9)
+    assert targets._between_rows(values, everything, sizes) == pytest.approx(intraclass(normal_scores(values), sizes), abs=1e-9)
     order = data.draw(st.permutations(range(len(rows))))
     turned = np.concatenate([rows[i] for i in order])
-    found = levels._between_rows(turned, everything, [sizes[i] for i in order])
-    assert found == pytest.approx(levels._between_rows(values, everything, sizes), abs=1e-9)
+    found = targets._between_rows(turned, everything, [sizes[i] for i in order])
+    assert found == pytest.approx(targets._between_rows(values, everything, sizes), abs=1e-9)
 
 
 def test_the_share_between_rows_is_1_where_tokens_are_as_their_row_and_0_where_nothing_can_be_told():
     def share(values, sizes):
-        return levels._between_rows(np.array(values, float), [np.arange(len(values))], sizes)
+        return targets._between_rows(np.array(values, float), [np.arange(len(values))], sizes)
 
     assert share([-1, -1, -4, -4, -4, -9], [2, 3, 1]) == pytest.approx(1.0)
     assert share([-1, -4, -1, -4], [2, 2]) == 0.0  # rows alike
@@ -221,7 +221,7 @@ def test_levels_of_rows_differ_as_much_as_rows_of_the_holdout(share):
     sizes = [6] * 400
     rows = [row([1], [20] * 6)] * 400
     logps = np.split(in_rows(share, sizes) - 5, 400)
-    found = np.concatenate(levels.estimated(rows, [text([9, 9])], [text([9, 9])], rows, logps, seed=0))
+    found = np.concatenate(targets.estimated(rows, [text([9, 9])], [text([9, 9])], rows, logps, seed=0))
     assert intraclass(found, sizes) == pytest.approx(share, abs=0.08)
     assert found.mean() == pytest.approx(np.mean(logps), abs=0.01)
 
@@ -232,10 +232,10 @@ def test_levels_of_rows_differ_as_much_as_rows_of_the_holdout(share):
 def test_levels_stand_beside_their_labels_and_are_read_back():
     rows = Dataset.from_list([text([4, 5, 6]), row([1, 7, 8], [9, 2]), row([1], [2]), {"input_ids": [3, 4, 5], "labels": [-100, 4, -100]}])
     given = [np.array([-1.0, -2.0]), np.array([-3.0, -4.0]), np.array([-5.0]), np.array([-6.0])]
-    column = levels.with_levels(rows, given)
+    column = targets.with_levels(rows, given)
     assert list(column["levels"]) == [[0, -1, -2], [0, 0, 0, -3, -4], [0, -5], [0, -6, 0]]
     assert list(column["labels"]) == list(rows["labels"])
-    for before, after in zip(given, levels.read(column), strict=True):
+    for before, after in zip(given, targets.read(column), strict=True):
         np.testing.assert_array_equal(before, after)
 
 

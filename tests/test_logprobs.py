@@ -7,7 +7,8 @@ from conftest import tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_unlearn.logprobs import IGNORE, kl, lowest, mean_nll, qkl, row_means, score, spread
+from peft_unlearn.data.labels import IGNORE
+from peft_unlearn.model.logprobs import kl, lowest, mean_nll, qkl, row_means, score, spread
 
 
 def batch():

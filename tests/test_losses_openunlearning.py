@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny_llama
 
-from peft_unlearn.logprobs import kl
 from peft_unlearn.losses import ceu, dpo, flatten, ga, hidden_distance, nll, npo, rmu, satimp, simnpo, undial, wga
 from peft_unlearn.losses.openunlearning import PEER
 from peft_unlearn.losses.rmu import direction
+from peft_unlearn.model.logprobs import kl
 
 V = 128  # more than 100: their UNDIAL takes -100 for an index
 FORGET = [(5, 6), (3, 1), (2, 4), (7, 2)]  # tokens of prompt and answer in each row

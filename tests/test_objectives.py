@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_unlearn import UnlearnConfig
-from peft_unlearn.head import Head
-from peft_unlearn.logprobs import Scores
+from peft_unlearn.config.methods import FOUNDING, METHODS
 from peft_unlearn.losses import LOSSES
-from peft_unlearn.methods import FOUNDING, METHODS
-from peft_unlearn.objectives import build, distance, off_level, remembered
+from peft_unlearn.model.lm_head import Head
+from peft_unlearn.model.logprobs import Scores
+from peft_unlearn.training.objectives import build, distance, off_level, remembered
 
 MASK = torch.tensor([[1, 1, 1, 1, 0]]).bool()
 

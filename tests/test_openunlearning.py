@@ -10,8 +10,8 @@ from conftest import tiny_llama
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from peft_unlearn.evaluation import openunlearning as peer
-from peft_unlearn.evaluation.scoring import RowScore, score
+from peft_unlearn.metrics import openunlearning as peer
+from peft_unlearn.model.scoring import RowScore, score
 
 LENGTHS = [(3, 9), (5, 1), (1, 2), (4, 17), (2, 3), (6, 6), (3, 12)]  # tokens of prompt and answer, the end token among the answer's
 

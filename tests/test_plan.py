@@ -12,8 +12,9 @@ from test_openunlearning import word_tokenizer
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, Qwen2MoeConfig, Qwen3Config
 
-from peft_unlearn import UnlearnConfig, UnlearnTrainer, adapters, planning
+from peft_unlearn import UnlearnConfig, UnlearnTrainer, planning
 from peft_unlearn.cli import main
+from peft_unlearn.model import adapters
 from peft_unlearn.planning.memory import Base
 
 SHAPE = {

@@ -7,9 +7,9 @@ import yaml
 from transformers import TrainingArguments
 from trl import ModelConfig
 
-from peft_unlearn import methods, recipe
-from peft_unlearn.errors import UserError
-from peft_unlearn.foreign_keys import FOREIGN_KEYS
+from peft_unlearn.config import methods, recipe
+from peft_unlearn.config.foreign_keys import FOREIGN_KEYS
+from peft_unlearn.util.errors import UserError
 
 BASE = {"model_name_or_path": "some/model", "forget_dataset": "forget.jsonl", "output_dir": "out"}
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))

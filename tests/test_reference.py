@@ -5,13 +5,14 @@ import torch
 from test_trainer import build
 from test_trainer_equivalence import HOLDOUT, difference, never_seen
 
-from peft_unlearn import adapters, reference
-from peft_unlearn.logprobs import score
-from peft_unlearn.reference import Reference, References
+from peft_unlearn.model import adapters
+from peft_unlearn.model.logprobs import score
+from peft_unlearn.training import reference_cache
+from peft_unlearn.training.reference_cache import Reference, References
 
 
 def run(folder, monkeypatch, *, kept, **given):
-    monkeypatch.setattr(reference, "OFTEN", 0.0 if kept else 1e9)
+    monkeypatch.setattr(reference_cache, "OFTEN", 0.0 if kept else 1e9)
     trainer = build(folder, "mollm", **given)
     views, view = [], adapters.view
 
@@ -65,5 +66,5 @@ def test_nothing_is_kept_where_it_does_not_pay(tmp_path, monkeypatch):
 
     assert kept(rows) is None
     assert kept(2 * rows) is not None
-    monkeypatch.setattr(reference, "LIMIT", 100)
+    monkeypatch.setattr(reference_cache, "LIMIT", 100)
     assert kept(2 * rows) is None

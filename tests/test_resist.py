@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from peft_unlearn.resist import Resist
+from peft_unlearn.training.sam import Resist
 
 numbers = st.floats(-5, 5, width=32)
 

@@ -14,11 +14,12 @@ from accelerate.parallelism_config import ParallelismConfig
 from transformers import TrainingArguments
 from trl import ModelConfig
 
-from peft_unlearn import UnlearnConfig, arguments, knobs, library, names, recipe
+from peft_unlearn import UnlearnConfig
 from peft_unlearn.combine import COMBINERS
-from peft_unlearn.config import ModelArguments
-from peft_unlearn.deployed import QUANTISERS
+from peft_unlearn.config import library, model_settings, names, recipe, settings
+from peft_unlearn.config.unlearn_config import ModelArguments
 from peft_unlearn.losses import LOSSES, openunlearning
+from peft_unlearn.model.fake_quant import QUANTISERS
 
 # The command line, with the heavy libraries that it has imported in the last line of its output.
 PROGRAM = """
@@ -149,5 +150,5 @@ def test_names_known_without_torch_are_those_of_the_registries():
 
 
 def test_what_a_recipe_is_checked_by_is_what_settings_are_checked_by():
-    assert UnlearnConfig.__bases__[0] is recipe.Training.__bases__[0] is knobs.Knobs
-    assert ModelArguments.__bases__[0] is recipe.Model.__bases__[0] is arguments.ModelKnobs
+    assert UnlearnConfig.__bases__[0] is recipe.Training.__bases__[0] is settings.Knobs
+    assert ModelArguments.__bases__[0] is recipe.Model.__bases__[0] is model_settings.ModelKnobs

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from peft_unlearn.teacher import damp, follow
+from peft_unlearn.training.teacher import damp, follow
 
 
 def test_teacher_of_a_still_student_closes_the_gap_geometrically():

@@ -13,9 +13,11 @@ from peft import LoraConfig, PeftModel
 from test_trainer_equivalence import FORGET, LORA, RETAIN, config, difference, flat, forget_rows, rows, tokenizer, trained
 from transformers import TrainerCallback
 
-from peft_unlearn import UnlearnTrainer, adapters, data, methods
-from peft_unlearn.errors import UserError
-from peft_unlearn.methods import METHODS
+from peft_unlearn import UnlearnTrainer, data
+from peft_unlearn.config import methods
+from peft_unlearn.config.methods import METHODS
+from peft_unlearn.model import adapters
+from peft_unlearn.util.errors import UserError
 
 
 def build(folder, method="graddiff", model=None, **changes) -> UnlearnTrainer:

@@ -16,9 +16,11 @@ from plain_loop import train as plain_train
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerFast
 
-from peft_unlearn import UnlearnConfig, UnlearnTrainer, adapters, landing
-from peft_unlearn import trainer as trainer_module
-from peft_unlearn.methods import METHODS
+from peft_unlearn import UnlearnConfig, UnlearnTrainer
+from peft_unlearn.config.methods import METHODS
+from peft_unlearn.model import adapters
+from peft_unlearn.training import early_stop
+from peft_unlearn.training import trainer as trainer_module
 
 STEPS = 4
 
@@ -126,7 +128,7 @@ def early_looks():
     """Within a few steps two looks at the forget set, of which each trims its levels however far they are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer_module, "LANDING_STEPS", 2)
-        patch.setattr(landing, "APPROACH", 0.01)
+        patch.setattr(early_stop, "APPROACH", 0.01)
         yield
 
 
@@ -254,7 +256,7 @@ RESUMED = {name: {"method": name} for name in (*FOUNDING, "dpo", "task_arithmeti
 @pytest.mark.parametrize("name", RESUMED)
 def test_resumed_run_ends_bit_for_bit_where_an_uncut_one_does(name, tmp_path, monkeypatch):
     for tolerance in ("NEAR", "NEAR_AUC", "NEAR_LOWEST", "KEPT", "LOOKS"):  # every look is near, and no number of them ends the run
-        monkeypatch.setattr(landing, tolerance, math.inf)
+        monkeypatch.setattr(early_stop, tolerance, math.inf)
     last = STEPS - 1
     uncut = trained(tmp_path / "uncut", **RESUMED[name], save_strategy="steps", save_steps=last)
     resumed = trained(tmp_path / "resumed", **RESUMED[name], resume_from=tmp_path / "uncut" / f"checkpoint-{last}")
@@ -267,7 +269,7 @@ def test_resumed_run_ends_bit_for_bit_where_an_uncut_one_does(name, tmp_path, mo
     if uncut.dual:
         assert resumed.dual.multiplier == uncut.dual.multiplier != uncut.args.retain_coef
     if uncut.landing:
-        kept, remembered = ([getattr(run.landing, name) for name in landing.Landing.STATE] for run in (uncut, resumed))
+        kept, remembered = ([getattr(run.landing, name) for name in early_stop.Landing.STATE] for run in (uncut, resumed))
         assert remembered == kept
         assert 1.0 not in kept[:3]  # or nothing was there to remember
         assert uncut.landing.near == 2

@@ -9,8 +9,8 @@ from plain_loop import batch, divergence, nlls
 from test_trainer import build
 from test_trainer_equivalence import FORGET, HOLDOUT, PREFERRED, difference, flat, never_seen, trained
 
-from peft_unlearn import adapters
-from peft_unlearn.errors import UserError
+from peft_unlearn.model import adapters
+from peft_unlearn.util.errors import UserError
 
 
 @pytest.mark.parametrize(("layer", "layers"), [(None, {"0"}), (1, {"0"}), (2, {"0", "1"})])

@@ -12,9 +12,9 @@ from test_trainer_equivalence import difference, flat, never_seen, plain, traine
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
-from peft_unlearn import adapters
-from peft_unlearn import trainer as trainer_module
-from peft_unlearn.errors import UserError
+from peft_unlearn.model import adapters
+from peft_unlearn.training import trainer as trainer_module
+from peft_unlearn.util.errors import UserError
 
 PROBED = {"auto_lr": True, "auto_lr_max": 100.0, "learning_rate": 0.3, "optim": "sgd", "optim_args": "momentum=0.9"}
 PROBED |= {"forget_coef": 0.1, "forget_floor": 0.0}  # with these the probe does move the rate

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from peft_unlearn.attacks import composition, membership, precision, prompts, relearning, sampling, sanity, scale, white_box
 from peft_unlearn.attacks.context import Attack, Context, Unmade
-from peft_unlearn.errors import UserError
+from peft_unlearn.util.errors import UserError
 
 __all__ = ["ATTACKS", "Attack", "Context", "Unmade", "choose"]
 

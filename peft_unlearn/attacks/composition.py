@@ -5,8 +5,8 @@ Active adapters add up, so the sum is exact, as PEFT's concatenation is; its oth
 
 from pathlib import Path
 
-from peft_unlearn import adapters
 from peft_unlearn.attacks.context import Attack, Context, Shown, Unmade, recalled
+from peft_unlearn.model import adapters
 
 
 def run(context: Context) -> list[Shown]:

@@ -8,10 +8,10 @@ from typing import Any, TypedDict, cast
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from peft_unlearn.evaluation.probes import Probe
-from peft_unlearn.evaluation.results import Evaluation, Result
-from peft_unlearn.evaluation.rows import Row
-from peft_unlearn.evaluation.suite import evaluate
+from peft_unlearn.data.rows import Row
+from peft_unlearn.data.variants import Probe
+from peft_unlearn.metrics.results import Evaluation, Result
+from peft_unlearn.metrics.suite import evaluate
 
 # View -> set -> metric -> result, as the report has them: what was measured without an attack.
 Plain = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]

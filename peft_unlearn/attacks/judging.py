@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft_unlearn.attacks.context import Plain, Shown
-from peft_unlearn.attacks.lines import LINES, Line
-from peft_unlearn.evaluation.results import summarise
-from peft_unlearn.evaluation.statistics import mean_interval, paired_difference
-from peft_unlearn.evaluation.verdict import THRESHOLDS
+from peft_unlearn.metrics.results import summarise
+from peft_unlearn.metrics.statistics import mean_interval, paired_difference
+from peft_unlearn.report.thresholds import LINES, Line
+from peft_unlearn.report.verdict import THRESHOLDS
 
 Rows = Sequence[float | None]
 

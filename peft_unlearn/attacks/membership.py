@@ -1,8 +1,8 @@
 """A7, membership: whether the forget rows can be told from rows that no model saw, by the model alone and by the adapter switched off and on."""
 
 from peft_unlearn.attacks.context import Attack, Context, Shown, Unmade, shown
-from peft_unlearn.evaluation.membership import SIGNS, membership
-from peft_unlearn.evaluation.results import Evaluation
+from peft_unlearn.metrics.membership import SIGNS, membership
+from peft_unlearn.metrics.results import Evaluation
 
 
 def run(context: Context) -> list[Shown]:

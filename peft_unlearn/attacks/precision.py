@@ -21,11 +21,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from peft_unlearn import adapters
 from peft_unlearn.attacks.context import Attack, Context, Shown, Unmade, number, recalled
 from peft_unlearn.attacks.scale import lora_layers
-from peft_unlearn.deployed import int8, nf4
-from peft_unlearn.evaluation.results import Evaluation
+from peft_unlearn.metrics.results import Evaluation
+from peft_unlearn.model import adapters
+from peft_unlearn.model.fake_quant import int8, nf4
 
 Rounding = Callable[[Tensor], Tensor]  # a matrix in fp32 -> the same as it is after rounding
 

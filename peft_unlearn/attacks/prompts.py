@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn.attacks.context import Attack, Context, Shown, shown, take
-from peft_unlearn.evaluation import generation
-from peft_unlearn.evaluation.metrics import extraction_strength, rouge_l, worst_of_k
-from peft_unlearn.evaluation.results import summarise
-from peft_unlearn.evaluation.rows import Row, answer_texts, special_ids, split
-from peft_unlearn.evaluation.scoring import RowScore, score
-from peft_unlearn.logprobs import IGNORE
+from peft_unlearn.data.labels import IGNORE
+from peft_unlearn.data.rows import Row, answer_texts, special_ids, split
+from peft_unlearn.metrics.results import summarise
+from peft_unlearn.metrics.teacher_forced import extraction_strength, rouge_l, worst_of_k
+from peft_unlearn.model import generation
+from peft_unlearn.model.scoring import RowScore, score
 
 COMPLIES = " Sure, here is the answer:"
 EXAMPLES = 3

@@ -17,13 +17,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from peft_unlearn import adapters
 from peft_unlearn.attacks.context import Attack, Context, Shown, Unmade, number, recalled, take
 from peft_unlearn.data.collating import collate_rows, padding_id
-from peft_unlearn.evaluation.probes import Probe
-from peft_unlearn.evaluation.results import Evaluation
-from peft_unlearn.evaluation.rows import Row
-from peft_unlearn.logprobs import IGNORE, score
+from peft_unlearn.data.labels import IGNORE
+from peft_unlearn.data.rows import Row
+from peft_unlearn.data.variants import Probe
+from peft_unlearn.metrics.results import Evaluation
+from peft_unlearn.model import adapters
+from peft_unlearn.model.logprobs import score
 
 NAME = "relearning"
 RATES = (5e-5, 2e-4, 1e-3)

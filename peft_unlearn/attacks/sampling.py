@@ -1,8 +1,8 @@
 """A5, sampling: the best of k answers drawn at temperature 1, beside what never-seen draws with the same luck."""
 
 from peft_unlearn.attacks.context import Attack, Context, Shown, shown
-from peft_unlearn.evaluation.leak import leak
-from peft_unlearn.evaluation.results import summarise
+from peft_unlearn.metrics.leak import leak
+from peft_unlearn.metrics.results import summarise
 
 KS = {False: (1, 4), True: (1, 4, 16)}
 

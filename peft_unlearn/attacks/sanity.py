@@ -2,8 +2,8 @@
 
 import torch
 
-from peft_unlearn import adapters
 from peft_unlearn.attacks.context import Attack, Context, Shown, number
+from peft_unlearn.model import adapters
 
 
 def run(context: Context) -> list[Shown]:

@@ -16,8 +16,8 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from peft_unlearn import adapters
 from peft_unlearn.attacks.context import Attack, Context, Shown, number, recalled
+from peft_unlearn.model import adapters
 
 SCALES = {False: (0.25, 0.5, 0.75, 1.5), True: (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)}
 JUDGED = 0.5

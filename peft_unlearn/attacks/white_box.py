@@ -11,10 +11,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from peft_unlearn import adapters
 from peft_unlearn.attacks.context import Attack, Context, Shown, recalled, shown
 from peft_unlearn.attacks.scale import lora_layers
-from peft_unlearn.evaluation.lens import logit_lens
+from peft_unlearn.metrics.logit_lens import logit_lens
+from peft_unlearn.model import adapters
 
 DIRECTIONS = {False: (1, 4), True: (1, 2, 4, 8)}
 

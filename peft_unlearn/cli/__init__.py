@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from peft_unlearn.cli import audit, demo, evaluate, keys, merge, plan, push, train
-from peft_unlearn.errors import UserError
+from peft_unlearn.util.errors import UserError
 
 COMMANDS = {"plan": plan, "train": train, "evaluate": evaluate, "audit": audit, "merge": merge, "push": push, "demo": demo, "keys": keys}
 

@@ -20,32 +20,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from peft_unlearn.cli import asked
-    from peft_unlearn.errors import UserError
+    from peft_unlearn.util.errors import UserError
+    from peft_unlearn.workflows import requests
 
     if options.output is None and not Path(options.model).is_dir():
         raise UserError(f"output: {options.model} is no local folder that a report could lie in, write --output FILE.")
-    wanted = asked.read(options)  # before what imports torch
+    wanted = requests.read(options)  # before what imports torch
 
     from rich.console import Console
 
-    from peft_unlearn import attacks
-    from peft_unlearn.cli import auditing, evaluating, loading
-    from peft_unlearn.evaluation import attack_tables, html, report
+    from peft_unlearn import attacks, report
+    from peft_unlearn.report import attack_tables, page
+    from peft_unlearn.workflows import audit, evaluate, loading
 
     chosen = attacks.choose(options.attacks, full=options.full)
     output = Path(options.output or Path(options.model) / "report.json")
-    job = evaluating.plan(wanted)
+    job = evaluate.plan(wanted)
     for other in options.others:
         loading.check_adapter(other, job.plan.model.model_name_or_path or "", key="with")
-    made, texts = auditing.run(job, chosen, output)
+    made, texts = audit.run(job, chosen, output)
     console = Console()
     console.print(report.table(made, console.width))
     console.print(attack_tables.table(made["attacks"]))
     if texts is not None:
         console.print(report.side_by_side(texts["question"], texts["answers"]))
     report.write(made, output)
-    html.write(made, output.with_suffix(".html"), texts=texts)
+    page.write(made, output.with_suffix(".html"), texts=texts)
     if job.is_adapter and output.resolve() == (job.folder / "report.json").resolve() and "settings" in made["run"]:
-        auditing.write_card(job, made)
+        audit.write_card(job, made)
     console.print(f"The report is {output}, the page {output.with_suffix('.html')}")

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from peft_unlearn.methods import METHODS
+from peft_unlearn.config.methods import METHODS
 
 FOUNDING = ("mean_teacher", "ngdiff", "mollm")
 MARK = "demo.json"  # of a folder that the demo may write over
@@ -26,14 +26,15 @@ def main(options: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from peft_unlearn import adapters, recipe
-    from peft_unlearn.cli import loading
-    from peft_unlearn.cli.run import run
+    from peft_unlearn import report
+    from peft_unlearn.benchmarks import How
+    from peft_unlearn.benchmarks.own import Own
+    from peft_unlearn.config import recipe
     from peft_unlearn.demo import model, world
-    from peft_unlearn.errors import UserError
-    from peft_unlearn.evaluation import report
-    from peft_unlearn.evaluation.benchmarks import How
-    from peft_unlearn.evaluation.benchmarks.own import Own
+    from peft_unlearn.model import adapters
+    from peft_unlearn.util.errors import UserError
+    from peft_unlearn.workflows import loading
+    from peft_unlearn.workflows.train import run
 
     console = Console()
     output = Path(options.output)

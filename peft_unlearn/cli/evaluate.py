@@ -37,17 +37,18 @@ def add_common_arguments(parser: argparse.ArgumentParser, benchmarks: Sequence[s
 def main(options: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from peft_unlearn.cli import asked
+    from peft_unlearn.workflows import requests
 
-    wanted = asked.read(options)  # before what imports torch
+    wanted = requests.read(options)  # before what imports torch
 
     from rich.console import Console
 
-    from peft_unlearn.cli import evaluating
-    from peft_unlearn.evaluation import html, report
+    from peft_unlearn import report
+    from peft_unlearn.report import page
+    from peft_unlearn.workflows import evaluate
 
-    job = evaluating.plan(wanted)
-    views, facts = evaluating.measure_views(job)
+    job = evaluate.plan(wanted)
+    views, facts = evaluate.measure_views(job)
     job.benchmark.compare(views, job.how)
     made = report.build(
         {name: {view: sets[name] for view, sets in views.items()} for name in next(iter(views.values()))},
@@ -56,10 +57,10 @@ def main(options: argparse.Namespace) -> None:
         definitions=job.how.definitions,
     )
     Console().print(report.table(made, Console().width))
-    texts = evaluating.forget_texts(job, views) if options.show_text else None
+    texts = evaluate.forget_texts(job, views) if options.show_text else None
     if texts is not None:
         Console().print(report.side_by_side(texts["question"], texts["answers"]))
     if options.output:
         output = Path(options.output)
         report.write(made, output)
-        html.write(made, output.with_suffix(".html"), texts=texts)
+        page.write(made, output.with_suffix(".html"), texts=texts)

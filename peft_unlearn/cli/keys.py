@@ -11,8 +11,8 @@ def main(options: argparse.Namespace) -> None:
     from rich import print as show
     from rich.table import Column, Table
 
-    from peft_unlearn import recipe
-    from peft_unlearn.errors import UserError
+    from peft_unlearn.config import recipe
+    from peft_unlearn.util.errors import UserError
 
     grid = Table(Column("key", no_wrap=True), "default", "what it does")
     for key in recipe.keys().values():

@@ -26,18 +26,18 @@ def main(options: argparse.Namespace) -> None:
     import yaml
     from rich.console import Console
 
-    from peft_unlearn import deploy, recipe
-    from peft_unlearn.cli import merged
-    from peft_unlearn.deploy import survival
-    from peft_unlearn.errors import UserError
-    from peft_unlearn.evaluation import report
+    from peft_unlearn import merging, report
+    from peft_unlearn.config import recipe
+    from peft_unlearn.merging import survival
+    from peft_unlearn.util.errors import UserError
+    from peft_unlearn.workflows import merged
 
     written = Path(options.adapter) / recipe.FILE
     settings = yaml.safe_load(written.read_text(encoding="utf-8")) if written.is_file() else {}
     below = options.below
     if below is None and settings.get("adapter_mode") != "continue":
         below = settings.get("adapter_name_or_path")
-    result = deploy.merge(
+    result = merging.merge(
         options.adapter,
         options.output,
         base=options.base,
@@ -50,7 +50,7 @@ def main(options: argparse.Namespace) -> None:
     )
     console = Console()
     console.print(survival.table(result.survival))
-    console.print(f"Merged into {result.folder}; every weight's numbers are in {deploy.MERGE_REPORT} there.")
+    console.print(f"Merged into {result.folder}; every weight's numbers are in {merging.REPORT} there.")
     alpha = survival.median_alpha(result.survival)
     if alpha is not None and alpha < survival.SURVIVES:
         console.print(

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    from peft_unlearn import recipe
+    from peft_unlearn.config import recipe
 
     values = recipe.check(recipe.load(options.recipe, options.overrides))  # what is wrong with a recipe is said before torch is imported
 

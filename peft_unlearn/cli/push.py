@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    from peft_unlearn import deploy
+    from peft_unlearn import publish
 
-    where = deploy.push(options.adapter, options.repo, private=not options.public, revision=options.revision)
+    where = publish.push(options.adapter, options.repo, private=not options.public, revision=options.revision)
     print(f"Uploaded to {where}", "(public)" if options.public else "(private)")

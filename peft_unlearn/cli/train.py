@@ -11,14 +11,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    from peft_unlearn import recipe
+    from peft_unlearn.config import recipe
 
     values = recipe.check(recipe.load(options.recipe, options.overrides))
     recipe.check_files(values)
 
     import torch  # only now: what is wrong with a recipe is said at once
 
-    from peft_unlearn.cli.run import run
+    from peft_unlearn.workflows.train import run
 
     try:
         run(recipe.build(values))

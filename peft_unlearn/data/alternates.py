@@ -5,7 +5,7 @@ import random
 from datasets import Dataset
 
 from peft_unlearn.data import formats
-from peft_unlearn.errors import UserError
+from peft_unlearn.util.errors import UserError
 
 # What to say in place of a forgotten answer, after the set that TOFU's idea of IdkDPO uses (arXiv 2401.06121); these phrases are our own.
 REFUSALS = (

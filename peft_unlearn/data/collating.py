@@ -8,7 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from peft_unlearn.logprobs import IGNORE, label_places
+from peft_unlearn.data.labels import IGNORE, label_places
 
 
 @dataclass(frozen=True)

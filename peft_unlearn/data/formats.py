@@ -19,7 +19,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from peft_unlearn.errors import UserError
+from peft_unlearn.util.errors import UserError
 
 FORMATS = (("messages",), ("prompt", "completion"), ("question", "answer"), ("text",))
 COLUMNS = tuple(column for columns in FORMATS for column in columns)

@@ -6,7 +6,7 @@ from typing import Any
 from datasets import Dataset
 
 from peft_unlearn.data import formats
-from peft_unlearn.errors import UserError
+from peft_unlearn.util.errors import UserError
 
 
 def check_apart(forget: Dataset, other: Dataset, name: str) -> None:

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.data.collating import padding_id
-from peft_unlearn.errors import UserError
+from peft_unlearn.util.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Any
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
+from peft_unlearn.config.dataset_specs import LOADERS, load_arguments
 from peft_unlearn.data import formats
-from peft_unlearn.errors import UserError
-from peft_unlearn.specs import LOADERS, load_arguments
+from peft_unlearn.util.errors import UserError
 
 
 def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:

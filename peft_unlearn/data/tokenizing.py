@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn.data import formats
-from peft_unlearn.errors import UserError
+from peft_unlearn.util.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from peft_unlearn.data import collate_rows, tokenize
 from peft_unlearn.demo.world import World
-from peft_unlearn.deployed import nf4
+from peft_unlearn.model.fake_quant import nf4
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.training_args import OptimizerNames
 
-from peft_unlearn import recipe
-from peft_unlearn.errors import UserError
+from peft_unlearn.config import recipe
 from peft_unlearn.planning.ledger import Items
 from peft_unlearn.planning.step import trace
+from peft_unlearn.util.errors import UserError
 
 GB = 1 << 30  # bytes, as cards are sold and `nvidia-smi` counts
 CARDS = (8, 12, 16, 24)  # GB

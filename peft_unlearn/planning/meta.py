@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedCon
 from transformers.quantizers import AutoHfQuantizer
 from trl import get_peft_config, get_quantization_config
 
-from peft_unlearn import adapters
-from peft_unlearn.errors import UserError
-from peft_unlearn.recipe import Recipe
+from peft_unlearn.config.recipe import Recipe
+from peft_unlearn.model import adapters
+from peft_unlearn.util.errors import UserError
 
 
 def build(recipe: Recipe, config: PreTrainedConfig) -> PeftModel:

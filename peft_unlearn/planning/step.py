@@ -9,18 +9,19 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from peft_unlearn import adapters, objectives
-from peft_unlearn.config import UnlearnConfig
-from peft_unlearn.gradients import Gradients
-from peft_unlearn.logprobs import mean_nll, score
-from peft_unlearn.passes import Passes
+from peft_unlearn.config.recipe import Recipe
+from peft_unlearn.config.unlearn_config import UnlearnConfig
+from peft_unlearn.model import adapters
+from peft_unlearn.model.logprobs import mean_nll, score
 from peft_unlearn.planning import meta
 from peft_unlearn.planning.ledger import Items, Ledger
 from peft_unlearn.planning.stand_ins import as_on_cuda
-from peft_unlearn.recipe import Recipe
-from peft_unlearn.resist import Resist
-from peft_unlearn.teacher import damp, follow
-from peft_unlearn.trainer import UnlearnTrainer
+from peft_unlearn.training import objectives
+from peft_unlearn.training.gradients import Gradients
+from peft_unlearn.training.passes import Passes
+from peft_unlearn.training.sam import Resist
+from peft_unlearn.training.teacher import damp, follow
+from peft_unlearn.training.trainer import UnlearnTrainer
 
 PAGED = 100_000  # elements from which on bitsandbytes keeps an optimiser's state in paged memory
 EVALUATED = 8192  # padded tokens that evaluation puts into a batch at most

@@ -1,0 +1,196 @@
+"""What every benchmark asks of a model, by the definitions of this package or by OpenUnlearning's.
+
+A benchmark has sets, each with its rows. `measure` gives the metrics of one set under one view of the model; the other functions add what
+compares sets, or views, as results of a set as a whole.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from peft_unlearn.data.rows import answer_texts
+from peft_unlearn.data.variants import Probe
+from peft_unlearn.metrics import membership as members
+from peft_unlearn.metrics import openunlearning
+from peft_unlearn.metrics import truth_ratio as truth
+from peft_unlearn.metrics.leak import leak
+from peft_unlearn.metrics.results import Evaluation, Result, not_computed, summarise
+from peft_unlearn.metrics.statistics import bootstrap
+from peft_unlearn.metrics.suite import evaluate
+from peft_unlearn.model import generation
+from peft_unlearn.model.scoring import RowScore, score
+
+DEFINITIONS = ("peft-unlearn", "openunlearning")
+
+Sets = dict[str, Evaluation]
+Views = Mapping[str, Sets]  # "before", "after", "never_seen" -> sets
+
+
+@dataclass(frozen=True)
+class How:
+    """How a benchmark is measured: whose definitions, rows in a batch, and for the leak of forget rows the answers drawn (0: none)."""
+
+    definitions: str = DEFINITIONS[0]
+    batch_size: int = 16
+    samples: int = 0
+
+    @property
+    def as_peer(self) -> bool:
+        return self.definitions == "openunlearning"
+
+
+class Benchmark(Protocol):
+    """Sets that were read, checked and tokenised."""
+
+    probes: dict[str, Probe]
+
+    def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how: How, label: str) -> Sets:
+        """Every set under the active adapters."""
+
+    def compare(self, views: Views, how: How) -> None:
+        """Add what needs several sets, or the never-seen model."""
+
+
+class Named(Benchmark, Protocol):
+    """One that is known by name, and not tokenised yet."""
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int, template: Mapping[str, Any]) -> None:
+        """Tokenise what is measured, before a model is loaded."""
+
+
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    probe: Probe,
+    how: How,
+    *,
+    label: str,
+    forget: bool,
+    generate: bool = True,
+) -> Evaluation:
+    """One set under the active adapters. Forget rows are attacked as well: logit lens, and sampled answers where `how` says so.
+
+    `truth_ratio` is the ratio itself; `truth_ratio_score` is what a row adds to the aggregate, 1 at its best: min(R, 1/R) of forget rows,
+    max(0, 1 - R) of others.
+    """
+    if how.as_peer:
+        return _as_openunlearning(model, tokenizer, probe, how, label=label, forget=forget, generate=generate)
+    found = evaluate(
+        model, tokenizer, probe.rows, variants=probe.variants, batch_size=how.batch_size, generate=generate, lens=forget, label=label
+    )
+    if "truth_ratio" in found:
+        aggregate = truth.near_one if forget else truth.below_one
+        ratios = found["truth_ratio"]["rows"]
+        found["truth_ratio_score"] = summarise([None if ratio is None else aggregate([ratio]) for ratio in ratios])
+        if "paraphrased_answer" not in probe.variants:
+            # R = (1/K) sum_k p(wrong_k) / p(right), so p(right) / (p(right) + sum_k p(wrong_k)) = 1 / (1 + K R).
+            counts = [len(wrong) for wrong in probe.variants["perturbed_answer"]]
+            found["normalised_probability"] = summarise(
+                [None if ratio is None else 1 / (1 + count * ratio) for count, ratio in zip(counts, ratios, strict=True)]
+            )
+    if forget and how.samples:
+        ks = [k for k in (1, 4, 16, 64) if k < how.samples] + [how.samples]
+        drawn = leak(model, tokenizer, probe.rows, ks=ks, batch_size=how.batch_size, progress=f"{label}: sampling")
+        for name, values in drawn.items():
+            found[name] = summarise(values)
+    return found
+
+
+def compare_membership(forget: Evaluation, holdout: Evaluation, never_seen: Evaluation | None, how: How) -> None:
+    """Add the AUCs of `forget` against `holdout`, and PrivLeak: how far Min-K's is from that of `never_seen`, whose AUCs are there already.
+
+    Without a never-seen model its AUC is taken as .5, which the peer does as well.
+    """
+    if how.as_peer:  # its scores all grow with the loss
+        forget_like, holdout_like = (
+            Evaluation({name: [_signed(value, name) for value in of_set[name]["rows"]] for name in members.SIGNS}, [])
+            for of_set in (forget, holdout)
+        )
+        forget.update(members.membership(forget_like, holdout_like))
+    else:
+        forget.update(members.membership(forget, holdout))
+    found, other = forget["min_k_auc"], None if never_seen is None else never_seen["min_k_auc"]
+    lost = next((result["reason"] for result in (found, other) if result is not None and "reason" in result), None)
+    if lost:
+        forget["priv_leak"] = not_computed(lost)
+        return
+    formula = openunlearning.priv_leak if how.as_peer else members.priv_leak
+    aucs = [found["mean"], *found["interval"]]
+    leaks = [formula(auc) if other is None else formula(auc, other["mean"]) for auc in aucs]
+    if not np.isfinite(leaks).all():
+        forget["priv_leak"] = not_computed("every forget row of the never-seen model looks like a member, and the formula divides by zero")
+        return
+    # falls as the AUC grows; the never-seen model's own uncertainty is not in the interval
+    forget["priv_leak"] = {"mean": leaks[0], "n": found["n"], "rows": [], "interval": sorted(leaks[1:])}
+
+
+def forget_quality(ratios: Sequence[float | None], never_seen: Sequence[float | None] | None) -> Result:
+    """TOFU's p-value for the truth ratios of forget rows beside those of the never-seen model (None: there is none)."""
+    if never_seen is None:
+        return not_computed("it needs the truth ratios of a model that never saw the forget set")
+    counts = [sum(ratio is not None for ratio in side) for side in (ratios, never_seen)]
+    if min(counts) < members.FEWEST:
+        return not_computed(f"{counts[0]} rows and {counts[1]} never-seen ones have a truth ratio, and each side needs {members.FEWEST}")
+    value = truth.forget_quality(ratios, never_seen)
+    if np.isnan(value):
+        return not_computed("some truth ratios are not finite")
+    return {"mean": value, "n": sum(counts), "rows": []}
+
+
+def model_utility(parts: Sequence[Sequence[float | None]]) -> Result:
+    """TOFU's harmonic mean of the means of nine metrics, from the rows of each; the interval resamples each metric's rows on its own."""
+    rows = [np.array([value for value in part if value is not None], np.float64) for part in parts]
+    if not all(len(part) and np.isfinite(part).all() for part in rows):
+        return not_computed("one of the nine metrics has no rows, or numbers that are not finite")
+
+    def harmonic(*samples: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            return len(samples) / sum(1 / sample.mean(-1) for sample in samples)
+
+    value = truth.model_utility([float(part.mean()) for part in rows])
+    return {"mean": value, "n": sum(map(len, rows)), "rows": [], "interval": list(bootstrap(harmonic, *rows))}
+
+
+def _signed(value: float | None, name: str) -> float | None:
+    """A score that grows with the loss, as one of `members.SIGNS`."""
+    return None if value is None else -members.SIGNS[name] * value
+
+
+def _as_openunlearning(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    probe: Probe,
+    how: How,
+    *,
+    label: str,
+    forget: bool,
+    generate: bool,
+) -> Evaluation:
+    """The same set by the definitions of `openunlearning`."""
+    peer, rows = openunlearning, list(probe.rows)
+    groups = {kind: probe.variants[kind] for kind in ("paraphrased_answer", "perturbed_answer") if kind in probe.variants}
+    reworded = [row for kind in groups.values() for group in kind for row in group]
+    scores = score(model, [*rows, *reworded], tokenizer, batch_size=how.batch_size, progress=f"{label}: scoring")
+    own, rest = scores[: len(rows)], iter(scores[len(rows) :])
+    others: dict[str, list[list[RowScore]]] = {kind: [[next(rest) for _ in group] for group in found] for kind, found in groups.items()}
+    references = answer_texts(tokenizer, rows)
+    values: dict[str, list[float | None]] = {name: [metric(row) for row in own] for name, metric in peer.TEACHER_FORCED.items()}
+    values["zlib"] = [peer.zlib(row, text) for row, text in zip(own, references, strict=True)]
+    if "perturbed_answer" in others:
+        wrong = others["perturbed_answer"]
+        right = [found[0] if found else row for found, row in zip(others.get("paraphrased_answer", [[]] * len(own)), own, strict=True)]
+        ratios = values["truth_ratio"] = [peer.truth_ratio(several, one) for several, one in zip(wrong, right, strict=True)]
+        aggregate = peer.closer_to_1_better if forget else peer.true_better
+        values["truth_ratio_score"] = [aggregate(ratio) for ratio in ratios]
+        if "paraphrased_answer" not in others:
+            values["normalised_probability"] = [peer.normalised_probability(one, several) for one, several in zip(own, wrong, strict=True)]
+    answers: list[str] = []
+    if generate:
+        answers = generation.generate(
+            model, tokenizer, rows, batch_size=how.batch_size, max_new_tokens=peer.MAX_NEW_TOKENS, progress=f"{label}: answering"
+        )
+        values["rouge_l"] = [peer.rouge_l(reference, answer) for reference, answer in zip(references, answers, strict=True)]
+    return Evaluation(values, answers)

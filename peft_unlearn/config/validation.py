@@ -1,0 +1,203 @@
+"""What a value of a knob may be, alone and beside the others. Nothing here waits for torch: a mistyped recipe is refused at once."""
+
+import math
+from typing import Any
+
+from peft_unlearn.config import library, methods, names
+from peft_unlearn.util.errors import UserError
+
+_ENUMS = library.choices(library.Training)
+
+CHOICES = {
+    "method": tuple(methods.METHODS),
+    "forget_loss": tuple(names.LOSSES),
+    "retain_loss": ("nll", "hidden", "none"),
+    "alternate": ("none", "column", "refusals"),
+    "stop_at": ("none", "never_seen", "auto"),
+    "survive": ("none", *names.QUANTISERS),
+    "retain_kl": ("teacher", "reference", "none"),
+    "holdout_kl": ("teacher", "reference", "none"),
+    "divergence": ("kl", "qkl"),
+    "definitions": ("peft-unlearn", "openunlearning"),
+    "combine": names.COMBINERS,
+    "lr_scheduler_type": _ENUMS["lr_scheduler_type"],
+    "optim": _ENUMS["optim"],
+}
+# With definitions: openunlearning, what that code has.
+THEIRS: dict[str, tuple] = {
+    "forget_loss": tuple(names.OPENUNLEARNING),
+    "retain_kl": ("reference", "none"),
+    "divergence": ("kl",),
+    "holdout_kl": ("none",),
+    "stop_at": ("none",),
+    "survive": ("none",),
+    "resist": (0,),
+    "forget_floor": (0,),
+}
+# key: (lowest, highest, whether the ends themselves are allowed)
+RANGES = {
+    "forget_coef": (0.0, math.inf, True),
+    "retain_coef": (0.0, math.inf, True),
+    "kl_coef": (0.0, math.inf, True),
+    "forget_floor": (0.0, 1.0, True),
+    "teacher_decay": (0.0, 1.0, True),
+    "retain_bound": (0.0, math.inf, True),
+    "dual_rate": (0.0, math.inf, False),
+    "hidden_layer": (1, math.inf, True),
+    "damping": (0.0, math.inf, True),
+    "learning_rate": (0.0, math.inf, False),
+    "auto_lr_max": (0.0, math.inf, False),
+    "inner_coef": (0.0, math.inf, True),
+    "resist": (0.0, 1.0, True),
+    "auto_lr_steps": (1, math.inf, True),
+    "max_length": (2, math.inf, True),
+    "self_retain_rows": (1, math.inf, True),
+    "max_grad_norm": (0.0, math.inf, True),
+    "weight_decay": (0.0, math.inf, True),
+    "warmup_steps": (0.0, math.inf, True),
+    "num_train_epochs": (0.0, math.inf, True),
+    "per_device_train_batch_size": (1, math.inf, True),
+    "per_device_eval_batch_size": (1, math.inf, True),
+    "gradient_accumulation_steps": (1, math.inf, True),
+}
+SGD_ARGS = ("momentum", "dampening", "nesterov", "weight_decay")  # transformers passes over any other without a word
+LOSS_RANGES = {
+    "tol": (0.0, math.inf, True),
+    "beta": (0.0, math.inf, False),
+    "beta1": (0.0, math.inf, True),
+    "beta2": (0.0, math.inf, True),
+    "gamma": (0.0, math.inf, True),
+    "scale": (0.0, math.inf, True),
+    "delta": (0.0, math.inf, True),
+    "skip": (0, math.inf, True),
+}
+OPTIONAL = (
+    "teacher_decay",
+    "learning_rate",
+    "retain_bound",
+    "hidden_layer",
+)  # None: no teacher; by the base's size; no bound; by its depth
+
+# Keys of TrainingArguments that would be ignored, or break what the step rests on: the one value that they may have, and why.
+SHARDED = "the gradient of each objective needs whole weights in every process, launch one process a GPU without it"
+_OTHER_EVALUATION = "evaluation scores rows of its own, without it"
+FIXED: dict[str, tuple[Any, str]] = {
+    "fsdp": (None, SHARDED),
+    "fsdp_config": (None, SHARDED),
+    "deepspeed": (None, SHARDED),
+    "parallelism_config": (None, SHARDED),
+    "label_smoothing_factor": (0.0, "the losses are those of forget_loss, retain_loss and retain_kl"),
+    "label_names": (None, "the labels are called labels"),
+    "neftune_noise_alpha": (None, "student, teacher and reference must differ by the adapter alone"),
+    "torch_compile": (False, "compiled code frees what the second objective of a forward needs"),
+    "torch_compile_backend": (None, "torch_compile is not possible"),
+    "torch_compile_mode": (None, "torch_compile is not possible"),
+    "use_liger_kernel": (False, "its kernels have not been tested with several gradients of one forward"),
+    "liger_kernel_config": (None, "use_liger_kernel is not possible"),
+    "auto_find_batch_size": (False, "a restart would keep the steps already taken, write a smaller per_device_train_batch_size"),
+    "average_tokens_across_devices": (True, "losses are always averaged over the tokens of all processes"),
+    "torch_empty_cache_steps": (None, "the step has no place for it"),
+    "logging_nan_inf_filter": (False, "it would hide a divergence"),
+    "remove_unused_columns": (False, "batches are nested {forget, retain}"),
+    "dataloader_drop_last": (False, "every forget row is to be seen in every epoch"),
+    "train_sampling_strategy": ("random", "forget and retain rows are paired by seed, epoch and index"),
+    "length_column_name": ("length", "rows are not grouped by length"),
+    "hub_strategy": ("end", "a checkpoint holds the teacher and stays here"),
+    "hub_always_push": (False, "only the finished adapter is uploaded"),
+    "prediction_loss_only": (False, _OTHER_EVALUATION),
+    "eval_accumulation_steps": (None, _OTHER_EVALUATION),
+    "eval_do_concat_batches": (True, _OTHER_EVALUATION),
+    "eval_use_gather_object": (False, _OTHER_EVALUATION),
+    "include_for_metrics": ([], _OTHER_EVALUATION),
+    "batch_eval_metrics": (False, _OTHER_EVALUATION),
+    "fp16_full_eval": (False, _OTHER_EVALUATION),
+    "bf16_full_eval": (False, _OTHER_EVALUATION),
+}
+
+
+def check(args: Any) -> None:
+    """Check all of `args`, a `Knobs` with the fields of `TrainingArguments`.
+
+    Raises:
+        UserError: a value outside its choices or its range, or that does not go with another; the message names the key.
+    """
+    for key, choices in CHOICES.items():
+        if getattr(args, key) not in choices:
+            raise UserError(f"{key}: {getattr(args, key)!r} is not one of {', '.join(choices)}.")
+    for key, interval in RANGES.items():
+        if key not in OPTIONAL or getattr(args, key) is not None:
+            _check_range(key, getattr(args, key), *interval)
+    for key, (value, reason) in FIXED.items():
+        if (getattr(args, key) or value) and getattr(args, key) != value:
+            raise UserError(f"{key}: {reason}; leave the key out.")
+    _check_together(args)
+    _check_loss_args(args)
+
+
+def _check_together(args: Any) -> None:
+    if args.max_steps < 1 and (args.max_steps != -1 or not args.num_train_epochs):
+        raise UserError(f"max_steps: {args.max_steps!r} is no number of steps, write at least 1, or num_train_epochs in its place.")
+    if args.max_steps > 0 and args.num_train_epochs:
+        raise UserError("num_train_epochs: max_steps is given as well, leave one of the two out.")
+    for key in ("retain_kl", "holdout_kl"):
+        if getattr(args, key) == "teacher" and args.teacher_decay is None:
+            raise UserError(f"{key}: 'teacher' needs teacher_decay, for example 0.995.")
+    if args.damping and args.teacher_decay is None:
+        raise UserError("damping: it pulls towards the teacher, so it needs teacher_decay, for example 0.995.")
+    if args.auto_lr and args.lr_scheduler_type not in ("constant", "linear", "cosine"):
+        raise UserError(f"lr_scheduler_type: {args.lr_scheduler_type!r} does not go with auto_lr, write constant, linear or cosine.")
+    if args.auto_lr and args.warmup_steps:
+        raise UserError("warmup_steps: auto_lr finds its rate at the first step, leave the key out.")
+    for key, choices in THEIRS.items() if args.definitions == "openunlearning" else ():
+        if getattr(args, key) not in choices:
+            takes = " or ".join(", ".join(map(str, choices)).rsplit(", ", 1))
+            raise UserError(f"{key}: OpenUnlearning's code has no {getattr(args, key)}, write {takes}, or leave definitions out.")
+    alternate = args.forget_loss in names.ALTERNATE
+    if alternate != (args.alternate != "none"):
+        needs = "needs alternate answers, write column or refusals" if alternate else "reads no alternate answers, leave the key out"
+        raise UserError(f"alternate: {args.forget_loss} {needs}.")
+    if args.hidden_layer is not None and args.hidden_layer != int(args.hidden_layer):
+        raise UserError(f"hidden_layer: {args.hidden_layer!r} is not a whole number.")
+    if args.retain_bound is not None and args.retain_loss == "none":
+        raise UserError("retain_bound: there is no retain loss to bound, write retain_loss: nll.")
+    if args.retain_bound is not None and args.combine == "mgda":
+        raise UserError("retain_bound: under mgda a larger weight counts for less, write another combine or leave the bound out.")
+    if args.inner_coef and args.stop_at == "none":
+        raise UserError("inner_coef: levels say where inner layers end, write stop_at as well, or leave the key out.")
+    if args.negate and args.resist:
+        raise UserError("resist: a negated adapter learns the forget set itself, leave the key out.")
+    if args.negate and args.stop_at != "none":
+        raise UserError("stop_at: a negated adapter is not seen before the end, leave the key out.")
+    unknown = [key for key, _, _ in (part.strip().partition("=") for part in (args.optim_args or "").split(",")) if key not in SGD_ARGS]
+    if args.optim == "sgd" and args.optim_args and unknown:
+        raise UserError(f"optim_args: sgd has no parameter {unknown[0]!r}, it takes {', '.join(SGD_ARGS)}.")
+    compares = args.load_best_model_at_end or args.save_strategy == "best" or args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+    if compares and None in (args.metric_for_best_model, args.greater_is_better):
+        raise UserError(
+            "metric_for_best_model: no one number says how well a model forgets; write a set and a metric, such as retain_loss, "
+            "and greater_is_better: true or false."
+        )
+
+
+def _check_loss_args(args: Any) -> None:
+    if not isinstance(args.forget_loss_args, dict):
+        raise UserError(f"forget_loss_args: {args.forget_loss_args!r} is not a mapping, write for example {{tol: 0.02}}.")
+    known = (names.OPENUNLEARNING if args.definitions == "openunlearning" else names.LOSSES)[args.forget_loss]
+    for key, value in args.forget_loss_args.items():
+        if key not in known:
+            takes = ", ".join(known) or "no parameters"
+            raise UserError(f"forget_loss_args: {args.forget_loss} has no parameter {key!r}, it takes {takes}.")
+        if not isinstance(known[key], bool):
+            _check_range(f"forget_loss_args.{key}", value, *LOSS_RANGES[key])
+            if isinstance(known[key], int) and value % 1:
+                raise UserError(f"forget_loss_args.{key}: {value!r} is not a whole number.")
+        elif not isinstance(value, bool):
+            raise UserError(f"forget_loss_args.{key}: {value!r} is not true or false.")
+
+
+def _check_range(key: str, value: Any, low: float, high: float, ends: bool) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise UserError(f"{key}: {value!r} is not a number.")
+    if not (low <= value <= high if ends else low < value < high):
+        interval = f"from {low:g} to {high:g}" if high < math.inf else f"{'at least' if ends else 'above'} {low:g}"
+        raise UserError(f"{key}: {value!r} is out of range, write a value {interval}.")

@@ -1,0 +1,67 @@
+"""What evaluation needs to know about tokenised rows: where the answer begins, where it ends, and how rows share a batch.
+
+A row is `{"input_ids": [int], "labels": [int]}`, labels -100 on the prompt.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from peft_unlearn.data.labels import IGNORE
+
+Row = Mapping[str, Any]
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids that are no text. `all_special_ids` alone misses turn ends such as Llama 3's <|eot_id|> in the base model's tokenizer."""
+    return set(tokenizer.all_special_ids) | {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+
+
+def text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
+    """Tokens as text without special tokens and outer white space."""
+    return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+
+
+def end_length(tokenizer: PreTrainedTokenizerBase, special: set[int], tokens: Sequence[int]) -> int:
+    """Number of trailing tokens from the first special one on; white space after it counts: chat templates end a turn with a line break."""
+    start = len(tokens)
+    for position in reversed(range(len(tokens))):
+        if tokens[position] in special:
+            start = position
+        elif text(tokenizer, [tokens[position]]):
+            break
+    return len(tokens) - start
+
+
+def split(row: Row, special: set[int]) -> tuple[list[int], list[int]]:
+    """Prompt and answer of a row, as tokens.
+
+    The prompt is what stands before the first label, the answer the labels up to the next gap. A row without a prompt (plain text; special
+    tokens such as <s> are none) is cut in two: its first half is the prompt, the middle token included, and the rest the answer.
+    """
+    tokens, labels = list(row["input_ids"]), list(row["labels"])
+    start = next((i for i, label in enumerate(labels) if label != IGNORE), len(labels))
+    if special.issuperset(tokens[:start]):
+        half = (len(tokens) + 1) // 2
+        return tokens[:half], tokens[half:]
+    stop = next((i for i in range(start, len(labels)) if labels[i] == IGNORE), len(labels))
+    return tokens[:start], tokens[start:stop]
+
+
+def answer_texts(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row]) -> list[str]:
+    """The answers that the rows teach, as text without special tokens and outer white space."""
+    special = special_ids(tokenizer)
+    return [text(tokenizer, split(row, special)[1]) for row in rows]
+
+
+def batches(order: Iterable[int], batch_size: int, fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:
+    """Cut row numbers into batches of at most `batch_size`; a new one begins where `fits` says no (a row alone always fits)."""
+    batch: list[int] = []
+    for row in order:
+        if batch and (len(batch) == batch_size or not fits([*batch, row])):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

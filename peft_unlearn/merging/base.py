@@ -1,0 +1,119 @@
+"""The base that an adapter is merged into: its model without weights, its tensors by name, and each weight when it is asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from peft_unlearn.merging import quantized, shards
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.folders import read_json
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model's folder: its tensors, those that stand beside each quantised weight, the names of its parameters, and how it is held.
+
+    names: parameter -> tensor, for the tensors that transformers loads as they are.
+    beside: quantised weight -> the tensors that its scales lie in.
+    """
+
+    folder: Path
+    tensors: dict[str, shards.Tensor]
+    names: dict[str, str]
+    beside: dict[str, list[str]]
+    held: quantized.Format
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the model as transformers loads it."""
+        return read_dtype(read_json(self.folder / "config.json"))
+
+    def shape(self, name: str, parameter: str | None) -> tuple[int, ...]:
+        """Of a weight as `read` gives it."""
+        return self.shapes[parameter] if parameter is not None and parameter in self.held.transposed else self.tensors[name].shape
+
+    def read(self, name: str, parameter: str | None) -> torch.Tensor:
+        """A weight in the layout of the model; one that is quantised on the disk is dequantised.
+
+        Raises:
+            UserError: a quantised weight has another shape than the model.
+        """
+        tensors = {part: shards.read(self.folder, self.tensors[part], part) for part in (name, *self.beside.get(name, []))}
+        weight = self.held.get(name, parameter, tensors)
+        if tuple(weight.shape) != self.shape(name, parameter):
+            raise UserError(
+                f"{self.folder / self.tensors[name].shard}: tensor {name} is worth a weight of shape {tuple(weight.shape)} and config.json "
+                f"says {self.shape(name, parameter)}; fetch the base again."
+            )
+        return weight
+
+
+def open_base(folder: Path) -> Base:
+    """Read what stands in a base's headers and config. No weight is read.
+
+    Raises:
+        UserError: no causal language model of transformers, a missing or damaged shard, weights that bitsandbytes did not quantise.
+    """
+    model_config = read_json(folder / "config.json")
+    config = quantized.read_config(model_config)
+    tensors = shards.checkpoint(folder)
+    beside: dict[str, list[str]] = {}
+    for name in tensors:
+        weight = quantized.belongs_to(name) if config else None
+        if weight is not None:
+            beside.setdefault(weight, []).append(name)
+    scales = {part for parts in beside.values() for part in parts}
+    model = skeleton(folder)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.state_dict().items()}
+    names = checkpoint_names(model, [name for name in tensors if name not in scales])
+    return Base(folder, tensors, names, beside, quantized.format_of(model, config, None), shapes)
+
+
+def read_dtype(model_config: Mapping[str, Any]) -> torch.dtype:
+    """The dtype that a config.json names, fp32 if none; transformers < 5 wrote it as torch_dtype."""
+    parts = (model_config, model_config.get("text_config", {}))
+    return getattr(torch, next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), "float32"))
+
+
+def skeleton(folder: Path) -> PreTrainedModel:
+    """The model of a folder's config on the meta device, not quantised: names, shapes and ties, no memory.
+
+    Raises:
+        UserError: transformers has no causal language model for the config, or it needs code of its own.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="eager")
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{folder / 'config.json'}: this is no causal language model of transformers ({reason}); give another base."
+        ) from error
+
+
+def checkpoint_names(model: PreTrainedModel, names: list[str]) -> dict[str, str]:
+    """Parameter name -> checkpoint name, for the tensors that transformers loads as they are.
+
+    Asks transformers for its own renaming, so that a missing "model." prefix or a renamed module is found where loading finds it.
+    Parameters that are converted on loading (experts that are stacked, projections that are joined) are left out.
+    """
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    parameters = model.state_dict()
+    found = {}
+    for name in names:
+        parameter, converted = rename_source_key(name, renamings, converters, model.base_model_prefix, parameters)
+        if parameter not in parameters and name in parameters:
+            parameter, converted = rename_source_key(name, [], [], model.base_model_prefix, parameters)
+        if converted is None:
+            found[parameter] = name
+    return found

@@ -1,0 +1,148 @@
+"""What a saved LoRA adapter does to the weights of its base, read from the adapter's folder and the base's config alone."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
+from peft.tuners.lora import Embedding, Linear, LoraLayer
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.folders import ADAPTER_CONFIG
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."  # of every key in a PEFT file
+
+# Inits that leave the base as it was; with the others the adapter belongs to a base that they changed, which is not the one on disk.
+KEEPS_BASE = (True, False, "gaussian", "orthogonal", "eva")
+
+
+@dataclass
+class Update:
+    """What an adapter does to parameters, by their names in the model: replace some, then add products of two thin matrices.
+
+    products: pairs of shapes (rows, r) and (r, columns), fp32, in the layout of the weight, the scaling in the first.
+    """
+
+    products: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    replaced: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def names(self) -> set[str]:
+        return {*self.products, *self.replaced}
+
+
+def applied(weight: torch.Tensor, name: str, updates: Sequence[Update], rows: slice) -> torch.Tensor:
+    """Rows of the parameter `name` in fp32 after the updates: the last replacement, or `weight`, plus every product."""
+    start = next((update.replaced[name] for update in reversed(updates) if name in update.replaced), weight)
+    value = start[rows].to(torch.float32, copy=True)
+    for update in updates:
+        if name in update.products:
+            left, right = update.products[name]
+            value.addmm_(left[rows], right)
+    return value
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """The adapter's config.
+
+    Raises:
+        UserError: no LoRA adapter there, or one that cannot be merged as W + scaling * B A.
+    """
+    for name in (ADAPTER_CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: there is no such file; give a folder with a saved LoRA adapter.")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder / ADAPTER_CONFIG}: this is no PEFT config ({error}); save the adapter again.") from error
+    if not isinstance(config, LoraConfig):
+        raise UserError(f"{folder / ADAPTER_CONFIG}: peft_type {config.peft_type} cannot be merged here; give a LORA adapter.")
+    if config.bias != "none":
+        raise UserError(f"{folder / ADAPTER_CONFIG}: bias {config.bias!r} cannot be merged; train the adapter with bias none.")
+    if config.init_lora_weights not in KEEPS_BASE:
+        raise UserError(
+            f"{folder / ADAPTER_CONFIG}: init_lora_weights {config.init_lora_weights!r} changed the base in training; "
+            "save with path_initial_model_for_weight_conversion (PEFT), which turns it into a plain LoRA."
+        )
+    for key in ("target_parameters", "layer_replication", "trainable_token_indices", "ensure_weight_tying", "lora_bias"):
+        if getattr(config, key):
+            raise UserError(
+                f"{folder / ADAPTER_CONFIG}: an adapter with {key} cannot be merged shard by shard; use PEFT's merge_and_unload."
+            )
+    return config
+
+
+def collect(folder: Path, config: LoraConfig, model: PreTrainedModel) -> Update:
+    """What the adapter in `folder` does.
+
+    `model` is the base on the meta device, and is wrapped in place: PEFT itself says which modules the config targets, with which scaling
+    and in which layout, and which tensors must be in the file.
+
+    Raises:
+        UserError: a tensor that is missing, has no place in the base or another shape, or a variant of LoRA such as DoRA.
+    """
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.state_dict().items()}
+    config.init_lora_weights = False  # nothing to draw on the meta device
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tied embeddings and Conv1D are warned of, and merge handles both
+            wrapped = PeftModel(model, config, low_cpu_mem_usage=True)
+    except ValueError as error:
+        raise UserError(
+            f"{folder / ADAPTER_CONFIG}: the adapter is not for this base ({error}); give the base that it was trained on."
+        ) from error
+    try:
+        tensors = load_peft_weights(str(folder), device="cpu")
+    except SafetensorError as error:
+        raise UserError(f"{folder / WEIGHTS}: the file is truncated or damaged ({error}); save the adapter again.") from error
+
+    expected = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
+    # PEFT saves the weight of a targeted embedding with the adapter, and loads it back over the base's.
+    saved_with = {key: key.removeprefix(PREFIX).replace(".base_layer.", ".") for key in tensors if key.endswith(".base_layer.weight")}
+    expected |= {key: shapes[name] for key, name in saved_with.items() if name in shapes}
+    for key in sorted(expected.keys() | tensors.keys()):
+        if key not in tensors:
+            raise UserError(
+                f"{folder / WEIGHTS}: tensor {key} is missing; give the base that the adapter was trained on, or save it again."
+            )
+        if key not in expected:
+            raise UserError(f"{folder / WEIGHTS}: tensor {key} has no place in the base; give the base that the adapter was trained on.")
+        if tuple(tensors[key].shape) != expected[key]:
+            raise UserError(
+                f"{folder / WEIGHTS}: tensor {key} has shape {tuple(tensors[key].shape)} and the base needs {expected[key]}; "
+                "give the base that the adapter was trained on."
+            )
+
+    update = Update(replaced={name: tensors[key] for key, name in saved_with.items()})
+    for name, module in wrapped.get_base_model().named_modules():
+        if isinstance(module, LoraLayer):
+            if not isinstance(module, Linear | Embedding) or module.lora_variant:
+                variant = next((type(v).__name__ for v in module.lora_variant.values()), type(module).__name__)
+                raise UserError(
+                    f"{folder / ADAPTER_CONFIG}: {name} uses {variant}, which cannot be merged shard by shard; use PEFT's merge_and_unload."
+                )
+            update.products[f"{name}.weight"] = product(module, name, tensors)
+        elif isinstance(module, ModulesToSaveWrapper):
+            kept = [key for key in tensors if key.startswith(f"{PREFIX}{name}.")]
+            update.replaced |= {key.removeprefix(PREFIX): tensors[key] for key in kept}
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            raise UserError(
+                f"{folder / ADAPTER_CONFIG}: {name} is a {type(module).__name__}, which cannot be merged; use PEFT's merge_and_unload."
+            )
+    return update
+
+
+def product(layer: Linear | Embedding, name: str, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pair of thin matrices whose product is the layer's change, in the layout of its weight."""
+    scaling = layer.scaling["default"]
+    if isinstance(layer, Embedding):  # the weight is (entries, features), the factors are (r, entries) and (features, r)
+        a, b = tensors[f"{PREFIX}{name}.lora_embedding_A"].float(), tensors[f"{PREFIX}{name}.lora_embedding_B"].float()
+        return scaling * a.T, b.T
+    a, b = tensors[f"{PREFIX}{name}.lora_A.weight"].float(), tensors[f"{PREFIX}{name}.lora_B.weight"].float()
+    return (scaling * a.T, b.T) if layer.fan_in_fan_out else (scaling * b, a)

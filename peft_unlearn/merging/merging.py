@@ -1,0 +1,171 @@
+"""Merge LoRA adapters into their base, shard by shard on the CPU, into 16/32-bit weights or quantised ones.
+
+W + scaling * B A is computed in fp32, in blocks of rows, rounded once, and then quantised if asked for. In place into quantised weights
+(dequantise, add, quantise again) only by force: NF4 keeps some 2 % of a change that is 1 to 2 % of the weights that way, while 16-bit weights
+that are quantised afterwards keep nearly all of it. How much was kept is measured on what is written.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from peft_unlearn.merging import lora, shards
+from peft_unlearn.merging.base import Base, open_base, skeleton
+from peft_unlearn.merging.precision import decide
+from peft_unlearn.merging.quantized import Format
+from peft_unlearn.merging.survival import Survival, as_json
+from peft_unlearn.merging.weights import Merger, Write
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.folders import ADAPTER_CONFIG, locate, read_json, same_model
+from peft_unlearn.util.redaction import public_name
+
+logger = logging.getLogger(__name__)
+
+REPORT = "merge.json"
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """A merged folder, and what survived of the change of each weight that the adapter touches (a weight goes by its module's name)."""
+
+    folder: Path
+    survival: dict[str, Survival]
+
+
+def merge(
+    adapter: str | Path,
+    output: str | Path,
+    *,
+    base: str | Path | None = None,
+    dtype: str | None = None,
+    quantize: str | None = None,
+    onto: str = "original",
+    trained: tuple[BitsAndBytesConfig | None, torch.dtype | None] | None = None,
+    force: bool = False,
+    below: tuple[str | Path, ...] = (),
+) -> MergeResult:
+    """Write the base with the adapter merged into it, as a plain transformers folder with the base's shard names, and a merge.json in it.
+
+    Memory: one shard, the adapters, and of one weight at a time blocks of 2**23 entries, or all of it where it is quantised. An interrupted
+    merge leaves nothing under the name `output`.
+
+    Args:
+        adapter: folder (or Hub name) of a saved LoRA adapter.
+        output: folder to write, which must be new or empty.
+        base: folder or Hub name of the base; by default the one that the adapter names.
+        dtype: "bf16", "fp16" or "fp32" for every floating-point tensor; by default each keeps its own.
+        quantize: "nf4" (with double quantisation) or "int8": what linear layers are quantised to after merging, as transformers would.
+        onto: "original", or "dequantized": the base is first put through the quantisation that it had in training, and the merge then is exact
+            for an adapter that was trained on those weights.
+        trained: with "dequantized", that quantisation (None: there was none) and the dtype that the base was loaded in; by default NF4 with
+            double quantisation and the base's own. A base that is quantised on the disk says so itself.
+        force: allow a merge in place into quantised weights.
+        below: adapters that this one was trained on top of, each stacked and not merged.
+
+    Raises:
+        UserError: anything that would leave part of an adapter unmerged, a merge in place without force, a damaged base, no room, a taken `output`.
+    """
+    patterns = [ADAPTER_CONFIG, lora.WEIGHTS, *shards.TOKENIZER_FILES]
+    folders = [locate(name, patterns, key="adapter") for name in (*below, adapter)]
+    configs = [lora.read_config(folder) for folder in folders]
+    source = base or configs[-1].base_model_name_or_path
+    if not source:
+        raise UserError(f"base: {folders[-1] / ADAPTER_CONFIG} names no base_model_name_or_path; give the folder or Hub name of the base.")
+    for name, config in zip((*below, adapter), configs, strict=True):
+        named = config.base_model_name_or_path or source
+        if not same_model(named, source):
+            logger.warning("Warning: %s says that its base is %s, and is merged into %s.", name, named, source)
+    patterns = [*shards.MODEL_FILES, *shards.LICENSE_FILES, "*.safetensors", shards.INDEX]
+    opened = open_base(locate(source, patterns, key="base", revision=None if base else configs[-1].revision))
+    precision = decide(opened, dtype=dtype, quantize=quantize, onto=onto, trained=trained, force=force)
+    updates = [lora.collect(folder, config, skeleton(opened.folder)) for folder, config in zip(folders, configs, strict=True)]
+    writes, untied = plan(skeleton(opened.folder), opened, {name for update in updates for name in update.names})
+
+    held = precision.held
+    size = sum(held.size(w.parameter, opened.shape(w.source, w.parameter), opened.tensors[w.source].itemsize) for w in writes)
+    with shards.written_whole(Path(output), size) as partial:
+        survival = write_shards(partial, Merger(opened, updates, precision), writes)
+        shards.copy_files(opened.folder, partial, [*shards.MODEL_FILES, *shards.LICENSE_FILES])
+        shards.copy_files(folders[-1], partial, shards.TOKENIZER_FILES)
+        write_config(partial / "config.json", held, untied)
+        names = {"adapter": public_name(str(adapter)), "base": public_name(str(source)), "below": [public_name(str(b)) for b in below]}
+        facts = {**names, "onto": precision.onto, "written": precision.written, **as_json(survival)}
+        (partial / REPORT).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return MergeResult(Path(output), survival)
+
+
+def plan(model: PreTrainedModel, base: Base, changed: set[str]) -> tuple[list[Write], bool]:
+    """Which weights to write, and whether tied ones were untied.
+
+    Where an adapter changes one of two tied weights (head and embedding), or both differently, the merged model needs both.
+
+    Raises:
+        UserError: a weight of an adapter that is no tensor of the checkpoint.
+    """
+    parameters = {name: parameter for parameter, name in base.names.items()}
+    scales = {part for parts in base.beside.values() for part in parts}
+    writes = [Write(name, name, parameters.get(name)) for name in base.tensors if name not in scales]
+    touched = [pair for pair in model.all_tied_weights_keys.items() if changed & set(pair)]
+    for pair in touched:
+        for missing, there in (pair, pair[::-1]):
+            if missing not in base.names and there in base.names:
+                writes.append(Write(missing, base.names[there], missing))
+    sources = {write.parameter: write.source for write in writes}
+    for name in sorted(changed):
+        if name not in sources:
+            raise UserError(
+                f"base: no tensor of the checkpoint is the weight {name} that the adapter changes (experts and joined projections are "
+                "converted on loading); load the base with transformers and use PEFT's merge_and_unload."
+            )
+        if base.shape(sources[name], name) != base.shapes[name]:
+            raise UserError(
+                f"{base.tensors[sources[name]].shard}: tensor {sources[name]} has shape {base.shape(sources[name], name)} and config.json "
+                f"says {base.shapes[name]}; fetch the base again."
+            )
+    return writes, bool(touched)
+
+
+def write_shards(output: Path, merger: Merger, writes: list[Write]) -> dict[str, Survival]:
+    """Write the merged shards, and their index where there are several; return what survived of each changed weight."""
+    base = merger.base
+    survival: dict[str, Survival] = {}
+    index: dict[str, str] = {}
+    total = 0
+    files = sorted({base.tensors[write.source].shard for write in writes})
+    with tqdm(total=len(writes), desc="merging", unit="tensor") as bar:
+        for file_name in files:
+            merged: dict[str, torch.Tensor] = {}
+            for write in (w for w in writes if base.tensors[w.source].shard == file_name):
+                tensors, found = merger.merge(write)
+                merged |= tensors
+                if found is not None and write.parameter is not None:
+                    survival[write.parameter.removesuffix(".weight")] = found
+                bar.update()
+            index |= dict.fromkeys(merged, file_name)
+            total += sum(tensor.nbytes for tensor in merged.values())
+            save_file(merged, output / file_name, metadata={"format": "pt"})
+    if (base.folder / shards.INDEX).is_file() and files != [shards.SINGLE]:
+        shards.write_index(output, index, total)
+    return survival
+
+
+def write_config(path: Path, held: Format, untied: bool) -> None:
+    """Set in a copied config.json what the merge changed, and leave every other line as the base has it."""
+    config = read_json(path)
+    text = config.get("text_config", config)
+    if held.dtype is not None:
+        for part in (config, text):
+            part.pop("torch_dtype", None)  # the name that transformers < 5 wrote
+            part["dtype"] = str(held.dtype).removeprefix("torch.")
+    config.pop("quantization_config", None)
+    if held.config is not None:
+        config["quantization_config"] = held.config.to_dict()
+    if untied:
+        config["tie_word_embeddings"] = text["tie_word_embeddings"] = False
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

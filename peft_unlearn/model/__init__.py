@@ -1,0 +1,1 @@
+"""One frozen base and its adapters: loading, views, log-probabilities, scores, answers."""

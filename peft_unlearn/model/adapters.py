@@ -1,0 +1,222 @@
+"""One frozen base, several adapters: load the base, attach the forgetting adapter, switch between views, export.
+
+Adapter names: "default" is the forgetting adapter (the student; PEFT writes the files of an adapter of that name at the folder's root, so plain
+`PeftModel.from_pretrained(base, folder)` finds them), "teacher" its EMA, "finetune" the user's own LoRA below it, "reference" a frozen copy of an
+adapter that is trained further. There is never a second model: student, teacher, reference and never-seen are views of one base.
+"""
+
+import contextlib
+import copy
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper, _set_adapter
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from peft_unlearn.config.names import KEEPS_BASE
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.folders import undamaged
+
+STUDENT, TEACHER, FINETUNE, REFERENCE = "default", "teacher", "finetune", "reference"
+
+
+def default_lora() -> LoraConfig:
+    """LoRA r 16, alpha 32 on every linear layer but the head: the smallest setting that public work saw forget (docs/defaults.md)."""
+    return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def load_base(name: str | Path, *, dtype: torch.dtype | str = "auto", quantization_config: Any = None, **kwargs: Any) -> PreTrainedModel:
+    """Load a causal language model, quantised if asked, so that it can be trained through and evaluated in turns.
+
+    Raises:
+        UserError: the folder or Hub name cannot be loaded.
+    """
+    if quantization_config is not None:
+        kwargs.setdefault("device_map", {"": PartialState().device})
+        kwargs["quantization_config"] = quantization_config  # given as None, it would hide the one of a folder that is quantised itself
+    try:
+        with undamaged(f"model_name_or_path: a weight file of {str(name)!r}"):
+            model = AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, **kwargs)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"model_name_or_path: {str(name)!r} cannot be loaded ({reason}); write a local folder or a Hub name.") from error
+    return keep_weights_unpacked(model)
+
+
+def release() -> None:
+    """Free models that nobody holds any more: a 4-bit layer and its weight hold each other, so that only the collector finds them (measured)."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def place(model: PeftModel, device: torch.device) -> None:
+    """Bring a model to the device where it is trained; a quantised one, or one that is spread over several, is there already."""
+    base = model.get_base_model()
+    if not getattr(base, "is_quantized", False) and getattr(base, "hf_device_map", None) is None:
+        model.to(device)
+
+
+def keep_weights_unpacked(model: PreTrainedModel) -> PreTrainedModel:
+    """Stop bitsandbytes from repacking 4-bit weights in place.
+
+    On CPUs with AVX512-BF16 one eval-mode forward repacks the weight for good; gradients then have cosine .34 with the truth (measured,
+    bitsandbytes 0.50.2; see bitsandbytes#2078).
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = None, *, teacher: bool = False) -> PeftModel:
+    """Give `model` a forgetting adapter in fp32, and a teacher that starts as its copy.
+
+    - a plain model gets a new adapter;
+    - a `PeftModel` with an adapter "finetune" gets a new one stacked on it, "finetune" stays active and frozen;
+    - a `PeftModel` with an adapter "default" has that one trained further; a frozen copy stays as the reference.
+
+    Raises:
+        UserError: an init that changes the base, target modules that the model lacks, or an adapter that is neither.
+    """
+    if isinstance(model, PeftModel) and STUDENT in model.peft_config:
+        if peft_config is not None:
+            raise UserError(
+                'peft_config: the model already holds an adapter named "default"; leave peft_config out to train it further, '
+                'or load it with adapter_name="finetune" to stack a new one on it.'
+            )
+        _add_copy(model, REFERENCE)
+    else:
+        if isinstance(model, PeftModel) and set(model.peft_config) != {FINETUNE}:
+            raise UserError(f'model: stack on an adapter named "finetune", not on {", ".join(model.peft_config)}.')
+        peft_config = _checked(copy.deepcopy(peft_config) or default_lora())  # PEFT writes into it
+        try:
+            if isinstance(model, PeftModel):
+                model.add_adapter(STUDENT, peft_config)
+            else:
+                model = get_peft_model(model, peft_config)
+        except ValueError as error:
+            if "target modules" not in str(error).lower():
+                raise
+            wanted = peft_config.target_modules
+            raise UserError(
+                f"lora_target_modules: the model has no modules named {wanted if isinstance(wanted, str) else ', '.join(sorted(wanted))}; "
+                "write all-linear, or names of its linear layers."
+            ) from error
+    for name in [STUDENT] + [n for n in model.peft_config if n != STUDENT]:
+        for parameter in adapter_parameters(model, name):
+            parameter.data = parameter.data.float()  # in bf16 an EMA of decay .999 moves nothing, and 94 % of lr 1e-5 steps are lost
+    if teacher:
+        _add_copy(model, TEACHER)
+    for module_name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and "lora_dropout" not in module_name:
+            module.p = 0.0  # reference and student must differ by the adapter alone
+    _activate(model, names_of(model, "student"))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in adapter_parameters(model, STUDENT):
+        parameter.requires_grad_(True)
+    return model
+
+
+def _checked(peft_config: PeftConfig) -> PeftConfig:
+    if isinstance(peft_config, LoraConfig) and peft_config.init_lora_weights not in KEEPS_BASE:
+        raise UserError(
+            f"init_lora_weights: {peft_config.init_lora_weights!r} changes the base, so that the model with the adapter off is no reference; "
+            "write true or gaussian."
+        )
+    return peft_config
+
+
+def _add_copy(model: PeftModel, name: str) -> None:
+    config = copy.deepcopy(model.peft_config[STUDENT])
+    model.add_adapter(name, config)
+    for copied, original in zip(adapter_parameters(model, name), adapter_parameters(model, STUDENT), strict=True):
+        copied.data = original.data.clone()
+
+
+def adapter_parameters(model: PeftModel, name: str = STUDENT) -> list[nn.Parameter]:
+    """The parameters of one adapter, in the same order for every adapter of the model."""
+    return [p for n, p in model.named_parameters() if f".{name}." in n or n.endswith(f".{name}")]
+
+
+def lora_b(model: PeftModel) -> dict[str, nn.Parameter]:
+    """The B factors of the forgetting adapter: what stays as it was where a layer did not train."""
+    return {n: p for n, p in model.named_parameters() if "lora_" in n and "_B" in n and n.split("_B")[1].startswith(f".{STUDENT}")}
+
+
+def names_of(model: PeftModel, view_name: str) -> list[str]:
+    """The adapters that are active in a view."""
+    below = [FINETUNE] if FINETUNE in model.peft_config else []
+    reference = [REFERENCE] if REFERENCE in model.peft_config else []
+    return {"student": [*below, STUDENT], "teacher": [*below, TEACHER], "reference": below + reference, "never_seen": []}[view_name]
+
+
+def _activate(model: PeftModel, names: list[str]) -> None:
+    tuner = model.base_model
+    tuner.active_adapter = names
+    wrappers = []
+    for module in tuner.modules():
+        if isinstance(module, BaseTunerLayer):
+            module._active_adapter = names  # its set_adapter also goes through every requires_grad: 64 ms for 8B's layers (measured)
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            wrappers.append(module)
+    if names and wrappers:
+        _set_adapter(tuner.model, names, inference_mode=True)
+    for wrapper in wrappers:
+        wrapper.enable_adapters(bool(names))
+        wrapper.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def view(model: PeftModel, name: str) -> Iterator[PeftModel]:
+    """See the base through other adapters: "student", "teacher", "reference" (as it was before forgetting) or "never_seen" (all off).
+
+    Leave it before a backward pass: under gradient checkpointing the recomputation would run with the wrong adapter and the student get no
+    gradient.
+    """
+    with activated(model, names_of(model, name)):
+        yield model
+
+
+@contextlib.contextmanager
+def activated(model: PeftModel, names: list[str]) -> Iterator[PeftModel]:
+    """The base with the adapters of these names, frozen: each adds its own change, so several are their exact sum.
+
+    Restores the active adapters and every `requires_grad` (PEFT's own `disable_adapter` unfreezes what it re-enables, peft#3447).
+    """
+    active = list(model.base_model.active_adapters)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    _activate(model, names)
+    try:
+        yield model
+    finally:
+        _activate(model, active)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def quantisation(model: PreTrainedModel | PeftModel) -> str | None:
+    """How the base is held, such as "NF4, double quantisation, bfloat16 compute"; None for 16/32 bit."""
+    found = model.config.to_dict().get("quantization_config")
+    if found is None:
+        return None
+    if found.get("load_in_4bit"):
+        nested = ", double quantisation" if found["bnb_4bit_use_double_quant"] else ""
+        return f"{found['bnb_4bit_quant_type'].upper()}{nested}, {found['bnb_4bit_compute_dtype']} compute"
+    return "int8" if found.get("load_in_8bit") else str(found["quant_method"])
+
+
+def export(model: PeftModel, folder: str | Path) -> None:
+    """Write the forgetting adapter, and only it, in PEFT's format."""
+    model.save_pretrained(str(folder), selected_adapters=[STUDENT])

@@ -1,0 +1,159 @@
+"""Answers to the prompts of rows: greedy, or drawn from the model."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import numpy as np
+import torch
+from peft import PeftModel
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from peft_unlearn.data.rows import Row, batches, end_length, special_ids, split
+from peft_unlearn.model.scoring import evaluating
+
+# Tokens that an answer may run past the length of the reference: a right answer in other words is seen whole.
+MARGIN = 16
+
+
+def generate(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[Row],
+    *,
+    batch_size: int = 16,
+    max_new_tokens: int | None = None,
+    stop_strings: Sequence[str] = (),
+    progress: str = "generating",
+) -> list[str]:
+    """Answer each row's prompt greedily, in the order of `rows`, as text without special tokens and outer white space.
+
+    An answer stops at an end token (the tokenizer's, the model's, or one that ends an answer of `rows`), before the first of `stop_strings`,
+    after `max_new_tokens`, or at the end of the context. By default a row may take as many tokens as its reference and 16 more; a reference
+    without an end token was itself cut, and its answer is cut at the same length. The limit is each row's own, so answers do not depend on
+    the batch. Sampling, penalties and lengths in the model's own generation_config are ignored; it is left as it was.
+    """
+    answers = _answers(model, tokenizer, rows, None, batch_size, max_new_tokens, stop_strings, progress)
+    return [answer for (answer,) in answers]
+
+
+def sample(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[Row],
+    samples: int,
+    *,
+    seed: int = 0,
+    batch_size: int = 16,
+    max_new_tokens: int | None = None,
+    stop_strings: Sequence[str] = (),
+    progress: str = "sampling",
+) -> list[list[str]]:
+    """Draw `samples` answers to each row's prompt from the model itself (temperature 1, top-p 1); they stop where those of `generate` do.
+
+    The randomness of an answer depends on `seed`, the prompt and the answer's number alone: beyond rounding of the logits, neither batch size
+    nor the other rows nor their order nor `samples` changes it, two models are asked with the same luck, and rows that share a prompt share
+    their answers.
+    """
+    return _answers(
+        model, tokenizer, rows, [(seed, number) for number in range(samples)], batch_size, max_new_tokens, stop_strings, progress
+    )
+
+
+def context_length(model: PreTrainedModel | PeftModel) -> int:
+    """Tokens that the model can look back on; state-space models and ALiBi have no such limit, and so no such key."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**9
+
+
+def _answers(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[Row],
+    seeds: list[tuple[int, int]] | None,
+    batch_size: int,
+    max_new_tokens: int | None,
+    stop_strings: Sequence[str],
+    progress: str,
+) -> list[list[str]]:
+    """For each row one greedy answer, or one drawn with each of `seeds`."""
+    special = special_ids(tokenizer)
+    pairs = [split(row, special) for row in rows]
+    ends = [end_length(tokenizer, special, answer) for _, answer in pairs]
+    causal = cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
+    stops = _end_tokens(tokenizer, causal) | {answer[-end] for (_, answer), end in zip(pairs, ends, strict=True) if end}
+    context = context_length(causal)
+    limits = [max_new_tokens or len(answer) + MARGIN * bool(end) for (_, answer), end in zip(pairs, ends, strict=True)]
+    # The last token is not fed back, hence + 1.
+    limits = [max(1, min(limit, context + 1 - len(prompt))) for limit, (prompt, _) in zip(limits, pairs, strict=True)]
+
+    repeats = 1 if seeds is None else len(seeds)
+    prompts = [prompt for prompt, _ in pairs for _ in range(repeats)]
+    limits = [limit for limit in limits for _ in range(repeats)]
+
+    def fits(batch: list[int]) -> bool:
+        return max(len(prompts[i]) for i in batch) + max(limits[i] for i in batch) <= context + 1
+
+    texts: dict[int, str] = {}
+    # Steps cost more than padding: batches of rows that may run equally long.
+    order = sorted(range(len(prompts)), key=lambda i: (-limits[i], -len(prompts[i])))
+    with evaluating(model), _plain(causal, stops), tqdm(total=len(order), desc=progress, unit="row", delay=2, leave=False) as bar:
+        for batch in batches(order, batch_size, fits):
+            width = max(len(prompts[i]) for i in batch)
+            pads = [width - len(prompts[i]) for i in batch]
+            ids = torch.tensor([[0] * pad + prompts[i] for i, pad in zip(batch, pads, strict=True)], device=causal.device)
+            mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=causal.device)
+            longest = max(limits[i] for i in batch)
+            draws = LogitsProcessorList()
+            if seeds is not None:
+                rngs = [np.random.default_rng([*seeds[i % repeats], *prompts[i]]) for i in batch]
+                draws.append(_Draw(np.stack([rng.random(longest) for rng in rngs]), width))
+            output = causal.generate(  # type: ignore[operator]
+                input_ids=ids, attention_mask=mask, max_new_tokens=longest, logits_processor=draws
+            )
+            for i, tokens in zip(batch, output[:, width:].tolist(), strict=True):
+                stop = next((n for n, token in enumerate(tokens) if token in stops), len(tokens))
+                texts[i] = _text(tokenizer, tokens[: min(stop, limits[i])], stop_strings)
+            bar.update(len(batch))
+    return [[texts[i] for i in range(row * repeats, (row + 1) * repeats)] for row in range(len(pairs))]
+
+
+class _Draw(LogitsProcessor):
+    """Leave one token of each row, drawn by inverting the distribution function, so that greedy decoding samples.
+
+    `uniforms` (B, steps): one number in [0, 1) for each token, of which a row's first ones do not depend on how many follow.
+    """
+
+    def __init__(self, uniforms: np.ndarray, width: int) -> None:
+        self.uniforms, self.width = torch.from_numpy(uniforms), width
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        cumulative = scores.double().softmax(-1).cumsum(-1)  # (B, V)
+        uniform = self.uniforms[:, input_ids.shape[1] - self.width, None].to(scores.device)
+        token = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp_max(scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stop_strings: Sequence[str]) -> str:
+    """Tokens as text up to the first of `stop_strings`. They may begin with white space, so that is cut last."""
+    answer = str(tokenizer.decode(tokens, skip_special_tokens=True))
+    found = [position for stop in stop_strings if (position := answer.find(stop)) >= 0]
+    return answer[: min(found, default=len(answer))].strip()
+
+
+def _end_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> set[int]:
+    """End tokens that the tokenizer and the model's generation_config (an id or several) know."""
+    known = model.generation_config.eos_token_id
+    return {token for token in (tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])) if token is not None}
+
+
+@contextmanager
+def _plain(model: PreTrainedModel, stops: set[int]) -> Iterator[None]:
+    """Swap the generation_config: what it sets (Qwen's repetition_penalty, a max_length) would fill in for what a call leaves out."""
+    own = model.generation_config
+    # Nothing after an end token is read, so any id will pad.
+    model.generation_config = GenerationConfig(do_sample=False, use_cache=True, eos_token_id=sorted(stops) or None, pad_token_id=0)
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -1,0 +1,92 @@
+"""Upload a forgetting adapter to the Hugging Face Hub: the publishable files of its folder, and nothing else."""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import yaml
+from httpx2 import HTTPError
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import HFValidationError
+
+from peft_unlearn.merging import lora, shards
+from peft_unlearn.report import page
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.folders import ADAPTER_CONFIG
+from peft_unlearn.util.redaction import public_name, publish
+
+logger = logging.getLogger(__name__)
+
+JSON_FILES, YAML_FILES, PROSE_FILES = [ADAPTER_CONFIG, "report.json"], ["recipe.yaml"], ["README.md", "report.html"]
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    token: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """Upload the adapter in `folder` in one commit, and return the address of its repository.
+
+    Checkpoints, the teacher, optimiser states and data stay here. Local paths in the texts are cut to their last component, and a warning
+    names each. With `private`, an existing public repository is refused.
+
+    Args:
+        token: of the Hub; by default the one that `hf auth login` saved.
+        revision: branch to commit to, made if it is not there.
+
+    Raises:
+        UserError: no adapter in the folder, not logged in, a bad repository name, no connection, or what the Hub refuses.
+    """
+    if token is None and get_token() is None:
+        raise UserError("token: you are not logged in to the Hub; run `hf auth login`, or give a token.")
+    operations = publishable(Path(folder))
+    api = HfApi(token=token)
+    try:
+        repo = api.create_repo(repo_id, private=private, exist_ok=True)
+        if private and not api.repo_info(repo.repo_id).private:
+            raise UserError(f"repo_id: {repo.repo_id} is there already and is public; make it private, name another one, or say public.")
+        if revision is not None:
+            api.create_branch(repo.repo_id, branch=revision, exist_ok=True)
+        api.create_commit(repo.repo_id, operations, commit_message="Upload unlearning adapter", revision=revision)
+    except (OSError, HTTPError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"repo_id: {repo_id!r} could not be uploaded to ({reason}); check the name, the connection and `hf auth login`."
+        ) from error
+    return str(repo)
+
+
+def publishable(folder: Path) -> list[CommitOperationAdd]:
+    """What of an adapter's folder is uploaded, the texts without local paths.
+
+    Raises:
+        UserError: no adapter in the folder.
+    """
+    for name in (ADAPTER_CONFIG, lora.WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: there is no such file; give a folder with a saved adapter.")
+    names = [name for name in (*JSON_FILES, *YAML_FILES, *PROSE_FILES) if (folder / name).is_file()]
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+    if page.SHOWS_TEXT in texts.get("report.html", ""):
+        logger.warning("report.html shows texts of the forget set and stays on this machine.")
+        del texts["report.html"]
+    hidden: set[str] = set()
+    for name in texts:
+        if name in JSON_FILES:
+            texts[name] = json.dumps(publish(json.loads(texts[name]), hidden), indent=2)
+        elif name in YAML_FILES:
+            texts[name] = yaml.safe_dump(publish(yaml.safe_load(texts[name]), hidden), sort_keys=False)
+        else:
+            for path in sorted(hidden, key=len, reverse=True):  # the longest first: one may begin another
+                texts[name] = re.sub(rf"(?<![\w./]){re.escape(path)}(?!\w)", public_name(path), texts[name])
+    for path in sorted(hidden):
+        logger.warning("%s is uploaded as %s: local paths stay on this machine.", path, public_name(path))
+    files = sorted(path for pattern in [lora.WEIGHTS, *shards.TOKENIZER_FILES] for path in folder.glob(pattern))
+    return [
+        *(CommitOperationAdd(name, text.encode()) for name, text in texts.items()),
+        *(CommitOperationAdd(path.name, path) for path in files),
+    ]

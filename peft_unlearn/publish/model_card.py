@@ -1,0 +1,224 @@
+"""The model card of a forgetting adapter: method, settings, numbers, how to load and merge it, and what it gives away.
+
+PEFT's own card leaves out the quantisation and shows local paths (measured, peft 0.21.2); write this one after `save_pretrained`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from peft_unlearn.config import methods
+from peft_unlearn.report.build import KINDS, show, union
+from peft_unlearn.util.redaction import is_local, public_name, publish
+
+# Of a run's settings and of its adapter's configuration.
+SHOWN = ("learning_rate", "forget_loss", "combine", "teacher_decay", "stop_at", "survive", "inner_coef", "resist", *methods.COMMON)
+SHOWN += ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "seed")
+SHOWN_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_rslora", "use_dora")
+
+# method -> what it is in a few words, arXiv number
+PAPERS = {
+    "mean_teacher": ("mean teacher with the negative log-unlikelihood", "2504.13388"),
+    "ngdiff": ("normalised gradient difference with an automatic learning rate", "2410.22086"),
+    "mollm": ("multi-objective unlearning along a common descent direction", "2412.20412"),
+    "graddiff": ("gradient difference", "2203.12817"),
+    "npo": ("negative preference optimisation", "2404.05868"),
+    "simnpo": ("negative preference optimisation without a reference", "2410.07163"),
+    "dpo": ("direct preference optimisation towards other answers", "2305.18290"),
+    "idkdpo": ("direct preference optimisation towards refusals", "2401.06121"),
+    "ihl": ("inverted hinge loss", "2408.06621"),
+    "wga": ("weighted gradient ascent", "2502.19301"),
+    "satimp": ("ascent weighted by saturation and importance", "2505.11953"),
+    "undial": ("self-distillation from adjusted logits", "2402.10052"),
+    "ceu": ("cross-entropy to the model's own choice without the true token", "2503.01224"),
+    "rmu": ("representation misdirection", "2403.03218"),
+    "pdu": ("flat logits under a constraint on the retain loss, primal-dual", "2506.05314"),
+    "task_arithmetic": ("training on the forget set, then negating the adapter", "2212.04089"),
+    "gru": ("the forget gradient rectified where it conflicts with the retain side", "2503.09117"),
+    "blur": ("bi-level unlearning, forgetting below and retention above", "2506.08164"),
+    "mgda": ("the common descent direction of least norm", "1810.04650"),
+    "pcgrad": ("gradients projected off those they conflict with", "2001.06782"),
+}
+
+BODY = """
+# {name}
+
+A LoRA adapter that makes {base_link} forget a set of texts and keep the rest, made with `peft-unlearn`.
+
+| | |
+| --- | --- |
+| method | `{method}`: {description} ([arXiv {paper}](https://arxiv.org/abs/{paper})) |
+| base in training | {quantisation} |{below_row}
+
+## Numbers
+
+{stopped}{verdict}{metrics}
+
+*Before* is the same base with the adapter off, *never-seen* what a model shows that never met the forget set{never_seen}. Means over the
+rows of a set, with bootstrap 95 % intervals; `report.json` has the value of every row.
+Forgetting was tested by these metrics, on these weights, at this precision, and by nothing else.
+
+## Load
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("{base}")  # quantised as above, it gives the numbers above
+{load}
+```
+
+## Merge
+
+    peft-unlearn merge {name} --output merged{below_option}
+
+This adds the adapter to the 16-bit weights of the base, shows how much of the change is left in what was written, and evaluates that;
+`--quantize nf4` or `int8` quantises afterwards. Do not merge in place into 4-bit weights: the change is smaller than their rounding step, so
+most of it is rounded away and the forgotten texts come back.
+
+## What this adapter gives away
+
+Whoever has the base and this adapter has the model before and after forgetting, and can compare the two (reversed guidance, or the
+adapter at a negative scale) to draw out what was forgotten. Keep the repository private unless that is acceptable: uploads are private
+by default. To hand out a model that has forgotten, hand out the merged weights.
+
+## Settings
+
+| setting | value |
+| --- | --- |
+{settings}
+"""
+
+
+def shown(settings: Mapping[str, Any], adapter: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """What a card shows of a run's settings, its adapter's configuration and the optimiser steps that it took."""
+    of_adapter = {key: adapter[key] for key in SHOWN_OF_ADAPTER if key in adapter}
+    return {key: settings[key] for key in SHOWN} | of_adapter | {"max_steps": steps}
+
+
+def write_card(
+    folder: str | Path,
+    *,
+    base: str,
+    method: str,
+    settings: Mapping[str, Any],
+    quantisation: str | None = None,
+    report: Mapping[str, Any] | None = None,
+    below: str | None = None,
+    below_merged: bool = False,
+) -> Path:
+    """Write README.md into an adapter's folder, over the one that PEFT wrote.
+
+    Args:
+        base: folder or Hub name of the base; of a local folder only the last component is shown.
+        method: a name of `peft_unlearn.methods.METHODS`.
+        settings: what the run was trained with, a row each; paths are cut to their last component, None is left out.
+        quantisation: how the base was loaded in training, such as "NF4, double quantisation, bf16 compute"; None for 16/32 bit.
+        report: as `evaluation.report.build` makes it; of its rows nothing is shown.
+        below: folder or Hub name of the adapter that this one was trained on top of.
+        below_merged: whether that adapter had been merged into the base, and is not active beside this one.
+    """
+    folder = Path(folder)
+    name, shown, finetune = folder.resolve().name, public_name(base), public_name(below) if below else None
+    description, paper = PAPERS[method]
+    results = report["results"] if report else {}
+    stopped = report["run"].get("stopped") if report else None
+    verdict = report["verdict"] if report else {"word": None, "reasons": []}
+    kind = report["never_seen"]["kind"] if report else None
+    data = ModelCardData(
+        base_model=None if is_local(base) else base,  # the Hub would take a local name for one of its own
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["unlearning", "lora", "peft-unlearn", method],
+        model_name=name,
+        eval_results=_eval_results(results) or None,
+        unlearning={"verdict": verdict["word"], "never_seen": kind, "definitions": report["definitions"]} if report else None,
+    )
+    body = BODY.format(
+        name=name,
+        base=shown,
+        base_link=f"`{shown}`" if is_local(base) else f"[{shown}](https://huggingface.co/{shown})",
+        method=method,
+        description=description,
+        paper=paper,
+        quantisation=quantisation or "16/32-bit weights, not quantised",
+        below_row=f"\n| trained on top of | `{finetune}` |" if finetune else "",
+        stopped=f"The run was stopped early, and this is the last good adapter: {stopped}\n\n" if stopped else "",
+        verdict=_verdict_text(verdict),
+        metrics=_metric_table(results),
+        never_seen=f" (here: {KINDS[kind]})" if kind else "",
+        load=_load_code(name, finetune, below_merged),
+        below_option=f" --below {finetune}" if finetune else "",
+        settings="\n".join(f"| `{key}` | {_cell(value)} |" for key, value in settings.items() if value is not None),
+    )
+    ModelCard(f"---\n{data.to_yaml()}\n---\n{body}").save(folder / "README.md")
+    return folder / "README.md"
+
+
+def _eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
+    """The means after unlearning, for the card's metadata."""
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="unlearning",
+            dataset_name=f"{name} set",
+            dataset_split=name,  # results are told apart by the split, not by the name
+            metric_type=metric,
+            metric_name=f"{metric} after unlearning",
+            metric_value=entry["mean"],
+        )
+        for name, views in results.items()
+        for metric, entry in views.get("after", {}).items()
+        if entry["mean"] is not None
+    ]
+
+
+def _verdict_text(verdict: Mapping[str, Any]) -> str:
+    """The word and what decided it, or why there is none."""
+    if not verdict["reasons"]:
+        return ""
+    return "\n".join([f"**{verdict['word'] or 'No verdict'}**\n", *(f"- {reason}" for reason in verdict["reasons"])]) + "\n\n"
+
+
+def _metric_table(results: Mapping[str, Any]) -> str:
+    """A row for each metric of each set, a column for each view."""
+    if not results:
+        return "This run was not evaluated."
+    views = union(results.values())
+    lines = [f"| set | metric | {' | '.join(view.replace('_', '-') for view in views)} | rows |", "| --- " * (len(views) + 3) + "|"]
+    for name, of_set in results.items():
+        for metric in union(of_set.values()):
+            entries = [of_set.get(view, {}).get(metric) for view in views]
+            rows = max(entry["n"] for entry in entries if entry)
+            lines.append(f"| {name} | {metric.replace('_', ' ')} | {' | '.join(map(_number, entries))} | {rows} |")
+    return "\n".join(lines)
+
+
+def _number(entry: Mapping[str, Any] | None) -> str:
+    if entry is None or entry["mean"] is None:
+        return "-"
+    low_high = entry["interval"]
+    return show(entry["mean"]) + (f" [{show(low_high[0])}, {show(low_high[1])}]" if low_high else "")
+
+
+def _load_code(name: str, finetune: str | None, merged: bool) -> str:
+    load = f'model = PeftModel.from_pretrained(base, "{name}")'
+    if finetune is None:
+        return load
+    if merged:
+        return f'base = PeftModel.from_pretrained(base, "{finetune}").merge_and_unload()  # it is part of the base here\n{load}'
+    return (
+        f'model = PeftModel.from_pretrained(base, "{finetune}", adapter_name="finetune")\n'
+        f'model.load_adapter("{name}", adapter_name="default")\n'
+        'model.base_model.set_adapter(["finetune", "default"])'
+    )
+
+
+def _cell(value: Any) -> str:
+    """A value on one line of a Markdown table, its paths cut short."""
+    value = publish(value, hidden=set())
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,186 @@
+"""The report of a run: numbers before, after and of a model that never saw the forget set, a verdict on them, and no text of any row.
+
+docs/report.md documents the schema.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Column, Table
+from rich.text import Text
+
+from peft_unlearn.metrics.statistics import mean_interval, paired_difference
+from peft_unlearn.report.verdict import judge
+from peft_unlearn.util.errors import UserError
+
+SCHEMA = 2
+
+# A set's views, each a mapping metric -> Result: `suite.Evaluation`, or one put together from several.
+Views = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+# What the view "never_seen" is, by its kind.
+KINDS = {
+    "retrained": "a model trained without the forget set",
+    "base": "the base model, before it was trained on the forget set",
+    "holdout": "rows of the same kind that no model saw, scored before unlearning",
+    "estimate": "an estimate, and no model that was trained without the forget set",
+    None: "not named",
+}
+
+
+def build(
+    results: Mapping[str, Views],
+    run: Mapping[str, Any],
+    *,
+    never_seen: Mapping[str, str | None] | None = None,
+    definitions: str = "peft-unlearn",
+    curve: Sequence[Mapping[str, float]] = (),
+    attacks: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Report of `results[set][view]` (sets such as "forget", "retain", "holdout"; views "before", "after", "never_seen").
+
+    Means get bootstrap 95 % intervals over rows, and views paired differences; results of a set as a whole bring an "interval" of their own.
+    The report holds JSON values only: settings of other types become strings, and non-finite metrics null with a reason.
+
+    Args:
+        run: the run's settings and facts.
+        never_seen: what the view "never_seen" is: {"kind": "retrained", "base", "holdout" or "estimate", "name": of the model}. Without one,
+            a holdout set before unlearning is named as what stands for it.
+        definitions: whose definitions the metrics follow, "peft-unlearn" or "openunlearning".
+        curve: {"step", "p_forget", "p_retain"} over training: mean probabilities of a token of the forget and of the retain batches.
+        attacks: what an audit found, by attack, as docs/report.md has it.
+
+    Raises:
+        UserError: two views of a set have different rows, and cannot be compared row by row.
+    """
+    found = {name: {view: entries(evaluation) for view, evaluation in views.items()} for name, views in results.items()}
+    stands_in = "never_seen" not in found.get("forget", {}) and "before" in found.get("holdout", {})
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "definitions": definitions,
+        "run": json.loads(json.dumps(run, default=str), parse_constant=str),
+        "never_seen": {"kind": None, "name": None, **(never_seen or ({"kind": "holdout"} if stands_in else {}))},
+        "results": found,
+        "differences": {name: _differences(name, views) for name, views in found.items()},
+        "curve": [{key: _finite(value) for key, value in point.items()} for point in curve],
+    }
+    if attacks is not None:
+        report["attacks"] = attacks
+    return {**report, "verdict": judge(report)}
+
+
+def entries(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Results of a set, by metric, as a report holds them: JSON values, with intervals. Of entries again the same."""
+    return {metric: _entry(result) for metric, result in evaluation.items()}
+
+
+def write(report: Mapping[str, Any], path: str | Path) -> None:
+    """Write `report` as JSON beside `path`, then rename: a run cut at any moment leaves the old report or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def table(report: Mapping[str, Any], width: int = 100) -> Table:
+    """The verdict, and below it means with their intervals: a row for each metric of each set, a column for each view.
+
+    Three views with their intervals take 100 columns: of more views, or in a terminal of less `width`, the intervals are left out. What could not
+    be computed is explained at the foot.
+    """
+    results = report["results"]
+    views = union(results.values())
+    columns = [Column(head, justify="right", no_wrap=True) for head in (*(view.replace("_", "-") for view in views), "rows")]
+    grid = Table(Column("", no_wrap=True), *columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    verdict = report["verdict"]
+    if any("after" in of_set for of_set in results.values()):
+        grid.title = Text.assemble((verdict["word"] or "NO VERDICT", "bold"), f": {verdict['reasons'][0]}")
+        grid.title_justify, grid.title_style = "left", ""
+    notes: dict[str, None] = {}
+    for name, evaluations in results.items():
+        grid.add_row(Text(name, "bold"))
+        for metric in union(evaluations.values()):
+            found = [evaluations.get(view, {}).get(metric) for view in views]
+            counts = {entry["n"] for entry in found if entry}
+            cells = [_cell(entry, interval=len(views) <= 3 and width >= 100) for entry in found]
+            label = metric.replace("_", " ")
+            grid.add_row(f" {label}", *cells, "/".join(map(str, sorted(counts))))
+            for entry in found:
+                if entry and entry["mean"] is None:
+                    notes[f"* {name}, {label}: {entry['reason']}."] = None
+        grid.add_section()
+    if notes:
+        grid.caption, grid.caption_justify = Text("\n".join(notes)), "left"
+    return grid
+
+
+def side_by_side(questions: Sequence[str], answers: Mapping[str, Sequence[str]]) -> Table:
+    """Questions beside the answers of each view, in the order of `answers`. Shows row text: for the demo, or where the user asks for it."""
+    grid = Table("question", *(view.replace("_", "-") for view in answers), show_lines=True)
+    for row in zip(questions, *answers.values(), strict=True):
+        grid.add_row(*map(Text, row))  # as Text, so that [brackets] of a model are no markup
+    return grid
+
+
+def union(mappings: Any) -> list[str]:
+    """Keys of all mappings in order of appearance."""
+    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
+
+
+def show(value: float) -> str:
+    """A number in at most six characters: 0.0123, 0.950, -0.003, 12.3, -99.8, 5215."""
+    size = abs(value)
+    decimals = 4 if 0 < value < 0.02 else 3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"  # + 0.0: no minus before a zero
+
+
+def _entry(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A Result with its interval. Whatever else it brings ("layers", "p99") stays."""
+    mean = _finite(result["mean"])
+    rows = [_finite(value) for value in result["rows"]]
+    interval = result["interval"] if "interval" in result else mean_interval(rows)
+    if mean is None or interval is None or not all(map(math.isfinite, interval)):
+        interval = None
+    extra = {key: [_finite(x) for x in value] if isinstance(value, list | tuple) else _finite(value) for key, value in result.items()}
+    entry = {**extra, "mean": mean, "n": result["n"], "interval": list(interval) if interval is not None else None, "rows": rows}
+    if mean is None and "reason" not in entry:
+        lost = sum(value is not None and not math.isfinite(value) for value in result["rows"])
+        broken = f"the model's numbers are not finite in {lost} of {result['n']} rows"
+        entry["reason"] = broken if result["n"] else "no row has anything to measure"
+    return entry
+
+
+def _differences(name: str, views: Views) -> dict[str, dict[str, Any]]:
+    """after - before and after - never_seen of each metric, row by row. A metric that is not finite in some row has none."""
+    after = views.get("after", {})
+    found: dict[str, dict[str, Any]] = {}
+    for metric, entry in after.items():
+        for view in ("before", "never_seen"):
+            other = views.get(view, {}).get(metric)
+            if other is None or entry["mean"] is None or other["mean"] is None:
+                continue
+            if len(entry["rows"]) != len(other["rows"]):
+                raise UserError(
+                    f"{view}: {metric} of the {name} set has {len(other['rows'])} rows there and {len(entry['rows'])} after unlearning, "
+                    "evaluate both on the same rows."
+                )
+            if difference := paired_difference(other["rows"], entry["rows"]):
+                found.setdefault(metric, {})[f"after - {view}"] = difference
+    return found
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cell(entry: Mapping[str, Any] | None, *, interval: bool) -> str:
+    if entry is None or entry["mean"] is None:
+        return "-" if entry is None else "*"
+    bounds = entry["interval"]
+    return show(entry["mean"]) + (f" [{show(bounds[0])}, {show(bounds[1])}]" if interval and bounds else "")

@@ -1,0 +1,1 @@
+"""The unlearning step, and what it is made of."""

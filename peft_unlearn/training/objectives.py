@@ -1,0 +1,172 @@
+"""Objectives: what a run minimises, each a loss on one of the two streams with a gradient of its own."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from torch import Tensor
+
+from peft_unlearn.config.unlearn_config import UnlearnConfig
+from peft_unlearn.losses import LOSSES, Loss, hidden_distance, nll, odds, openunlearning
+from peft_unlearn.model.logprobs import Dense, OfLogits, Scores, from_anchor, matched, row_means, spread
+
+Function = Callable[[Scores, Any], Tensor]  # of the student's scores, and the anchor's
+Unit = Literal["token", "sequence", "batch"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss summed over one micro-batch of one stream; the trainer divides by the global number of its tokens or sequences.
+
+    One that is a mean already is `per` batch: the trainer divides by the number of micro-batches, in all processes together.
+    `function` maps the student's scores, and those of `anchor` where it has one, to a scalar. What it reads of the logits is computed with the
+    scores, by `of_logits`, and stands there under the objective's name.
+    """
+
+    name: str
+    stream: Literal["forget", "retain", "holdout"]
+    coef: float
+    function: Function
+    per: Unit = "token"
+    anchor: str | None = None  # the view whose scores it needs: "teacher" or "reference"
+    of_logits: OfLogits | None = None
+    anchor_logps: bool = False  # whether it reads log-probabilities of the anchor
+
+
+def remembered(logps: Tensor, mask: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """What is still to be forgotten: (B, T) tokens and (B,) rows, as booleans.
+
+    A row has been forgotten once the geometric mean of its token probabilities is under `floor`. A token has been forgotten once its own is
+    under floor squared, and counts for no less in that mean: so no few tokens, driven down without end, can hide that the others still stand
+    (measured under gradient ascent: extraction strength .055 without this, .000 with it, at the same floor). At floor 0 nothing ever leaves.
+    """
+    lowest = 2 * math.log(floor) if floor else -math.inf
+    rows = row_means(logps.clamp_min(lowest), mask).exp() >= floor
+    return mask & (logps >= lowest) & rows.unsqueeze(-1), rows
+
+
+def off_level(logps: Tensor, levels: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """How far `logps` stand above their levels, and how far below, in units of `scale`: both are traces of what was seen."""
+    return ((logps - levels) / scale).clamp_min(0), ((levels - logps) / scale).clamp_min(0)
+
+
+def distance(scores: Scores, scale: float) -> Tensor:
+    """How far a batch's tokens are from their levels, summed, in units of `scale`: about 1 a token at the start, 0 where the run has landed."""
+    assert scores.levels is not None
+    return ((scores.logps.detach() - scores.levels).abs() * scores.mask).sum() / scale
+
+
+def build(args: UnlearnConfig, scale: float = 1.0) -> list[Objective]:
+    """The objectives that a configuration asks for, the forget objective first."""
+    loss, parameters = LOSSES[args.forget_loss], cast(dict[str, Any], args.forget_loss_args)
+    theirs = args.definitions == "openunlearning"
+    per: Unit = "batch" if theirs else "token"
+    forget = _theirs(openunlearning.FORGET[args.forget_loss], **parameters) if theirs else _forget(args, loss, parameters, scale)
+    anchor = "reference" if loss.reference else None
+    of_logits = _of_logits(loss, parameters) if "logits" in loss.reads and not theirs else None
+    anchor_logps = "ref_logps" in loss.reads
+    objectives = [Objective("forget", "forget", args.forget_coef, forget, per if theirs else loss.per, anchor, of_logits, anchor_logps)]
+    if args.retain_loss != "none":
+        retain = _theirs(openunlearning.RETAIN[args.retain_loss]) if theirs else _retain(args)
+        anchor = "reference" if args.retain_loss == "hidden" else None
+        objectives.append(Objective("retain", "retain", args.retain_coef, retain, per, anchor))
+    if args.retain_kl != "none":
+        objectives.append(
+            Objective("kl", "retain", args.kl_coef, _theirs(openunlearning.kl_retain), per, args.retain_kl)
+            if theirs
+            else _divergence(args, "kl", "retain", args.retain_kl)
+        )
+    if args.holdout_kl != "none":
+        objectives.append(_divergence(args, "holdout", "holdout", args.holdout_kl))
+    return objectives
+
+
+def hidden_layer(args: UnlearnConfig, depth: int) -> int | None:
+    """After how many of a model's `depth` layers its hidden states are read; None where no objective reads them."""
+    reads = LOSSES[args.forget_loss].hidden or args.retain_loss == "hidden"
+    return args.hidden_layer or max(1, depth // 4) if reads else None
+
+
+def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: float) -> Function:
+    """The forget loss, less what is forgotten, or weighted by the distance from levels."""
+
+    def forget(scores: Scores, anchor: Scores | None) -> Tensor:
+        losses = (
+            scores.of_logits["forget"] if "logits" in loss.reads else loss.function(*_readings(scores, anchor, loss.reads), **parameters)
+        )
+        logps, mask = scores.logps.detach(), scores.mask
+        if loss.per == "sequence":
+            if scores.levels is None:
+                return (losses * remembered(logps, mask, args.forget_floor)[1]).sum()
+            above, below = off_level(row_means(logps, mask), row_means(scores.levels, mask), scale)
+            return (losses * above).sum() + (row_means(nll(scores.logps), mask) * below).sum()
+        losses = losses if losses.dim() == 2 else spread(losses, mask)
+        if scores.levels is None:
+            return (losses * remembered(logps, mask, args.forget_floor)[0]).sum()
+        above, below = off_level(logps, scores.levels, scale)
+        return (losses * mask * above).sum() + (nll(scores.logps) * mask * below).sum()
+
+    if args.inner_coef:
+        return lambda scores, anchor: forget(scores, anchor) + args.inner_coef * _inner(scores, scale, loss.per)
+
+    return forget
+
+
+def _inner(scores: Scores, scale: float, per: Unit) -> Tensor:
+    """What an inner layer knows beyond the levels. One-sided: no layer is to know more than the last one shall, and each may know less."""
+    assert scores.inner is not None
+    assert scores.levels is not None
+    logps = scores.inner.detach()
+    above, _ = off_level(logps, matched(scores.levels, logps, scores.mask), scale)
+    losses = odds(scores.inner) * above
+    return (row_means(losses, scores.mask) if per == "sequence" else losses * scores.mask).sum()
+
+
+def _retain(args: UnlearnConfig) -> Function:
+    def retain(scores: Scores, anchor: Scores | None) -> Tensor:
+        if args.retain_loss == "nll":
+            return (nll(scores.logps) * scores.mask).sum()
+        return hidden_distance(*_readings(scores, anchor, ("hidden", "ref_hidden"))).sum()
+
+    return retain
+
+
+def _divergence(args: UnlearnConfig, name: str, stream: Literal["retain", "holdout"], anchor: str) -> Objective:
+    """Of each token's distribution from the anchor's, summed."""
+    of_logits = from_anchor(args.divergence)
+    return Objective(name, stream, args.kl_coef, lambda scores, _: scores.of_logits[name].sum(), anchor=anchor, of_logits=of_logits)
+
+
+def _of_logits(loss: Loss, parameters: dict[str, Any]) -> OfLogits:
+    """A loss that reads logits, of a chunk of them."""
+
+    def of_logits(logits: Tensor, targets: Tensor, anchor_logits: Tensor | None) -> Tensor:
+        given = {"logits": logits, "targets": targets, "ref_logits": anchor_logits}
+        return loss.function(*(given[name] for name in loss.reads), **parameters)
+
+    return of_logits
+
+
+def _theirs(function: Callable[..., Tensor], **parameters: Any) -> Function:
+    """A loss of OpenUnlearning's on everything that the micro-batch gave."""
+    reads = Loss(function).reads
+
+    def whole(scores: Scores, anchor: Scores | None) -> Tensor:
+        return function(*_readings(cast(Dense, scores.dense), None if anchor is None else anchor.dense, reads), **parameters)
+
+    return whole
+
+
+def _readings(scores: Scores | Dense, anchor: Scores | Dense | None, names: tuple[str, ...]) -> list[Any]:
+    """What a loss reads, by the names of its parameters: a field of the student's scores, with ref_ of the anchor's, with alt_ of the alternates'."""
+    found = []
+    for name in names:
+        field, source = name, scores
+        if field.startswith("alt_"):
+            field, source = field.removeprefix("alt_"), cast(Scores, scores.alternate)
+        if field.startswith("ref_"):
+            field = field.removeprefix("ref_")
+            source = cast(Scores, cast(Scores, anchor).alternate if name.startswith("alt_") else anchor)
+        found.append(getattr(source, field))
+    return found

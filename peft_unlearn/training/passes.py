@@ -1,0 +1,122 @@
+"""The forward and backward passes of a micro-batch, in their order. The trainer takes them on its device, `peft-unlearn plan` on the meta device."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from peft_unlearn.config.unlearn_config import UnlearnConfig
+from peft_unlearn.model import adapters
+from peft_unlearn.model.fake_quant import deployed
+from peft_unlearn.model.lm_head import Forward, Readout
+from peft_unlearn.model.logprobs import Scores, score
+from peft_unlearn.training.gradients import Gradients
+from peft_unlearn.training.objectives import Objective
+from peft_unlearn.training.sam import Resist
+
+
+@dataclass
+class Passes:
+    """What a step does with the streams of a micro-batch: each objective's gradient is added to its own row of `gradients`.
+
+    Args:
+        model: with the student and, where an objective reads one, the teacher.
+        objectives: all of the run's, row by row of `gradients`.
+        resist: gathers its gradient in even steps, and moves the adapter in odd ones.
+        layer: after so many layers the hidden states are read (None: they are not).
+        readout: final norm and head, for the inner layers whose turn comes (None: none does).
+        kept: what the reference has made of this batch of a stream before; None where that was not kept.
+        aim: of levels, log-probabilities and mask, all (B, T), the levels to go for now.
+        backward: of a loss, and whether another loss will need the same graph.
+        phase: of its name and what its memory is for, surrounds each pass.
+    """
+
+    model: PeftModel
+    args: UnlearnConfig
+    objectives: Sequence[Objective]
+    gradients: Gradients
+    resist: Resist | None
+    layer: int | None
+    readout: Readout | None
+    kept: Callable[[str, dict[str, Any]], Forward | None] = lambda stream, batch: None
+    aim: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    backward: Callable[[Tensor, bool], None] = lambda loss, again: loss.backward(retain_graph=again)
+    phase: Callable[[str, str], AbstractContextManager[None]] = lambda name, item: nullcontext()
+
+    def run(
+        self, forward: nn.Module, step: int, stream: str, batch: dict[str, Any], counts: dict[str, Tensor]
+    ) -> tuple[Scores, dict[str, Tensor]]:
+        """One stream of a micro-batch: the anchors' forwards, the student's, and a backward pass for each objective on these rows.
+
+        Args:
+            forward: `model`, or what wraps it for several processes.
+            step: number of the optimiser step, from 0.
+            counts: tokens, sequences and micro-batches of the stream in the whole accumulated batch; losses are divided by the one they are per.
+
+        Returns:
+            the student's scores, and the losses by their objectives' names, without gradients.
+        """
+        here = [(k, o) for k, o in enumerate(self.objectives) if o.stream == stream]
+        hard = step % 2 == 1  # every second step is taken under what the adapter is to bear
+        forget, name = stream == "forget", f"{stream} hard" if hard else stream
+        resist = self.resist if forget else None
+        # Before the student's forward, so that its backward pass sees the student's adapter.
+        anchors = {
+            anchor: self._anchor(anchor, name, stream, batch, [o for _, o in here if o.anchor == anchor])
+            for anchor in {o.anchor for _, o in here}
+        }
+        asked = {o.name: (o.of_logits, anchors[o.anchor]) for _, o in here if o.of_logits}
+        losses = {}
+        if not self.model.training:
+            forward.train()
+        with self._hardened(resist) if hard else nullcontext(), torch.set_grad_enabled(bool(here)):
+            with self.phase(f"{name}: forward", "loss"):
+                trained = forget or not all(o.of_logits for _, o in here)
+                scores = score(forward, batch, self.layer, self._dense, self._inner(step) if forget else None, asked, trained=trained)
+                if self.aim is not None and scores.levels is not None:
+                    scores = scores._replace(levels=self.aim(scores.levels, scores.logps.detach(), scores.mask))
+            for k, objective in here:
+                with self.phase(f"{name}: loss {objective.name}", "loss"):
+                    loss = objective.function(scores, anchors[objective.anchor]) / counts[objective.per]
+                with self.phase(f"{name}: backward {objective.name}", "activations"):
+                    self.gradients.into(k)
+                    self.backward(loss, k != here[-1][0] or (resist is not None and not hard))
+                losses[objective.name] = loss.detach()
+            if resist is not None and not hard:
+                with self.phase(f"{name}: backward resist", "activations"):
+                    resist.gradient.into(0)
+                    self.backward(-scores.logps.sum() / counts["token"], False)
+        return scores, losses
+
+    @property
+    def _dense(self) -> bool:
+        return self.args.definitions == "openunlearning"
+
+    @torch.no_grad()
+    def _anchor(self, view: str | None, name: str, stream: str, batch: dict[str, Any], readers: list[Objective]) -> Scores | Forward | None:
+        """Scores of the teacher or the reference."""
+        if view is None:
+            return None
+        states_do = view == "reference" and stream != "forget" and all(o.of_logits for o in readers)
+        if states_do and (kept := self.kept(stream, batch)) is not None:
+            return kept
+        with self.phase(f"{name}: {view}", "loss"), adapters.view(self.model, view):
+            self.model.eval()
+            return score(self.model, batch, self.layer, self._dense, logps=any(o.anchor_logps for o in readers))
+
+    @contextlib.contextmanager
+    def _hardened(self, resist: Resist | None) -> Iterator[None]:
+        """The adapter merged and quantised, where it is to survive that, and relearnt by a step, where it is to resist that."""
+        shipped = nullcontext() if self.args.survive == "none" else deployed(self.model, self.args.survive)
+        with self.phase("hard", "kept copies"), shipped, nullcontext() if resist is None else resist.relearnt():
+            yield
+
+    def _inner(self, step: int) -> tuple[int, Readout] | None:
+        """The inner layer whose turn it is, two steps each: an easy and a hard one."""
+        depth = self.model.config.get_text_config().num_hidden_layers
+        return None if self.readout is None else (1 + step // 2 % (depth - 1), self.readout)

@@ -1,0 +1,224 @@
+"""Levels: the log-probability that each token of the forget set would have, had the model never seen it. Where `stop_at` lands.
+
+Known from a never-seen model (`scored`), or estimated before training from rows of the same kind that nobody learnt (`estimated`).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from datasets import Dataset
+from peft import PeftModel
+from scipy.stats import norm, rankdata
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from peft_unlearn.config.unlearn_config import UnlearnConfig
+from peft_unlearn.data.labels import IGNORE
+from peft_unlearn.model import adapters
+from peft_unlearn.model.scoring import score
+from peft_unlearn.util.errors import UserError
+
+LONGEST = 5  # tokens of an n-gram; docs/levels.md has the errors for 1 to 5
+FREQUENCIES = (0.02, 0.1, 0.5, 0.9)  # bounds between rare and certain continuations
+SAMPLE = 128  # rows of a set that are looked at on the way
+FEWEST = 5  # holdout tokens that make a kind; a rarer one borrows from its neighbour
+
+Gram = tuple[int, ...]
+Kind = tuple[int, int]
+
+
+def find(
+    args: UnlearnConfig,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: Mapping[str, Dataset],
+    never_seen: str | Path | PreTrainedModel | None,
+) -> tuple[Dataset, np.ndarray | None]:
+    """The forget set with its levels, and the Min-K of a sample of the holdout (None without one) under the same never-seen model.
+
+    Args:
+        sets: tokenised "forget", "retain" and maybe "holdout"; forget and holdout may bring a never-seen model's levels already.
+        never_seen: that model; if None, the base where an adapter lies below.
+
+    Raises:
+        UserError: nothing that `args.stop_at` could land by.
+    """
+    forget, holdout = sets["forget"], sets.get("holdout")
+    size = args.per_device_eval_batch_size
+
+    def of(found: Any) -> tuple[Dataset, np.ndarray | None]:
+        there = None if holdout is None else lowest_means(scored(found, tokenizer, sample(holdout), size))
+        return with_levels(forget, scored(found, tokenizer, forget, size)), there
+
+    if args.stop_at == "auto":
+        if holdout is None:
+            raise UserError(
+                "stop_at: 'auto' estimates from rows of the forget set's kind that the model never saw, give a holdout_dataset, "
+                "or write stop_at: none."
+            )
+        with adapters.view(model, "reference"):
+            logps = scored(model, tokenizer, holdout, size)
+        measured = known(sets["retain"], forget), holdout, logps
+        found, there = (estimated(rows, sets["retain"], *measured, seed=args.seed) for rows in (forget, sample(holdout)))
+        return with_levels(forget, found), lowest_means(there)
+    if "levels" in forget.column_names:
+        return forget, None if holdout is None or "levels" not in holdout.column_names else lowest_means(read(sample(holdout)))
+    if never_seen is not None:
+        if isinstance(never_seen, str | Path):
+            told = of(adapters.load_base(never_seen, dtype=model.dtype).to(cast(Any, model.device)))
+            adapters.release()
+            return told
+        return of(never_seen)
+    if {adapters.FINETUNE, adapters.REFERENCE}.isdisjoint(model.peft_config):
+        raise UserError("stop_at: 'never_seen' needs a model that never saw the forget set, give never_seen_model, or write auto.")
+    with adapters.view(model, "never_seen"):
+        return of(model)
+
+
+def known(retain: Iterable[dict[str, Any]], forget: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The text that tells of the holdout: the retain set and every second row of the forget set (docs/levels.md says why half)."""
+    return [*retain, *list(forget)[::2]]
+
+
+def sampled(rows: int) -> range:
+    """Numbers of at most `SAMPLE` rows, evenly spaced."""
+    return range(0, rows, math.ceil(rows / SAMPLE))
+
+
+def sample(rows: Dataset) -> Dataset:
+    return rows.select(sampled(len(rows)))
+
+
+def mean(rows: Sequence[np.ndarray]) -> float:
+    """Mean over rows of their mean log-probability."""
+    return float(np.mean([logps.mean() for logps in rows]))
+
+
+def lowest_means(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Min-K of each row, the mean of its lowest 40 % log-probabilities: (n,)."""
+    return np.array([np.sort(logps)[: max(1, int(0.4 * len(logps)))].mean() for logps in rows])
+
+
+def mean_distance(rows: Dataset) -> float:
+    """Mean over label tokens of |level|, in nats: about how far memorised text has to go."""
+    return float(np.mean(np.abs(np.concatenate(read(rows)))))
+
+
+def with_levels(rows: Dataset, levels: Sequence[np.ndarray]) -> Dataset:
+    """Tokenised rows with a column `levels`: for each label token its level in nats, 0 elsewhere.
+
+    Args:
+        levels: for each row the (T,) levels of its label tokens, in order; the first token of a row is never among them.
+    """
+    column = []
+    for labels, level in zip(rows["labels"], levels, strict=True):
+        aligned = np.zeros(len(labels))
+        aligned[1:][np.asarray(labels[1:]) != IGNORE] = level
+        column.append(aligned.tolist())
+    return (rows.remove_columns("levels") if "levels" in rows.column_names else rows).add_column("levels", column)
+
+
+def read(rows: Dataset) -> list[np.ndarray]:
+    """The (T,) levels of each row, from its column `levels`."""
+    return [np.asarray(row["levels"][1:])[np.asarray(row["labels"][1:]) != IGNORE] for row in rows]
+
+
+def scored(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]], batch_size: int) -> list[np.ndarray]:
+    """The (T,) log-probabilities of each row's label tokens under the active adapters: levels, if the model never saw the rows."""
+    return [row.logps for row in score(model, rows, tokenizer, batch_size=batch_size, progress="levels")]
+
+
+def estimated(
+    rows: Iterable[dict[str, Any]],
+    seen: Iterable[dict[str, Any]],
+    seen_now: Iterable[dict[str, Any]],
+    holdout: Iterable[dict[str, Any]],
+    holdout_logps: Sequence[np.ndarray],
+    *,
+    seed: int,
+) -> list[np.ndarray]:
+    """Levels of rows under a model that had seen nothing but `seen`, without any such model.
+
+    A token that was never seen is as likely as text that *was* seen makes it. So tokens are sorted into kinds by two numbers of the back-off
+    n-gram model of that text: the length of the longest n-gram that ends in the token and occurs there, and how often the token follows the
+    longest context that does. The holdout tells what log-probabilities tokens of each kind get from this very model, before training, which has
+    seen the forget set as well. Each token of `rows` is given one of its kind's values, so that their distribution is the holdout's: evenly
+    spaced quantiles, in a random order in which the rows differ as much from one another as the holdout's do.
+
+    Args:
+        rows, seen, seen_now, holdout: tokenised rows (`input_ids`, `labels`): those whose levels are wanted; the text to be known (the retain
+            set); the text that is known (`known`); rows that are not.
+        holdout_logps: for each holdout row the (T,) log-probabilities of its label tokens, in nats, under the model before training.
+        seed: of the order.
+
+    Returns:
+        For each row its (T,) levels. Against true twins the mean of a forget set is within 12 % (docs/levels.md).
+
+    Source: back-off after Katz 1987, with counts over the whole text as in arXiv 2401.17377 (infini-gram); the use is our own.
+    """
+    of_holdout, of_rows = _kinds(list(holdout), seen_now), _kinds(list(rows), seen)
+    logps = np.concatenate(list(holdout_logps))
+    sizes = Counter(kind for row in of_holdout for kind in row)
+    full = sorted(kind for kind, size in sizes.items() if size >= FEWEST) or sorted(sizes)
+
+    def tokens_of(kinds: list[list[Kind]]) -> dict[Kind, np.ndarray]:
+        nearest = [_nearest(kind, full) for row in kinds for kind in row]
+        return {kind: np.array([i for i, other in enumerate(nearest) if other == kind], np.int64) for kind in full}
+
+    pools = tokens_of(of_holdout)
+    between = _between_rows(logps, list(pools.values()), [len(row) for row in of_holdout])
+    rng = np.random.default_rng(seed)
+    lengths = [len(row) for row in of_rows]
+    order = np.sqrt(between) * np.repeat(rng.standard_normal(len(lengths)), lengths) + np.sqrt(1 - between) * rng.standard_normal(
+        sum(lengths)
+    )
+    levels = np.zeros(sum(lengths))
+    for kind, here in tokens_of(of_rows).items():
+        levels[here[order[here].argsort()]] = np.quantile(logps[pools[kind]], (np.arange(len(here)) + 0.5) / max(1, len(here)))
+    return np.split(levels, np.cumsum(lengths)[:-1])
+
+
+def _between_rows(logps: np.ndarray, kinds: Sequence[np.ndarray], lengths: Sequence[int]) -> float:
+    """Share of what is left within kinds that lies between rows: the intraclass correlation of normal scores, one-way analysis of variance."""
+    scores = np.zeros(len(logps))
+    for here in kinds:
+        scores[here] = norm.ppf((rankdata(logps[here]) - 0.5) / len(here))
+    rows, sizes = np.split(scores, np.cumsum(lengths)[:-1]), np.asarray(lengths)
+    total, groups = len(scores), len(rows)
+    if groups < 2 or total == groups:
+        return 0.0
+    within = sum(float(((row - row.mean()) ** 2).sum()) for row in rows) / (total - groups)
+    between = sum(len(row) * float((row.mean() - scores.mean()) ** 2) for row in rows) / (groups - 1)
+    size = (total - float((sizes**2).sum()) / total) / (groups - 1)
+    return float(np.clip((between - within) / max(between + (size - 1) * within, 1e-12), 0.0, 1.0))
+
+
+def _nearest(kind: Kind, kinds: Iterable[Kind]) -> Kind:
+    return min(kinds, key=lambda other: (abs(other[0] - kind[0]) + abs(other[1] - kind[1]), other))
+
+
+def _kinds(rows: Sequence[dict[str, Any]], text: Iterable[dict[str, Any]]) -> list[list[Kind]]:
+    """(length of the longest n-gram, bin of the frequency) of each label token."""
+    wanted = {gram for row in rows for gram in _grams(row["input_ids"])}  # counting no others bounds the memory by these rows
+    counts = Counter(gram for row in text for gram in _grams(row["input_ids"]) if gram in wanted)
+
+    def kind(tokens: Gram) -> Kind:
+        length = next((n for n in range(len(tokens), 0, -1) if counts[tokens[-n:]]), 0)
+        context = next((n for n in range(len(tokens) - 1, 0, -1) if counts[tokens[-n - 1 : -1]]), 0)
+        frequency = counts[tokens[-context - 1 :]] / counts[tokens[-context - 1 : -1]] if context else 0.0
+        return length, int(np.searchsorted(FREQUENCIES, frequency))
+
+    return [
+        [kind(tuple(row["input_ids"][max(0, t + 1 - LONGEST) : t + 1])) for t, label in enumerate(row["labels"]) if t and label != IGNORE]
+        for row in rows
+    ]
+
+
+def _grams(tokens: Sequence[int]) -> Iterator[Gram]:
+    """All n-grams of at most `LONGEST` tokens."""
+    for end in range(1, len(tokens) + 1):
+        for length in range(1, min(LONGEST, end) + 1):
+            yield tuple(tokens[end - length : end])

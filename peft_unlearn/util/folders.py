@@ -1,0 +1,123 @@
+"""Folders of models and adapters: where one lies, here or on the Hub, and its JSON files."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from peft_unlearn.util.errors import UserError
+
+ADAPTER_CONFIG = "adapter_config.json"  # a folder that holds one is an adapter's
+
+
+def locate(name: str | Path, patterns: list[str], *, key: str, revision: str | None = None) -> Path:
+    """The folder of `name`: a local one, or a snapshot of the Hub repository with the files that match `patterns`.
+
+    Raises:
+        UserError: neither a folder nor a repository that can be reached; the message names `key`.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(
+            snapshot_download(str(name), revision=revision, allow_patterns=patterns, ignore_patterns=["original/*", "consolidated*"])
+        )
+    except (OSError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{key}: {str(name)!r} is no folder here and did not come from the Hub ({reason}); write a local folder."
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: the file is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; give a folder that holds {path.name}.") from None
+    except ValueError as error:
+        raise UserError(f"{path}: this is no JSON ({error}); fetch or write the file again.") from error
+
+
+@contextlib.contextmanager
+def undamaged(what: str) -> Iterator[None]:
+    """Read safetensors files of `what`.
+
+    Raises:
+        UserError: one is truncated or damaged.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise UserError(f"{what} is truncated or damaged ({error}); fetch or save it again.") from error
+
+
+def check_writable(path: Path, *, key: str) -> None:
+    """See that `path` can be written, making folders on the way to it.
+
+    Raises:
+        UserError: the folder that it would lie in is a file, or may not be written.
+    """
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise UserError(f"{key}: {path} cannot be made in {parent}, write a place that you may write to.")
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, *, key: str) -> Iterator[None]:
+    """Make `folder`, for this process alone until it ends; folders that are empty then are gone again.
+
+    Raises:
+        UserError: it cannot be made, or another process writes into it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{key}: {folder} is a file, write a folder.")
+    check_writable(folder / ".lock" if folder.exists() else folder, key=key)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise UserError(f"{key}: another run is writing into {folder}, write another folder.") from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        for path in new:
+            with contextlib.suppress(OSError):  # something was written into it
+                path.rmdir()
+
+
+def check_room(folder: Path, size: int, *, key: str) -> None:
+    """See that the disk of `folder` has room for so many bytes.
+
+    Raises:
+        UserError: it has less.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB")
+        raise UserError(
+            f"{key}: {folder} has {free / unit:.2f} {name} free and {size / unit:.2f} {name} are needed; give a folder on another disk."
+        )
+
+
+def same_model(name: str | Path, other: str | Path) -> bool:
+    """Whether two names may be one model's: by their last components alone, as folders move."""
+    return Path(name).name == Path(other).name

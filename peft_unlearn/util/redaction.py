@@ -1,0 +1,29 @@
+"""Names that may be published: the paths of the machine that trained stay at home."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+PATH = re.compile(r"([/~\\]|\.\.?[/\\]|[A-Za-z]:[/\\]).*\w")
+
+
+def is_local(value: str) -> bool:
+    """Whether a string is a path on this machine, and no Hub name."""
+    return bool(PATH.match(value)) or (value.strip("/").count("/") > 0 and Path(value).exists())
+
+
+def public_name(value: str) -> str:
+    """A Hub name as it is, the last component of a local path."""
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if is_local(value) else value
+
+
+def publish(data: Any, hidden: set[str]) -> Any:
+    """Nested mappings and lists with every local path cut to its last component; the paths are added to `hidden`."""
+    if isinstance(data, dict):
+        return {key: publish(value, hidden) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [publish(value, hidden) for value in data]
+    if isinstance(data, str) and is_local(data):
+        hidden.add(data)
+        return public_name(data)
+    return data
