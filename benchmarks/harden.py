@@ -3,7 +3,8 @@
     python benchmarks/harden.py run --world demo|tofu [--worlds 0 1 2] [--arms ...] [--folder runs/harden]
     python benchmarks/harden.py table [--folder runs/harden]
 
-The founding methods as they land (`stop_at: never_seen`), without and with `inner_coef` and `resist`, peers at their defaults, and never-seen itself.
+The founding methods as they land (`stop_at: never_seen`), without and with `logit_lens_coef` and `sam_rho`, baselines,
+and the never-seen model.
 Attacks are the audit's: `scale` at .5, and `relearning` in its long form, whose steps to 50 % are the worst of three learning rates; the arms "for
 200 steps" go on for twice as many.
 """
@@ -19,20 +20,20 @@ import study
 from peft_unlearn import metrics
 from peft_unlearn.attacks import Context, relearning
 from peft_unlearn.attacks.scale import scaled
-from peft_unlearn.config.methods import FOUNDING
+from peft_unlearn.config.methods import OURS
 from peft_unlearn.data.variants import probe
 from peft_unlearn.model import adapters
 from runs import Runs, World, by_arm
 
-HARDENED = {"inner_coef": 0.3, "resist": 0.2}
+HARDENED = {"logit_lens_coef": 0.3, "sam_rho": 0.2}
 ARMS: dict[str, dict[str, Any]] = {"never-seen": {}}
-for method in FOUNDING:
+for method in OURS:
     ARMS[method] = {"method": method, "stop_at": "never_seen"}
-    ARMS[f"{method}, inner and resist"] = ARMS[method] | HARDENED
+    ARMS[f"{method}, inner and sam"] = ARMS[method] | HARDENED
 ARMS |= {f"mollm, {key}": ARMS["mollm"] | {key: value} for key, value in HARDENED.items()}
 STEPS, LONG = relearning.STEPS[True], 200  # of relearning
-ARMS |= {f"{name} for {LONG} steps": ARMS[name] | {"relearn": LONG} for name in ("mollm", "mollm, inner and resist")}
-ARMS |= {name: settings for name, settings in study.ARMS.items() if settings["method"] not in FOUNDING}
+ARMS |= {f"{name} for {LONG} steps": ARMS[name] | {"relearn": LONG} for name in ("mollm", "mollm, inner and sam")}
+ARMS |= {name: settings for name, settings in study.ARMS.items() if settings["method"] not in OURS}
 
 
 def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:

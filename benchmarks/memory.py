@@ -48,8 +48,8 @@ def cases() -> list[tuple[str, dict[str, Any]]]:
         for load_in_4bit in (False, True):
             for checkpointing in (False, True):
                 found.append(("llama", {"method": method, "load_in_4bit": load_in_4bit, "gradient_checkpointing": checkpointing}))
-    found.append(("llama", {"method": "ngdiff", "load_in_4bit": True, "resist": 0.2}))
-    found.append(("llama", {"method": "simnpo", "load_in_4bit": True, "survive": "nf4"}))
+    found.append(("llama", {"method": "ngdiff", "load_in_4bit": True, "sam_rho": 0.2}))
+    found.append(("llama", {"method": "simnpo", "load_in_4bit": True, "train_quantized": "nf4"}))
     found.append(("llama", {"method": "npo", "load_in_4bit": True, "use_bnb_nested_quant": True, "per_device_train_batch_size": 1}))
     if torch.cuda.is_available():  # 16 bits take minutes on a CPU
         found.append(("qwen3", {"method": "mean_teacher", "dtype": "bfloat16", "load_in_4bit": True, "use_bnb_nested_quant": True}))

@@ -27,7 +27,7 @@ WRONG = {
     "an unknown key": "learnin_rate: 1\n",
     "another tool's key": "lora_rank: 8\n",
     "a value of another type": "learning_rate: fast\n",
-    "values that do not go together": "inner_coef: 0.3\n",
+    "values that do not go together": "logit_lens_coef: 0.3\n",
     "a file that is not there": "holdout_dataset: none.jsonl\n",
     "fp16 and bf16": "fp16: true\nbf16: true\nuse_cpu: true\n",
 }

@@ -26,7 +26,7 @@ from trl import SFTConfig, SFTTrainer
 
 from by_hand import Loop
 from peft_unlearn import UnlearnTrainer
-from peft_unlearn.config.methods import FOUNDING
+from peft_unlearn.config.methods import OURS
 from peft_unlearn.model import adapters, logprobs
 from peft_unlearn.model.lm_head import Head
 from speed import MODELS, Paced, build, counting, in_turns, machine, peak, row, shared, table, tokenizer, unlearning
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--model", choices=list(MODELS), help="small on the CPU and llama-3.1-8b on the GPU if left out")
     parser.add_argument("--parts", nargs="+", choices=("steps", "loss"), default=["steps", "loss"])
-    parser.add_argument("--methods", nargs="+", choices=FOUNDING, default=FOUNDING)
+    parser.add_argument("--methods", nargs="+", choices=OURS, default=OURS)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, help="64 on the CPU and 256 on the GPU if left out")
     parser.add_argument("--periods", type=int, default=3, help="of ten steps each, after the first")

@@ -31,7 +31,7 @@ from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 
 import study_report
 from peft_unlearn import UnlearnConfig, UnlearnTrainer, metrics
-from peft_unlearn.config.methods import FOUNDING, METHODS, learning_rate
+from peft_unlearn.config.methods import METHODS, OURS, learning_rate
 from peft_unlearn.data.variants import probe
 from peft_unlearn.metrics.divergence import retain_kl
 from peft_unlearn.metrics.membership import membership
@@ -42,7 +42,7 @@ from runs import Runs, World, demo_world, tofu_world
 REPORTED, CHOOSING = (0, 1, 2), 3
 # arm: settings. `dpo` needs alternate answers, which the worlds do not have; `idkdpo` stands for both.
 ARMS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS if name != "dpo"}
-ARMS |= {f"{name} to {stop}": {"method": name, "stop_at": stop} for stop in ("auto", "never_seen") for name in FOUNDING}
+ARMS |= {f"{name} to {stop}": {"method": name, "stop_at": stop} for stop in ("auto", "never_seen") for name in OURS}
 RATES = (1.0, 1 / 3, 3.0)  # times the default learning rate
 PARTS = ("defaults", "sweep", "best")
 SWEPT = [arm for arm in ARMS if "stop_at" not in ARMS[arm]]

@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from peft_unlearn.config.methods import FOUNDING
+from peft_unlearn.config.methods import OURS
 from peft_unlearn.metrics.statistics import mean_interval
 
 matplotlib.use("Agg")
@@ -67,7 +67,7 @@ def write(
                 if all(study.has(n, arm, rate) for n in reported):
                     best[arm] = rate, point
         print(f"\n### {kind}: where each run lands\n")
-        landing(study, [arm for arm in done if arm.split()[0] in FOUNDING], reported)
+        landing(study, [arm for arm in done if arm.split()[0] in OURS], reported)
         print(f"\n### {kind}: every method at its defaults, where it ends\n")
         table(study, done, reported, lambda arm: (1.0, "end"))
         if any(arm in swept for arm in best):
@@ -145,7 +145,7 @@ def draw(study: Any, kind: str, arms: list[str], best: dict[str, tuple[float, st
         found = [(points(study.arm(n, arm, rate))[point], study.whole(n, "never_seen")) for n in worlds]
         x = [min(pair[0]["forget"]["loss"] / pair[1]["forget"]["loss"], 4.0) for pair in found]
         y = [pair[0]["retain"]["utility"] for pair in found]
-        ours = arm.split()[0] in FOUNDING
+        ours = arm.split()[0] in OURS
         axes.scatter(x, y, s=40 if ours else 22, marker="o" if ours else "x", color=plt.get_cmap("tab20")(i % 20), label=arm)
     axes.set(xlabel="loss of the forget set, of never-seen's (4 and more at 4)", ylabel="utility of the retain set", title=f"{kind} worlds")
     axes.legend(fontsize=6, ncol=2, loc="lower left")

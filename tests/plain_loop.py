@@ -61,16 +61,17 @@ def average(values):
     return sum(values) / len(values)
 
 
-def aim(levels, drift, least, rest):
-    """A row's levels, moved by the holdout's drift; the least likely 40 % and the others are trimmed as well."""
-    lowest = sorted(range(len(levels)), key=lambda t: levels[t].item())[: max(1, int(0.4 * len(levels)))]
-    return torch.stack([level * drift * (least if t in lowest else rest) for t, level in enumerate(levels)])
+def aim(target_logps, drift, least, rest):
+    """A row's target_logps, moved by the holdout's drift; the least likely 40 % and the others are trimmed as well."""
+    lowest = sorted(range(len(target_logps)), key=lambda t: target_logps[t].item())[: max(1, int(0.4 * len(target_logps)))]
+    return torch.stack([level * drift * (least if t in lowest else rest) for t, level in enumerate(target_logps)])
 
 
-def away(model, rows, levels):
-    """The mean over all tokens of how far they are from their row's levels, the lowest for the least likely."""
+def away(model, rows, target_logps):
+    """The mean over all tokens of how far they are from their row's target_logps, the lowest for the least likely."""
     pairs = [
-        zip(sorted((-nll).tolist()), sorted(level.tolist()), strict=True) for nll, level in zip(nlls(model, rows), levels, strict=True)
+        zip(sorted((-nll).tolist()), sorted(level.tolist()), strict=True)
+        for nll, level in zip(nlls(model, rows), target_logps, strict=True)
     ]
     return average([abs(now - level) for row in pairs for now, level in row])
 
@@ -83,20 +84,20 @@ def missing_factor(rows, others, target):
     return quotients[before] + (place - before) * (quotients[before + 1] - quotients[before])
 
 
-def inner(model, layer, row, levels, scale):
-    """What the final norm and head make of an inner layer, as far as its likeliest tokens are above the highest levels, and so on."""
+def inner(model, layer, row, target_logps, scale):
+    """What the final norm and head make of an inner layer, as far as its likeliest tokens are above the highest target_logps, and so on."""
     b, base = batch([row]), model.base_model.model
     known = b[2][0] != -100
     z = base.lm_head(base.model.norm(hidden(model, b, layer)[0][known])).double()
     p = z.softmax(-1).gather(-1, b[2][0][known][:, None]).squeeze(-1)
     away = torch.zeros_like(p)
-    for t, level in zip(p.argsort().tolist(), sorted(levels.tolist()), strict=True):
+    for t, level in zip(p.argsort().tolist(), sorted(target_logps.tolist()), strict=True):
         away[t] = max(0.0, p[t].log().item() - level) / scale
     return away * (p.log() - (1.02 - p).log())
 
 
-def forget_loss(args, model, reference, rows, layers, levels, scale, inner_layer=None):
-    """The mean over tokens or sequences of what each row's loss is, less what is forgotten, or weighted by the distance from `levels`."""
+def forget_loss(args, model, reference, rows, layers, target_logps, scale, inner_layer=None):
+    """The mean over tokens or sequences of what each row's loss is, less what is forgotten, or weighted by the distance from `target_logps`."""
     name, floor = args.forget_loss, args.forget_floor
     alternates = [row.get("alternate") for row in rows]
     sums = [(None, None)] * len(rows)
@@ -104,7 +105,7 @@ def forget_loss(args, model, reference, rows, layers, levels, scale, inner_layer
         sums = [(a.sum(), b.sum().detach()) for a, b in zip(nlls(model, alternates), nlls(reference, alternates), strict=True)]
     total = count = 0
     student, anchor = readings(model, rows, layers), readings(reference, rows, layers)
-    given = zip(rows, student, anchor, sums, levels or [None] * len(rows), strict=True)
+    given = zip(rows, student, anchor, sums, target_logps or [None] * len(rows), strict=True)
     for row, (z, y, h), (z0, _, _), (alternate, alternate0), level in given:
         losses = loss_of_row(name, z, y, h, z0.detach(), alternate, alternate0, args.forget_loss_args)
         nll = F.cross_entropy(z, y, reduction="none")
@@ -117,9 +118,9 @@ def forget_loss(args, model, reference, rows, layers, levels, scale, inner_layer
             pulls, units = (nll.mean(), (-nll - level).mean()) if name in SEQUENCE else (nll, -nll - level)
             away = units.detach() / scale
             total = total + torch.where(away > 0, away * losses, -away * pulls).sum()
-            if args.inner_coef:
+            if args.logit_lens_coef:
                 over = inner(model, inner_layer, row, level, scale)
-                total = total + args.inner_coef * (over.mean() if name in SEQUENCE else over.sum())
+                total = total + args.logit_lens_coef * (over.mean() if name in SEQUENCE else over.sum())
             continue
         row_left = floor and torch.tensor([max(x.item(), floor**2) for x in p]).log().mean().exp() < floor
         if not row_left:
@@ -203,8 +204,8 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         optimizer.param_groups[0]["lr"] = rate * scheduled
         examples = [pairs[n] for n in range(step * size, (step + 1) * size)]
         rows, retain = [e["forget"] for e in examples], batch([e["retain"] for e in examples])
-        levels = [aim(-nll.detach(), drift, least, rest) for nll in nlls(never_seen, rows)] if never_seen else None
-        losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, levels, scale, 1 + step // 2 % (depth - 1)))]
+        target_logps = [aim(-nll.detach(), drift, least, rest) for nll in nlls(never_seen, rows)] if never_seen else None
+        losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, target_logps, scale, 1 + step // 2 % (depth - 1)))]
         if args.retain_loss == "nll":
             losses.append((multiplier, ce(student, retain)))
         elif args.retain_loss == "hidden":
@@ -219,23 +220,25 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             losses.append((args.kl_coef, divergence(args.divergence, student, anchors[args.holdout_kl], fresh)))
         grads = [flat(torch.autograd.grad(loss, params, materialize_grads=True)) for _, loss in losses]
         unmoved = [p.detach().clone() for p in params]
-        if args.resist and step % 2 == 0:
+        if args.sam_rho and step % 2 == 0:
             lesson = flat(torch.autograd.grad(ce(student, batch(rows)), params))
-        elif args.resist:  # where a step that learns the rows before would bring the adapter
+        elif args.sam_rho:  # where a step that learns the rows before would bring the adapter
             grown = flat([p for name, p in student.named_parameters() if p.requires_grad and "lora_B.default" in name])
-            way = -args.resist * grown.norm() * lesson / lesson.norm()
+            way = -args.sam_rho * grown.norm() * lesson / lesson.norm()
             for p, piece in zip(params, way.split([p.numel() for p in params]), strict=True):
                 p.data.add_(piece.view_as(p))
             grads[0] = flat(
-                torch.autograd.grad(forget_loss(args, student, reference, rows, layers, levels, scale, 1 + step // 2 % (depth - 1)), params)
+                torch.autograd.grad(
+                    forget_loss(args, student, reference, rows, layers, target_logps, scale, 1 + step // 2 % (depth - 1)), params
+                )
             )
-        if levels and args.combine == "ngdiff":  # unit vectors, of which forgetting has the root of what is still to go
-            losses[0] = (args.forget_coef * (away(student, rows, levels) / scale.item()) ** 0.5, losses[0][1])
+        if target_logps and args.combine == "ngdiff":  # unit vectors, of which forgetting has the root of what is still to go
+            losses[0] = (args.forget_coef * (away(student, rows, target_logps) / scale.item()) ** 0.5, losses[0][1])
         for p, value in zip(params, unmoved, strict=True):
             p.data.copy_(value)
         g = combine(args.combine, grads, [c for c, _ in losses])
         if args.retain_bound is not None:
-            multiplier = max(0.0, multiplier + args.dual_rate * (losses[1][1].item() - args.retain_bound))
+            multiplier = max(0.0, multiplier + args.lagrangian_rate * (losses[1][1].item() - args.retain_bound))
         c = min(1.0, args.max_grad_norm / g.norm().item()) if args.max_grad_norm else 1.0
         g = c * g + args.damping * c * (flat(params) - flat(teacher_params)).detach().double()
         for p, piece in zip(params, g.float().split([p.numel() for p in params]), strict=True):
@@ -257,7 +260,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             if args.teacher_decay is not None:
                 for t, s in zip(teacher_params, params, strict=True):
                     t.copy_(t + (1 - args.teacher_decay) * c * (s - t))
-        if never_seen and step % trainer.LANDING_STEPS == 0:
+        if never_seen and step % trainer.CHECK_EVERY == 0:
             held = min_ks(student, holdout) if place else None
             drift = average(held) / average(place) if place else 1.0
             level, now = (-average([nll.mean().item() for nll in nlls(m, list(pairs.forget))]) for m in (never_seen, student))

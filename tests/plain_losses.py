@@ -19,7 +19,7 @@ def loss_of_row(name, z, y, h, z0, alternate, alternate0, args):
         return nll
     if name == "nlul":
         return -torch.log(1 + args["tol"] - p)
-    if name == "odds":
+    if name == "log_odds":
         return torch.log(p / (1 + args.get("tol", 0.02) - p))
     if name == "uce":
         return -torch.log(1 - p / 2)
@@ -39,7 +39,7 @@ def loss_of_row(name, z, y, h, z0, alternate, alternate0, args):
         return F.cross_entropy(z, (z0 - args["beta"] * true).softmax(-1), reduction="none")
     if name == "ceu":
         return F.cross_entropy(z, z.detach().masked_fill(true.bool(), -math.inf).softmax(-1), reduction="none")
-    if name == "flatten":
+    if name == "logit_margin":
         return (z.max(-1).values - z.sum(-1) / z.shape[-1]) ** 2
     assert name == "rmu"
     shares = torch.tensor([math.modf(i * (1 + math.sqrt(5)) / 2)[0] for i in range(1, h.shape[-1] + 1)])

@@ -83,9 +83,9 @@ def test_a_run_that_lands_reports_the_holdout_and_whether_it_got_there(recipe, w
     assert set(report["results"]) == {"forget", "retain", "holdout"}
     views = {"before", "after"} | ({"never_seen"} if never_seen else set())
     assert set(report["results"]["holdout"]) == views
-    assert report["run"]["landed"] is False  # 3 steps are fewer than any pass
+    assert report["run"]["reached"] is False  # 3 steps are fewer than any pass
     assert report["run"]["settings"]["holdout_kl"] == "reference"
-    assert report["run"]["settings"]["forget_loss"] == "odds"
+    assert report["run"]["settings"]["forget_loss"] == "log_odds"
     assert main(["train", recipe(output_dir="free", holdout_kl="none", **changes)]) == 0
     held, free = (load_file(f"{folder}/adapter_model.safetensors") for folder in ("out", "free"))
     assert not all(free[name].equal(tensor) for name, tensor in held.items())
@@ -269,7 +269,7 @@ def test_demo_is_a_run_of_each_method_and_can_be_repeated(world, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo_model, "train_models", lambda *_: demo_model.Models(world / "base", world / "other"))
     monkeypatch.setattr(demo_world, "make_world", partial(demo_world.make_world, forget=1, retain=1, never_used=1))
-    monkeypatch.setitem(methods.LANDING, "max_steps", 2)
+    monkeypatch.setitem(methods.WITH_TARGETS, "max_steps", 2)
     assert main(["demo", "--method", "ngdiff", "mollm"]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("ngdiff", "mollm", "never-seen", "worst of k"))

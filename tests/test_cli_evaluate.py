@@ -13,6 +13,7 @@ from test_openunlearning import word_tokenizer
 from peft_unlearn.cli import main
 from peft_unlearn.data.rows import split
 from peft_unlearn.model import adapters
+from peft_unlearn.workflows import evaluate as evaluation
 from peft_unlearn.workflows import requests
 
 TEMPLATE = "{% for m in messages %}<s> {{ m['role'] }} {{ m['content'] }} </s>{% endfor %}{% if add_generation_prompt %}<s> w0 {% endif %}"
@@ -155,7 +156,7 @@ def plan(*arguments):
 
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    return evaluate.plan(requests.read(parser.parse_args([str(argument) for argument in arguments])))
+    return evaluation.plan(requests.read(parser.parse_args([str(argument) for argument in arguments])))
 
 
 REFUSED = {

@@ -78,8 +78,8 @@ def test_a_key_that_would_be_ignored_is_refused(key):
         ({"damping": 1.0, "method": "graddiff"}, "^damping: .*teacher_decay"),
         ({"method": "ngdiff", "lr_scheduler_type": "polynomial"}, "^lr_scheduler_type: 'polynomial' does not go with auto_lr"),
         ({"method": "ngdiff", "warmup_steps": 10}, "^warmup_steps: auto_lr"),
-        ({"inner_coef": 0.3}, "^inner_coef: .*stop_at"),
-        ({"method": "task_arithmetic", "resist": 0.2}, "^resist: a negated adapter"),
+        ({"logit_lens_coef": 0.3}, "^logit_lens_coef: .*stop_at"),
+        ({"method": "task_arithmetic", "sam_rho": 0.2}, "^sam_rho: a negated adapter"),
         ({"max_steps": 10, "num_train_epochs": 2}, "^num_train_epochs: max_steps is given as well"),
         ({"max_steps": 0}, "^max_steps: 0 "),
         ({"max_steps": -5, "num_train_epochs": 1}, "^max_steps: -5 "),
@@ -114,11 +114,11 @@ def test_steps_come_from_the_method_or_are_counted_in_epochs():
 @pytest.mark.parametrize("stop_at", ["never_seen", "auto"])
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_founding_methods_change_what_landing_needs_and_peers_nothing(method, stop_at):
-    landing, plain = config(method=method, stop_at=stop_at, negate=False), config(method=method, negate=False)
-    changed = {key for key in values(plain) if values(landing)[key] != values(plain)[key]} - {"stop_at"}
-    if method in methods.FOUNDING:
+    early_stop, plain = config(method=method, stop_at=stop_at, negate=False), config(method=method, negate=False)
+    changed = {key for key in values(plain) if values(early_stop)[key] != values(plain)[key]} - {"stop_at"}
+    if method in methods.OURS:
         assert {"forget_loss", "forget_floor", "holdout_kl"} <= changed
-        assert landing.lr_scheduler_type == "linear"
+        assert early_stop.lr_scheduler_type == "linear"
     else:
         assert changed == set()
     given = {"forget_loss": "ga", "forget_floor": 0.1, "holdout_kl": "none", "lr_scheduler_type": "constant", "max_steps": 7}
@@ -157,7 +157,7 @@ def test_scripts_read_the_configuration_from_their_command_line(parser):
         "x",
         "--method",
         "mollm",
-        "--resist",
+        "--sam_rho",
         "0.2",
         "--report_to",
         "none",
@@ -165,5 +165,5 @@ def test_scripts_read_the_configuration_from_their_command_line(parser):
         "x/checkpoint-5",
     ]
     (args,) = parser(UnlearnConfig).parse_args_into_dataclasses(given)
-    assert (args.method, args.resist, args.resume_from_checkpoint) == ("mollm", 0.2, "x/checkpoint-5")
+    assert (args.method, args.sam_rho, args.resume_from_checkpoint) == ("mollm", 0.2, "x/checkpoint-5")
     assert args.report_to == []

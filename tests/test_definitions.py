@@ -174,7 +174,7 @@ def test_all_positions_are_kept_only_where_they_are_asked_for():
 
 
 def test_their_losses_need_of_a_run_what_ours_of_that_name_need():
-    assert set(LOSSES) - set(FORGET) == {"nlul", "uce", "odds", "ihl"}
+    assert set(LOSSES) - set(FORGET) == {"nlul", "uce", "log_odds", "ihl"}
     for name, function in FORGET.items():
         theirs, ours = Loss(function), LOSSES[name]
         assert (theirs.reference, theirs.alternate, theirs.hidden) == (ours.reference, ours.alternate, ours.hidden)
@@ -186,10 +186,10 @@ def test_their_losses_need_of_a_run_what_ours_of_that_name_need():
     [
         (
             {"method": "mean_teacher"},
-            "^forget_loss: OpenUnlearning's code has no nlul, write ga, nll, .* or flatten, or leave definitions out",
+            "^forget_loss: OpenUnlearning's code has no nlul, write ga, nll, .* or logit_margin, or leave definitions out",
         ),
         ({"forget_loss": "uce"}, "^forget_loss: .*no uce"),
-        ({"forget_loss": "odds"}, "^forget_loss: .*no odds"),
+        ({"forget_loss": "log_odds"}, "^forget_loss: .*no log_odds"),
         ({"method": "ihl"}, "^forget_loss: .*no ihl"),
         ({"stop_at": "auto"}, "^stop_at: .*no auto, write none, or leave definitions out"),
         ({"method": "ngdiff"}, "^forget_floor: .*no 0.02, write 0, or"),

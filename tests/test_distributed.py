@@ -15,7 +15,7 @@ PROBED = {"auto_lr": True, "auto_lr_max": 100.0, "learning_rate": 0.3, "forget_c
 RUNS = {
     "mean_teacher": {"method": "mean_teacher", "forget_floor": FLOOR, "damping": 1.0, "max_grad_norm": 0.01},
     "ngdiff": {"method": "ngdiff", "forget_floor": 0.0, **PROBED},
-    "mollm": {"method": "mollm", "forget_floor": FLOOR, "resist": 0.1},
+    "mollm": {"method": "mollm", "forget_floor": FLOOR, "sam_rho": 0.1},
 }
 SPLIT = {"mean_teacher": (4, 1), "ngdiff": (2, 2), "mollm": (2, 2)}
 

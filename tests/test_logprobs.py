@@ -74,11 +74,11 @@ def test_hidden_states_are_those_that_the_layers_hand_on(layer):
 
 def test_levels_stand_beside_the_log_probabilities_of_their_tokens():
     b = batch()
-    b["levels"] = torch.where(b["labels"] == IGNORE, 0.0, -b["labels"].float())  # each label its own level
+    b["target_logps"] = torch.where(b["labels"] == IGNORE, 0.0, -b["labels"].float())  # each label its own level
     scores = score(tiny_llama(), b)
-    assert torch.equal(scores.levels[scores.mask], -scores.targets.float())
-    assert (scores.levels[~scores.mask] == 0).all()
-    assert score(tiny_llama(), batch()).levels is None
+    assert torch.equal(scores.target_logps[scores.mask], -scores.targets.float())
+    assert (scores.target_logps[~scores.mask] == 0).all()
+    assert score(tiny_llama(), batch()).target_logps is None
 
 
 def test_alternates_are_scored_as_batches_of_their_own():

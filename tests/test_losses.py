@@ -156,9 +156,9 @@ def test_npo_equals_its_closed_form(beta, dtype):
     out, grad = value_and_gradient(lambda x: npo(x, ref, mask, beta=beta), logps)
     for row in range(6):
         ratio = sum(Decimal(logps[row, t].item()) - Decimal(ref[row, t].item()) for t in range(9) if mask[row, t])
-        odds = (Decimal(str(beta)) * ratio).exp()  # (p / p_ref)^beta
-        value = 2 / Decimal(str(beta)) * (ONE + odds).ln()
-        slope = float(2 * odds / (ONE + odds))
+        log_odds = (Decimal(str(beta)) * ratio).exp()  # (p / p_ref)^beta
+        value = 2 / Decimal(str(beta)) * (ONE + log_odds).ln()
+        slope = float(2 * log_odds / (ONE + log_odds))
         accuracy = 1e-6 * max(1.0, float(abs(ratio)) * beta)  # what the rounding of the sum makes of a far ratio
         assert out[row].item() == pytest.approx(float(value), rel=accuracy)
         torch.testing.assert_close(grad[row], slope * mask[row].to(dtype), rtol=accuracy, atol=0.0)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny_llama
 
-from peft_unlearn.losses import ceu, dpo, flatten, ga, hidden_distance, nll, npo, rmu, satimp, simnpo, undial, wga
+from peft_unlearn.losses import ceu, dpo, ga, hidden_distance, logit_margin, nll, npo, rmu, satimp, simnpo, undial, wga
 from peft_unlearn.losses.openunlearning import PEER
 from peft_unlearn.losses.rmu import direction
 from peft_unlearn.model.logprobs import kl
@@ -193,7 +193,7 @@ def ours(given):
         "satimp": satimp(logps[mask], beta1=5.0, beta2=1.0),
         "ceu": ceu(logits[later[mask]], targets[later[mask]]),
         "undial": undial(logits, targets, ref_logits, beta=10.0),
-        "pdu": flatten(logits),
+        "pdu": logit_margin(logits),
         "kl_retain": kl(logits, ref_logits),
         "rmu_forget": rmu(given["hidden"][standing], scale=2.0),
         "rmu_retain": hidden_distance(given["hidden"][standing], given["ref_hidden"][standing]),

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from loss_inputs import H, V, call, close, gradient, inputs
 from scipy import stats
 
-from peft_unlearn.losses import ceu, flatten, hidden_distance, ihl, nlul, rmu, undial
+from peft_unlearn.losses import ceu, hidden_distance, ihl, logit_margin, nlul, rmu, undial
 from peft_unlearn.losses.rmu import direction
 
-OF_LOGITS = ("ihl", "undial", "ceu", "flatten")
+OF_LOGITS = ("ihl", "undial", "ceu", "logit_margin")
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_ihl_tokens_that_tie_share_alike():
 def test_ihl_and_flatten_are_smooth_between_ties():
     values = inputs()
     assert torch.autograd.gradcheck(lambda z: ihl(z, values["targets"]), values["logits"].requires_grad_())
-    assert torch.autograd.gradcheck(flatten, values["logits"])
+    assert torch.autograd.gradcheck(logit_margin, values["logits"])
 
 
 @settings(deadline=None, max_examples=60)
@@ -109,14 +109,14 @@ def test_undial_has_come_to_rest_at_the_lowered_reference():
 
 def test_flatten_equals_its_closed_form_and_rests_where_nothing_stands_out():
     values = inputs()
-    out, grad = gradient(flatten, values["logits"])
+    out, grad = gradient(logit_margin, values["logits"])
     for n, z in enumerate(values["logits"].tolist()):
         margin = max(z) - sum(z) / V
         assert out[n].item() == pytest.approx(margin**2, rel=1e-12)
         close(grad[n], [2 * margin * ((x == max(z)) - 1 / V) for x in z])
-    close(flatten(values["logits"] + 5.0), out)
-    close(gradient(flatten, torch.tensor([[2.0, 0.0, 2.0]], dtype=torch.float64))[1], [[2 / 9, -4 / 9, 2 / 9]])  # a tie is shared
-    out, grad = gradient(flatten, torch.full((2, V), 3.0, dtype=torch.float64))
+    close(logit_margin(values["logits"] + 5.0), out)
+    close(gradient(logit_margin, torch.tensor([[2.0, 0.0, 2.0]], dtype=torch.float64))[1], [[2 / 9, -4 / 9, 2 / 9]])  # a tie is shared
+    out, grad = gradient(logit_margin, torch.full((2, V), 3.0, dtype=torch.float64))
     assert not out.any()
     assert not grad.any()
 

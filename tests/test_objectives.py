@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_unlearn import UnlearnConfig
-from peft_unlearn.config.methods import FOUNDING, METHODS
+from peft_unlearn.config.methods import METHODS, OURS
 from peft_unlearn.losses import LOSSES
 from peft_unlearn.model.lm_head import Head
 from peft_unlearn.model.logprobs import Scores
-from peft_unlearn.training.objectives import build, distance, off_level, remembered
+from peft_unlearn.training.objectives import build, distance, off_target, remembered
 
 MASK = torch.tensor([[1, 1, 1, 1, 0]]).bool()
 
@@ -44,12 +44,12 @@ def test_at_floor_0_nothing_leaves():
 
 
 def test_the_distance_from_a_level_is_counted_in_units_of_the_mean_level():
-    above, below = off_level(torch.tensor([[-1.0, -6.0, -4.0]]), torch.tensor([[-4.0, -4.0, -4.0]]), 2.0)
+    above, below = off_target(torch.tensor([[-1.0, -6.0, -4.0]]), torch.tensor([[-4.0, -4.0, -4.0]]), 2.0)
     assert above.tolist() == [[1.5, 0, 0]]
     assert below.tolist() == [[0, 1, 0]]
 
 
-def scores(logps, levels, vocabulary=7) -> Scores:
+def scores(logps, target_logps, vocabulary=7) -> Scores:
     """Two rows of five positions, of which one row labels three; the true token is number 0 and the others share what it leaves."""
     mask = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 0]]).bool()
     logps = torch.tensor(logps, dtype=torch.float64).reshape(2, 5).requires_grad_()
@@ -62,7 +62,7 @@ def scores(logps, levels, vocabulary=7) -> Scores:
         mask,
         logits,
         Head(lambda states: states, vocabulary, trained=True),
-        levels=torch.tensor(levels, dtype=torch.float64).reshape(2, 5),
+        target_logps=torch.tensor(target_logps, dtype=torch.float64).reshape(2, 5),
     )
 
 
@@ -86,12 +86,12 @@ TOKENS = ["mean_teacher", "ngdiff", "mollm", "graddiff", "wga", "satimp", "ihl",
 
 @pytest.mark.parametrize("method", TOKENS)
 @settings(deadline=None, max_examples=15)
-@given(logps=log_probabilities, levels=log_probabilities)
-def test_a_step_down_the_gradient_takes_each_token_towards_its_level(method, logps, levels):
-    made = scores(logps, levels)
+@given(logps=log_probabilities, target_logps=log_probabilities)
+def test_a_step_down_the_gradient_takes_each_token_towards_its_level(method, logps, target_logps):
+    made = scores(logps, target_logps)
     pulls = gradient(method, made)
     assert (pulls[~made.mask] == 0).all()
-    away = (made.logps.detach() - made.levels)[made.mask]
+    away = (made.logps.detach() - made.target_logps)[made.mask]
     assert (pulls[made.mask] * away >= 0).all()
     clear = away.abs() > 0.01
     assert (pulls[made.mask] != 0)[clear].all()
@@ -104,13 +104,13 @@ def test_nothing_pulls_at_the_level(method):
 
 
 @settings(deadline=None, max_examples=30)
-@given(logps=log_probabilities, levels=log_probabilities)
-def test_a_loss_per_sequence_takes_each_row_towards_its_mean_level(logps, levels):
-    made = scores(logps, levels)
+@given(logps=log_probabilities, target_logps=log_probabilities)
+def test_a_loss_per_sequence_takes_each_row_towards_its_mean_level(logps, target_logps):
+    made = scores(logps, target_logps)
     pulls = gradient("simnpo", made)
     for row in range(2):
         known = made.mask[row]
-        away = (made.logps[row][known].mean() - made.levels[row][known].mean()).item()
+        away = (made.logps[row][known].mean() - made.target_logps[row][known].mean()).item()
         assert (pulls[row][~known] == 0).all()
         assert (pulls[row][known] * away >= 0).all()
         assert len(set(pulls[row][known].tolist())) == 1  # every token of a row alike
@@ -153,8 +153,8 @@ def test_the_objectives_of_a_method(method):
 def test_what_was_never_seen_is_held_where_the_founding_methods_land(method):
     args = UnlearnConfig("out", use_cpu=True, method=method, stop_at="auto", kl_coef=0.3, negate=False)
     made = {o.name: o for o in build(args)}
-    assert ("holdout" in made) == (method in FOUNDING)
-    for held in (made["holdout"],) if method in FOUNDING else ():
+    assert ("holdout" in made) == (method in OURS)
+    for held in (made["holdout"],) if method in OURS else ():
         assert (held.stream, held.anchor, held.coef, held.per) == ("holdout", "reference", 0.3, "token")
     without = UnlearnConfig("out", use_cpu=True, method=method, stop_at="auto", holdout_kl="none", negate=False)
     assert "holdout" not in {o.name for o in build(without)}
@@ -167,16 +167,16 @@ def test_every_loss_reads_what_there_is_to_read():
 
 
 @settings(deadline=None, max_examples=30)
-@given(logps=log_probabilities, levels=log_probabilities, inside=log_probabilities)
-def test_inner_layers_are_pulled_down_where_they_know_more_than_the_levels_and_left_alone_elsewhere(logps, levels, inside):
-    made = scores(logps, levels)
+@given(logps=log_probabilities, target_logps=log_probabilities, inside=log_probabilities)
+def test_inner_layers_are_pulled_down_where_they_know_more_than_the_levels_and_left_alone_elsewhere(logps, target_logps, inside):
+    made = scores(logps, target_logps)
     inner = torch.tensor(inside, dtype=torch.float64).reshape(2, 5).requires_grad_()
     made = made._replace(inner=inner)
-    forget = build(UnlearnConfig("out", use_cpu=True, method="mollm", stop_at="never_seen", inner_coef=0.5), 3.0)[0]
+    forget = build(UnlearnConfig("out", use_cpu=True, method="mollm", stop_at="never_seen", logit_lens_coef=0.5), 3.0)[0]
     (pulls,) = torch.autograd.grad(forget.function(made, None), inner)
     for row in range(2):
         known = made.mask[row].nonzero().squeeze(1).tolist()
         order = sorted(known, key=lambda t, row=row: inner[row, t].item())
-        for place, level in zip(order, sorted(made.levels[row][known].tolist()), strict=True):
+        for place, level in zip(order, sorted(made.target_logps[row][known].tolist()), strict=True):
             assert (pulls[row, place] > 0) == (inner[row, place].item() > level)
         assert (pulls[row][~made.mask[row]] == 0).all()

@@ -29,7 +29,7 @@ def run(folder, monkeypatch, *, kept, **given):
 @pytest.mark.parametrize(
     "given",
     [{}, {"size": 4, "accumulation": 2}, {"stop_at": "never_seen", "holdout_dataset": HOLDOUT, "divergence": "qkl"}, {"bf16": True}],
-    ids=["plain", "accumulated", "landing", "bf16"],
+    ids=["plain", "accumulated", "early_stop", "bf16"],
 )
 def test_a_run_with_kept_states_is_the_run_without(given, tmp_path, monkeypatch):
     if "stop_at" in given:

@@ -42,7 +42,7 @@ WRONG = {
     "out of range": ("forget_floor: 1.5\n", "forget_floor: 1.5 is out of range"),
     "out of the loss's range": ("forget_loss_args: {tol: -1}\n", "forget_loss_args.tol: -1 is out of range"),
     "fixed": ("label_smoothing_factor: 0.1\n", "label_smoothing_factor: the losses are those of"),
-    "together": ("inner_coef: 0.3\n", "inner_coef: levels say where"),
+    "together": ("logit_lens_coef: 0.3\n", "logit_lens_coef: levels say where"),
     "what the peer lacks": ("definitions: openunlearning\nforget_loss: uce\n", "forget_loss: OpenUnlearning's code has no uce"),
     "of the model": ("load_in_4bit: true\nload_in_8bit: true\n", "load_in_8bit: load_in_4bit is given as well"),
     "of the data": ("eval_rows: -1\n", "eval_rows: -1 is out of range"),

@@ -55,7 +55,7 @@ def with_alternates(dataset: Dataset, seed: int) -> Dataset:
 
 FORGET, RETAIN, HOLDOUT = rows(16, 1), rows(23, 2), rows(9, 4)
 PREFERRED = with_alternates(FORGET, 3)
-FOUNDING = ("mean_teacher", "ngdiff", "mollm")
+OURS = ("mean_teacher", "ngdiff", "mollm")
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
@@ -127,7 +127,7 @@ def plain(trainer: UnlearnTrainer):
 def early_looks():
     """Within a few steps two looks at the forget set, of which each trims its levels however far they are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_module, "LANDING_STEPS", 2)
+        patch.setattr(trainer_module, "CHECK_EVERY", 2)
         patch.setattr(early_stop, "APPROACH", 0.01)
         yield
 
@@ -154,22 +154,22 @@ MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
     "QKL": {"method": "mean_teacher", "divergence": "qkl", "forget_floor": 0.0},
     "NLUL under NGDiff": {"method": "ngdiff", "forget_loss": "nlul", "forget_loss_args": {"tol": 0.02}, "forget_floor": 0.0},
     "the teacher's KL as MOLLM's third objective": {"method": "mollm", "retain_kl": "teacher", "teacher_decay": 0.9, "forget_floor": 0.0},
-    "resistance, with a teacher": {"method": "mean_teacher", "resist": 0.1, "forget_floor": 0.0},
-    "inner layers": {"method": "mollm", "stop_at": "never_seen", "holdout": HOLDOUT, "inner_coef": 0.7},
-    "inner layers under a loss per sequence": {"method": "npo", "stop_at": "never_seen", "inner_coef": 0.7},
-    "resistance while NGDiff lands": {"method": "ngdiff", "stop_at": "never_seen", "holdout": HOLDOUT, "resist": 0.2},
+    "resistance, with a teacher": {"method": "mean_teacher", "sam_rho": 0.1, "forget_floor": 0.0},
+    "inner layers": {"method": "mollm", "stop_at": "never_seen", "holdout": HOLDOUT, "logit_lens_coef": 0.7},
+    "inner layers under a loss per sequence": {"method": "npo", "stop_at": "never_seen", "logit_lens_coef": 0.7},
+    "resistance while NGDiff lands": {"method": "ngdiff", "stop_at": "never_seen", "holdout": HOLDOUT, "sam_rho": 0.2},
     "AutoLR under MOLLM": {"method": "mollm", "auto_lr": True, "forget_floor": 0.0},
     "AutoLR under a falling schedule": {"method": "ngdiff", "lr_scheduler_type": "linear", "forget_floor": 0.0},
     "AutoLR under the mean teacher": {"method": "mean_teacher", "forget_floor": 0.0, "retain_loss": "nll", "auto_lr": True},
     "clip that binds, and coefficients": {"method": "graddiff", "max_grad_norm": 0.01, "forget_coef": 0.3, "retain_coef": 2.0},
-    "PDU whose multiplier moves down to 0 and up": {"method": "pdu", "retain_bound": 4.4, "dual_rate": 20.0},
-    "odds": {"method": "graddiff", "forget_loss": "odds", "forget_loss_args": {"tol": 0.02}, "forget_floor": FLOOR},
+    "PDU whose multiplier moves down to 0 and up": {"method": "pdu", "retain_bound": 4.4, "lagrangian_rate": 20.0},
+    "log_odds": {"method": "graddiff", "forget_loss": "log_odds", "forget_loss_args": {"tol": 0.02}, "forget_floor": FLOOR},
     "SimNPO with a margin": {"method": "simnpo", "forget_loss_args": {"beta": 2.0, "gamma": 0.5}},
     "RMU under PCGrad": {"method": "rmu", "combine": "pcgrad"},
     "a level for each token": {"method": "graddiff", "stop_at": "never_seen"},
     "a level for each token, under the mean teacher": {"method": "mean_teacher", "stop_at": "never_seen"},
     "a level for each token, of a loss in logits": {"method": "undial", "stop_at": "never_seen"},
-    "levels that the holdout moves": {"method": "graddiff", "stop_at": "never_seen", "holdout": HOLDOUT},
+    "target_logps that the holdout moves": {"method": "graddiff", "stop_at": "never_seen", "holdout": HOLDOUT},
     "landing while the holdout is held, under the mean teacher": {"method": "mean_teacher", "stop_at": "never_seen", "holdout": HOLDOUT},
     "landing while the holdout is held, under NGDiff": {"method": "ngdiff", "stop_at": "never_seen", "holdout": HOLDOUT},
     FOUR: {"method": "mollm", "stop_at": "never_seen", "holdout": HOLDOUT, "kl_coef": 0.7},
@@ -205,7 +205,7 @@ SPLITS = [(4, 2, False), (2, 4, True)]
 
 @pytest.mark.parametrize("name", [*METHODS, LEVELS, FOUR])
 def test_batch_splits_and_checkpointing_change_nothing(name, whole, tmp_path):
-    for size, accumulation, checkpointing in SPLITS if name in FOUNDING else SPLITS[-1:]:
+    for size, accumulation, checkpointing in SPLITS if name in OURS else SPLITS[-1:]:
         changes = {"size": size, "accumulation": accumulation, "gradient_checkpointing": checkpointing}
         split = trained(tmp_path / f"{size}{checkpointing}", **MIXES[name], **changes)
         assert difference(split.student, whole(name).student) < 3e-6, changes  # fp32 sums in another order: 1.2e-6 on one of two CPUs
@@ -227,7 +227,7 @@ def nf4(folder) -> tuple[torch.nn.Module, torch.nn.Module]:
     return quantised, twin
 
 
-@pytest.mark.parametrize("method", [*FOUNDING, "dpo", "rmu"])
+@pytest.mark.parametrize("method", [*OURS, "dpo", "rmu"])
 def test_nf4_base_trains_exactly_as_its_dequantised_twin(method, tmp_path):
     quantised, twin = nf4(tmp_path / "base")
     on_nf4 = trained(tmp_path / "nf4", method, quantised, forget_floor=FLOOR, eval_strategy="steps", eval_steps=1)
@@ -236,7 +236,7 @@ def test_nf4_base_trains_exactly_as_its_dequantised_twin(method, tmp_path):
     assert torch.equal(flat(on_nf4.student), flat(on_fp32.student))
 
 
-@pytest.mark.parametrize("method", FOUNDING)
+@pytest.mark.parametrize("method", OURS)
 def test_evaluation_between_steps_changes_nothing(method, tmp_path):
     base, again = nf4(tmp_path / "base")[0], nf4(tmp_path / "again")[0]
     without = trained(tmp_path / "without", method, base)
@@ -245,11 +245,11 @@ def test_evaluation_between_steps_changes_nothing(method, tmp_path):
     assert torch.equal(flat(evaluated.student), flat(without.student))
 
 
-RESUMED = {name: {"method": name} for name in (*FOUNDING, "dpo", "task_arithmetic")} | {
+RESUMED = {name: {"method": name} for name in (*OURS, "dpo", "task_arithmetic")} | {
     "PDU": {"method": "pdu", "retain_bound": 4.4},
-    "resistance": {"method": "mollm", "resist": 0.1},
+    "resistance": {"method": "mollm", "sam_rho": 0.1},
     "a holdout": {"method": "graddiff", **HELD},
-    "levels": {"method": "graddiff", "stop_at": "never_seen", "holdout": HOLDOUT},
+    "target_logps": {"method": "graddiff", "stop_at": "never_seen", "holdout": HOLDOUT},
 }
 
 
@@ -266,10 +266,10 @@ def test_resumed_run_ends_bit_for_bit_where_an_uncut_one_does(name, tmp_path, mo
         assert torch.equal(flat(resumed.teacher), flat(uncut.teacher))
     if uncut.auto_lr:
         assert resumed.optimizer.param_groups[0]["lr"] == uncut.optimizer.param_groups[0]["lr"]
-    if uncut.dual:
-        assert resumed.dual.multiplier == uncut.dual.multiplier != uncut.args.retain_coef
-    if uncut.landing:
-        kept, remembered = ([getattr(run.landing, name) for name in early_stop.Landing.STATE] for run in (uncut, resumed))
+    if uncut.lagrangian:
+        assert resumed.lagrangian.multiplier == uncut.lagrangian.multiplier != uncut.args.retain_coef
+    if uncut.early_stop:
+        kept, remembered = ([getattr(run.early_stop, name) for name in early_stop.EarlyStop.STATE] for run in (uncut, resumed))
         assert remembered == kept
         assert 1.0 not in kept[:3]  # or nothing was there to remember
-        assert uncut.landing.near == 2
+        assert uncut.early_stop.near == 2

@@ -122,15 +122,15 @@ def test_bf16_autocast_leaves_adapters_and_gradients_in_fp32(method, tmp_path):
 
 
 def test_a_step_that_a_scaler_skips_moves_neither_multiplier_nor_landing(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer_module, "LANDING_STEPS", 1)
+    monkeypatch.setattr(trainer_module, "CHECK_EVERY", 1)
     trainer = build(tmp_path, "pdu", retain_bound=1.0, stop_at="never_seen", never_seen_model=never_seen())
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     watch, looks, calls, objective = [], [], [], trainer.objectives[0]
-    monkeypatch.setattr(trainer.landing, "look", lambda *means: looks.append(means))
+    monkeypatch.setattr(trainer.early_stop, "look", lambda *means: looks.append(means))
 
     class WatchState(TrainerCallback):
         def on_step_end(self, *args, **kwargs):
-            watch.append((trainer.dual.multiplier, len(looks)))
+            watch.append((trainer.lagrangian.multiplier, len(looks)))
 
     def overflowing(scores, anchor):
         calls.append(None)
@@ -150,7 +150,9 @@ def test_a_step_that_a_scaler_skips_moves_neither_multiplier_nor_landing(tmp_pat
 def test_inner_layers_are_read_under_autocast_too(base, tmp_path):
     """accelerate hands the hidden states of a 16-bit model on in fp32, and norm and head are still in 16 bits."""
     model = tiny_llama().to(base)
-    trainer = build(tmp_path, "mollm", model, bf16=True, inner_coef=0.3, stop_at="never_seen", never_seen_model=never_seen(), max_steps=2)
+    trainer = build(
+        tmp_path, "mollm", model, bf16=True, logit_lens_coef=0.3, stop_at="never_seen", never_seen_model=never_seen(), max_steps=2
+    )
     trainer.train()
     assert all(math.isfinite(line["grad_norm"]) for line in trainer.state.log_history if "grad_norm" in line)
 

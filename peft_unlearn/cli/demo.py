@@ -5,12 +5,12 @@ import os
 
 from peft_unlearn.config.methods import METHODS
 
-FOUNDING = ("mean_teacher", "ngdiff", "mollm")
+OURS = ("mean_teacher", "ngdiff", "mollm")
 MARK = "demo.json"  # of a folder that the demo may write over
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--method", nargs="+", choices=METHODS, default=FOUNDING, help="methods to show (default %(default)s)")
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=OURS, help="methods to show (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another world, other models, other runs (default %(default)s)")
     parser.add_argument("--output", default="runs/demo", metavar="DIR", help="a folder for data and adapters (default %(default)s)")
     parser.add_argument("--fresh", action="store_true", help="train the models again, even if they are in the cache")
@@ -62,8 +62,8 @@ def main(options: argparse.Namespace) -> None:
                 "holdout_dataset": str(output / "data/never_used.jsonl"),
                 "never_seen_model_name_or_path": str(trained.never_seen),
                 "stop_at": "auto",
-                "inner_coef": 0.3,
-                "resist": 0.2,
+                "logit_lens_coef": 0.3,
+                "sam_rho": 0.2,
                 "eval_rows": 0,
                 "per_device_eval_batch_size": 64,
                 "method": method,

@@ -70,7 +70,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "undial": {"forget_loss": "undial", "forget_loss_args": {"beta": 10.0}, **SUMMED},
     "ceu": {"forget_loss": "ceu", **SUMMED},
     "rmu": {"forget_loss": "rmu", "forget_loss_args": {"scale": 2.0}, "retain_loss": "hidden", "combine": "weighted_sum"},
-    "pdu": {"forget_loss": "flatten", "retain_bound": 0.05, **SUMMED},
+    "pdu": {"forget_loss": "logit_margin", "retain_bound": 0.05, **SUMMED},
     "task_arithmetic": {"forget_loss": "nll", "negate": True, "combine": "weighted_sum", "max_steps": 30},
     # Peers' combiners, on gradient ascent and the retain cross-entropy.
     "gru": {"forget_loss": "ga", "retain_loss": "nll", "combine": "gru"},
@@ -83,12 +83,12 @@ METHODS: dict[str, dict[str, Any]] = {
 # What `method: auto` stands for: with `stop_at` it ends where a never-seen model is in every world of docs/study.md, as no peer does at its
 # defaults, nor in two worlds of six at the best of a sweep, and keeps the retain set as useful as it was.
 AUTO = "mollm"
-FOUNDING = ("mean_teacher", "ngdiff", "mollm")
+OURS = ("mean_teacher", "ngdiff", "mollm")
 
 # With stop_at, the founding methods pull until a level is met: NLUL and UCE die before most levels, gradient ascent starts late. And what was
 # never seen is held where it was, or it sinks with the forget set, which would then have to sink further (docs/levels.md).
-LANDING: dict[str, Any] = {
-    "forget_loss": "odds",
+WITH_TARGETS: dict[str, Any] = {
+    "forget_loss": "log_odds",
     "forget_loss_args": {},
     "forget_coef": 1.0,  # at .1 the mean teacher had forgotten nothing of a TOFU world after 200 steps: the held holdout outweighs it
     "forget_floor": 0.0,
@@ -100,7 +100,7 @@ LANDING: dict[str, Any] = {
 
 def defaults(method: str, stop_at: str = "none") -> dict[str, Any]:
     """Every knob's value under `method`, the method's own over the common ones, and with `stop_at` what landing needs over those."""
-    return COMMON | METHODS[method] | (LANDING if stop_at != "none" and method in FOUNDING else {})
+    return COMMON | METHODS[method] | (WITH_TARGETS if stop_at != "none" and method in OURS else {})
 
 
 def learning_rate(parameters: int, *, falling: bool = False) -> float:

@@ -6,7 +6,7 @@ LOSSES: dict[str, dict[str, float | bool]] = {
     "nll": {},
     "nlul": {"tol": 0.02},
     "uce": {},
-    "odds": {"tol": 0.02},
+    "log_odds": {"tol": 0.02},
     "npo": {"beta": 0.1, "mean": False},
     "simnpo": {"beta": 4.5, "gamma": 0.0},
     "dpo": {"beta": 0.1},
@@ -16,7 +16,7 @@ LOSSES: dict[str, dict[str, float | bool]] = {
     "undial": {"beta": 10.0},
     "ceu": {},
     "rmu": {"scale": 2.0},
-    "flatten": {},
+    "logit_margin": {},
 }
 ALTERNATE = ("dpo",)  # those that need an alternate answer
 
@@ -32,7 +32,7 @@ OPENUNLEARNING: dict[str, dict[str, float | bool]] = {
     "undial": {"beta": 10.0},
     "ceu": {"skip": 1},
     "rmu": {"scale": 2.0},
-    "flatten": {},
+    "logit_margin": {},
 }
 
 COMBINERS = ("weighted_sum", "ngdiff", "mollm", "gru", "blur", "mgda", "pcgrad")

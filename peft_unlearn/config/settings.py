@@ -91,21 +91,21 @@ class Knobs:
             "model tells), auto (estimated from holdout_dataset), or none. A recipe of method auto has the one that its sets and models allow."
         },
     )
-    survive: str = field(
+    train_quantized: str = field(
         default="none",
         metadata={
             "help": "Train for the weights that are shipped: every second step computes with the adapter merged and rounded to nf4 or int8; none "
             "trains it beside its base alone."
         },
     )
-    inner_coef: float = field(
+    logit_lens_coef: float = field(
         default=0.0,
         metadata={
             "help": "With stop_at: weight of the forget loss on inner layers, read by the final norm and head, one layer a step in turn, as far as "
             "they know more than the last one shall (for example 0.3); 0 is off."
         },
     )
-    resist: float = field(
+    sam_rho: float = field(
         default=0.0,
         metadata={
             "help": "Train against relearning: every second step has its forget loss where a step of learning the set again would bring the "
@@ -116,7 +116,7 @@ class Knobs:
         default=FROM_METHOD,
         metadata={"help": "Bound on the retain loss: retain_coef then starts a multiplier that grows while the loss is above it (PDU)."},
     )
-    dual_rate: float = field(default=1.0, metadata={"help": "Rate at which that multiplier follows the loss beyond retain_bound."})
+    lagrangian_rate: float = field(default=1.0, metadata={"help": "Rate at which that multiplier follows the loss beyond retain_bound."})
     negate: bool = field(
         default=FROM_METHOD, metadata={"help": "Negate the adapter after training (task arithmetic: learn the forget set, then subtract)."}
     )

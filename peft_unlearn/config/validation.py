@@ -14,7 +14,7 @@ CHOICES = {
     "retain_loss": ("nll", "hidden", "none"),
     "alternate": ("none", "column", "refusals"),
     "stop_at": ("none", "never_seen", "auto"),
-    "survive": ("none", *names.QUANTISERS),
+    "train_quantized": ("none", *names.QUANTISERS),
     "retain_kl": ("teacher", "reference", "none"),
     "holdout_kl": ("teacher", "reference", "none"),
     "divergence": ("kl", "qkl"),
@@ -30,8 +30,8 @@ THEIRS: dict[str, tuple] = {
     "divergence": ("kl",),
     "holdout_kl": ("none",),
     "stop_at": ("none",),
-    "survive": ("none",),
-    "resist": (0,),
+    "train_quantized": ("none",),
+    "sam_rho": (0,),
     "forget_floor": (0,),
 }
 # key: (lowest, highest, whether the ends themselves are allowed)
@@ -42,13 +42,13 @@ RANGES = {
     "forget_floor": (0.0, 1.0, True),
     "teacher_decay": (0.0, 1.0, True),
     "retain_bound": (0.0, math.inf, True),
-    "dual_rate": (0.0, math.inf, False),
+    "lagrangian_rate": (0.0, math.inf, False),
     "hidden_layer": (1, math.inf, True),
     "damping": (0.0, math.inf, True),
     "learning_rate": (0.0, math.inf, False),
     "auto_lr_max": (0.0, math.inf, False),
-    "inner_coef": (0.0, math.inf, True),
-    "resist": (0.0, 1.0, True),
+    "logit_lens_coef": (0.0, math.inf, True),
+    "sam_rho": (0.0, 1.0, True),
     "auto_lr_steps": (1, math.inf, True),
     "max_length": (2, math.inf, True),
     "self_retain_rows": (1, math.inf, True),
@@ -162,10 +162,10 @@ def _check_together(args: Any) -> None:
         raise UserError("retain_bound: there is no retain loss to bound, write retain_loss: nll.")
     if args.retain_bound is not None and args.combine == "mgda":
         raise UserError("retain_bound: under mgda a larger weight counts for less, write another combine or leave the bound out.")
-    if args.inner_coef and args.stop_at == "none":
-        raise UserError("inner_coef: levels say where inner layers end, write stop_at as well, or leave the key out.")
-    if args.negate and args.resist:
-        raise UserError("resist: a negated adapter learns the forget set itself, leave the key out.")
+    if args.logit_lens_coef and args.stop_at == "none":
+        raise UserError("logit_lens_coef: levels say where inner layers end, write stop_at as well, or leave the key out.")
+    if args.negate and args.sam_rho:
+        raise UserError("sam_rho: a negated adapter learns the forget set itself, leave the key out.")
     if args.negate and args.stop_at != "none":
         raise UserError("stop_at: a negated adapter is not seen before the end, leave the key out.")
     unknown = [key for key, _, _ in (part.strip().partition("=") for part in (args.optim_args or "").split(",")) if key not in SGD_ARGS]

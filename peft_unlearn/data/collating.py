@@ -26,7 +26,7 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def collate_rows(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, Any]:
     """Pad rows on the right: `input_ids`, `attention_mask` (0 on padding), `labels` (-100 on padding), each (B, T) int64.
 
-    Rows may bring their `number` in a set (then `rows` has them all), `levels` (0 on padding; fp32), and each an `alternate`, a row of its own,
+    Rows may bring their `number` in a set (then `rows` has them all), `target_logps` (0 on padding; fp32), and each an `alternate`, a row of its own,
     which become a batch within the batch.
 
     `places` (N,) are the numbers, row by row, of the positions that predict a label: finding them on a GPU would make the host wait for it.
@@ -43,8 +43,8 @@ def collate_rows(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, Any
     batch["places"] = label_places(batch["labels"])
     if "number" in rows[0]:
         batch["rows"] = [row["number"] for row in rows]
-    if "levels" in rows[0]:
-        batch["levels"] = pad_sequence([torch.tensor(row["levels"]) for row in rows], batch_first=True)
+    if "target_logps" in rows[0]:
+        batch["target_logps"] = pad_sequence([torch.tensor(row["target_logps"]) for row in rows], batch_first=True)
     if "alternate" in rows[0]:
         batch["alternate"] = collate_rows([row["alternate"] for row in rows], pad_token_id)
     return batch

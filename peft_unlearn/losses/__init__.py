@@ -47,11 +47,11 @@ from typing import Literal
 from peft_unlearn.losses.ascent import ga, nll
 from peft_unlearn.losses.ceu import ceu
 from peft_unlearn.losses.dpo import dpo
-from peft_unlearn.losses.flatten import flatten
 from peft_unlearn.losses.ihl import ihl
+from peft_unlearn.losses.log_odds import log_odds
+from peft_unlearn.losses.logit_margin import logit_margin
 from peft_unlearn.losses.nlul import nlul
 from peft_unlearn.losses.npo import npo
-from peft_unlearn.losses.odds import odds
 from peft_unlearn.losses.rmu import hidden_distance, rmu
 from peft_unlearn.losses.simnpo import simnpo
 from peft_unlearn.losses.uce import uce
@@ -63,14 +63,14 @@ __all__ = [
     "Loss",
     "ceu",
     "dpo",
-    "flatten",
     "ga",
     "hidden_distance",
     "ihl",
+    "log_odds",
+    "logit_margin",
     "nll",
     "nlul",
     "npo",
-    "odds",
     "rmu",
     "satimp",
     "simnpo",
@@ -114,7 +114,7 @@ LOSSES: dict[str, Loss] = {
     "nll": Loss(nll),  # learns the forget set: for an adapter that is negated afterwards
     "nlul": Loss(nlul),
     "uce": Loss(uce),
-    "odds": Loss(odds),
+    "log_odds": Loss(log_odds),
     "npo": Loss(npo, per="sequence"),
     "simnpo": Loss(simnpo, per="sequence"),
     "dpo": Loss(dpo, per="sequence"),
@@ -124,5 +124,5 @@ LOSSES: dict[str, Loss] = {
     "undial": Loss(undial),
     "ceu": Loss(ceu),
     "rmu": Loss(rmu),
-    "flatten": Loss(flatten),
+    "logit_margin": Loss(logit_margin),
 }

@@ -171,6 +171,6 @@ FORGET: dict[str, Callable[..., Tensor]] = {
     "undial": undial,
     "ceu": ceu,
     "rmu": rmu_forget,
-    "flatten": pdu,
+    "logit_margin": pdu,
 }
 RETAIN: dict[str, Callable[..., Tensor]] = {"nll": nll, "hidden": rmu_retain}

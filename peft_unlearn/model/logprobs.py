@@ -40,7 +40,7 @@ class Scores(NamedTuple):
     states: Tensor  # (N, H) the last hidden states, of which `head` makes logits
     head: Head
     hidden: Tensor | None = None  # (N, H) fp32 hidden states of a layer, where one was asked for
-    levels: Tensor | None = None  # (B, T) log-probabilities to land on, where the rows bring them
+    target_logps: Tensor | None = None  # (B, T) log-probabilities to land on, where the rows bring them
     alternate: "Scores | None" = None  # of the answers to give instead, where the rows bring them
     dense: Dense | None = None  # the same at all positions, where that was asked for
     inner: Tensor | None = None  # (B, T) log-probabilities as an inner layer has them, where one was asked for
@@ -107,7 +107,7 @@ def score(
         states,
         found.head,
         None if hidden is None else at_labels(hidden).float(),
-        batch["levels"][:, 1:] if "levels" in batch else None,
+        batch["target_logps"][:, 1:] if "target_logps" in batch else None,
         alternate,
         whole,
         inside,
@@ -208,10 +208,10 @@ def lowest(logps: Tensor, mask: Tensor, share: float = 0.4) -> Tensor:
     return mask & (logps.masked_fill(~mask, math.inf).argsort(-1).argsort(-1) < count)
 
 
-def matched(levels: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
+def matched(target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
     """Each row's levels in the order of its log-probabilities, all (B, T): the lowest level goes to the least likely token."""
     ranks = logps.masked_fill(~mask, math.inf).argsort(-1).argsort(-1)
-    return levels.masked_fill(~mask, math.inf).sort(-1).values.gather(-1, ranks).where(mask, 0.0)
+    return target_logps.masked_fill(~mask, math.inf).sort(-1).values.gather(-1, ranks).where(mask, 0.0)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from peft_unlearn.planning.stand_ins import as_on_cuda
 from peft_unlearn.training import objectives
 from peft_unlearn.training.gradients import Gradients
 from peft_unlearn.training.passes import Passes
-from peft_unlearn.training.sam import Resist
+from peft_unlearn.training.sam import Sam
 from peft_unlearn.training.teacher import damp, follow
 from peft_unlearn.training.trainer import UnlearnTrainer
 
@@ -56,7 +56,7 @@ def trace(recipe: Recipe, config: PreTrainedConfig) -> dict[str, Items]:
             run = _begin(recipe, model, ledger, config.get_text_config())
             for _ in range(2):  # the first makes the optimiser's state, which is there in all that follows
                 _update(run)
-            for step in (0, 1) if run.passes.resist or run.args.survive != "none" else (0,):
+            for step in (0, 1) if run.passes.sam or run.args.train_quantized != "none" else (0,):
                 for stream, batch in run.streams.items():
                     run.passes.run(model, step, stream, batch, counts)
             _evaluate(run)
@@ -74,18 +74,18 @@ def _begin(recipe: Recipe, model: PeftModel, ledger: Ledger, config: Any) -> Run
         gradients = Gradients(student, len(built))
     with ledger.phase("start", "kept copies"):
         start = [p.detach().clone() for p in student]
-        resist = Resist(student, adapters.lora_b(model).values(), args.resist) if args.resist else None
+        sam = Sam(student, adapters.lora_b(model).values(), args.sam_rho) if args.sam_rho else None
     with ledger.phase("start", "activations"):
         names = ["forget", "retain"] + (["holdout"] if args.holdout_kl != "none" else [])
         streams: dict[str, dict[str, Any]] = {name: _batch(args.per_device_train_batch_size, length) for name in names}
         if args.alternate != "none":
             streams["forget"]["alternate"] = _batch(args.per_device_train_batch_size, length)
         if args.stop_at != "none":
-            streams["forget"]["levels"] = torch.empty(args.per_device_train_batch_size, length, device="meta")
+            streams["forget"]["target_logps"] = torch.empty(args.per_device_train_batch_size, length, device="meta")
     layer = objectives.hidden_layer(args, depth)
     causal = model.get_base_model()
-    readout = causal.get_output_embeddings() if args.inner_coef else None
-    passes = Passes(model, args, built, gradients, resist, layer and min(layer, depth), readout, phase=ledger.phase)
+    readout = causal.get_output_embeddings() if args.logit_lens_coef else None
+    passes = Passes(model, args, built, gradients, sam, layer and min(layer, depth), readout, phase=ledger.phase)
     body = causal.base_model  # what it allocates are activations, and what comes after it is the loss
     body.register_forward_pre_hook(lambda *_: setattr(ledger, "item", "activations"))
     body.register_forward_hook(lambda *_: setattr(ledger, "item", "loss"))

@@ -15,7 +15,17 @@ from peft_unlearn.report.build import KINDS, show, union
 from peft_unlearn.util.redaction import is_local, public_name, publish
 
 # Of a run's settings and of its adapter's configuration.
-SHOWN = ("learning_rate", "forget_loss", "combine", "teacher_decay", "stop_at", "survive", "inner_coef", "resist", *methods.COMMON)
+SHOWN = (
+    "learning_rate",
+    "forget_loss",
+    "combine",
+    "teacher_decay",
+    "stop_at",
+    "train_quantized",
+    "logit_lens_coef",
+    "sam_rho",
+    *methods.COMMON,
+)
 SHOWN += ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "seed")
 SHOWN_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_rslora", "use_dora")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_file, save_file
 
-from peft_unlearn.training.early_stop import Landing
+from peft_unlearn.training.early_stop import EarlyStop
 from peft_unlearn.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FILE = "unlearning_state.safetensors"
 
 # part of the trainer, where a run has it -> the attributes to keep
-REMEMBERED = {"auto_lr": ("calibrated",), "dual": ("multiplier",), "landing": Landing.STATE}
+REMEMBERED = {"auto_lr": ("calibrated",), "lagrangian": ("multiplier",), "early_stop": EarlyStop.STATE}
 
 
 def write(trainer: UnlearnTrainer, folder: Path) -> None:
@@ -26,8 +26,8 @@ def write(trainer: UnlearnTrainer, folder: Path) -> None:
     for part, names in REMEMBERED.items():
         if (found := getattr(trainer, part)) is not None:
             tensors[part] = torch.tensor([getattr(found, name) for name in names], dtype=torch.float64)
-    if trainer.resist is not None:
-        tensors["resist"] = trainer.resist.gradient.matrix
+    if trainer.sam is not None:
+        tensors["sam"] = trainer.sam.gradient.matrix
     save_file(tensors, folder / FILE)
 
 
@@ -42,8 +42,8 @@ def restore(trainer: UnlearnTrainer, folder: Path) -> None:
     saved = load_file(folder / FILE)
     for i, parameter in enumerate(trainer.teacher):
         parameter.data.copy_(saved[str(i)])
-    if trainer.resist is not None:
-        trainer.resist.gradient.matrix.copy_(saved["resist"])
+    if trainer.sam is not None:
+        trainer.sam.gradient.matrix.copy_(saved["sam"])
     for part, names in REMEMBERED.items():
         if (found := getattr(trainer, part)) is not None:
             for name, value in zip(names, saved[part].tolist(), strict=True):

@@ -25,12 +25,12 @@ SELF_RETAIN_LENGTH = 256  # tokens a text that the model writes itself; each cos
 class Streams(NamedTuple):
     """`sets` are tokenised: "forget", "retain", "holdout" if there is one, and those of `eval_dataset`.
 
-    Forget rows have a column `alternate` for a loss that reads alternate answers, and `levels` with `stop_at`. `holdout_level` is then the Min-K
-    of a sample of the holdout rows where the levels were taken.
+    Forget rows have a column `alternate` for a loss that reads alternate answers, and `target_logps` with `stop_at`. `holdout_target` is then
+    the Min-K of a sample of the holdout rows under the same never-seen model.
     """
 
     sets: dict[str, Dataset]
-    holdout_level: np.ndarray | None
+    holdout_target: np.ndarray | None
 
 
 def prepare(
@@ -88,10 +88,10 @@ def prepare(
         answers = data.alternates(forget, args.alternate, seed=args.seed)
         sets["forget"] = forget_rows.add_column("alternate", rows(answers, "forget_dataset").to_list())
     if args.stop_at == "none":
-        sets["forget"] = _without(sets["forget"], "levels")
+        sets["forget"] = _without(sets["forget"], "target_logps")
         return Streams(sets, None)
-    sets["forget"], holdout_level = targets.find(args, model, tokenizer, sets, never_seen)
-    return Streams(sets, holdout_level)
+    sets["forget"], holdout_target = targets.find(args, model, tokenizer, sets, never_seen)
+    return Streams(sets, holdout_target)
 
 
 def _check_apart(sets: Mapping[str, Dataset | None], name: str) -> None:

@@ -22,31 +22,31 @@ GAIN = 0.5  # share of what is missing that a look adds to a trim
 TRIM = (0.8, 1.25)  # how far, at most
 
 
-class Landing:
+class EarlyStop:
     """Looks at a sample of the rows now and then, says when a run has landed, and corrects the aim.
 
     What can be told from a model is how the forget rows stand beside rows that it never saw, and training moves those too (measured: 8 % of
     their log-probability on TOFU). So levels move with the holdout: `drift` is what its Min-K has become. And since a loss that dies at its level
-    never quite arrives, look by look two trims add what is missing: one of each row's lowest levels, which membership is told by, and one of
+    never quite arrives, look by look two trims add what is missing: one of each row's lowest target_logps, which membership is told by, and one of
     the rest, for the mean.
 
     Args:
-        levels: of the forget rows that are looked at, (T,) each, in nats.
+        target_logps: of the forget rows that are looked at, (T,) each, in nats.
         retain: mean probability of the retain rows before training.
         holdout: (n,) Min-K of the holdout rows in nats where the levels were taken; None without a holdout.
     """
 
     STATE = ("drift", "trim_lowest", "trim_rest", "near")  # what a checkpoint must keep
 
-    def __init__(self, levels: Sequence[np.ndarray], retain: float, holdout: np.ndarray | None = None):
-        self.level, self.lowest, self.retain, self.holdout = mean(levels), lowest_means(levels), retain, holdout
+    def __init__(self, target_logps: Sequence[np.ndarray], retain: float, holdout: np.ndarray | None = None):
+        self.level, self.lowest, self.retain, self.holdout = mean(target_logps), lowest_means(target_logps), retain, holdout
         self.auc = None if holdout is None else float(auc(self.lowest, holdout))
         self.drift = self.trim_lowest = self.trim_rest = 1.0
         self.near = 0  # looks in a row
 
-    def aim(self, levels: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
+    def aim(self, target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
         """The levels to go for, in the order of what the tokens have now: (B, T), (B, T), (B, T) -> (B, T)."""
-        return matched(self.drift * levels * torch.where(lowest(levels, mask), self.trim_lowest, self.trim_rest), logps, mask)
+        return matched(self.drift * target_logps * torch.where(lowest(target_logps, mask), self.trim_lowest, self.trim_rest), logps, mask)
 
     def follow(self, holdout: np.ndarray | None) -> None:
         """Move the levels with the holdout, whose rows' Min-K is now `holdout`."""
@@ -71,13 +71,15 @@ class Landing:
             self.trim_rest = trimmed(self.trim_rest, (level - missing * least) / (now - least))
 
     @property
-    def landed(self) -> bool:
-        """Whether two looks in a row found the forget set at its levels, from above or from below (the mean within 5 %, membership's AUC within .03),
-        and the retain set as probable as before."""
+    def reached(self) -> bool:
+        """Whether two checks in a row found the forget set at its targets and the retain set as probable as before.
+
+        At its targets is, from above or from below: the mean within 5 %, the membership AUC within .03.
+        """
         return self.near >= LOOKS
 
 
-class Looks(NamedTuple):
+class Checks(NamedTuple):
     """What a look sees: samples of a run's sets, under the adapters that are active."""
 
     model: PeftModel

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Dual:
+class Lagrangian:
     """The multiplier λ of `loss <= bound`, for a run that minimises objective + λ · loss.
 
     Each `update` moves it along the gradient of the Lagrangian in λ: λ <- max(0, λ + rate · (loss - bound)). It grows while the loss is above

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.losses import LOSSES, Loss, hidden_distance, nll, odds, openunlearning
+from peft_unlearn.losses import LOSSES, Loss, hidden_distance, log_odds, nll, openunlearning
 from peft_unlearn.model.logprobs import Dense, OfLogits, Scores, from_anchor, matched, row_means, spread
 
 Function = Callable[[Scores, Any], Tensor]  # of the student's scores, and the anchor's
@@ -46,15 +46,15 @@ def remembered(logps: Tensor, mask: Tensor, floor: float) -> tuple[Tensor, Tenso
     return mask & (logps >= lowest) & rows.unsqueeze(-1), rows
 
 
-def off_level(logps: Tensor, levels: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """How far `logps` stand above their levels, and how far below, in units of `scale`: both are traces of what was seen."""
-    return ((logps - levels) / scale).clamp_min(0), ((levels - logps) / scale).clamp_min(0)
+def off_target(logps: Tensor, target_logps: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """How far `logps` stand above their target_logps, and how far below, in units of `scale`: both are traces of what was seen."""
+    return ((logps - target_logps) / scale).clamp_min(0), ((target_logps - logps) / scale).clamp_min(0)
 
 
 def distance(scores: Scores, scale: float) -> Tensor:
-    """How far a batch's tokens are from their levels, summed, in units of `scale`: about 1 a token at the start, 0 where the run has landed."""
-    assert scores.levels is not None
-    return ((scores.logps.detach() - scores.levels).abs() * scores.mask).sum() / scale
+    """How far a batch's tokens are from their target_logps, summed, in units of `scale`: about 1 a token at the start, 0 where the run has landed."""
+    assert scores.target_logps is not None
+    return ((scores.logps.detach() - scores.target_logps).abs() * scores.mask).sum() / scale
 
 
 def build(args: UnlearnConfig, scale: float = 1.0) -> list[Objective]:
@@ -89,7 +89,7 @@ def hidden_layer(args: UnlearnConfig, depth: int) -> int | None:
 
 
 def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: float) -> Function:
-    """The forget loss, less what is forgotten, or weighted by the distance from levels."""
+    """The forget loss, less what is forgotten, or weighted by the distance from target_logps."""
 
     def forget(scores: Scores, anchor: Scores | None) -> Tensor:
         losses = (
@@ -97,29 +97,29 @@ def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: 
         )
         logps, mask = scores.logps.detach(), scores.mask
         if loss.per == "sequence":
-            if scores.levels is None:
+            if scores.target_logps is None:
                 return (losses * remembered(logps, mask, args.forget_floor)[1]).sum()
-            above, below = off_level(row_means(logps, mask), row_means(scores.levels, mask), scale)
+            above, below = off_target(row_means(logps, mask), row_means(scores.target_logps, mask), scale)
             return (losses * above).sum() + (row_means(nll(scores.logps), mask) * below).sum()
         losses = losses if losses.dim() == 2 else spread(losses, mask)
-        if scores.levels is None:
+        if scores.target_logps is None:
             return (losses * remembered(logps, mask, args.forget_floor)[0]).sum()
-        above, below = off_level(logps, scores.levels, scale)
+        above, below = off_target(logps, scores.target_logps, scale)
         return (losses * mask * above).sum() + (nll(scores.logps) * mask * below).sum()
 
-    if args.inner_coef:
-        return lambda scores, anchor: forget(scores, anchor) + args.inner_coef * _inner(scores, scale, loss.per)
+    if args.logit_lens_coef:
+        return lambda scores, anchor: forget(scores, anchor) + args.logit_lens_coef * _inner(scores, scale, loss.per)
 
     return forget
 
 
 def _inner(scores: Scores, scale: float, per: Unit) -> Tensor:
-    """What an inner layer knows beyond the levels. One-sided: no layer is to know more than the last one shall, and each may know less."""
+    """What an inner layer knows beyond the target_logps. One-sided: no layer is to know more than the last one shall, and each may know less."""
     assert scores.inner is not None
-    assert scores.levels is not None
+    assert scores.target_logps is not None
     logps = scores.inner.detach()
-    above, _ = off_level(logps, matched(scores.levels, logps, scores.mask), scale)
-    losses = odds(scores.inner) * above
+    above, _ = off_target(logps, matched(scores.target_logps, logps, scores.mask), scale)
+    losses = log_odds(scores.inner) * above
     return (row_means(losses, scores.mask) if per == "sequence" else losses * scores.mask).sum()
 
 

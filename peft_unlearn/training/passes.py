@@ -17,7 +17,7 @@ from peft_unlearn.model.lm_head import Forward, Readout
 from peft_unlearn.model.logprobs import Scores, score
 from peft_unlearn.training.gradients import Gradients
 from peft_unlearn.training.objectives import Objective
-from peft_unlearn.training.sam import Resist
+from peft_unlearn.training.sam import Sam
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Passes:
     Args:
         model: with the student and, where an objective reads one, the teacher.
         objectives: all of the run's, row by row of `gradients`.
-        resist: gathers its gradient in even steps, and moves the adapter in odd ones.
+        sam: gathers its gradient in even steps, and moves the adapter in odd ones.
         layer: after so many layers the hidden states are read (None: they are not).
         readout: final norm and head, for the inner layers whose turn comes (None: none does).
         kept: what the reference has made of this batch of a stream before; None where that was not kept.
@@ -40,7 +40,7 @@ class Passes:
     args: UnlearnConfig
     objectives: Sequence[Objective]
     gradients: Gradients
-    resist: Resist | None
+    sam: Sam | None
     layer: int | None
     readout: Readout | None
     kept: Callable[[str, dict[str, Any]], Forward | None] = lambda stream, batch: None
@@ -64,7 +64,7 @@ class Passes:
         here = [(k, o) for k, o in enumerate(self.objectives) if o.stream == stream]
         hard = step % 2 == 1  # every second step is taken under what the adapter is to bear
         forget, name = stream == "forget", f"{stream} hard" if hard else stream
-        resist = self.resist if forget else None
+        sam = self.sam if forget else None
         # Before the student's forward, so that its backward pass sees the student's adapter.
         anchors = {
             anchor: self._anchor(anchor, name, stream, batch, [o for _, o in here if o.anchor == anchor])
@@ -74,22 +74,22 @@ class Passes:
         losses = {}
         if not self.model.training:
             forward.train()
-        with self._hardened(resist) if hard else nullcontext(), torch.set_grad_enabled(bool(here)):
+        with self._hardened(sam) if hard else nullcontext(), torch.set_grad_enabled(bool(here)):
             with self.phase(f"{name}: forward", "loss"):
                 trained = forget or not all(o.of_logits for _, o in here)
                 scores = score(forward, batch, self.layer, self._dense, self._inner(step) if forget else None, asked, trained=trained)
-                if self.aim is not None and scores.levels is not None:
-                    scores = scores._replace(levels=self.aim(scores.levels, scores.logps.detach(), scores.mask))
+                if self.aim is not None and scores.target_logps is not None:
+                    scores = scores._replace(target_logps=self.aim(scores.target_logps, scores.logps.detach(), scores.mask))
             for k, objective in here:
                 with self.phase(f"{name}: loss {objective.name}", "loss"):
                     loss = objective.function(scores, anchors[objective.anchor]) / counts[objective.per]
                 with self.phase(f"{name}: backward {objective.name}", "activations"):
                     self.gradients.into(k)
-                    self.backward(loss, k != here[-1][0] or (resist is not None and not hard))
+                    self.backward(loss, k != here[-1][0] or (sam is not None and not hard))
                 losses[objective.name] = loss.detach()
-            if resist is not None and not hard:
-                with self.phase(f"{name}: backward resist", "activations"):
-                    resist.gradient.into(0)
+            if sam is not None and not hard:
+                with self.phase(f"{name}: backward sam", "activations"):
+                    sam.gradient.into(0)
                     self.backward(-scores.logps.sum() / counts["token"], False)
         return scores, losses
 
@@ -110,10 +110,10 @@ class Passes:
             return score(self.model, batch, self.layer, self._dense, logps=any(o.anchor_logps for o in readers))
 
     @contextlib.contextmanager
-    def _hardened(self, resist: Resist | None) -> Iterator[None]:
-        """The adapter merged and quantised, where it is to survive that, and relearnt by a step, where it is to resist that."""
-        shipped = nullcontext() if self.args.survive == "none" else deployed(self.model, self.args.survive)
-        with self.phase("hard", "kept copies"), shipped, nullcontext() if resist is None else resist.relearnt():
+    def _hardened(self, sam: Sam | None) -> Iterator[None]:
+        """The adapter merged and quantised, where it is to survive that, and relearnt by a step, where it is to resist relearning."""
+        shipped = nullcontext() if self.args.train_quantized == "none" else deployed(self.model, self.args.train_quantized)
+        with self.phase("hard", "kept copies"), shipped, nullcontext() if sam is None else sam.relearnt():
             yield
 
     def _inner(self, step: int) -> tuple[int, Readout] | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from peft_unlearn.training.gradients import Gradients
 
 
-class Resist:
+class Sam:
     """Two steps make a turn: one gathers the gradient of the forget set's cross-entropy, the other has its forget loss a step down that gradient.
 
     Args:

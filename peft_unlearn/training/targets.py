@@ -37,7 +37,7 @@ def find(
     sets: Mapping[str, Dataset],
     never_seen: str | Path | PreTrainedModel | None,
 ) -> tuple[Dataset, np.ndarray | None]:
-    """The forget set with its levels, and the Min-K of a sample of the holdout (None without one) under the same never-seen model.
+    """The forget set with its target_logps, and the Min-K of a sample of the holdout (None without one) under the same never-seen model.
 
     Args:
         sets: tokenised "forget", "retain" and maybe "holdout"; forget and holdout may bring a never-seen model's levels already.
@@ -51,7 +51,7 @@ def find(
 
     def of(found: Any) -> tuple[Dataset, np.ndarray | None]:
         there = None if holdout is None else lowest_means(scored(found, tokenizer, sample(holdout), size))
-        return with_levels(forget, scored(found, tokenizer, forget, size)), there
+        return with_targets(forget, scored(found, tokenizer, forget, size)), there
 
     if args.stop_at == "auto":
         if holdout is None:
@@ -63,9 +63,9 @@ def find(
             logps = scored(model, tokenizer, holdout, size)
         measured = known(sets["retain"], forget), holdout, logps
         found, there = (estimated(rows, sets["retain"], *measured, seed=args.seed) for rows in (forget, sample(holdout)))
-        return with_levels(forget, found), lowest_means(there)
-    if "levels" in forget.column_names:
-        return forget, None if holdout is None or "levels" not in holdout.column_names else lowest_means(read(sample(holdout)))
+        return with_targets(forget, found), lowest_means(there)
+    if "target_logps" in forget.column_names:
+        return forget, None if holdout is None or "target_logps" not in holdout.column_names else lowest_means(read(sample(holdout)))
     if never_seen is not None:
         if isinstance(never_seen, str | Path):
             told = of(adapters.load_base(never_seen, dtype=model.dtype).to(cast(Any, model.device)))
@@ -107,28 +107,28 @@ def mean_distance(rows: Dataset) -> float:
     return float(np.mean(np.abs(np.concatenate(read(rows)))))
 
 
-def with_levels(rows: Dataset, levels: Sequence[np.ndarray]) -> Dataset:
-    """Tokenised rows with a column `levels`: for each label token its level in nats, 0 elsewhere.
+def with_targets(rows: Dataset, target_logps: Sequence[np.ndarray]) -> Dataset:
+    """Tokenised rows with a column `target_logps`: for each label token its level in nats, 0 elsewhere.
 
     Args:
-        levels: for each row the (T,) levels of its label tokens, in order; the first token of a row is never among them.
+        target_logps: for each row the (T,) levels of its label tokens, in order; the first token of a row is never among them.
     """
     column = []
-    for labels, level in zip(rows["labels"], levels, strict=True):
+    for labels, level in zip(rows["labels"], target_logps, strict=True):
         aligned = np.zeros(len(labels))
         aligned[1:][np.asarray(labels[1:]) != IGNORE] = level
         column.append(aligned.tolist())
-    return (rows.remove_columns("levels") if "levels" in rows.column_names else rows).add_column("levels", column)
+    return (rows.remove_columns("target_logps") if "target_logps" in rows.column_names else rows).add_column("target_logps", column)
 
 
 def read(rows: Dataset) -> list[np.ndarray]:
-    """The (T,) levels of each row, from its column `levels`."""
-    return [np.asarray(row["levels"][1:])[np.asarray(row["labels"][1:]) != IGNORE] for row in rows]
+    """The (T,) levels of each row, from its column `target_logps`."""
+    return [np.asarray(row["target_logps"][1:])[np.asarray(row["labels"][1:]) != IGNORE] for row in rows]
 
 
 def scored(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]], batch_size: int) -> list[np.ndarray]:
-    """The (T,) log-probabilities of each row's label tokens under the active adapters: levels, if the model never saw the rows."""
-    return [row.logps for row in score(model, rows, tokenizer, batch_size=batch_size, progress="levels")]
+    """The (T,) log-probabilities of each row's label tokens under the active adapters: target_logps, if the model never saw the rows."""
+    return [row.logps for row in score(model, rows, tokenizer, batch_size=batch_size, progress="target_logps")]
 
 
 def estimated(
@@ -155,7 +155,7 @@ def estimated(
         seed: of the order.
 
     Returns:
-        For each row its (T,) levels. Against true twins the mean of a forget set is within 12 % (docs/levels.md).
+        For each row its (T,) target_logps. Against true twins the mean of a forget set is within 12 % (docs/levels.md).
 
     Source: back-off after Katz 1987, with counts over the whole text as in arXiv 2401.17377 (infini-gram); the use is our own.
     """
@@ -175,10 +175,10 @@ def estimated(
     order = np.sqrt(between) * np.repeat(rng.standard_normal(len(lengths)), lengths) + np.sqrt(1 - between) * rng.standard_normal(
         sum(lengths)
     )
-    levels = np.zeros(sum(lengths))
+    target_logps = np.zeros(sum(lengths))
     for kind, here in tokens_of(of_rows).items():
-        levels[here[order[here].argsort()]] = np.quantile(logps[pools[kind]], (np.arange(len(here)) + 0.5) / max(1, len(here)))
-    return np.split(levels, np.cumsum(lengths)[:-1])
+        target_logps[here[order[here].argsort()]] = np.quantile(logps[pools[kind]], (np.arange(len(here)) + 0.5) / max(1, len(here)))
+    return np.split(target_logps, np.cumsum(lengths)[:-1])
 
 
 def _between_rows(logps: np.ndarray, kinds: Sequence[np.ndarray], lengths: Sequence[int]) -> float:

@@ -27,16 +27,16 @@ from peft_unlearn.model.readout import find_readout
 from peft_unlearn.training import auto_lr, checkpoint, datasets, objectives, targets
 from peft_unlearn.training.adapter_trainer import AdapterTrainer
 from peft_unlearn.training.auto_lr import AutoLR
-from peft_unlearn.training.early_stop import Landing, Looks
+from peft_unlearn.training.early_stop import Checks, EarlyStop
 from peft_unlearn.training.gradients import Gradients
-from peft_unlearn.training.lagrangian import Dual
+from peft_unlearn.training.lagrangian import Lagrangian
 from peft_unlearn.training.passes import Passes
 from peft_unlearn.training.reference_cache import References
-from peft_unlearn.training.sam import Resist
+from peft_unlearn.training.sam import Sam
 from peft_unlearn.training.teacher import damp, follow
 from peft_unlearn.util.errors import UserError
 
-LANDING_STEPS = 10  # optimiser steps between two looks
+CHECK_EVERY = 10  # optimiser steps between two looks
 
 
 class UnlearnTrainer(AdapterTrainer):
@@ -46,7 +46,7 @@ class UnlearnTrainer(AdapterTrainer):
         model: a name or folder, a model, or a `PeftModel` (with an adapter "finetune" to stack on, or "default" to train further).
         args: the settings; the defaults of the method "mean_teacher" if left out.
         forget_dataset: rows to forget, in any format of `peft_unlearn.data`, or already tokenised (`input_ids`, `labels`; for a
-            preference loss also `alternate`, a row of the same two; for `stop_at: never_seen` maybe `levels`).
+            preference loss also `alternate`, a row of the same two; for `stop_at: never_seen` maybe `target_logps`).
         retain_dataset: rows to keep. Without any, the model writes `args.self_retain_rows` texts itself before training.
         eval_dataset: further named sets that `evaluate` scores beside the forget and the retain set.
         holdout_dataset: rows of the forget set's kind that the model never saw; scored as the set "holdout", and what `stop_at: auto` rests on.
@@ -113,7 +113,7 @@ class UnlearnTrainer(AdapterTrainer):
             model.enable_input_require_grads()  # or LoRA layers silently do not train
 
         # Dataset
-        self.sets, holdout_level = datasets.prepare(
+        self.sets, holdout_target = datasets.prepare(
             model,
             args,
             processing_class,
@@ -144,25 +144,27 @@ class UnlearnTrainer(AdapterTrainer):
         self.teacher = adapters.adapter_parameters(model, adapters.TEACHER)
         half = args.bf16 or args.fp16 or model.dtype.itemsize == 2
         self.auto_lr = AutoLR(args.auto_lr_max, args.auto_lr_steps, noise=auto_lr.noise(half)) if args.auto_lr else None
-        self.dual = None if args.retain_bound is None else Dual(args.retain_coef, args.retain_bound, args.dual_rate)
-        self.landing = None
+        self.lagrangian = None if args.retain_bound is None else Lagrangian(args.retain_coef, args.retain_bound, args.lagrangian_rate)
+        self.early_stop = None
         if args.stop_at != "none":
             sample = targets.read(targets.sample(self.sets["forget"]))
-            self.looks = Looks(model, processing_class, self.sets, args.per_device_eval_batch_size)
+            self.checks = Checks(model, processing_class, self.sets, args.per_device_eval_batch_size)
             with adapters.view(model, "reference"):
-                self.landing = Landing(sample, self.looks.retained(), holdout_level)
-                self.landing.follow(self.looks.beside())
+                self.early_stop = EarlyStop(sample, self.checks.retained(), holdout_target)
+                self.early_stop.follow(self.checks.beside())
         depth = model.config.get_text_config().num_hidden_layers
-        self._readout = find_readout(model.get_base_model()) if args.inner_coef else None
-        if args.inner_coef and (self._readout is None or depth == 1):
-            raise UserError("inner_coef: the model has no inner layer, or no final norm and head that were found; leave the key out.")
+        self._readout = find_readout(model.get_base_model()) if args.logit_lens_coef else None
+        if args.logit_lens_coef and (self._readout is None or depth == 1):
+            raise UserError("logit_lens_coef: the model has no inner layer, or no final norm and head that were found; leave the key out.")
         self._layer = objectives.hidden_layer(args, depth)
         if self._layer is not None and self._layer > depth:
             raise UserError(f"hidden_layer: the model has {depth} layers, write a number from 1 to {depth}.")
         self.add_callback(_AfterOptimizerStep(self))
         self._negated = False
         dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-        self._known = self.auto_lr is not None and not dropout and args.survive == "none"  # the step's own retain loss serves AutoLR
+        self._known = (
+            self.auto_lr is not None and not dropout and args.train_quantized == "none"
+        )  # the step's own retain loss serves AutoLR
 
     # ------------------------------------------------------------------------------------------------------------------ the step
 
@@ -180,7 +182,7 @@ class UnlearnTrainer(AdapterTrainer):
                     self._sums[f"loss/{name}"] += loss
                     total += coefs[name] * loss
                 logps = scores.logps.detach()
-                if self.landing is not None and scores.levels is not None:
+                if self.early_stop is not None and scores.target_logps is not None:
                     self._sums["distance"] += objectives.distance(scores, self._scale) / counts["token"]
                 if stream == "retain" and self._known:
                     self._sums["nll"] = self._sums["nll"] - logps.double().sum() / counts["token"]
@@ -202,8 +204,8 @@ class UnlearnTrainer(AdapterTrainer):
         matrix, scaler = self._gradients.matrix, self.accelerator.scaler
         if self.accelerator.num_processes > 1:
             torch.distributed.all_reduce(matrix)  # in place: accelerate's own would hold G twice
-        if self.resist is not None:
-            self.resist.end(self.state.global_step % 2 == 1)
+        if self.sam is not None:
+            self.sam.end(self.state.global_step % 2 == 1)
         scale = 1.0 if scaler is None else scaler.get_scale()  # G is this many times too long (fp16 only)
         gramian, sums = self._decisive()
         gramian /= scale**2
@@ -217,7 +219,7 @@ class UnlearnTrainer(AdapterTrainer):
                 f"the adapter of step {self._good_step} is kept, write a lower learning_rate or set max_grad_norm."
             )
         coefs = torch.tensor(self._coefs(), dtype=torch.float64)
-        if self.landing is not None and self.args.combine in UNIT:
+        if self.early_stop is not None and self.args.combine in UNIT:
             coefs[0] *= sums["distance"].sqrt()  # of length 1 it would never come to rest at its levels (docs/levels.md)
         weights = COMBINERS[self.args.combine](gramian, coefs)
         self._norm = (weights @ gramian @ weights).clamp_min(0).sqrt()
@@ -228,8 +230,8 @@ class UnlearnTrainer(AdapterTrainer):
         matrix.zero_()
         self._sums.clear()
         if finite:
-            if self.dual is not None:
-                self.dual.update(sums["loss/retain"].item())
+            if self.lagrangian is not None:
+                self.lagrangian.update(sums["loss/retain"].item())
             self._record(sums, gramian, weights)
             self._remember()
 
@@ -242,7 +244,7 @@ class UnlearnTrainer(AdapterTrainer):
 
     def _coefs(self) -> list[float]:
         """Of each objective; the retain loss under a bound has its multiplier."""
-        return [o.coef if self.dual is None or o.name != "retain" else self.dual.multiplier for o in self.objectives]
+        return [o.coef if self.lagrangian is None or o.name != "retain" else self.lagrangian.multiplier for o in self.objectives]
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Nothing: clipping happened in `_combine`, before damping."""
@@ -265,8 +267,8 @@ class UnlearnTrainer(AdapterTrainer):
             return
         if self.auto_lr is not None and self.auto_lr.due(self.state.global_step):
             self._probe(self.auto_lr, retain_batches)
-        if self.landing is not None and self.state.global_step % LANDING_STEPS == 0:
-            self.landing.look(self.looks.at("forget"), self.looks.retained(), self.looks.beside())
+        if self.early_stop is not None and self.state.global_step % CHECK_EVERY == 0:
+            self.early_stop.look(self.checks.at("forget"), self.checks.retained(), self.checks.beside())
         if self.teacher:
             follow(self.teacher, self.student, self.args.teacher_decay, self._clip)
 
@@ -286,17 +288,17 @@ class UnlearnTrainer(AdapterTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._gradients = Gradients(self.student, len(self.objectives))
-        self.resist = Resist(self.student, adapters.lora_b(self.model).values(), self.args.resist) if self.args.resist else None
+        self.sam = Sam(self.student, adapters.lora_b(self.model).values(), self.args.sam_rho) if self.args.sam_rho else None
         self._passes = Passes(
             model=self.model,
             args=self.args,
             objectives=self.objectives,
             gradients=self._gradients,
-            resist=self.resist,
+            sam=self.sam,
             layer=self._layer,
             readout=self._readout,
             kept=self._kept,
-            aim=None if self.landing is None else self.landing.aim,
+            aim=None if self.early_stop is None else self.early_stop.aim,
             backward=lambda loss, again: self.accelerator.backward(loss, retain_graph=again),
         )
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))  # over micro-batches
@@ -370,6 +372,6 @@ class _AfterOptimizerStep(TrainerCallback):
         self.trainer.after_optimizer_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.landing is not None:
-            [landed] = broadcast_object_list([self.trainer.landing.landed])  # their looks may differ in a last bit
-            control.should_training_stop |= landed
+        if self.trainer.early_stop is not None:
+            [reached] = broadcast_object_list([self.trainer.early_stop.reached])  # their looks may differ in a last bit
+            control.should_training_stop |= reached

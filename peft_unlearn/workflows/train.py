@@ -83,7 +83,7 @@ def _run(plan: recipe.Recipe, output: Path, never_seen: Sets | None, show: bool)
         if args.stop_at == "never_seen":
             for name in {"forget", "holdout"} & set(probes):
                 found = targets.scored(model, tokenizer, probes[name].rows, how.batch_size)
-                probes[name] = Probe(targets.with_levels(probes[name].rows, found), probes[name].variants)
+                probes[name] = Probe(targets.with_targets(probes[name].rows, found), probes[name].variants)
         if never_seen is None and main:
             never_seen = Own(probes, plan.data.eval_rows).evaluate(model, tokenizer, how, "never-seen")
         del model
@@ -148,7 +148,7 @@ def _run(plan: recipe.Recipe, output: Path, never_seen: Sets | None, show: bool)
         sets.compare(views, how)
         facts = {
             "steps": trainer.state.global_step,
-            "landed": None if trainer.landing is None else trainer.landing.landed,
+            "reached": None if trainer.early_stop is None else trainer.early_stop.reached,
             "seconds": round(seconds, 1),
             "stopped": stopped,
             "unmoved_lora_b": len(unmoved),

@@ -232,8 +232,8 @@ def test_levels_of_rows_differ_as_much_as_rows_of_the_holdout(share):
 def test_levels_stand_beside_their_labels_and_are_read_back():
     rows = Dataset.from_list([text([4, 5, 6]), row([1, 7, 8], [9, 2]), row([1], [2]), {"input_ids": [3, 4, 5], "labels": [-100, 4, -100]}])
     given = [np.array([-1.0, -2.0]), np.array([-3.0, -4.0]), np.array([-5.0]), np.array([-6.0])]
-    column = targets.with_levels(rows, given)
-    assert list(column["levels"]) == [[0, -1, -2], [0, 0, 0, -3, -4], [0, -5], [0, -6, 0]]
+    column = targets.with_targets(rows, given)
+    assert list(column["target_logps"]) == [[0, -1, -2], [0, 0, 0, -3, -4], [0, -5], [0, -6, 0]]
     assert list(column["labels"]) == list(rows["labels"])
     for before, after in zip(given, targets.read(column), strict=True):
         np.testing.assert_array_equal(before, after)

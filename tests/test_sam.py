@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from peft_unlearn.training.sam import Resist
+from peft_unlearn.training.sam import Sam
 
 numbers = st.floats(-5, 5, width=32)
 
@@ -18,11 +18,11 @@ numbers = st.floats(-5, 5, width=32)
 def test_the_step_goes_down_the_gradient_for_a_share_of_how_far_the_adapter_has_come(values, gradient, radius):
     parameters = [nn.Parameter(torch.tensor(values[:6]).reshape(2, 3)), nn.Parameter(torch.tensor(values[6:]))]
     kept = [p.detach().clone() for p in parameters]
-    resist = Resist(parameters, parameters[:1], radius)
-    resist.gradient.into(0)
+    sam = Sam(parameters, parameters[:1], radius)
+    sam.gradient.into(0)
     (parameters[0] * torch.tensor(gradient[:6]).reshape(2, 3)).sum().backward()
     (parameters[1] * torch.tensor(gradient[6:])).sum().backward()
-    with resist.relearnt():
+    with sam.relearnt():
         moved = torch.cat([(p - k).flatten() for p, k in zip(parameters, kept, strict=True)]).detach().double()
     assert all(torch.equal(p, k) for p, k in zip(parameters, kept, strict=True))
     norm, length = math.hypot(*gradient), radius * math.hypot(*values[:6])
@@ -33,17 +33,17 @@ def test_the_step_goes_down_the_gradient_for_a_share_of_how_far_the_adapter_has_
 @pytest.mark.parametrize("overflowed", [math.inf, -math.inf, math.nan])
 def test_what_overflowed_points_nowhere(overflowed):
     adapter = nn.Parameter(torch.ones(3))
-    resist = Resist([adapter], [adapter], 0.5)
-    resist.gradient.matrix[0] = torch.tensor([overflowed, 0.0, 0.0])
-    with resist.relearnt():
+    sam = Sam([adapter], [adapter], 0.5)
+    sam.gradient.matrix[0] = torch.tensor([overflowed, 0.0, 0.0])
+    with sam.relearnt():
         assert torch.equal(adapter, torch.ones(3))
 
 
 def test_the_adapter_comes_back_where_the_loss_fails():
     adapter = nn.Parameter(torch.ones(3))
-    resist = Resist([adapter], [adapter], 0.5)
-    resist.gradient.matrix[0] = torch.ones(3)
-    with pytest.raises(ZeroDivisionError), resist.relearnt():
+    sam = Sam([adapter], [adapter], 0.5)
+    sam.gradient.matrix[0] = torch.ones(3)
+    with pytest.raises(ZeroDivisionError), sam.relearnt():
         assert not torch.equal(adapter, torch.ones(3))
         1 / 0  # noqa: B018
     assert torch.equal(adapter, torch.ones(3))
@@ -51,9 +51,9 @@ def test_the_adapter_comes_back_where_the_loss_fails():
 
 def test_a_gradient_serves_one_step():
     adapter = nn.Parameter(torch.ones(3))
-    resist = Resist([adapter], [adapter], 0.5)
-    resist.gradient.matrix[0] = torch.ones(3)
-    resist.end(hard=False)
-    assert resist.gradient.matrix.tolist() == [[1, 1, 1]]
-    resist.end(hard=True)
-    assert resist.gradient.matrix.tolist() == [[0, 0, 0]]
+    sam = Sam([adapter], [adapter], 0.5)
+    sam.gradient.matrix[0] = torch.ones(3)
+    sam.end(hard=False)
+    assert sam.gradient.matrix.tolist() == [[1, 1, 1]]
+    sam.end(hard=True)
+    assert sam.gradient.matrix.tolist() == [[0, 0, 0]]

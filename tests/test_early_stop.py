@@ -10,14 +10,14 @@ import torch
 from datasets import Dataset
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_levels import FORGET, HOLDOUT, RETAIN, logps, twins
+from test_targets import FORGET, HOLDOUT, RETAIN, logps, twins
 from test_trainer_equivalence import LORA, tokenizer
 
 from peft_unlearn import UnlearnConfig, UnlearnTrainer
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.model.logprobs import matched
 from peft_unlearn.training import trainer as trainer_module
-from peft_unlearn.training.early_stop import APPROACH, KEPT, LOOKS, NEAR, NEAR_LOWEST, TRIM, Landing, stretch
+from peft_unlearn.training.early_stop import APPROACH, KEPT, LOOKS, NEAR, NEAR_LOWEST, TRIM, EarlyStop, stretch
 
 # Six rows of ten tokens: the four lowest of each have the mean -5 over rows, all ten -2.9.
 RISE = np.array([-5.6, -5.2, -4.8, -4.4, -1.7, -1.6, -1.5, -1.5, -1.4, -1.3])
@@ -33,18 +33,18 @@ def rows_at(logp: float, lowest: float) -> list[np.ndarray]:
     return [row * np.where(np.arange(10) < 4, lowest, rest) for row in ROWS]
 
 
-def looked(looks, *, holdout=None, now=None) -> Landing:
-    """A run's landing after `looks`: each as (log-probability, Min-K) as shares of their levels, maybe with retain's probability."""
-    landing = Landing(ROWS, RETAINED, None if holdout is None else np.array(holdout))
+def looked(looks, *, holdout=None, now=None) -> EarlyStop:
+    """A run's landing after `looks`: each as (log-probability, Min-K) as shares of their target_logps, maybe with retain's probability."""
+    early_stop = EarlyStop(ROWS, RETAINED, None if holdout is None else np.array(holdout))
     if now is not None:
-        landing.follow(np.array(now))
+        early_stop.follow(np.array(now))
     for logp, lowest, *retain in looks:
-        landing.look(rows_at(logp, lowest), *(retain or [RETAINED]), None if now is None else np.array(now))
-    return landing
+        early_stop.look(rows_at(logp, lowest), *(retain or [RETAINED]), None if now is None else np.array(now))
+    return early_stop
 
 
-def landed(looks, **changes) -> bool:
-    return looked(looks, **changes).landed
+def reached(looks, **changes) -> bool:
+    return looked(looks, **changes).reached
 
 
 def test_the_rows_of_these_tests_have_the_shares_that_they_are_asked_for():
@@ -57,9 +57,9 @@ def test_the_rows_of_these_tests_have_the_shares_that_they_are_asked_for():
 def test_a_run_has_landed_when_looks_in_a_row_are_near_the_level_on_either_side(logp, lowest):
     near = (1 + logp * NEAR, 1 + lowest * NEAR_LOWEST)
     assert LOOKS > 1  # or a run that passes through would land
-    assert not landed([near] * (LOOKS - 1))
-    assert landed([near] * LOOKS)
-    assert landed([near] * (LOOKS + 1))
+    assert not reached([near] * (LOOKS - 1))
+    assert reached([near] * LOOKS)
+    assert reached([near] * (LOOKS + 1))
 
 
 far, far_lowest = 1.1 * NEAR, 1.1 * NEAR_LOWEST
@@ -68,35 +68,35 @@ FAR = [(1 + far, 1.0), (1 - far, 1.0), (1.0, 1 + far_lowest), (1.0, 1 - far_lowe
 
 @pytest.mark.parametrize("look", [*FAR, (math.nan, 1.0), (1.0, math.nan)])
 def test_mean_and_lowest_tokens_must_both_be_near_and_neither_above_nor_below(look):
-    assert not landed([look] * 3 * LOOKS)
+    assert not reached([look] * 3 * LOOKS)
 
 
 @pytest.mark.parametrize("away", [*FAR, (1.0, 1.0, RETAINED - 1.1 * KEPT)])
 def test_a_look_from_elsewhere_starts_the_count_again(away):
-    assert not landed([AT] * (LOOKS - 1) + [away] + [AT] * (LOOKS - 1))
-    assert landed([AT] * (LOOKS - 1) + [away] + [AT] * LOOKS)
-    assert not landed([AT] * 50 + [away])
+    assert not reached([AT] * (LOOKS - 1) + [away] + [AT] * (LOOKS - 1))
+    assert reached([AT] * (LOOKS - 1) + [away] + [AT] * LOOKS)
+    assert not reached([AT] * 50 + [away])
 
 
 def test_a_retain_set_that_was_hurt_is_waited_for():
-    assert landed([(1.0, 1.0, RETAINED - 0.9 * KEPT)] * LOOKS)
-    assert landed([(1.0, 1.0, 1.0)] * LOOKS)
-    assert not landed([(1.0, 1.0, RETAINED - 1.1 * KEPT)] * 3 * LOOKS)
+    assert reached([(1.0, 1.0, RETAINED - 0.9 * KEPT)] * LOOKS)
+    assert reached([(1.0, 1.0, 1.0)] * LOOKS)
+    assert not reached([(1.0, 1.0, RETAINED - 1.1 * KEPT)] * 3 * LOOKS)
 
 
 HELD = np.array([-4.4, -4.9, -5.1, -5.6])
 
 
-def test_levels_move_with_the_holdout():
+def test_targets_move_with_the_holdout():
     """Rows that nobody learnt have become less likely: so would the forget rows, had they not been learnt."""
     moved = 1.15
-    assert not landed([AT] * LOOKS, holdout=HELD, now=HELD * moved)
-    assert landed([(moved, moved)] * LOOKS, holdout=HELD, now=HELD * moved)
-    landing = Landing(ROWS, RETAINED, HELD)
+    assert not reached([AT] * LOOKS, holdout=HELD, now=HELD * moved)
+    assert reached([(moved, moved)] * LOOKS, holdout=HELD, now=HELD * moved)
+    early_stop = EarlyStop(ROWS, RETAINED, HELD)
     for now in (1.1, 1.05):
-        landing.follow(HELD * now)
-    assert landing.drift == pytest.approx(1.05)  # where it is now, not how far it ever moved
-    assert Landing(ROWS, RETAINED).drift == 1.0  # without a holdout there is nothing to follow
+        early_stop.follow(HELD * now)
+    assert early_stop.drift == pytest.approx(1.05)  # where it is now, not how far it ever moved
+    assert EarlyStop(ROWS, RETAINED).drift == 1.0  # without a holdout there is nothing to follow
 
 
 def test_with_a_holdout_membership_tells_and_not_the_mean_of_the_lowest_tokens():
@@ -104,10 +104,10 @@ def test_with_a_holdout_membership_tells_and_not_the_mean_of_the_lowest_tokens()
     outlier = [*ROWS[:-1], ROWS[-1] * np.where(np.arange(10) < 4, 1.3, 0.1)]
     assert abs(np.mean([np.sort(row)[:4].mean() for row in outlier]) / LOWEST - 1) > 3 * NEAR_LOWEST
     for holdout, expected in ((np.maximum(HELD, -5.4), True), (None, False)):
-        landing = Landing(ROWS, RETAINED, holdout)
+        early_stop = EarlyStop(ROWS, RETAINED, holdout)
         for _ in range(LOOKS):
-            landing.look(outlier, RETAINED, holdout)
-        assert landing.landed is expected
+            early_stop.look(outlier, RETAINED, holdout)
+        assert early_stop.reached is expected
 
 
 negative = st.lists(st.floats(-20.0, -0.1), min_size=2, max_size=12, unique=True).map(np.array)
@@ -136,9 +136,11 @@ def test_the_trims_make_up_for_what_is_missing_and_no_more(share, tilt, looks, d
     lowest = share * tilt
     history = [looked([(share * drift, lowest * drift)] * n, holdout=HELD, now=HELD * drift) for n in range(looks + 1)]
     if not APPROACH < share < 1 / APPROACH:
-        assert {(landing.trim_lowest, landing.trim_rest) for landing in history} == {(1.0, 1.0)}  # nothing is corrected on the way there
+        assert {(early_stop.trim_lowest, early_stop.trim_rest) for early_stop in history} == {
+            (1.0, 1.0)
+        }  # nothing is corrected on the way there
         return
-    for trims in ([landing.trim_lowest for landing in history], [landing.trim_rest for landing in history]):
+    for trims in ([early_stop.trim_lowest for early_stop in history], [early_stop.trim_rest for early_stop in history]):
         assert all(TRIM[0] <= trim <= TRIM[1] for trim in trims)
         assert all((later - trim) * (trims[1] - 1) >= 0 for trim, later in pairwise(trims))  # look by look one way, up to the bound
     now = np.array([np.sort(row)[:4].mean() for row in rows_at(share * drift, lowest * drift)])
@@ -149,10 +151,10 @@ def test_the_trims_make_up_for_what_is_missing_and_no_more(share, tilt, looks, d
 
 def test_a_trim_stays_where_it_was_once_nothing_is_missing_and_turns_back_after_too_much():
     below, above = (1.0, 1.12), (1.0, 0.88)
-    landing = looked([below])
-    assert landing.trim_lowest < 1 < landing.trim_rest  # the lowest are too low, so the rest are too high, for the mean is right
-    assert looked([below, AT]).trim_lowest == pytest.approx(landing.trim_lowest)
-    assert looked([below, above]).trim_lowest > landing.trim_lowest
+    early_stop = looked([below])
+    assert early_stop.trim_lowest < 1 < early_stop.trim_rest  # the lowest are too low, so the rest are too high, for the mean is right
+    assert looked([below, AT]).trim_lowest == pytest.approx(early_stop.trim_lowest)
+    assert looked([below, above]).trim_lowest > early_stop.trim_lowest
     assert looked([below] * 99).trim_lowest == TRIM[0]
     assert looked([above] * 99).trim_lowest == TRIM[1]
     assert looked([above] * 99 + [(0.9 * APPROACH, 0.9 * APPROACH)]).trim_lowest == TRIM[1]  # far away again, and still remembered
@@ -161,20 +163,20 @@ def test_a_trim_stays_where_it_was_once_nothing_is_missing_and_turns_back_after_
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.floats(-20, 0), min_size=1, max_size=9, unique=True), min_size=1, max_size=4), st.data())
 def test_the_aim_moves_all_levels_with_the_holdout_and_trims_the_lowest_tokens_and_the_rest_apart(rows, data):
-    landing = Landing(ROWS, RETAINED)
-    landing.drift = data.draw(st.floats(0.5, 2.0))
-    landing.trim_lowest, landing.trim_rest = data.draw(st.floats(*TRIM)), data.draw(st.floats(*TRIM))
+    early_stop = EarlyStop(ROWS, RETAINED)
+    early_stop.drift = data.draw(st.floats(0.5, 2.0))
+    early_stop.trim_lowest, early_stop.trim_rest = data.draw(st.floats(*TRIM)), data.draw(st.floats(*TRIM))
     starts = [data.draw(st.integers(0, 3)) for _ in rows]
     width = max(start + len(row) for start, row in zip(starts, rows, strict=True)) + 1
-    levels, mask = torch.zeros(len(rows), width, dtype=torch.float64), torch.zeros(len(rows), width, dtype=torch.bool)
-    expected = levels.clone()
+    target_logps, mask = torch.zeros(len(rows), width, dtype=torch.float64), torch.zeros(len(rows), width, dtype=torch.bool)
+    expected = target_logps.clone()
     for i, (start, row) in enumerate(zip(starts, rows, strict=True)):
         here = slice(start, start + len(row))
-        levels[i, here], mask[i, here] = torch.tensor(row, dtype=torch.float64), True
+        target_logps[i, here], mask[i, here] = torch.tensor(row, dtype=torch.float64), True
         least = sorted(row)[: max(1, int(0.4 * len(row)))]
-        aims = [level * landing.drift * (landing.trim_lowest if level in least else landing.trim_rest) for level in row]
+        aims = [level * early_stop.drift * (early_stop.trim_lowest if level in least else early_stop.trim_rest) for level in row]
         expected[i, here] = torch.tensor(aims, dtype=torch.float64)
-    torch.testing.assert_close(landing.aim(levels, expected, mask), expected)  # tokens that are in the order of their aims already
+    torch.testing.assert_close(early_stop.aim(target_logps, expected, mask), expected)  # tokens that are in the order of their aims already
 
 
 @settings(deadline=None, max_examples=100)
@@ -182,15 +184,15 @@ def test_the_aim_moves_all_levels_with_the_holdout_and_trims_the_lowest_tokens_a
 def test_matched_levels_are_the_rows_own_in_the_order_of_its_log_probabilities(rows, data):
     starts = [data.draw(st.integers(0, 3)) for _ in rows]
     width = max(start + len(row) for start, row in zip(starts, rows, strict=True)) + 1
-    levels, logps = (torch.zeros(len(rows), width, dtype=torch.float64) for _ in range(2))
+    target_logps, logps = (torch.zeros(len(rows), width, dtype=torch.float64) for _ in range(2))
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, (start, row) in enumerate(zip(starts, rows, strict=True)):
-        levels[i, start : start + len(row)], logps[i, start : start + len(row)] = torch.tensor(row, dtype=torch.float64).T
+        target_logps[i, start : start + len(row)], logps[i, start : start + len(row)] = torch.tensor(row, dtype=torch.float64).T
         mask[i, start : start + len(row)] = True
-    found = matched(levels, logps, mask)
+    found = matched(target_logps, logps, mask)
     assert (found[~mask] == 0).all()
     for i in range(len(rows)):
-        given_levels, now, given_back = (values[i][mask[i]].tolist() for values in (levels, logps, found))
+        given_levels, now, given_back = (values[i][mask[i]].tolist() for values in (target_logps, logps, found))
         assert sorted(given_back) == sorted(given_levels)
         assert all(a <= b for (x, a) in zip(now, given_back, strict=True) for (y, b) in zip(now, given_back, strict=True) if x < y)
 
@@ -230,8 +232,8 @@ def test_a_run_ends_where_a_twin_is_that_never_saw_the_forget_rows(method, stop_
     learnt, twin = twins()
     assert mean(learnt, FORGET) > -0.1  # by heart
     trainer = run(tmp_path, learnt, method=method, stop_at=stop_at)
-    assert trainer.landing.landed
-    assert (LOOKS - 1) * trainer_module.LANDING_STEPS < trainer.state.global_step < 200  # before max_steps
+    assert trainer.early_stop.reached
+    assert (LOOKS - 1) * trainer_module.CHECK_EVERY < trainer.state.global_step < 200  # before max_steps
     assert beside_the_holdout(trainer.model) == pytest.approx(beside_the_holdout(twin), rel=0.1)
     assert mean(trainer.model, FORGET) == pytest.approx(mean(twin, FORGET), rel=0.2)
     assert mean(trainer.model, RETAIN) > mean(learnt, RETAIN) - 0.1
@@ -241,7 +243,7 @@ def test_a_model_that_forgot_too_much_is_brought_back_up(tmp_path):
     burnt, twin = run(tmp_path / "burnt", twins()[0], method="graddiff", max_steps=60).model.merge_and_unload(), twins()[1]
     assert beside_the_holdout(burnt) > 2
     trainer = run(tmp_path / "back", burnt, method="graddiff", stop_at="never_seen")
-    assert trainer.landing.landed
+    assert trainer.early_stop.reached
     assert trainer.state.global_step < 200
     assert beside_the_holdout(trainer.model) == pytest.approx(beside_the_holdout(twin), rel=0.1)
 
@@ -249,4 +251,4 @@ def test_a_model_that_forgot_too_much_is_brought_back_up(tmp_path):
 def test_a_run_that_does_not_get_there_ends_at_its_last_step(tmp_path):
     trainer = run(tmp_path, twins()[0], method="graddiff", stop_at="never_seen", learning_rate=1e-6, max_steps=12)
     assert trainer.state.global_step == 12
-    assert not trainer.landing.landed
+    assert not trainer.early_stop.reached

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 
-def flatten(logits: Tensor) -> Tensor:
+def logit_margin(logits: Tensor) -> Tensor:
     """(max_v z_v - mean_v z_v)^2, 0 where all tokens are equally likely.
 
     With m that margin, the gradient is 2 m on the largest logit (shared by those that tie) and -2 m / V on each: it knows no true token,

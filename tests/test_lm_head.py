@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from peft_unlearn.data.labels import IGNORE
-from peft_unlearn.losses import ceu, flatten, ihl, undial
+from peft_unlearn.losses import ceu, ihl, logit_margin, undial
 from peft_unlearn.model import lm_head
 from peft_unlearn.model.lm_head import forward
 from peft_unlearn.model.logprobs import kl, qkl, score
@@ -98,7 +98,7 @@ ASKED = {
     "ihl": lambda z, y, z0: ihl(z, y),
     "ceu": lambda z, y, z0: ceu(z, y),
     "undial": lambda z, y, z0: undial(z, y, z0),
-    "flatten": lambda z, y, z0: flatten(z),
+    "logit_margin": lambda z, y, z0: logit_margin(z),
 }
 
 

@@ -97,7 +97,7 @@ def test_it_leaves_everything_as_it_was_even_after_an_error():
 
 def test_every_second_step_computes_as_shipped(tmp_path, monkeypatch):
     steps = []
-    run = build(tmp_path, method="mollm", survive="nf4", max_steps=4)
+    run = build(tmp_path, method="mollm", train_quantized="nf4", max_steps=4)
 
     def counting(model, kind):
         steps.append((run.state.global_step, kind))

@@ -1,9 +1,9 @@
 """What comes back when a forgetting adapter is shipped: merged into 16/32-bit weights, then int8 or NF4, or merged in place into NF4.
 
-    python benchmarks/survive.py run --world demo|tofu [--worlds 0 1 2] [--arms ...] [--folder runs/survive]
-    python benchmarks/survive.py table [--folder runs/survive]
+    python benchmarks/train_quantized.py run --world demo|tofu [--worlds 0 1 2] [--arms ...] [--folder runs/train_quantized]
+    python benchmarks/train_quantized.py table [--folder runs/train_quantized]
 
-Each founding method as its study arm lands (`stop_at: never_seen`), without `survive` and with it. R is the share of what was forgotten that comes
+Our three methods with `stop_at: never_seen`, without `train_quantized` and with it. R is the share of what was forgotten that comes
 back: (shipped − adapter) / (before − adapter), on extraction strength and on the best of the rephrased questions.
 """
 
@@ -17,16 +17,20 @@ from peft.utils.integrations import dequantize_module_weight
 
 import study
 from peft_unlearn.attacks import precision
-from peft_unlearn.config.methods import FOUNDING
+from peft_unlearn.config.methods import OURS
 from peft_unlearn.data.variants import probe
 from peft_unlearn.model import adapters
 from peft_unlearn.model.fake_quant import int8, nf4
 from runs import Runs, World, by_arm
 
 ARMS = {
-    f"{method}{'' if survive == 'none' else ', survive: ' + survive}": {"method": method, "stop_at": "never_seen", "survive": survive}
-    for method in FOUNDING
-    for survive in ("none", "nf4")
+    f"{method}{'' if train_quantized == 'none' else ', train_quantized: ' + train_quantized}": {
+        "method": method,
+        "stop_at": "never_seen",
+        "train_quantized": train_quantized,
+    }
+    for method in OURS
+    for train_quantized in ("none", "nf4")
 }
 # way to ship: (what the sum is rounded to, whether the base is rounded before)
 WAYS = {
@@ -85,4 +89,4 @@ def table(runs: dict[str, Runs], worlds: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    by_arm(__doc__, "runs/survive", ARMS, run, table)
+    by_arm(__doc__, "runs/train_quantized", ARMS, run, table)

@@ -5,7 +5,7 @@ from torch import Tensor
 from peft_unlearn.losses.nlul import nlul
 
 
-def odds(logps: Tensor, *, tol: float = 0.02) -> Tensor:
+def log_odds(logps: Tensor, *, tol: float = 0.02) -> Tensor:
     """Log-odds of each token, log p - log(1 + tol - p): gradient ascent and NLUL in one.
 
     Gradient ascent pulls on the true token's logit with 1 - p and lets go of what is memorised; NLUL pulls with p and lets go of what is
