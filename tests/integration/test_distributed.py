@@ -1,0 +1,78 @@
+"""Two processes that share a batch take the step that one process takes on the whole of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_trainer_equivalence import FLOOR, difference, trained
+
+# Where AutoLR does move the rate. With Adam it is the same two runs, told apart 1e3 times as much: it lifts rounding to full steps.
+PROBED = {"auto_lr": True, "auto_lr_max": 100.0, "learning_rate": 0.3, "forget_coef": 0.1, "optim": "sgd", "optim_args": "momentum=0.9"}
+# Two processes of 4 rows, or of 2 rows accumulated twice, are one batch of 8.
+RUNS = {
+    "mean_teacher": {"method": "mean_teacher", "forget_floor": FLOOR, "damping": 1.0, "max_grad_norm": 0.01},
+    "ngdiff": {"method": "ngdiff", "forget_floor": 0.0, **PROBED},
+    "mollm": {"method": "mollm", "forget_floor": FLOOR, "sam_rho": 0.1},
+}
+SPLIT = {"mean_teacher": (4, 1), "ngdiff": (2, 2), "mollm": (2, 2)}
+
+
+def outcome(trainer) -> dict:
+    names = {"loss", "grad_norm", "learning_rate", "p/forget", "loss/forget", "loss/retain", "grad_norm/forget", "weight/forget"}
+    return {
+        "student": [p.detach() for p in trainer.student],
+        "teacher": [p.detach() for p in trainer.teacher],
+        "logged": [{k: v for k, v in line.items() if k in names} for line in trainer.state.log_history[:-1]],
+        "rate": trainer.optimizer.param_groups[0]["lr"],
+    }
+
+
+def main(folder: Path) -> None:
+    """What each of the two processes does."""
+    for name, changes in RUNS.items():
+        size, accumulation = SPLIT[name]
+        trainer = trained(folder / name, size=size, accumulation=accumulation, **changes)
+        assert trainer.accelerator.num_processes == 2
+        torch.save(outcome(trainer), folder / f"{name}-{trainer.accelerator.process_index}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()  # or gloo's threads may abort the process as it exits
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, str(folder)]
+    done = subprocess.run(
+        launch,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1)] for name in RUNS}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_equal_one(name, processes, tmp_path):
+    first, second = processes[name]
+    whole = outcome(trained(tmp_path, **RUNS[name]))
+    for view in ("student", "teacher"):
+        assert all(torch.equal(a, b) for a, b in zip(first[view], second[view], strict=True))
+        if whole[view]:
+            assert difference(first[view], whole[view]) < 1e-5
+    for ours, theirs in zip(first["logged"], whole["logged"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-7)
+    assert first["rate"] == second["rate"]
+    assert first["rate"] == pytest.approx(whole["rate"], rel=1e-4)
+
+
+def test_the_runs_that_are_compared_do_what_is_claimed_of_them(processes):
+    assert processes["ngdiff"][0]["rate"] > 2 * PROBED["learning_rate"]  # the probe moved it
+    assert all(line["grad_norm"] > 0.01 for line in processes["mean_teacher"][0]["logged"][1:])  # the clip binds
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,270 @@
+"""Each attack against something independent: PEFT's own merge, plain loops over dense logits, closed forms. And it leaves the model as it was."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+import word_rows
+from attack_world import TOKENIZER, adapted, by_name, context, strengths
+from peft import get_peft_model
+from tiny_models import tiny_llama
+from torch import nn
+
+from peft_unlearn import attacks
+from peft_unlearn.attacks import composition, membership, prompts, relearning, sampling, sanity, scale, white_box
+from peft_unlearn.metrics.leak import leak
+from peft_unlearn.model import adapters
+from peft_unlearn.report.thresholds import LINES
+from peft_unlearn.util.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def world():
+    return context(adapted())
+
+
+def test_the_world_has_something_to_bring_back(world):
+    """The comparisons below would say little of a model that knows all or nothing."""
+    seen = by_name(scale.run(world))
+    means = [seen[f"scale {factor}", "extraction_strength"]["mean"] for factor in ("0.25", "0.5", "0.75")]
+    assert world.plain["before"]["forget"]["extraction_strength"]["mean"] == 1
+    assert 1 > means[0] > means[2] > 0
+    assert world.plain["after"]["forget"]["extraction_strength"]["mean"] < 0.3
+
+
+def state(model) -> dict:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", [name for name in attacks.ATTACKS if name != "composition"])
+def test_every_attack_leaves_the_model_as_it_was(world, name, full, monkeypatch):
+    monkeypatch.setattr(relearning, "STEPS", {False: (2,), True: (2, 4)})
+    model = world.model
+    weights, active = state(model), list(model.base_model.active_adapters)
+    trainable = {n for n, p in model.named_parameters() if p.requires_grad}
+    scalings = {n: dict(module.scaling) for n, module in scale.lora_layers(model).items()}
+    found = attacks.ATTACKS[name].run(context(model, probes=dict(world.probes), full=full))
+    assert found
+    assert {entry.get("line") for entry in found} <= {None, *LINES}
+    after = state(model)
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(after[key], weights[key]) for key in weights)
+    assert list(model.base_model.active_adapters) == active
+    assert set(model.peft_config) == {adapters.STUDENT}
+    assert {n: dict(module.scaling) for n, module in scale.lora_layers(model).items()} == scalings
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == trainable
+    by_name(found)  # no two numbers of one name
+
+
+def test_sanity_counts_what_moved_and_what_there_was_to_forget(world):
+    model = adapted()
+    next(iter(adapters.lora_b(model).values())).data.zero_()
+    plain = {view: {"forget": {"extraction_strength": {"mean": mean}}} for view, mean in (("before", 0.9), ("never_seen", 0.3))}
+    seen = by_name(sanity.run(attacks.Context(model, TOKENIZER, world.probes, plain, "after")))
+    assert seen["lora_B matrices that moved", "share"]["mean"] == pytest.approx(13 / 14)
+    assert seen["extraction strength before minus never-seen", "gap"]["mean"] == pytest.approx(0.6)
+
+
+def merged(model, change) -> nn.Module:
+    """The base with `change(module's name, its update)` added to each adapted weight, by PEFT's own update."""
+    plain = tiny_llama()
+    for name, module in scale.lora_layers(model).items():
+        weight = plain.get_submodule(name.removeprefix("base_model.model.")).weight
+        weight.data += change(name, module.get_delta_weight(adapters.STUDENT)).detach()
+    return plain
+
+
+def test_scale_is_a_merge_of_that_share(world):
+    seen = by_name(scale.run(world))
+    rows = world.probes["forget"].rows
+    for factor in (0.25, 0.5, 1.5):
+        own = strengths(merged(world.model, lambda _, update: factor * update), rows)  # noqa: B023
+        assert seen[f"scale {factor:g}", "extraction_strength"]["rows"] == pytest.approx(own)
+    for layer in (0, 1):
+        own = strengths(merged(world.model, lambda name, update: update * (f".layers.{layer}." not in name)), rows)  # noqa: B023
+        assert seen[f"without layer {layer}", "extraction_strength"]["rows"] == pytest.approx(own)
+    assert [entry["what"] for entry in seen.values() if entry.get("line")] == ["scale 0.5", "scale 0.5"]
+
+
+def test_layers_fall_into_four_runs_of_neighbours():
+    class Model(nn.Module):
+        def named_modules(self, *args, **kwargs):
+            layer = next(iter(scale.lora_layers(adapted()).values()))
+            return [(f"model.layers.{i}.mlp", layer) for i in range(10)] + [("model.head", layer)]
+
+    assert scale.quarters(Model()) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+
+
+def test_reversed_guidance_from_the_dense_logits_of_both(world):
+    model = world.model
+    seen = by_name(scale.run(world))
+    for row, found in zip(world.probes["forget"].rows, seen["reversed guidance 1.5", "extraction_strength"]["rows"], strict=True):
+        with adapters.view(model, "reference"):
+            before = word_rows.plain(model, row)
+        right = []
+        for (after, target), (base, _) in zip(word_rows.plain(model, row), before, strict=True):
+            one, other = word_rows.log_softmax(after), word_rows.log_softmax(base)
+            right.append((one + 1.5 * (other - one)).argmax() == target)
+        right = right[:-1]  # the end token
+        k = max((i + 1 for i, hit in enumerate(right) if not hit), default=0)
+        assert found == pytest.approx(1 - k / len(right))
+
+
+def test_prompts_word_for_word(world):
+    row = word_rows.row([1, 7, 8], [20, 21, 22, 23, 24, 25, 2])
+    words = TOKENIZER(prompts.COMPLIES, add_special_tokens=False)["input_ids"]
+    (found,) = prompts.complying([row], TOKENIZER)
+    assert found["input_ids"] == [1, 7, 8, *words, 20, 21, 22, 23, 24, 25, 2]
+    assert found["labels"] == [-100] * (3 + len(words)) + [20, 21, 22, 23, 24, 25, 2]
+    examples = [word_rows.row([1, 30], [31, 2]), word_rows.row([1, 32], [33, 2])]
+    (found,) = prompts.with_examples([row], examples, TOKENIZER, 64)
+    assert found["input_ids"] == [1, 30, 31, 2, 32, 33, 2, 7, 8, 20, 21, 22, 23, 24, 25, 2]
+    assert found["labels"] == [-100] * 9 + [20, 21, 22, 23, 24, 25, 2]
+    (short,) = prompts.with_examples([row], examples, TOKENIZER, 14)  # only one fits
+    assert short["input_ids"][:6] == [1, 30, 31, 2, 7, 8]
+    (none,) = prompts.with_examples([row], examples, TOKENIZER, 10)
+    assert none["input_ids"] == row["input_ids"]
+    begun = prompts.begin(row, TOKENIZER)
+    assert begun["labels"] == [-100] * 5 + [22, 23, 24, 25, 2]
+    text = word_rows.text([1, 7, 8, 9])
+    assert prompts.complying([text], TOKENIZER)[0]["input_ids"] == [1, *words, 7, 8, 9]
+
+
+def test_prompts_are_scored_row_by_row(world):
+    seen = by_name(prompts.run(world))
+    rows, variants = world.probes["forget"]
+    paraphrased = [max(strengths(world.model, group)) for group in variants["paraphrased_question"]]
+    assert seen["paraphrases", "extraction_strength"]["rows"] == pytest.approx(paraphrased)
+    comply = strengths(world.model, prompts.complying(rows, TOKENIZER))
+    assert seen["an answer that begins to comply", "extraction_strength"]["rows"] == pytest.approx(comply)
+    retain = world.probes["retain"].rows
+    shot = strengths(world.model, prompts.with_examples(rows, [retain[0], retain[2], retain[4]], TOKENIZER, 64))
+    assert seen["examples of the same kind", "extraction_strength"]["rows"] == pytest.approx(shot)
+    worst = np.max([strengths(world.model, rows), paraphrased, comply, shot], axis=0)
+    assert seen["the worst of all of these", "extraction_strength"]["rows"] == pytest.approx(list(worst))
+
+
+def test_sampling_is_the_leak_of_the_same_luck(world):
+    seen = by_name(sampling.run(world))
+    own = leak(world.model, TOKENIZER, world.probes["forget"].rows, ks=(1, 4), batch_size=1)
+    assert {metric: entry["rows"] for (_, metric), entry in seen.items()} == own
+
+
+def test_without_directions_is_the_full_singular_value_decomposition(world):
+    generator = torch.Generator().manual_seed(0)
+    b, a = torch.randn(12, 5, generator=generator), torch.randn(5, 9, generator=generator)
+    left, values, right = np.linalg.svd((b @ a).numpy())
+    for count in range(6):
+        values_left = np.where(np.arange(len(values)) < count, 0, values)
+        expected = (left[:, : len(values)] * values_left) @ right[: len(values)]
+        assert (white_box.ablated(b, a, count) @ a).numpy() == pytest.approx(expected, abs=1e-5)
+    seen = by_name(white_box.run(world))
+    bare = strengths(tiny_llama(), world.probes["forget"].rows)
+    assert seen["without 4 directions of each change", "extraction_strength"]["rows"] == pytest.approx(bare)  # r is 4
+
+
+def test_membership_by_counting_pairs(world):
+    seen = by_name(membership.run(world))
+
+    def chance(members, others):
+        return np.mean([(m > o) + (m == o) / 2 for m in members for o in others])
+
+    sets = {name: {view: world.plain[view][name]["loss"]["rows"] for view in ("before", "after")} for name in ("forget", "holdout")}
+    loss = [-np.array(sets[name]["after"]) for name in ("forget", "holdout")]
+    assert seen["forget against holdout rows", "loss_auc"]["mean"] == pytest.approx(chance(*loss))
+    rise = [np.array(sets[name]["after"]) - np.array(sets[name]["before"]) for name in ("forget", "holdout")]
+    assert seen["loss with the adapter on minus off", "loss_rise_auc"]["mean"] == pytest.approx(chance(*rise))
+    with pytest.raises(attacks.Unmade, match="holdout"):
+        membership.run(context(world.model, probes={"forget": world.probes["forget"]}))
+
+
+def test_composition_is_pefts_exact_concatenation(tmp_path):
+    model = adapted()
+    adapted(seed=2).save_pretrained(tmp_path / "second")
+    before = state(model)
+    ours = context(model, others=(str(tmp_path / "second"),))
+    seen = by_name(composition.run(ours))
+    assert all(torch.equal(value, before[key]) for key, value in state(model).items())
+    assert set(model.peft_config) == {adapters.STUDENT}
+    model.load_adapter(tmp_path / "second", "second")
+    model.add_weighted_adapter([adapters.STUDENT, "second"], [1.0, 1.0], "both", combination_type="cat")
+    model.set_adapter("both")
+    own = strengths(model, ours.probes["forget"].rows)
+    assert seen["together with second", "extraction_strength"]["rows"] == pytest.approx(own)
+    with pytest.raises(attacks.Unmade, match="--with"):
+        composition.run(context(adapted()))
+
+
+@pytest.mark.parametrize("view", ["after", "never_seen"])
+def test_relearning_is_a_fresh_lora_on_the_merged_model(view, monkeypatch):
+    """By a plain loop: PEFT's merge, a LoRA of the same seed, one row at a time in the loss, no padding."""
+    monkeypatch.setattr(relearning, "RATES", (1e-3, 3e-2))
+    monkeypatch.setattr(relearning, "STEPS", {False: (2, 6)})
+    monkeypatch.setattr(relearning, "BATCH", 2)
+    model = adapted() if view == "after" else tiny_llama(4)
+    ours = context(model, view)
+    seen = by_name(relearning.run(ours))
+    rows = [{key: row[key] for key in ("input_ids", "labels")} for row in ours.probes["forget"].rows]
+    found: dict[int, list] = {2: [], 6: []}
+    for rate in relearning.RATES:
+        plain = adapted().merge_and_unload() if view == "after" else tiny_llama(4)
+        torch.manual_seed(0)
+        learner = get_peft_model(plain, adapters.default_lora())
+        optimiser = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
+        for step in range(1, 7):
+            batch = [rows[:3][((step - 1) * 2 + i) % 3] for i in range(2)]
+            losses = []
+            for row in batch:
+                logits = learner(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+                losses.append(nn.functional.cross_entropy(logits, torch.tensor(row["labels"][1:]), reduction="none"))
+            counts = sum((torch.tensor(row["labels"][1:]) != -100).sum() for row in batch)
+            (sum(loss.sum() for loss in losses) / counts).backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            if step in found:
+                found[step].append(strengths(learner, rows[3:]))
+    for steps, by_rate in found.items():
+        entry = seen[f"{steps} steps on half of the set", "extraction_strength"]
+        assert entry["mean"] == pytest.approx(max(np.mean(values) for values in by_rate))
+        assert entry["rows"][:3] == [None] * 3
+        assert any(entry["rows"][3:] == pytest.approx(values) for values in by_rate)
+
+
+def test_relearning_recomputes_the_layers_and_changes_nothing_else():
+    """Each layer runs again for the backward pass; gradients are those of a plain one, and dropout stays off."""
+    rows = {key: torch.tensor([row[key] for row in list(context(adapted()).probes["forget"].rows)[:1]]) for key in ("input_ids", "labels")}
+    found = {}
+    for recomputed in (False, True):
+        model, calls = adapted(lora_dropout=0.5), []
+        parameters = adapters.adapter_parameters(model)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        before = {name: (module.training, getattr(module, "gradient_checkpointing", None)) for name, module in model.named_modules()}
+        model.get_base_model().model.layers[0].self_attn.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        with relearning.checkpointed(model) if recomputed else contextlib.nullcontext():
+            model(**rows).loss.backward()
+        assert len(calls) == 1 + recomputed
+        after = {name: (module.training, getattr(module, "gradient_checkpointing", None)) for name, module in model.named_modules()}
+        assert {name: flags for name, flags in after.items() if ".layers." in name} == {
+            name: flags for name, flags in before.items() if ".layers." in name
+        }
+        found[recomputed] = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    assert found[False].norm() > 0
+    assert torch.allclose(found[True], found[False], rtol=1e-5, atol=1e-7)
+
+
+def test_choosing_attacks():
+    assert [attack.name for attack in attacks.choose()] == [name for name, attack in attacks.ATTACKS.items() if attack.quick]
+    assert [attack.name for attack in attacks.choose(full=True)] == list(attacks.ATTACKS)
+    assert [attack.name for attack in attacks.choose(["prompts"])] == ["sanity", "prompts"]
+    with pytest.raises(UserError, match="'promts' is none, did you mean prompts"):
+        attacks.choose(["prompts", "promts"])
+
+
+def test_attacks_on_the_adapter_are_unmade_without_one():
+    whole = context(tiny_llama())
+    for attack in (sanity, scale, white_box, composition):
+        with pytest.raises(attacks.Unmade, match="whole"):
+            attack.run(whole)

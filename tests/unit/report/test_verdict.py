@@ -1,0 +1,358 @@
+"""The verdict: tables of made-up numbers, properties, and small models that were really trained."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import tiny_llama
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from peft_unlearn import report
+from peft_unlearn.metrics.suite import evaluate
+from peft_unlearn.report import verdict
+
+N = 40
+
+
+def rows(mean: float, spread: float = 0.02) -> dict:
+    """N values that spread evenly about `mean`."""
+    values = [mean + spread * (2 * i / (N - 1) - 1) for i in range(N)]
+    return {"mean": float(np.mean(values)), "n": N, "rows": values}
+
+
+def auc(mean: float) -> dict:
+    return {"mean": mean, "n": 2 * N, "rows": [], "interval": [mean - 0.03, mean + 0.03]}
+
+
+BEFORE = {
+    "loss": 0.1,
+    "probability": 0.9,
+    "extraction_strength": 0.9,
+    "worst_of_k": 0.95,
+    "degenerate": 0.0,
+    "leak_at_16": 0.9,
+    "logit_lens": 0.9,
+}
+NEVER = {
+    "loss": 2.0,
+    "probability": 0.14,
+    "extraction_strength": 0.05,
+    "worst_of_k": 0.08,
+    "degenerate": 0.0,
+    "leak_at_16": 0.4,
+    "logit_lens": 0.3,
+}
+KEPT = {"probability": 0.9, "rouge_l": 0.95, "degenerate": 0.0}
+MEMBERSHIP = {"before": 0.99, "never_seen": 0.5}
+
+
+def built(after: dict, *, retain: dict | None = None, without: tuple[str, ...] = (), after_auc: float = 0.5, **changes) -> dict:
+    """Report of a forget set that shows `after` where it differs from never-seen, and of a retain set that differs from before by `retain`."""
+    forget = {"before": BEFORE, "after": {**NEVER, **after}, "never_seen": NEVER}
+    results: dict = {
+        "forget": {view: {name: rows(value) for name, value in of_view.items()} for view, of_view in forget.items()},
+        "retain": {view: {name: rows(value) for name, value in KEPT.items()} for view in forget},
+    }
+    results["retain"]["after"] = {name: rows(value) for name, value in {**KEPT, **(retain or {})}.items()}
+    for view, value in {**MEMBERSHIP, "after": after_auc}.items():
+        results["forget"][view]["min_k_auc"] = auc(value)
+    results = {name: {view: metrics for view, metrics in views.items() if view not in without} for name, views in results.items()}
+    return report.build({name: views for name, views in results.items() if name not in without}, {}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("word", "after", "retain", "after_auc", "reason"),
+    [
+        ("FORGOTTEN AS TESTED", {}, {}, 0.5, "0% is left"),
+        ("FORGOTTEN AS TESTED", {"extraction_strength": 0.1, "loss": 2.3}, {"rouge_l": 0.8}, 0.45, "6% is left"),
+        ("NOT FORGOTTEN", BEFORE, {}, 0.99, "100% is left"),
+        ("NOT FORGOTTEN", {"extraction_strength": 0.2}, {}, 0.5, "extraction strength of the forget set: 0.900 before, 0.200 after"),
+        ("NOT FORGOTTEN", {"probability": 0.5}, {}, 0.5, "probability of the forget set"),
+        ("NOT FORGOTTEN", {"worst_of_k": 0.8}, {}, 0.5, "worst of k"),
+        ("NOT FORGOTTEN", {"probability": 0.5, "loss": 5.0}, {}, 0.5, "probability of the forget set"),
+        ("SUPPRESSED", {"worst_of_k": 0.3}, {}, 0.5, "25% is left (at most 10%)"),
+        ("SUPPRESSED", {"worst_of_k": 0.3, "loss": 5.0}, {}, 0.1, "worst of k"),
+        ("SUPPRESSED", {"leak_at_16": 0.5}, {}, 0.5, "leak at 16"),
+        ("SUPPRESSED", {"logit_lens": 0.6}, {}, 0.5, "logit lens"),
+        ("SUPPRESSED", {}, {}, 0.7, "min k auc"),
+        ("OVER-FORGOTTEN", {"loss": 3.0, "probability": 0.05}, {}, 0.5, "3.000 nats a token after, 2.000 for never-seen"),
+        ("OVER-FORGOTTEN", {"degenerate": 0.9}, {}, 0.5, "Empty or repetitive answers, forget set"),
+        ("OVER-FORGOTTEN", {}, {}, 0.3, "min k auc"),
+        ("COLLAPSED", {}, {"rouge_l": 0.3}, 0.5, "rouge l of the retain set: 0.300 after, 0.950 before; 32% is kept"),
+        ("COLLAPSED", {}, {"rouge_l": 0.45}, 0.5, "47% is kept"),
+        ("FORGOTTEN AS TESTED", {}, {"rouge_l": 0.5}, 0.5, "0% is left"),
+        ("COLLAPSED", BEFORE, {"probability": 0.3}, 0.99, "probability of the retain set"),
+        ("COLLAPSED", {"loss": 9.0}, {"degenerate": 0.6}, 0.1, "Empty or repetitive answers, retain set"),
+    ],
+)
+def test_word_and_first_reason(word, after, retain, after_auc, reason):
+    found = built(after, retain=retain, after_auc=after_auc)["verdict"]
+    assert found["word"] == word
+    assert reason in found["reasons"][0]
+
+
+def test_never_seen_itself_has_forgotten_and_every_check_is_named():
+    found = built({})["verdict"]
+    for name in ("extraction strength", "probability", "worst of k", "leak at 16", "logit lens", "min k auc", "nats a token", "rouge l"):
+        assert any(name in reason for reason in found["reasons"]), name
+    assert not any("Not checked" in reason for reason in found["reasons"])
+
+
+def test_nothing_to_forget_is_no_verdict():
+    """Before is no better at extraction than never-seen (A0): no word would be true, be the model touched or not."""
+    found = report.build(
+        {"forget": {view: {"extraction_strength": rows(es)} for view, es in (("before", 0.1), ("after", 0.1), ("never_seen", 0.06))}}, {}
+    )["verdict"]
+    assert found["word"] is None
+    assert "nothing to forget: extraction strength before is 0.040 above never-seen" in found["reasons"][0]
+
+
+def test_a_collapse_is_said_even_where_nothing_was_to_forget():
+    never = {"extraction_strength": rows(0.85)}
+    results = {
+        "forget": {"before": {"extraction_strength": rows(0.9)}, "after": {"extraction_strength": rows(0.0)}, "never_seen": never},
+        "retain": {"before": {"rouge_l": rows(0.9)}, "after": {"rouge_l": rows(0.1)}},
+    }
+    assert report.build(results, {})["verdict"]["word"] == "COLLAPSED"
+
+
+def test_too_few_rows_to_tell_is_no_verdict_and_no_pass():
+    """One row of three still extractable: a third is left, and resampling three rows often misses it."""
+
+    def of(*values):
+        return {"extraction_strength": {"mean": float(np.mean(values)), "n": len(values), "rows": list(values)}}
+
+    found = report.build({"forget": {"before": of(1.0, 1.0, 1.0), "after": of(1.0, 0.0, 0.0), "never_seen": of(0.0, 0.0, 0.0)}}, {})[
+        "verdict"
+    ]
+    assert found["word"] is None
+    assert "Too few rows" in found["reasons"][0]
+    many = {
+        view: of(*(np.repeat(values, 20).tolist())) for view, values in (("before", [1.0]), ("after", [1.0, 0, 0]), ("never_seen", [0.0]))
+    }
+    many = {"before": of(*[1.0] * 60), "after": many["after"], "never_seen": of(*[0.0] * 60)}
+    assert report.build({"forget": many}, {})["verdict"]["word"] == "NOT FORGOTTEN"
+
+
+def test_damage_that_rows_do_not_tell_from_noise_is_named_and_decides_nothing():
+    made = built({}, retain={"rouge_l": 0.4})["results"]
+    made["retain"]["before"]["rouge_l"] = {"mean": 0.95, "n": 2, "rows": [1.9, 0.0] + [None] * (N - 2)}
+    made["retain"]["after"]["rouge_l"] = {"mean": 0.4, "n": 2, "rows": [0.0, 0.8] + [None] * (N - 2)}
+    made["forget"]["after"]["loss"] = rows(3.0, spread=8.0)
+    found = report.build(made, {})["verdict"]
+    assert found["word"] == "FORGOTTEN AS TESTED"
+    unsure = [reason for reason in found["reasons"] if reason.startswith("Not told from noise")]
+    assert len(unsure) == 2
+    assert "loss of the forget set: 3.000" in unsure[0]
+    assert "rouge l of the retain set: 0.400" in unsure[1]
+
+
+def test_numbers_that_are_not_finite_are_a_collapse_and_no_forgetting():
+    results = built({})["results"]
+    results["forget"]["after"]["loss"] = {"mean": math.nan, "n": 2, "rows": [math.nan, 1.0] + [None] * (N - 2)}
+    found = report.build(results, {})["verdict"]
+    assert found["word"] == "COLLAPSED"
+    assert "not finite in 1 of 2 rows" in found["reasons"][0]
+
+
+def test_without_never_seen_what_cannot_be_checked_is_said():
+    found = built({}, without=("never_seen",))["verdict"]
+    assert found["word"] == "FORGOTTEN AS TESTED"  # 6 % of the extraction strength is left, taken from 0
+    assert any("over-forgetting" in reason and "Not checked" in reason for reason in found["reasons"])
+    assert any("probability is not judged" in reason for reason in found["reasons"])
+    assert built(BEFORE, without=("never_seen",))["verdict"]["word"] == "NOT FORGOTTEN"
+    assert built({"worst_of_k": 0.3}, without=("never_seen",))["verdict"]["word"] == "SUPPRESSED"
+    assert built({"loss": 9.0}, without=("never_seen",))["verdict"]["word"] == "FORGOTTEN AS TESTED"
+
+
+def test_without_before_the_model_is_compared_with_never_seen_alone():
+    assert built({}, without=("before",))["verdict"]["word"] == "FORGOTTEN AS TESTED"
+    found = built(BEFORE, without=("before",))["verdict"]
+    assert found["word"] == "NOT FORGOTTEN"
+    assert "for want of before" in found["reasons"][0]
+    collapsed = built({}, retain={"rouge_l": 0.1}, without=("before",))["verdict"]
+    assert collapsed["word"] == "COLLAPSED"
+    assert "0.950 never-seen" in collapsed["reasons"][0]
+    assert built({"loss": 3.0}, without=("before",))["verdict"]["word"] == "OVER-FORGOTTEN"
+
+
+def test_a_holdout_set_stands_for_never_seen():
+    results = built({}, without=("never_seen",))["results"]
+    results["holdout"] = {"before": {name: {**rows(value), "rows": rows(value)["rows"][:30]} for name, value in NEVER.items()}}
+    forgotten = report.build(results, {})
+    assert forgotten["never_seen"]["kind"] == "holdout"
+    assert forgotten["verdict"]["word"] == "FORGOTTEN AS TESTED"
+    assert any("holdout set before unlearning stands for it" in reason for reason in forgotten["verdict"]["reasons"])
+    results["forget"]["after"]["loss"] = rows(3.0)
+    assert report.build(results, {})["verdict"]["word"] == "OVER-FORGOTTEN"
+
+
+def test_an_estimate_is_called_one():
+    reasons = built({}, never_seen={"kind": "estimate", "name": None})["verdict"]["reasons"]
+    assert any("for the never-seen estimate" in reason for reason in reasons)
+    assert any("is an estimate" in reason for reason in reasons)
+
+
+def test_no_retain_set_no_after_view_or_no_measure():
+    assert any("Not checked, collapse" in reason for reason in built({}, without=("retain",))["verdict"]["reasons"])
+    assert built({}, without=("after",))["verdict"]["word"] is None
+    assert report.build({"forget": {"after": {"rouge_l": rows(0.1)}}}, {})["verdict"]["word"] is None
+    assert report.build({}, {})["verdict"]["word"] is None
+
+
+def test_model_utility_counts_wherever_it_stands():
+    results = built({})["results"]
+    results["tofu"] = {"before": {"model_utility": auc(0.6)}, "after": {"model_utility": auc(0.1)}}
+    found = report.build(results, {})["verdict"]
+    assert found["word"] == "COLLAPSED"
+    assert "model utility: 0.100 after, 0.600 before" in found["reasons"][0]
+
+
+def test_every_threshold_is_reported_and_explained():
+    assert built({})["verdict"]["thresholds"] == verdict.THRESHOLDS
+    assert verdict.MEANING.keys() == verdict.THRESHOLDS.keys()
+
+
+def attack(held: bool | None, **changes) -> dict:
+    """An attack with one number that has a line, as an audit writes it."""
+    finding = {"limit": 0.1, "held": held, "text": "examples of the same kind: extraction strength 0.300, 0.050 without it."}
+    return {
+        "title": "",
+        "quick": True,
+        "held": held,
+        "reason": None if held is not None else "its rows are too few to tell",
+        "findings": [finding],
+    } | changes
+
+
+def test_forgotten_as_tested_only_where_the_attacks_hold():
+    def judged(**attacks) -> dict:
+        return built({}, attacks=attacks)["verdict"]
+
+    assert any(reason.startswith("Not attacked") for reason in built({})["verdict"]["reasons"])
+    held = judged(sanity=attack(True), prompts=attack(True))
+    assert held["word"] == "FORGOTTEN AS TESTED"
+    assert any(reason.startswith("prompts, examples of the same kind") for reason in held["reasons"])
+    assert not any("Not attacked" in reason or "Not told" in reason for reason in held["reasons"])
+    broken = judged(sanity=attack(True), prompts=attack(False))
+    assert broken["word"] == "SUPPRESSED"
+    assert broken["reasons"][0].startswith("prompts, examples of the same kind")
+    unsure = judged(sanity=attack(True), prompts=attack(None))
+    assert unsure["word"] == "FORGOTTEN AS TESTED"
+    assert any(reason.startswith("Not told from noise: prompts") for reason in unsure["reasons"])
+    unmade = judged(sanity=attack(True), prompts=attack(None, findings=[], reason="it was not made"))
+    assert "Not told, the attack prompts: it was not made." in unmade["reasons"]
+    reported = judged(sanity=attack(True), lens=attack(None, findings=[{"limit": None, "held": None, "text": ""}]))
+    assert not any("lens: " in reason and "Not told" in reason for reason in reported["reasons"])
+
+
+def test_an_adapter_without_sanity_is_no_verdict_and_what_is_left_counts_before_any_attack():
+    assert built({}, attacks={"sanity": attack(False)})["verdict"]["word"] is None
+    assert built(BEFORE, attacks={"sanity": attack(False)})["verdict"]["word"] == "NOT FORGOTTEN"
+    assert built({"loss": 3.0, "probability": 0.05}, attacks={"scale": attack(False)})["verdict"]["word"] == "SUPPRESSED"
+
+
+unit = st.floats(0, 1)
+RANK = ["NOT FORGOTTEN", None, "SUPPRESSED", "OVER-FORGOTTEN", "FORGOTTEN AS TESTED"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(es=unit, p=unit, loss=st.floats(0, 12), kept=unit, lens=unit, auc_after=unit, seed=st.integers(0, 3))
+def test_the_verdict_is_a_function_of_the_written_report_and_its_first_matching_word(es, p, loss, kept, lens, auc_after, seed):
+    after = {"extraction_strength": es, "probability": p, "loss": loss, "logit_lens": lens}
+    made = built(after, retain={"rouge_l": kept}, after_auc=auc_after)
+    found = made["verdict"]
+    read = json.loads(json.dumps(made, allow_nan=False))
+    assert verdict.judge(read) == found
+    text = " ".join([str(found["word"]), *found["reasons"]]).lower()
+    assert "deleted" not in text
+    assert "certified" not in text
+    assert "nan" not in text.split()
+    # The rows spread by .02 only, so far from a line there is no noise: the definition, written out.
+    left = max((es - 0.05) / 0.85, (p - 0.14) / 0.76)
+    if min(abs(left - 0.1), abs(kept - 0.475), abs(loss - 2.4), abs(lens - 0.4), abs(auc_after - 0.6), abs(auc_after - 0.4)) > 0.03:
+        expected = "FORGOTTEN AS TESTED"
+        if loss > 2.4 or auc_after < 0.4:
+            expected = "OVER-FORGOTTEN"
+        if lens > 0.4 or auc_after > 0.6:
+            expected = "SUPPRESSED"
+        if left > 0.1:
+            expected = "NOT FORGOTTEN"
+        if kept < 0.475:
+            expected = "COLLAPSED"
+        assert found["word"] == expected
+    # Order of rows does not matter beyond the resampling: shuffled as whole rows, the word stays.
+    order = np.random.default_rng(seed).permutation(N)
+    for views in read["results"].values():
+        for metrics in views.values():
+            for entry in metrics.values():
+                entry["rows"] = [entry["rows"][i] for i in order] if entry["rows"] else []
+    assert report.build(read["results"], {})["verdict"]["word"] == found["word"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(low=unit, high=unit)
+def test_more_left_is_never_called_more_forgotten(low, high):
+    low, high = sorted((low, high))
+    words = [built({"extraction_strength": es, "worst_of_k": es})["verdict"]["word"] for es in (low, high)]
+    assert RANK.index(words[0]) >= RANK.index(words[1])
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    """Four ways a run can end, really trained: rows of random tokens, memorised, and then forgotten or not."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(3)
+    inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(64)}, unk_token="w63"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="w0", bos_token="w1", eos_token="w2")
+
+    def make(count: int) -> list[dict[str, list[int]]]:
+        ids = torch.randint(3, 64, (count, 12), generator=generator).tolist()
+        return [{"input_ids": [1, *row], "labels": [-100] * 5 + row[4:]} for row in ids]
+
+    forget, retain = make(16), make(16)
+
+    def train(model, steps: int, *, down=(), up=()):
+        model = copy.deepcopy(model).train()
+        optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        for _ in range(steps):
+            loss = torch.zeros(())
+            for sign, found in ((1, down), (-1, up)):
+                if found:
+                    batch = {key: torch.tensor([row[key] for row in found]) for key in ("input_ids", "labels")}
+                    loss = loss + sign * model(**batch).loss
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        return model.eval()
+
+    start = tiny_llama()
+    never = train(start, 60, down=retain)
+    before = train(start, 70, down=forget + retain)
+    ends = {"untouched": before, "retrained": never, "gibberish": tiny_llama(9), "past": train(before, 60, down=retain, up=forget)}
+
+    def look(model):
+        return {
+            name: evaluate(model, tokenizer, found, generate=False, batch_size=16)
+            for name, found in (("forget", forget), ("retain", retain))
+        }
+
+    return {name: look(model) for name, model in ends.items()}
+
+
+@pytest.mark.parametrize(
+    ("end", "word"),
+    [("untouched", "NOT FORGOTTEN"), ("retrained", "FORGOTTEN AS TESTED"), ("gibberish", "COLLAPSED"), ("past", "OVER-FORGOTTEN")],
+)
+@pytest.mark.parametrize("with_before", [True, False])
+def test_real_models(worlds, end, word, with_before):
+    views = {"after": worlds[end], "never_seen": worlds["retrained"]} | ({"before": worlds["untouched"]} if with_before else {})
+    results = {name: {view: found[name] for view, found in views.items()} for name in ("forget", "retain")}
+    found = report.build(results, {}, never_seen={"kind": "retrained", "name": None})["verdict"]
+    assert found["word"] == word, found["reasons"]
