@@ -6,7 +6,7 @@ import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 from test_evaluation import PAIRS, TEXT, llama, memorised, rows, tokenizer  # noqa: F401
-from test_evaluation_generation import argmax_loop
+from test_generation import argmax_loop
 
 from peft_unlearn.metrics.continuation import knowmem, rouge_l_f1, verbmem
 from peft_unlearn.metrics.teacher_forced import rouge_l
