@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from peft_unlearn.combine._active import on_active
+from peft_unlearn.util.registry import combiner
 
 # Relative cut-offs of the pseudo-inverse, on the eigenvalues of the cosine matrix. Gradients within some 8 degrees of one another count as one
 # direction where that still lowers every loss. Held apart, a retain cross-entropy and a KL on the same rows (cosine .9995 after 40 steps) leave
@@ -15,9 +16,12 @@ PARALLEL = 1e-2
 ROUNDING = 1e-12
 
 
+@combiner(paper="2412.20412")
 @on_active
 def mollm(gramian: Tensor, coefs: Tensor) -> Tensor:
-    """d = sum_i c_i g_i*/||g_i*||, rescaled to ||sum_i c_i g_i||, with c = coefs / sum(coefs).
+    """Common descent: each objective pulls in a direction that leaves all others alone.
+
+    d = sum_i c_i g_i*/||g_i*||, rescaled to ||sum_i c_i g_i||, with c = coefs / sum(coefs).
 
     g_i* is g_i minus its projection on the span of the other gradients, the direction of row i of the dual basis (GG')^-1 G. It is
     orthogonal to every other gradient, so each term lowers one loss and leaves the others alone: g_i·d > 0 for every gradient that does
@@ -36,6 +40,9 @@ def mollm(gramian: Tensor, coefs: Tensor) -> Tensor:
     Returns:
         (m,) weights, fp64. An objective whose gradient is at most 1e-4 of the largest is left out (weight 0); all NaN where the Gram matrix
         holds a non-finite entry.
+
+    >>> mollm(torch.tensor([[1.0, -4.0], [-4.0, 64.0]]))
+    tensor([3.7749, 0.4719], dtype=torch.float64)
 
     Source: Pan et al., 2025, arXiv 2412.20412.
     """

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from peft_unlearn.util.registry import loss
+
 
 def direction(size: int, device: torch.device | None = None) -> Tensor:
     """A unit vector of `size` entries, the same on every machine and in every run: (size,) fp64.
@@ -15,6 +17,7 @@ def direction(size: int, device: torch.device | None = None) -> Tensor:
     return vector / vector.norm()
 
 
+@loss(paper="2403.03218", lowers=False, ranges={"scale": "at least 0"})
 def rmu(hidden: Tensor, *, scale: float = 2.0) -> Tensor:
     """Mean over the hidden dimension of (h - scale * u)^2, u a fixed unit vector (`direction`).
 
@@ -27,6 +30,9 @@ def rmu(hidden: Tensor, *, scale: float = 2.0) -> Tensor:
 
     Returns:
         (N,) losses.
+
+    >>> rmu(torch.zeros(1, 4)), rmu(2 * direction(4)[None])
+    (tensor([1.]), tensor([0.], dtype=torch.float64))
 
     Source: Li et al., 2024, arXiv 2403.03218 (WMDP).
     """

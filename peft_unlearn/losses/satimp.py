@@ -1,26 +1,12 @@
-"""Gradient ascent whose tokens are weighted by how well they are known: WGA and SatImp."""
+"""SatImp: gradient ascent whose tokens are weighted by saturation and importance."""
 
 import torch
 from torch import Tensor
 
-
-def wga(logps: Tensor, *, beta: float = 1.0) -> Tensor:
-    """Weighted gradient ascent, p^beta log p with the weight p^beta held constant.
-
-    The gradient with respect to log p is the weight itself: 1 where the text is memorised, as in gradient ascent, but 0 where it is gone.
-
-    Args:
-        logps: log-probabilities of the true tokens in nats, any shape.
-        beta: how soon the weight dies, at least 0; 0 is gradient ascent.
-
-    Returns:
-        Losses of the same shape.
-
-    Source: Wang et al., 2025, arXiv 2502.19301.
-    """
-    return torch.exp(beta * logps.detach()) * logps
+from peft_unlearn.util.registry import loss
 
 
+@loss(paper="2505.11953", ranges={"beta1": "at least 0", "beta2": "at least 0"})
 def satimp(logps: Tensor, *, beta1: float = 5.0, beta2: float = 1.0) -> Tensor:
     """SatImp, p^beta1 (1 - p)^beta2 log p with the weight held constant.
 
@@ -34,6 +20,9 @@ def satimp(logps: Tensor, *, beta1: float = 5.0, beta2: float = 1.0) -> Tensor:
 
     Returns:
         Losses of the same shape.
+
+    >>> satimp(torch.tensor([0.999, 0.5, 0.01]).log())
+    tensor([-9.9548e-07, -1.0830e-02, -4.5591e-10])
 
     Source: Yang et al., 2025, arXiv 2505.11953.
     """
