@@ -3,9 +3,8 @@
 import argparse
 import os
 
-from peft_unlearn.config.methods import METHODS
+from peft_unlearn.config.methods import METHODS, OURS
 
-OURS = ("mean_teacher", "ngdiff", "mollm")
 MARK = "demo.json"  # of a folder that the demo may write over
 
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from tiny_models import tiny_llama
 
 from peft_unlearn.losses import ceu, dpo, ga, hidden_distance, logit_margin, nll, npo, rmu, satimp, simnpo, undial, wga
-from peft_unlearn.losses.openunlearning import PEER
 from peft_unlearn.losses.rmu import direction
 from peft_unlearn.model.logprobs import kl
+from peft_unlearn.util.registry import OPENUNLEARNING
 
 V = 128  # more than 100: their UNDIAL takes -100 for an index
 FORGET = [(5, 6), (3, 1), (2, 4), (7, 2)]  # tokens of prompt and answer in each row
@@ -164,7 +164,7 @@ THEIRS = {
 
 
 def peer(name, given, **parameters):
-    return PEER[name](*(given[key] for key in THEIRS[name][0]), **parameters).item()
+    return OPENUNLEARNING[name](*(given[key] for key in THEIRS[name][0]), **parameters).item()
 
 
 def at_labels(given, prefix="", ref=""):
@@ -212,7 +212,7 @@ def raw():
     return {key: value[:1, :6] for key, value in dense([(0, 6), *FORGET[1:]]).items() if value.ndim}
 
 
-@pytest.mark.parametrize("name", PEER)
+@pytest.mark.parametrize("name", OPENUNLEARNING)
 def test_the_table_computes_what_their_code_does(rows, raw, name):
     assert peer(name, rows) == pytest.approx(float(THEIRS[name][1](rows)), rel=1e-9)
     assert peer(name, raw) == pytest.approx(float(THEIRS[name][1](raw)), rel=1e-9)
@@ -249,7 +249,7 @@ def test_ceu_over_every_label_is_theirs_that_skips_none(rows):
 def test_gradients_of_the_table_are_those_of_ours(rows):
     for name, loss in {"wga": wga, "satimp": satimp, "grad_ascent": ga}.items():
         z = rows["logits"].clone().requires_grad_()
-        (theirs,) = torch.autograd.grad(PEER[name](z, rows["labels"]), z)
+        (theirs,) = torch.autograd.grad(OPENUNLEARNING[name](z, rows["labels"]), z)
         logps, mask, _, _ = at_labels(rows | {"logits": z})
         (here,) = torch.autograd.grad(loss(logps[mask]).mean(), z)
         torch.testing.assert_close(here, theirs)
@@ -260,7 +260,7 @@ def test_gradients_of_the_table_are_those_of_ours(rows):
 
 def test_padding_changes_their_undial_and_kl_and_nothing_else(rows):
     padded = dense(padding=20)
-    for name in PEER:
+    for name in OPENUNLEARNING:
         changed = abs(peer(name, padded) / peer(name, rows) - 1)
         assert changed > 0.01 if name in ("undial", "kl_retain") else changed < 1e-5, name
     before, after = ours(rows), ours(padded)
