@@ -1,4 +1,4 @@
-"""What may not change the direction of the peers' combiners, and gradients that are zero, parallel or opposite."""
+"""What may not change the direction of the baselines' combiners, and gradients that are zero, parallel or opposite."""
 
 import numpy as np
 import pytest

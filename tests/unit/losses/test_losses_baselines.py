@@ -1,4 +1,4 @@
-"""The peers' losses of log-probabilities against closed forms or plain loops, their limits, and what must not change them."""
+"""The baselines' losses of log-probabilities against closed forms or plain loops, their limits, and what must not change them."""
 
 import math
 
