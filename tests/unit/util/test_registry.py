@@ -33,6 +33,8 @@ WRONG = {
     "@loss()\ndef mine(logps, *, tol): ...": "mine: the keyword tol has no default",
     "@loss('mine')\ndef mine(logps): ...": "mine: write the decorator's arguments as keyword=value",
     "@loss(**said)\ndef mine(logps): ...": "mine: write the decorator's arguments as keyword=value",
+    "@loss()\ndef mine(logprobs): ...": "mine reads logprobs, it may read logits, ref_logits, targets, or alt_hidden, alt_logps",
+    "@loss()\ndef mine(logits, logps): ...": "mine reads logits, logps, it may read",
     "@loss(lower=True)\ndef mine(logps): ...": "@loss has no keyword 'lower', it takes name, paper, ranges, per, lowers",
     "@loss(per='row')\ndef mine(logps): ...": "per is 'row', write 'token' or 'sequence'",
     "@loss(ranges={'tol': 'small'})\ndef mine(logps, *, tol=1.0): ...": "'small' is no range, write one such as",
