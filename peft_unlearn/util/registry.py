@@ -125,6 +125,53 @@ class Combiner(Part):
         return bool(self.said["unit"])
 
 
+class Metric(Part):
+    """A metric of a set of rows."""
+
+    KEYWORDS = {"needs": None, "direction": None, "family": False}
+
+    @property
+    def needs(self) -> str | None:
+        """What must be done with a row before it can be measured; None of what is no metric of rows (`metrics.suite`)."""
+        return None if self.said["needs"] is None else str(self.said["needs"])
+
+    @property
+    def direction(self) -> str | None:
+        """Which way is better: "lower" or "higher" where it is to be forgotten, "never_seen" for the never-seen model's value."""
+        return None if self.said["direction"] is None else str(self.said["direction"])
+
+    @property
+    def family(self) -> bool:
+        """Whether its name in a report has something before or after it, as min_k_auc and leak_at_4 have."""
+        return bool(self.said["family"])
+
+
+class Attack(Part):
+    """An attack of an audit."""
+
+    KEYWORDS = {"title": "", "order": 100, "quick": False, "control": False}
+
+    @property
+    def title(self) -> str:
+        """What it does, in a few words."""
+        return str(self.said["title"]) or self.help.rstrip(".")
+
+    @property
+    def order(self) -> int:
+        """Its place among the attacks, the lowest first."""
+        return int(self.said["order"])
+
+    @property
+    def quick(self) -> bool:
+        """Whether it is in the quick set, which the verdict FORGOTTEN AS TESTED rests on."""
+        return bool(self.said["quick"])
+
+    @property
+    def control(self) -> bool:
+        """Whether a never-seen model can be attacked in the same way."""
+        return bool(self.said["control"])
+
+
 Kind = TypeVar("Kind", bound=Part)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -225,9 +272,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
             module=module,
             attribute=found.function,
             reads=found.positional,
-            parameters={
-                key: Parameter(default, Range(ranges[key]) if key in ranges else None) for key, default in found.defaults.items()
-            },
+            parameters={key: Parameter(default, Range(ranges[key]) if key in ranges else None) for key, default in found.defaults.items()},
             papers=(paper,) if isinstance(paper, str) else tuple(paper),
             said={**(known or {}), **said},
         )
@@ -250,14 +295,16 @@ def refuse_double(point: EntryPoint, known: Mapping[str, Any]) -> None:
         UserError: it is.
     """
     if point.name in known:
-        raise UserError(f"{point.name}: {point.value} brings that name in {point.group}, where it is taken; rename it or remove that package.")
+        raise UserError(
+            f"{point.name}: {point.value} brings that name in {point.group}, where it is taken; rename it or remove that package."
+        )
 
 
 LOSSES = Registry("losses", "loss", Loss)
 OPENUNLEARNING = Registry("losses", "openunlearning_loss", OpenUnlearningLoss, outside=False)
 COMBINERS = Registry("combine", "combiner", Combiner)
-METRICS = Registry("metrics", "metric", Part)
-ATTACKS = Registry("attacks", "attack", Part)
+METRICS = Registry("metrics", "metric", Metric)
+ATTACKS = Registry("attacks", "attack", Attack)
 loss, openunlearning_loss, combiner = LOSSES.register, OPENUNLEARNING.register, COMBINERS.register
 metric, attack = METRICS.register, ATTACKS.register
 
