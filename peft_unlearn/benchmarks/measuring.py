@@ -146,7 +146,8 @@ def model_utility(parts: Sequence[Sequence[float | None]]) -> Result:
 
     def harmonic(*samples: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore"):
-            return len(samples) / sum(1 / sample.mean(-1) for sample in samples)
+            means: np.ndarray = len(samples) / sum(1 / sample.mean(-1) for sample in samples)
+        return means
 
     value = utility.model_utility([float(part.mean()) for part in rows])
     return {"mean": value, "n": sum(map(len, rows)), "rows": [], "interval": list(bootstrap(harmonic, *rows))}

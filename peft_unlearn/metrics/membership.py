@@ -31,8 +31,8 @@ def auc(members: np.ndarray, others: np.ndarray) -> np.ndarray:
     """
     n, m = members.shape[-1], others.shape[-1]
     ranks = rankdata(np.concatenate([members, others], axis=-1), axis=-1)[..., :n]
-    u: np.ndarray = ranks.sum(-1) - n * (n + 1) / 2
-    return u / (n * m)
+    chances: np.ndarray = (ranks.sum(-1) - n * (n + 1) / 2) / (n * m)
+    return chances
 
 
 def membership(forget: Evaluation, holdout: Evaluation) -> dict[str, Result]:
