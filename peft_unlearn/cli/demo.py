@@ -3,14 +3,15 @@
 import argparse
 import os
 
-from peft_unlearn.config.methods import METHODS
+from peft_unlearn.config.methods import METHODS, OURS
 
-OURS = ("mean_teacher", "ngdiff", "mollm")
 MARK = "demo.json"  # of a folder that the demo may write over
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--method", nargs="+", choices=METHODS, default=OURS, help="methods to show (default %(default)s)")
+    parser.add_argument(
+        "--method", nargs="+", choices=METHODS, metavar="METHOD", default=OURS, help="methods to show (default %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another world, other models, other runs (default %(default)s)")
     parser.add_argument("--output", default="runs/demo", metavar="DIR", help="a folder for data and adapters (default %(default)s)")
     parser.add_argument("--fresh", action="store_true", help="train the models again, even if they are in the cache")

@@ -12,9 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    from peft_unlearn.config import recipe
+    from peft_unlearn.config import reading, recipe
 
-    values = recipe.check(recipe.load(options.recipe, options.overrides))  # what is wrong with a recipe is said before torch is imported
+    values = recipe.check(reading.load(options.recipe, options.overrides))  # what is wrong with a recipe is said before torch is imported
 
     from rich.console import Console
 

@@ -11,9 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    from peft_unlearn.config import recipe
+    from peft_unlearn.config import reading, recipe
 
-    values = recipe.check(recipe.load(options.recipe, options.overrides))
+    values = recipe.check(reading.load(options.recipe, options.overrides))
     recipe.check_files(values)
 
     import torch  # only now: what is wrong with a recipe is said at once

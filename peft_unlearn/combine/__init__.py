@@ -26,11 +26,22 @@ it would have had alone, BLUR the forget side; PCGrad bends each away from the o
 ([0.75, 48.0], [0.658, 0.658])
 """
 
+from typing import TYPE_CHECKING
+
 from peft_unlearn.combine._active import on_active
 from peft_unlearn.combine._sides import on_sides
 from peft_unlearn.util.registry import COMBINERS
 
+if TYPE_CHECKING:  # type checkers take a file for a function of its name otherwise; at run time nothing needs these lines
+    from peft_unlearn.combine.blur import blur as blur
+    from peft_unlearn.combine.gru import gru as gru
+    from peft_unlearn.combine.mgda import mgda as mgda
+    from peft_unlearn.combine.mollm import mollm as mollm
+    from peft_unlearn.combine.ngdiff import ngdiff as ngdiff
+    from peft_unlearn.combine.pcgrad import pcgrad as pcgrad
+    from peft_unlearn.combine.weighted_sum import weighted_sum as weighted_sum
+
 # Each combiner under its name, over the submodule of that name. Those of other packages are in COMBINERS alone.
 globals().update({name: combiner.function for name, combiner in COMBINERS.own.items()})
 
-__all__ = ["COMBINERS", "on_active", "on_sides", *COMBINERS.own]  # noqa: PLE0604  # names that the files of this folder register
+__all__ = ["COMBINERS", "on_active", "on_sides", *COMBINERS.own]  # names that the files of this folder register

@@ -50,7 +50,7 @@ def mollm(gramian: Tensor, coefs: Tensor) -> Tensor:
     norms = gramian.diagonal().sqrt()
     cosines = gramian / norms.outer(norms)  # UU', rows of U: g_i / ||g_i||
     for cutoff in (PARALLEL, ROUNDING):
-        dual = torch.linalg.pinv(cosines, rtol=cutoff, hermitian=True)  # row i: g_i*, up to length, over the rows of U
+        dual: Tensor = torch.linalg.pinv(cosines, rtol=cutoff, hermitian=True)  # row i: g_i*, up to length, over the rows of U
         d = c @ (dual / dual.diagonal().sqrt()[:, None])  # sum_i c_i g_i*/||g_i*||, for dual_ii is the squared length of row i
         if (cosines @ d > 0).all():  # g_i·d
             break

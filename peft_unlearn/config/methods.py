@@ -7,10 +7,11 @@ by an entry point of the group `peft_unlearn.methods`, whose name is the method'
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import entry_points
 from typing import Any
 
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.registry import outside, refuse_double
+from peft_unlearn.util.registry import refuse_double
 
 
 @dataclass(frozen=True)
@@ -152,13 +153,9 @@ OWN: dict[str, Method] = {
         forget_loss_args={"beta1": 5.0, "beta2": 1.0},
         forget_coef=0.1,
     ),
-    "undial": _retained(
-        "self-distillation from adjusted logits", "2402.10052", forget_loss="undial", forget_loss_args={"beta": 10.0}
-    ),
+    "undial": _retained("self-distillation from adjusted logits", "2402.10052", forget_loss="undial", forget_loss_args={"beta": 10.0}),
     "ceu": _retained("cross-entropy to the model's own choice without the true token", "2503.01224", forget_loss="ceu"),
-    "rmu": _retained(
-        "representation misdirection", "2403.03218", forget_loss="rmu", forget_loss_args={"scale": 2.0}, retain_loss="hidden"
-    ),
+    "rmu": _retained("representation misdirection", "2403.03218", forget_loss="rmu", forget_loss_args={"scale": 2.0}, retain_loss="hidden"),
     "pdu": _retained(
         "flat logits under a constraint on the retain loss, primal-dual", "2506.05314", forget_loss="logit_margin", retain_bound=0.05
     ),
@@ -180,7 +177,7 @@ class Methods(Mapping[str, Method]):
     @cached_property
     def _all(self) -> dict[str, Method]:
         found = dict(OWN)
-        for point in outside("peft_unlearn.methods"):
+        for point in entry_points(group="peft_unlearn.methods"):
             refuse_double(point, found)
             try:
                 method = point.load()

@@ -40,10 +40,29 @@ does, the inverted hinge as gradient ascent does on memorised text, and UNDIAL b
 ([0.01, 0.5, 0.999], [0.02, 0.5, 0.002], [0.01, 0.5, 0.956])
 """
 
+from typing import TYPE_CHECKING
+
 from peft_unlearn.losses.rmu import hidden_distance
 from peft_unlearn.util.registry import LOSSES, Loss
+
+if TYPE_CHECKING:  # type checkers take a file for a function of its name otherwise; at run time nothing needs these lines
+    from peft_unlearn.losses.ceu import ceu as ceu
+    from peft_unlearn.losses.dpo import dpo as dpo
+    from peft_unlearn.losses.ga import ga as ga
+    from peft_unlearn.losses.ihl import ihl as ihl
+    from peft_unlearn.losses.log_odds import log_odds as log_odds
+    from peft_unlearn.losses.logit_margin import logit_margin as logit_margin
+    from peft_unlearn.losses.nll import nll as nll
+    from peft_unlearn.losses.nlul import nlul as nlul
+    from peft_unlearn.losses.npo import npo as npo
+    from peft_unlearn.losses.rmu import rmu as rmu
+    from peft_unlearn.losses.satimp import satimp as satimp
+    from peft_unlearn.losses.simnpo import simnpo as simnpo
+    from peft_unlearn.losses.uce import uce as uce
+    from peft_unlearn.losses.undial import undial as undial
+    from peft_unlearn.losses.wga import wga as wga
 
 # Each loss under its name, over the submodule of that name. Those of other packages are in LOSSES alone.
 globals().update({name: loss.function for name, loss in LOSSES.own.items()})
 
-__all__ = ["LOSSES", "Loss", "hidden_distance", *LOSSES.own]  # noqa: PLE0604  # names that the files of this folder register
+__all__ = ["LOSSES", "Loss", "hidden_distance", *LOSSES.own]  # names that the files of this folder register

@@ -153,4 +153,3 @@ def rmu_forget(hidden: Tensor, labels: Tensor, *, scale: float = 2.0) -> Tensor:
 def rmu_retain(hidden: Tensor, labels: Tensor, ref_hidden: Tensor) -> Tensor:
     """RMU's retain loss "EMBED_DIFF", at the positions where a label *stands*, over rows as `_over_rows` says."""
     return _over_rows(hidden_distance(hidden, ref_hidden), labels)
-

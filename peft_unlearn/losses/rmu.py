@@ -1,5 +1,7 @@
 """RMU, representation misdirection: the hidden states of the forget set go to a fixed vector, those of the retain set stay."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,9 +14,10 @@ def direction(size: int, device: torch.device | None = None) -> Tensor:
     The paper draws each entry uniformly from [0, 1) once and normalises. Here entry i is the fractional part of i times the golden ratio,
     which fills [0, 1) as evenly and leaves no seed to lose.
     """
-    golden = (1 + 5**0.5) / 2
+    golden = (1 + math.sqrt(5)) / 2
     vector = torch.arange(1, size + 1, dtype=torch.float64, device=device) * golden % 1
-    return vector / vector.norm()
+    unit: Tensor = vector / vector.norm()
+    return unit
 
 
 @loss(paper="2403.03218", lowers=False, ranges={"scale": "at least 0"})

@@ -21,7 +21,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper, _set_adapter
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from peft_unlearn.config.names import KEEPS_BASE
+from peft_unlearn.config.model_settings import KEEPS_BASE
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import undamaged
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
 
 from peft_unlearn import data, publish
 from peft_unlearn.model import adapters
-from peft_unlearn.publish.model_card import PAPERS, shown
+from peft_unlearn.publish.model_card import shown
 
 
 class AdapterTrainer(Trainer):
@@ -22,7 +22,6 @@ class AdapterTrainer(Trainer):
 
     _tag_names = ("peft-unlearn", "unlearning")
     _name = "Unlearn"
-    _paper = PAPERS  # of each method: what it is, arXiv number
 
     control: TrainerControl
 

@@ -8,8 +8,11 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.losses import LOSSES, Loss, hidden_distance, log_odds, nll, openunlearning
+from peft_unlearn.losses.log_odds import log_odds
+from peft_unlearn.losses.nll import nll
+from peft_unlearn.losses.rmu import hidden_distance
 from peft_unlearn.model.logprobs import Dense, OfLogits, Scores, from_anchor, matched, row_means, spread
+from peft_unlearn.util.registry import LOSSES, Loss, openunlearning_losses
 
 Function = Callable[[Scores, Any], Tensor]  # of the student's scores, and the anchor's
 Unit = Literal["token", "sequence", "batch"]
@@ -62,18 +65,20 @@ def build(args: UnlearnConfig, scale: float = 1.0) -> list[Objective]:
     loss, parameters = LOSSES[args.forget_loss], cast(dict[str, Any], args.forget_loss_args)
     theirs = args.definitions == "openunlearning"
     per: Unit = "batch" if theirs else "token"
-    forget = _theirs(openunlearning.FORGET[args.forget_loss], **parameters) if theirs else _forget(args, loss, parameters, scale)
+    forget = (
+        _theirs(openunlearning_losses("forget_loss")[args.forget_loss], **parameters) if theirs else _forget(args, loss, parameters, scale)
+    )
     anchor = "reference" if loss.reference else None
     of_logits = _of_logits(loss, parameters) if "logits" in loss.reads and not theirs else None
     anchor_logps = "ref_logps" in loss.reads
     objectives = [Objective("forget", "forget", args.forget_coef, forget, per if theirs else loss.per, anchor, of_logits, anchor_logps)]
     if args.retain_loss != "none":
-        retain = _theirs(openunlearning.RETAIN[args.retain_loss]) if theirs else _retain(args)
+        retain = _theirs(openunlearning_losses("retain_loss")[args.retain_loss]) if theirs else _retain(args)
         anchor = "reference" if args.retain_loss == "hidden" else None
         objectives.append(Objective("retain", "retain", args.retain_coef, retain, per, anchor))
     if args.retain_kl != "none":
         objectives.append(
-            Objective("kl", "retain", args.kl_coef, _theirs(openunlearning.kl_retain), per, args.retain_kl)
+            Objective("kl", "retain", args.kl_coef, _theirs(openunlearning_losses("retain_kl")["reference"]), per, args.retain_kl)
             if theirs
             else _divergence(args, "kl", "retain", args.retain_kl)
         )
@@ -148,12 +153,11 @@ def _of_logits(loss: Loss, parameters: dict[str, Any]) -> OfLogits:
     return of_logits
 
 
-def _theirs(function: Callable[..., Tensor], **parameters: Any) -> Function:
+def _theirs(loss: Loss, **parameters: Any) -> Function:
     """A loss of OpenUnlearning's on everything that the micro-batch gave."""
-    reads = Loss(function).reads
 
     def whole(scores: Scores, anchor: Scores | None) -> Tensor:
-        return function(*_readings(cast(Dense, scores.dense), None if anchor is None else anchor.dense, reads), **parameters)
+        return loss.function(*_readings(cast(Dense, scores.dense), None if anchor is None else anchor.dense, loss.reads), **parameters)
 
     return whole
 

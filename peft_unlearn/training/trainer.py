@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from peft_unlearn import data, metrics
-from peft_unlearn.combine import COMBINERS, UNIT
+from peft_unlearn.combine import COMBINERS
 from peft_unlearn.config import methods
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.model import adapters
@@ -219,7 +219,7 @@ class UnlearnTrainer(AdapterTrainer):
                 f"the adapter of step {self._good_step} is kept, write a lower learning_rate or set max_grad_norm."
             )
         coefs = torch.tensor(self._coefs(), dtype=torch.float64)
-        if self.early_stop is not None and self.args.combine in UNIT:
+        if self.early_stop is not None and COMBINERS[self.args.combine].unit:
             coefs[0] *= sums["distance"].sqrt()  # of length 1 it would never come to rest at its levels (docs/levels.md)
         weights = COMBINERS[self.args.combine](gramian, coefs)
         self._norm = (weights @ gramian @ weights).clamp_min(0).sqrt()

@@ -45,6 +45,6 @@ def check_number(name: str, value: Any, within: Range | None = None, *, whole: b
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise UserError(f"{name}: {value!r} is not a number.")
     if within is not None and value not in within:
-        raise UserError(f"{name}: {value!r} is out of range, write a value {within.words}.")
+        raise UserError(f"{name}: {value!r} is out of range, write a value {within.words.replace('at least', 'of at least')}.")
     if whole and value % 1:
         raise UserError(f"{name}: {value!r} is not a whole number.")

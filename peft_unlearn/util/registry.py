@@ -8,10 +8,10 @@ brings its own by an entry point of the group `peft_unlearn.<room>`, whose name 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from peft_unlearn.util import source
 from peft_unlearn.util.errors import UserError
@@ -26,6 +26,9 @@ class Parameter:
 
     default: Any
     range: Range | None = None
+
+    def __str__(self) -> str:
+        return str(self.default) if self.range is None else f"{self.default}, {self.range.words}"
 
     def check(self, name: str, value: Any) -> None:
         """See that a value is of the default's type and in the range.
@@ -65,7 +68,8 @@ class Part:
     papers: tuple[str, ...]
     said: Mapping[str, Any]
 
-    KEYWORDS: ClassVar[Mapping[str, Any] | None] = None  # which the decorator takes besides, with their defaults; None: any
+    # What the decorator takes besides: the values that each may have, the default first. None: anything.
+    KEYWORDS: ClassVar[Mapping[str, tuple[Any, ...]] | None] = None
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -80,12 +84,13 @@ class Part:
 class Loss(Part):
     """A loss, with what the trainer must know to call and average it."""
 
-    KEYWORDS = {"per": "token", "lowers": True}
+    KEYWORDS: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {"per": ("token", "sequence"), "lowers": (True, False)}
 
     @property
-    def per(self) -> str:
-        """What it returns one number for: "token" or "sequence"."""
-        return str(self.said["per"])
+    def per(self) -> Literal["token", "sequence", "batch"]:
+        """What it returns one number for."""
+        per: Literal["token", "sequence"] = self.said["per"]
+        return per
 
     @property
     def lowers(self) -> bool:
@@ -111,13 +116,17 @@ class Loss(Part):
 class OpenUnlearningLoss(Loss):
     """A loss as OpenUnlearning computes it, over a whole micro-batch; `said` holds the keys of a recipe that it serves, and under which value."""
 
-    KEYWORDS = {"per": "batch", "lowers": True, "forget_loss": None, "retain_loss": None, "retain_kl": None}
+    KEYWORDS: ClassVar[Mapping[str, tuple[Any, ...]] | None] = None
+
+    @property
+    def per(self) -> Literal["token", "sequence", "batch"]:
+        return "batch"
 
 
 class Combiner(Part):
     """A combiner of gradients."""
 
-    KEYWORDS = {"unit": False}
+    KEYWORDS: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {"unit": (False, True)}
 
     @property
     def unit(self) -> bool:
@@ -227,7 +236,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
     @cached_property
     def _all(self) -> dict[str, Kind]:
         found = dict(self.own)
-        for point in outside(f"peft_unlearn.{self.room}") if self.outside else ():
+        for point in entry_points(group=f"peft_unlearn.{self.room}") if self.outside else ():
             refuse_double(point, found)
             found[point.name] = self._outside(point)
         return found
@@ -260,12 +269,15 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
         Raises:
             ValueError: its decorator says what it cannot.
         """
-        said, known = dict(found.keywords), self.kind.KEYWORDS
+        said, known = dict(found.keywords), self.kind.KEYWORDS or {}
         name, paper, ranges = said.pop("name", found.function), said.pop("paper", ()), said.pop("ranges", {})
         if wrong := sorted(set(ranges) - set(found.defaults)):
             raise ValueError(f"{name} has no keyword-only parameter {wrong[0]!r}, whose range its decorator gives")
-        if known is not None and (wrong := sorted(set(said) - set(known))):
-            raise ValueError(f"@{self.decorator} has no keyword {wrong[0]!r}, it takes name, paper, ranges, {', '.join(known)}")
+        for key, value in said.items() if self.kind.KEYWORDS is not None else ():
+            if key not in known:
+                raise ValueError(f"@{self.decorator} has no keyword {key!r}, it takes name, paper, ranges, {', '.join(known)}")
+            if value not in known[key]:
+                raise ValueError(f"{key} is {value!r}, write {' or '.join(map(repr, known[key]))}")
         return self.kind(
             name=name,
             help=found.help,
@@ -274,18 +286,8 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
             reads=found.positional,
             parameters={key: Parameter(default, Range(ranges[key]) if key in ranges else None) for key, default in found.defaults.items()},
             papers=(paper,) if isinstance(paper, str) else tuple(paper),
-            said={**(known or {}), **said},
+            said={**{key: values[0] for key, values in known.items()}, **said},
         )
-
-
-def outside(group: str) -> EntryPoints:
-    """The entry points of a group."""
-    return _entry_points().select(group=group)
-
-
-@cache
-def _entry_points() -> EntryPoints:
-    return entry_points()  # which looks through all installed packages, each time that it is asked
 
 
 def refuse_double(point: EntryPoint, known: Mapping[str, Any]) -> None:
@@ -311,4 +313,4 @@ metric, attack = METRICS.register, ATTACKS.register
 
 def openunlearning_losses(key: str) -> dict[str, OpenUnlearningLoss]:
     """OpenUnlearning's losses by the value of a recipe's key, such as forget_loss, that they stand for. What is not here, is not there."""
-    return {loss.said[key]: loss for loss in OPENUNLEARNING.values() if loss.said[key] is not None}
+    return {loss.said[key]: loss for loss in OPENUNLEARNING.values() if key in loss.said}

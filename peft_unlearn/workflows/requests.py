@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from peft_unlearn.config import recipe
+from peft_unlearn.config import keys, reading, recipe
 from peft_unlearn.config.model_settings import DataArguments
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, check_writable, locate, read_json
@@ -73,7 +73,7 @@ def _values(options: argparse.Namespace, folder: Path, is_adapter: bool) -> dict
     """Recipe keys: what the run's own recipe says, and what the options say instead."""
     values: dict[str, Any] = {"model_name_or_path": str(folder)}
     if is_adapter:
-        own = {f.name for part in (recipe.Model, DataArguments) for f in dataclasses.fields(part)}
+        own = {f.name for part in (keys.Model, DataArguments) for f in dataclasses.fields(part)}
         own |= {"max_length", "per_device_eval_batch_size"}
         written = folder / recipe.FILE
         settings = yaml.safe_load(written.read_text(encoding="utf-8")) if written.is_file() else {}
@@ -81,7 +81,7 @@ def _values(options: argparse.Namespace, folder: Path, is_adapter: bool) -> dict
         values = {"model_name_or_path": base} | {key: settings[key] for key in settings.keys() & own}
     elif options.base:
         raise UserError(f"base: {options.model} is a whole model and no adapter, leave --base out.")
-    values |= recipe.parse_overrides([f"--{pair}" for pair in options.set])
+    values |= reading.parse_overrides([f"--{pair}" for pair in options.set])
     said = {
         "base": "model_name_or_path",
         "forget": "forget_dataset",

@@ -4,9 +4,10 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+
+import tomllib
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs/howto"
@@ -52,7 +53,12 @@ def install(page: str, folder: Path) -> None:
 
 def run(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python code where the packages in `folder` are installed."""
-    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = os.environ | {
+        "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "200",
+    }
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=folder, env=environment)
 
 

@@ -73,7 +73,7 @@ def config(folder, method: str, *, size: int = 8, accumulation: int = 1, **chang
 
 
 def forget_rows(method: str) -> Dataset:
-    return PREFERRED if METHODS[method]["forget_loss"] == "dpo" else FORGET
+    return PREFERRED if METHODS[method].settings["forget_loss"] == "dpo" else FORGET
 
 
 @cache

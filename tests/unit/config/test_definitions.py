@@ -13,10 +13,10 @@ from tiny_models import tiny_llama
 from peft_unlearn import UnlearnConfig
 from peft_unlearn.data import collate_rows
 from peft_unlearn.data.labels import label_places
-from peft_unlearn.losses import LOSSES, Loss
-from peft_unlearn.losses.openunlearning import FORGET, PEER
+from peft_unlearn.losses import LOSSES
 from peft_unlearn.model.logprobs import Dense, score
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.registry import OPENUNLEARNING, openunlearning_losses
 
 # method: (its forget loss, as that code calls it)
 METHODS = {
@@ -112,7 +112,7 @@ def test_its_gradient_is_that_of_their_loss(method, tmp_path):
     trainer = run(tmp_path, method)
     model = trainer.start
     given = readings(model, [trainer.train_dataset[n]["forget"] for n in range(8)])
-    loss = PEER[METHODS[method]](*(given[name] for name in THEIRS[METHODS[method]][0]))
+    loss = OPENUNLEARNING[METHODS[method]](*(given[name] for name in THEIRS[METHODS[method]][0]))
     student = [p for p in model.parameters() if p.requires_grad]
     gradient = flat(torch.autograd.grad(loss, student, materialize_grads=True))
     assert trainer.losses["grad_norm/forget"] == pytest.approx(gradient.norm().item(), rel=1e-4)
@@ -174,9 +174,10 @@ def test_all_positions_are_kept_only_where_they_are_asked_for():
 
 
 def test_their_losses_need_of_a_run_what_ours_of_that_name_need():
-    assert set(LOSSES) - set(FORGET) == {"nlul", "uce", "log_odds", "ihl"}
-    for name, function in FORGET.items():
-        theirs, ours = Loss(function), LOSSES[name]
+    losses = openunlearning_losses("forget_loss")
+    assert set(LOSSES) - set(losses) == {"nlul", "uce", "log_odds", "ihl"}
+    for name, theirs in losses.items():
+        ours = LOSSES[name]
         assert (theirs.reference, theirs.alternate, theirs.hidden) == (ours.reference, ours.alternate, ours.hidden)
         assert {read.removeprefix("alt_").removeprefix("ref_") for read in theirs.reads} <= set(Dense._fields)
 
@@ -186,7 +187,7 @@ def test_their_losses_need_of_a_run_what_ours_of_that_name_need():
     [
         (
             {"method": "mean_teacher"},
-            "^forget_loss: OpenUnlearning's code has no nlul, write ga, nll, .* or logit_margin, or leave definitions out",
+            "^forget_loss: OpenUnlearning's code has no nlul, write nll, ga, .* or rmu, or leave definitions out",
         ),
         ({"forget_loss": "uce"}, "^forget_loss: .*no uce"),
         ({"forget_loss": "log_odds"}, "^forget_loss: .*no log_odds"),

@@ -14,9 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from peft_unlearn import report
-from peft_unlearn.config.methods import METHODS
 from peft_unlearn.publish.hub import publishable, push
-from peft_unlearn.publish.model_card import PAPERS, write_card
+from peft_unlearn.publish.model_card import write_card
 from peft_unlearn.report import page
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.redaction import is_local, public_name
@@ -265,10 +264,6 @@ def test_card_takes_the_place_of_pefts_own(adapter: Path) -> None:
     assert "Model Card for Model ID" not in text
     assert "peft-unlearn merge" in text
     assert "not evaluated" in text
-
-
-def test_every_method_has_its_paper() -> None:
-    assert PAPERS.keys() == METHODS.keys()
 
 
 @pytest.mark.parametrize(
