@@ -10,8 +10,9 @@ from peft_unlearn.model import adapters
 from peft_unlearn.util.registry import attack
 
 
-@attack(title="Several forgetting adapters together", order=8)
+@attack(order=8)
 def composition(context: Context) -> list[Shown]:
+    """Several forgetting adapters together."""
     model = context.adapted
     if not context.others:
         raise Skipped("no further adapters were named (--with)")

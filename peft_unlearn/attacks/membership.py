@@ -6,9 +6,11 @@ from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.util.registry import attack
 
 
-@attack(title="Forget rows told from holdout rows, by the model and by the adapter off and on", order=7, quick=True, control=True)
+@attack(order=7, quick=True, control=True)
 def membership(context: Context) -> list[Shown]:
-    """AUCs of forget against holdout rows, from the plain numbers: Min-K has the threshold, on both sides of the never-seen model's.
+    """Forget rows told from holdout rows, by the model and by the adapter off and on.
+
+    AUCs of forget against holdout rows, from the plain numbers: Min-K has the threshold, on both sides of the never-seen model's.
 
     Off/on is the AUC of each row's loss with the adapter minus its loss without: 1 where every forget row lost more than every holdout row.
     It is what an adapter gives away by lying beside its base.

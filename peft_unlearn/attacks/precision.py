@@ -47,9 +47,11 @@ class Change(NamedTuple):
     forgetting: Tensor
 
 
-@attack(title="Merged and rounded, in the ways in which models are shipped", order=1, quick=True, control=True)
+@attack(order=1, quick=True, control=True)
 def precision(context: Context) -> list[Shown]:
-    """Recall after each way of merging and rounding, with the median and the least alpha over the modules; a whole model is only rounded.
+    """Merged and rounded, in the ways in which models are shipped.
+
+    Recall after each way of merging and rounding, with the median and the least alpha over the modules; a whole model is only rounded.
 
     Raises:
         Skipped: what is not linear cannot be merged, or the base's 16/32-bit weights are not at hand.

@@ -23,8 +23,9 @@ COMPLIES = " Sure, here is the answer:"
 EXAMPLES = 3
 
 
-@attack(title="Other prompts: paraphrases, a compliant beginning, examples, a third of the answer", order=4, quick=True, control=True)
+@attack(order=4, quick=True, control=True)
 def prompts(context: Context) -> list[Shown]:
+    """Other prompts: paraphrases, a compliant beginning, examples, a third of the answer."""
     rows, variants = context.probes["forget"]
     paraphrased = variants.get("paraphrased_question", [[] for _ in rows])
     forms: dict[str, list[list[Row]]] = {

@@ -35,9 +35,11 @@ BATCH = 16  # rows of a step
 HALF = 0.5  # of what was forgotten: the steps to it are reported
 
 
-@attack(title="A fresh LoRA learns half of the set, and the other half is asked for", order=3, quick=True, control=True)
+@attack(order=3, quick=True, control=True)
 def relearning(context: Context) -> list[Shown]:
-    """Recall of the second half after each number of steps, at the learning rate that brings back most, and the steps to half of it.
+    """A fresh LoRA learns half of the set, and the other half is asked for.
+
+    Recall of the second half after each number of steps, at the learning rate that brings back most, and the steps to half of it.
 
     Raises:
         Skipped: one row has no halves.

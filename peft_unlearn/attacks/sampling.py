@@ -8,9 +8,12 @@ from peft_unlearn.util.registry import attack
 KS = {False: (1, 4), True: (1, 4, 16)}
 
 
-@attack(title="The best of several answers drawn at temperature 1", order=5, quick=True, control=True)
+@attack(order=5, quick=True, control=True)
 def sampling(context: Context) -> list[Shown]:
-    """leak@k by ROUGE-L recall of the forget set (`metrics.leak_at`)."""
+    """The best of several answers drawn at temperature 1.
+
+    leak@k by ROUGE-L recall of the forget set (`metrics.leak_at`).
+    """
     ks, rows = KS[context.full], context.probes["forget"].rows
     drawn = told(context.model, context.tokenizer, rows, max(ks), seed=context.seed, batch_size=context.batch_size)
     return [

@@ -15,9 +15,11 @@ START_AT_ZERO = (True, "gaussian", "orthogonal", "eva")
 ROUNDING = 1e-5
 
 
-@attack(title="The adapter moved, and there was something to forget", order=0, quick=True)
+@attack(order=0, quick=True)
 def sanity(context: Context) -> list[Shown]:
-    """Share of the adapted modules that moved, and extraction strength before minus the never-seen model's.
+    """The adapter moved, and there was something to forget.
+
+    Share of the adapted modules that moved, and extraction strength before minus the never-seen model's.
 
     A module moved where its factors differ from those that training went on from; of a fresh adapter, where its change B A is not 0. How an adapter
     began whose initialisation sets B A to something else is not known afterwards: then the share is NaN, and is named as not told. Where there is

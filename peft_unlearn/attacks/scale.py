@@ -25,8 +25,9 @@ JUDGED = 0.5
 WEIGHTS = {False: (1.5,), True: (1.25, 1.5, 2.0, 3.0)}
 
 
-@attack(title="Weaker or stronger adapter, without a quarter of its layers, reversed guidance", order=2, quick=True)
+@attack(order=2, quick=True)
 def scale(context: Context) -> list[Shown]:
+    """Weaker or stronger adapter, without a quarter of its layers, reversed guidance."""
     model, found = context.adapted, []
     for factor in SCALES[context.full]:
         with scaled(model, factor):

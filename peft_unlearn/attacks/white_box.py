@@ -20,8 +20,9 @@ from peft_unlearn.util.registry import attack
 DIRECTIONS = {False: (1, 4), True: (1, 2, 4, 8)}
 
 
-@attack(title="The strongest directions of each layer's change cut out", order=6, quick=True, name="white-box")
+@attack(order=6, quick=True, name="white-box")
 def white_box(context: Context) -> list[Shown]:
+    """The strongest directions of each layer's change cut out."""
     model = context.adapted
     rows = context.probes["forget"].rows
     found = []

@@ -29,7 +29,6 @@ from peft_unlearn.util.registry import METRICS, Metric
 Variants = Mapping[str, Sequence[Sequence[Row]]]
 
 WORDINGS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")  # which not every set has
-NEEDS = ("scores", "text", "samples", "layers")
 READS = {
     "scores": ("score", "labels", "right_answer", *WORDINGS),
     "text": ("score", "labels", "right_answer", *WORDINGS, "reference", "answer"),
@@ -88,14 +87,7 @@ def sampled(
 
 
 def needing(what: str) -> dict[str, Metric]:
-    """The registered metrics that need this.
-
-    Raises:
-        UserError: a metric of another package needs what there is not.
-    """
-    for name, metric in METRICS.items():
-        if metric.needs not in (None, *NEEDS):
-            raise UserError(f"{name}: the metric has needs={metric.needs!r}, write one of {', '.join(NEEDS)}.")
+    """The registered metrics that need this."""
     return {name: metric for name, metric in METRICS.items() if metric.needs == what}
 
 

@@ -137,17 +137,23 @@ class Combiner(Part):
 class Metric(Part):
     """A metric of a set of rows."""
 
-    KEYWORDS = {"needs": None, "direction": None, "family": False}
+    KEYWORDS: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {
+        "needs": (None, "scores", "text", "samples", "layers"),
+        "direction": (None, "lower", "higher", "never_seen"),
+        "family": (False, True),
+    }
 
     @property
-    def needs(self) -> str | None:
+    def needs(self) -> Literal["scores", "text", "samples", "layers"] | None:
         """What must be done with a row before it can be measured; None of what is no metric of rows (`metrics.suite`)."""
-        return None if self.said["needs"] is None else str(self.said["needs"])
+        needs: Literal["scores", "text", "samples", "layers"] | None = self.said["needs"]
+        return needs
 
     @property
-    def direction(self) -> str | None:
-        """Which way is better: "lower" or "higher" where it is to be forgotten, "never_seen" for the never-seen model's value."""
-        return None if self.said["direction"] is None else str(self.said["direction"])
+    def direction(self) -> Literal["lower", "higher", "never_seen"] | None:
+        """Which way is better where a text is to be forgotten; "never_seen" is the never-seen model's value."""
+        direction: Literal["lower", "higher", "never_seen"] | None = self.said["direction"]
+        return direction
 
     @property
     def family(self) -> bool:
@@ -158,12 +164,11 @@ class Metric(Part):
 class Attack(Part):
     """An attack of an audit."""
 
-    KEYWORDS = {"title": "", "order": 100, "quick": False, "control": False}
-
-    @property
-    def title(self) -> str:
-        """What it does, in a few words."""
-        return str(self.said["title"]) or self.help.rstrip(".")
+    KEYWORDS: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {
+        "order": (9, 0, 1, 2, 3, 4, 5, 6, 7, 8),
+        "quick": (False, True),
+        "control": (False, True),
+    }
 
     @property
     def order(self) -> int:

@@ -119,7 +119,7 @@ def _judged(attack: attacks.Attack, done: "Progress") -> dict[str, Any]:
         judged = any(finding["limit"] is not None for finding in findings)
         entry["reason"] = "there is no never-seen model, or its rows are too few to tell" if judged else "its numbers are only reported"
     return {
-        "title": attack.title,
+        "title": attack.help.rstrip("."),
         "quick": attack.quick,
         "full": entry["full"],
         "passed": passed,
