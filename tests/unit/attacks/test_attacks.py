@@ -296,7 +296,16 @@ def test_relearning_recomputes_the_layers_and_changes_nothing_else():
 
 
 def test_choosing_attacks():
-    assert [attack.name for attack in attacks.choose()] == ["sanity", "precision", "scale", "relearning", "prompts", "sampling", "white-box", "membership"]
+    assert [attack.name for attack in attacks.choose()] == [
+        "sanity",
+        "precision",
+        "scale",
+        "relearning",
+        "prompts",
+        "sampling",
+        "white-box",
+        "membership",
+    ]
     assert [attack.name for attack in attacks.choose(full=True)] == list(attacks.ATTACKS)
     assert [attack.name for attack in attacks.choose(["prompts"])] == ["sanity", "prompts"]
     with pytest.raises(UserError, match="'promts' is none, did you mean prompts"):
