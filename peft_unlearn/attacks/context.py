@@ -36,12 +36,11 @@ class _Shown(TypedDict):
 class Shown(_Shown, total=False):
     """One number under attack: which form of the attack, which metric, its mean and rows, in the order of the forget set, None for rows left out.
 
-    `threshold` is a key of `report.thresholds.THRESHOLDS`, without one the number is only reported. `against` is the plain metric to compare with,
-    by default the same. Of a set as a whole there are no rows, and an `interval` instead.
+    `threshold` is a key of `report.thresholds.THRESHOLDS`, without one the number is only reported. Of a set as a whole there are no
+    rows, and an `interval` instead.
     """
 
     threshold: str
-    against: str
     interval: list[float]
 
 
@@ -91,7 +90,7 @@ class Context:
         return Evaluation({name: found[name]["rows"] for name in RECOVERY if name in found}, [])
 
 
-def shown(what: str, metric: str, result: Result, *, threshold: str | None = None, against: str | None = None) -> Shown:
+def shown(what: str, metric: str, result: Result, *, threshold: str | None = None) -> Shown:
     """A result as what an attack shows; what is not finite is None."""
     rows = [_finite(value) for value in result["rows"]]
     entry: Shown = {"what": what, "metric": metric, "mean": _finite(result["mean"]), "n": result["n"], "rows": rows}
@@ -102,8 +101,6 @@ def shown(what: str, metric: str, result: Result, *, threshold: str | None = Non
             known = ", ".join(name for name, found in THRESHOLDS.items() if found.kind != "verdict")
             raise UserError(f"{what}: an attack judges by {threshold!r}, and there is no such threshold; write one of {known}.")
         entry["threshold"] = threshold
-    if against is not None:
-        entry["against"] = against
     return entry
 
 

@@ -34,8 +34,7 @@ def passed(findings: Sequence[Mapping[str, Any]]) -> bool | None:
 
 
 def _finding(entry: Shown, control: Shown | None, plain: Plain) -> dict[str, Any]:
-    metric = entry.get("against", entry["metric"])
-    rows = entry["rows"]
+    metric, rows = entry["metric"], entry["rows"]
     base = {view: plain.get(view, {}).get("forget", {}).get(metric) for view in ("before", "after", "never_seen")}
     others = {view: None if result is None else _same_rows(result["rows"], rows) for view, result in base.items()}
     means = {view: _mean(values, base[view]) for view, values in others.items()}

@@ -131,7 +131,9 @@ def forget_quality(ratios: Sequence[float | None], never_seen: Sequence[float | 
         return not_computed("it needs the truth ratios of a model that never saw the forget set")
     counts = [sum(ratio is not None for ratio in side) for side in (ratios, never_seen)]
     if min(counts) < members.FEWEST:
-        return not_computed(f"{counts[0]} rows and {counts[1]} never-seen ones have a truth ratio, and each side needs {members.FEWEST}")
+        return not_computed(
+            f"{counts[0]} rows, and {counts[1]} of the never-seen model, have a truth ratio, and each side needs {members.FEWEST}"
+        )
     value = quality.forget_quality(ratios, never_seen)
     if np.isnan(value):
         return not_computed("some truth ratios are not finite")

@@ -71,6 +71,7 @@ def page(report: Mapping[str, Any], texts: Mapping[str, Any] | None = None) -> s
         sets={name: _set(views, report["differences"].get(name, {})) for name, views in report["results"].items()},
         attacks=report.get("attacks"),
         passed=text.PASSED,
+        finding_heads=text.FINDING_HEADS,
         figures=_figures(report),
         texts=texts,
         shows_text=SHOWS_TEXT,
@@ -132,7 +133,7 @@ def _figures(report: Mapping[str, Any]) -> list[dict[str, str]]:
     layers = {view: metrics["logit_lens"].get("layers") for view, metrics in results.get("forget", {}).items() if "logit_lens" in metrics}
     layers = {view: values for view, values in layers.items() if values}
     if layers:
-        caption = "Inside: recall of the forget set's answers, read off at each layer. A bump that never-seen has not is knowledge left."
+        caption = "Inside: recall of the forget set's answers, read off at each layer. A bump that the never-seen model has not is knowledge left."
         figures.append((plots.lens(layers), caption))
     return [{"svg": Markup(svg), "caption": caption} for svg, caption in figures]
 

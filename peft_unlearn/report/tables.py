@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
-from peft_unlearn.report.text import PASSED, finding_cells, finding_label, interval, label, show, union
+from peft_unlearn.report.text import FINDING_HEADS, PASSED, finding_cells, finding_label, interval, label, show, union
 
 
 def table(report: Mapping[str, Any], width: int = 100) -> Table:
@@ -42,10 +42,9 @@ def table(report: Mapping[str, Any], width: int = 100) -> Table:
 
 def attack_table(attacks: Mapping[str, Any]) -> Table:
     """What each attack brought back: a row for each number that has a threshold, all of an attack without one; of what was skipped the reason."""
-    heads = ["attacked", "without", "never-seen", "back", "threshold", "passed"]
-    grid = _grid("attack", heads)
+    grid = _grid("attack", FINDING_HEADS)
     for name, attack in attacks.items():
-        grid.add_row(Text(name, "bold"), *[""] * (len(heads) - 1), PASSED[attack["passed"]])
+        grid.add_row(Text(name, "bold"), *[""] * (len(FINDING_HEADS) - 1), PASSED[attack["passed"]])
         if attack["reason"] is not None:
             grid.add_row(Text(f" {attack['reason']}"))
         judged = [finding for finding in attack["findings"] if finding["limit"] is not None]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+FINDING_HEADS = ("attacked", "without", "never-seen", "back", "threshold", "passed")
 PASSED = {True: "passed", False: "failed", None: "–"}
 
 
@@ -25,12 +26,12 @@ def interval(entry: Mapping[str, Any]) -> str:
 
 
 def finding_cells(finding: Mapping[str, Any]) -> dict[str, str]:
-    """The numbers of an attack's finding, by the heads of its table's columns."""
+    """The numbers of an attack's finding, by the heads of their columns."""
     numbers = [show(finding[key]) if finding[key] is not None else "–" for key in ("mean", "after", "never_seen")]
     share = "–" if finding["recovered"] is None else f"{round(finding['recovered'], 2) + 0.0:.0%}"  # + 0: no "-0%"
     limit = "–" if finding["limit"] is None else f"{finding['limit']:g}"
     cells = [*numbers, share, limit, PASSED[finding["passed"]] if finding["limit"] is not None else ""]
-    return dict(zip(("attacked", "without", "never-seen", "back", "threshold", "passed"), cells, strict=True))
+    return dict(zip(FINDING_HEADS, cells, strict=True))
 
 
 def finding_label(finding: Mapping[str, Any]) -> str:
