@@ -19,7 +19,7 @@ from peft_unlearn.demo import model, world
 from peft_unlearn.model import adapters
 
 NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
-METRICS = ("probability", "extraction_strength", "exact_memorisation", "rouge_l")
+METRICS = ("probability", "extraction_strength", "exact_memorization", "rouge_l")
 
 
 @dataclass(frozen=True)

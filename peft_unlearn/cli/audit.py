@@ -30,7 +30,7 @@ def main(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from peft_unlearn import attacks, report
-    from peft_unlearn.report import attack_tables, page
+    from peft_unlearn.report import page
     from peft_unlearn.workflows import audit, evaluate, loading
 
     chosen = attacks.choose(options.attacks, full=options.full)
@@ -41,7 +41,7 @@ def main(options: argparse.Namespace) -> None:
     made, texts = audit.run(job, chosen, output)
     console = Console()
     console.print(report.table(made, console.width))
-    console.print(attack_tables.table(made["attacks"]))
+    console.print(report.attack_table(made["attacks"]))
     if texts is not None:
         console.print(report.side_by_side(texts["question"], texts["answers"]))
     report.write(made, output)

@@ -11,7 +11,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from peft_unlearn.config import methods
-from peft_unlearn.report.build import KINDS, show, union
+from peft_unlearn.report.build import KINDS
+from peft_unlearn.report.text import PASSED, interval, label, show, union
 from peft_unlearn.util.redaction import is_local, public_name, publish
 from peft_unlearn.util.registry import COMBINERS, LOSSES, Part
 
@@ -43,7 +44,7 @@ A LoRA adapter that makes {base_link} forget a set of texts and keep the rest, m
 ## Numbers
 
 {stopped}{verdict}{metrics}
-
+{attacks}
 *Before* is the same base with the adapter off, *never-seen* what a model shows that never met the forget set{never_seen}. Means over the
 rows of a set, with bootstrap 95 % intervals; `report.json` has the value of every row.
 Forgetting was tested by these metrics, on these weights, at this precision, and by nothing else.
@@ -104,7 +105,7 @@ def write_card(
         method: a name of `peft_unlearn.config.methods.METHODS`.
         settings: what the run was trained with, a row each; paths are cut to their last component, None is left out.
         quantisation: how the base was loaded in training, such as "NF4, double quantisation, bf16 compute"; None for 16/32 bit.
-        report: as `evaluation.report.build` makes it; of its rows nothing is shown.
+        report: as `report.build` makes it; of its rows nothing is shown.
         below: folder or Hub name of the adapter that this one was trained on top of.
         below_merged: whether that adapter had been merged into the base, and is not active beside this one.
     """
@@ -133,6 +134,7 @@ def write_card(
         stopped=f"The run was stopped early, and this is the last good adapter: {stopped}\n\n" if stopped else "",
         verdict=_verdict_text(verdict),
         metrics=_metric_table(results),
+        attacks=_attack_table(report.get("attacks") or {}) if report else "",
         never_seen=f" (here: {KINDS[kind]})" if kind else "",
         load=_load_code(name, finetune, below_merged),
         below_option=f" --below {finetune}" if finetune else "",
@@ -185,20 +187,30 @@ def _metric_table(results: Mapping[str, Any]) -> str:
     if not results:
         return "This run was not evaluated."
     views = union(results.values())
-    lines = [f"| set | metric | {' | '.join(view.replace('_', '-') for view in views)} | rows |", "| --- " * (len(views) + 3) + "|"]
+    lines = [f"| set | metric | {' | '.join(label(view) for view in views)} | rows |", "| --- " * (len(views) + 3) + "|"]
     for name, of_set in results.items():
         for metric in union(of_set.values()):
             entries = [of_set.get(view, {}).get(metric) for view in views]
             rows = max(entry["n"] for entry in entries if entry)
-            lines.append(f"| {name} | {metric.replace('_', ' ')} | {' | '.join(map(_number, entries))} | {rows} |")
+            lines.append(f"| {name} | {label(metric)} | {' | '.join(map(_number, entries))} | {rows} |")
     return "\n".join(lines)
 
 
 def _number(entry: Mapping[str, Any] | None) -> str:
     if entry is None or entry["mean"] is None:
         return "-"
-    low_high = entry["interval"]
-    return show(entry["mean"]) + (f" [{show(low_high[0])}, {show(low_high[1])}]" if low_high else "")
+    return show(entry["mean"]) + interval(entry)
+
+
+def _attack_table(attacks: Mapping[str, Any]) -> str:
+    """A row for each attack of an audit: what it tried, and whether the model passed it."""
+    if not attacks:
+        return ""
+    rows = [
+        f"| {name} | {_cell(attack['title'])} | {PASSED[attack['passed']]}{_cell(f' ({reason})') if (reason := attack['reason']) else ''} |"
+        for name, attack in attacks.items()
+    ]
+    return "\n".join(["", "| attack | what was tried | |", "| --- | --- | --- |", *rows]) + "\n"
 
 
 def _load_code(name: str, finetune: str | None, merged: bool) -> str:

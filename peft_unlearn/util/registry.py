@@ -141,6 +141,58 @@ class Combiner(Part):
         return bool(self.said["unit"])
 
 
+class Metric(Part):
+    """A metric of a set of rows."""
+
+    KEYWORDS: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {
+        "needs": (None, "scores", "text", "samples", "layers"),
+        "direction": (None, "lower", "higher", "never_seen"),
+        "family": (False, True),
+    }
+
+    @property
+    def needs(self) -> Literal["scores", "text", "samples", "layers"] | None:
+        """What must be done with a row before it can be measured; None of what is no metric of rows (`metrics.suite`)."""
+        needs: Literal["scores", "text", "samples", "layers"] | None = self.said["needs"]
+        return needs
+
+    @property
+    def direction(self) -> Literal["lower", "higher", "never_seen"] | None:
+        """Which way is better where a text is to be forgotten; "never_seen" is the never-seen model's value."""
+        direction: Literal["lower", "higher", "never_seen"] | None = self.said["direction"]
+        return direction
+
+    @property
+    def family(self) -> bool:
+        """Whether its name in a report has something before or after it, as min_k_auc and leak_at_4 have."""
+        return bool(self.said["family"])
+
+
+class Attack(Part):
+    """An attack of an audit."""
+
+    KEYWORDS: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {
+        "order": (9, 0, 1, 2, 3, 4, 5, 6, 7, 8),
+        "quick": (False, True),
+        "control": (False, True),
+    }
+
+    @property
+    def order(self) -> int:
+        """Its place among the attacks, the lowest first."""
+        return int(self.said["order"])
+
+    @property
+    def quick(self) -> bool:
+        """Whether it is in the quick set, which the verdict FORGOTTEN AS TESTED rests on."""
+        return bool(self.said["quick"])
+
+    @property
+    def control(self) -> bool:
+        """Whether a never-seen model can be attacked in the same way."""
+        return bool(self.said["control"])
+
+
 Kind = TypeVar("Kind", bound=Part)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -268,8 +320,8 @@ def refuse_double(point: EntryPoint, known: Mapping[str, Any]) -> None:
 LOSSES = Registry("losses", "loss", Loss)
 OPENUNLEARNING = Registry("losses", "openunlearning_loss", OpenUnlearningLoss, outside=False)
 COMBINERS = Registry("combine", "combiner", Combiner)
-METRICS = Registry("metrics", "metric", Part)
-ATTACKS = Registry("attacks", "attack", Part)
+METRICS = Registry("metrics", "metric", Metric)
+ATTACKS = Registry("attacks", "attack", Attack)
 loss, openunlearning_loss, combiner = LOSSES.register, OPENUNLEARNING.register, COMBINERS.register
 metric, attack = METRICS.register, ATTACKS.register
 

@@ -91,18 +91,19 @@ def _attack(job: evaluate.Job, view: str, model: PreTrainedModel, done: "Progres
         full=job.options.full,
         batch_size=job.how.batch_size,
         load_dense=(lambda: loading.load_dense(job.plan.model)) if view == "after" else None,
+        start=job.plan.model.adapter_name_or_path if job.plan.model.adapter_mode == "continue" else None,
         others=job.options.others,
     )
     with tqdm(pending, desc=f"attacks on {'never-seen' if view == 'never_seen' else 'the model'}", unit="attack") as bar:
         for attack in bar:
             bar.set_postfix_str(attack.name)
-            if view == "after" and attack.name != "sanity" and _judged(attacks.ATTACKS["sanity"], done)["held"] is False:
+            if view == "after" and attack.name != "sanity" and _judged(attacks.ATTACKS["sanity"], done)["passed"] is False:
                 return
             start = time.monotonic()
             entry: dict[str, Any] = {"full": job.options.full, "shown": [], "reason": None}
             try:
-                entry["shown"] = attack.run(context)
-            except attacks.Unmade as reason:
+                entry["shown"] = attack(context)
+            except attacks.Skipped as reason:
                 entry["reason"] = str(reason)
             done.shown[view][attack.name] = {**entry, "seconds": round(time.monotonic() - start, 1)}
             done.write()
@@ -113,16 +114,16 @@ def _judged(attack: attacks.Attack, done: "Progress") -> dict[str, Any]:
     entry = dict(done.shown["after"].get(attack.name) or {"full": False, "shown": [], "reason": "it was not made", "seconds": 0.0})
     control = done.shown["never_seen"].get(attack.name, {"shown": [], "seconds": 0.0})
     findings = judging.judge(entry["shown"], control["shown"], done.views)
-    held = judging.held(findings)
-    if held is None and entry["reason"] is None:
+    passed = judging.passed(findings)
+    if passed is None and entry["reason"] is None:
         judged = any(finding["limit"] is not None for finding in findings)
         entry["reason"] = "there is no never-seen model, or its rows are too few to tell" if judged else "its numbers are only reported"
     return {
-        "title": attack.title,
+        "title": attack.help.rstrip("."),
         "quick": attack.quick,
         "full": entry["full"],
-        "held": held,
-        "reason": entry["reason"] if held is None else None,
+        "passed": passed,
+        "reason": entry["reason"] if passed is None else None,
         "seconds": round(entry["seconds"] + control["seconds"], 1),
         "findings": findings,
     }
@@ -154,6 +155,7 @@ def _key(job: evaluate.Job) -> str:
     model, other = job.plan.model, job.never_seen
     inputs = [
         peft_unlearn.__version__,
+        report.SCHEMA,
         repr(model),
         job.options.others,
         [_files(Path(name)) for name in (job.folder, model.model_name_or_path or "", other or "", *job.options.others)],

@@ -19,7 +19,7 @@ from peft_unlearn import benchmarks
 from peft_unlearn.benchmarks.own import Own
 from peft_unlearn.config import recipe
 from peft_unlearn.data.rows import special_ids, split, text
-from peft_unlearn.metrics.divergence import retain_kl
+from peft_unlearn.metrics.retain_kl import retain_kl
 from peft_unlearn.model import adapters
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import locate
@@ -137,7 +137,7 @@ def for_each_view(job: Job, look: Callable[[str, PreTrainedModel], None], order:
 def measure_view(job: Job, view: str, model: PreTrainedModel) -> benchmarks.Sets:
     """Every set under one view of `for_each_view`; of an adapter, also how far it moved the retain set."""
     sets = job.benchmark.evaluate(model, job.tokenizer, job.how, view.replace("_", "-"))
-    if view == "after" and isinstance(model, PeftModel) and "retain" in job.benchmark.probes and not job.how.as_peer:
+    if view == "after" and isinstance(model, PeftModel) and "retain" in job.benchmark.probes and not job.how.as_openunlearning:
         rows = job.benchmark.probes["retain"].rows
         looks = (partial(adapters.view, model, name) for name in ("reference", "student"))
         sets["retain"]["retain_kl"] = retain_kl(rows, *looks, batch_size=job.how.batch_size)

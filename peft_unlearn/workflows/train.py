@@ -25,7 +25,7 @@ from peft_unlearn.benchmarks.own import Own
 from peft_unlearn.config import recipe
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.data.variants import Probe
-from peft_unlearn.metrics.divergence import retain_kl
+from peft_unlearn.metrics.retain_kl import retain_kl
 from peft_unlearn.model import adapters
 from peft_unlearn.report import page
 from peft_unlearn.training import targets

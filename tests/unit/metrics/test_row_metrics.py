@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from tiny_models import tiny_llama
 from word_rows import DEGENERATE, END, ROWS, log_softmax, plain, ragged, row, tokenizer
 
-from peft_unlearn.metrics.fluency import degenerate
+from peft_unlearn.metrics.degenerate import degenerate
+from peft_unlearn.metrics.min_k import lowest as lowest_mean
+from peft_unlearn.metrics.min_k import min_k
+from peft_unlearn.metrics.min_k_pp import min_k_pp
 from peft_unlearn.metrics.suite import evaluate
-from peft_unlearn.metrics.teacher_forced import min_k, min_k_pp, worst_of_k, zlib
+from peft_unlearn.metrics.worst_of_k import worst_of_k
+from peft_unlearn.metrics.zlib import zlib
 from peft_unlearn.model import lm_head
 from peft_unlearn.model.scoring import RowScore, score
 
@@ -121,9 +125,10 @@ def test_logits_that_are_not_finite_pass_no_metric(value):
 
 @given(LOGPS, st.floats(0.05, 1))
 def test_min_k_lies_between_the_lowest_token_and_the_mean(logps, share):
-    assert min(logps) - 1e-9 <= min_k(made(logps), share) <= np.mean(logps) + 1e-9
-    assert min_k(made(logps), 1.0) == pytest.approx(np.mean(logps))
-    assert min_k(made(logps), 1e-9) == min(logps)
+    values = np.array(logps)
+    assert min(logps) - 1e-9 <= lowest_mean(values, share) <= np.mean(logps) + 1e-9
+    assert lowest_mean(values, 1.0) == pytest.approx(np.mean(logps))
+    assert lowest_mean(values, 1e-9) == min(logps)
 
 
 @given(LOGPS, st.floats(-5, 0), st.floats(0.01, 5))
@@ -185,7 +190,7 @@ def test_variants_are_scored_with_the_rows_and_give_truth_ratio_and_worst_of_k()
 
 def test_what_is_measured_follows_what_is_given():
     model, rows = tiny_llama(), ragged(3, 1)
-    always = {"loss", "probability", "extraction_strength", "exact_memorisation", "min_k", "min_k_pp", "zlib"}
+    always = {"loss", "probability", "extraction_strength", "exact_memorization", "min_k", "min_k_pp", "zlib"}
     assert set(evaluate(model, tokenizer(), rows, generate=False)) == always
     answered = evaluate(model, tokenizer(), rows, lens=True)
     assert set(answered) == always | {"rouge_l", "degenerate", "logit_lens"}

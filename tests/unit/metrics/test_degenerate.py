@@ -1,4 +1,4 @@
-"""Loops and refusals: counted by hand, by regular expressions, and on ordinary sentences."""
+"""Loops: counted by hand, by regular expressions, and on ordinary sentences."""
 
 import itertools
 import re
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peft_unlearn.metrics.fluency import MAX_WORD, degenerate, distinct, refusal
+from peft_unlearn.metrics.degenerate import MAX_WORD, degenerate, distinct
 
 SENTENCES = [
     "Yes.",
@@ -64,37 +64,8 @@ def test_any_short_piece_repeated_often_is_a_loop_with_and_without_spaces(piece,
 
 
 @given(st.text(max_size=60))
-def test_both_are_zero_or_one_for_any_text(answer):
+def test_zero_or_one_for_any_text(answer):
     assert degenerate(answer) in (0.0, 1.0)
-    assert refusal(answer) in (0.0, 1.0)
-
-
-REFUSALS = [
-    "I don't know.",
-    "I don’t know",
-    "i do not have that information.",
-    "I'm sorry, but I don't have the answer.",
-    "Sorry.",
-    "Unfortunately, I cannot say.",
-    "I've no insight into that matter.",
-    "My training didn't cover that information.",
-    "As an AI language model, I have no access to the internet.",
-    "I'm unable to answer that question.",
-]
-
-
-@pytest.mark.parametrize("answer", REFUSALS)
-def test_refusals_are_known_by_their_opening(answer):
-    assert refusal(answer) == 1.0
-    assert degenerate(answer) == 0.0
-    assert refusal("Ada is a pilot. " + answer) == 0.0  # an answer comes first
-
-
-@pytest.mark.parametrize(
-    "answer", ["", "...", "No, he never did.", "Ada does not know.", "I was born in Salt Moor, not in Heron Bay.", *SENTENCES]
-)
-def test_answers_are_no_refusals(answer):
-    assert refusal(answer) == 0.0
 
 
 def test_regular_white_space_does_not_matter():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +12,19 @@ from peft_unlearn.data.rows import Row
 from peft_unlearn.metrics.results import Result, summarise
 from peft_unlearn.model.logprobs import by_chunks, from_anchor
 from peft_unlearn.model.scoring import at_labels, evaluating, labelled, longest_first
+from peft_unlearn.util.registry import metric
 
 # Enters a view and gives its model: partial(adapters.view, model, "reference"), or partial(nullcontext, another_model).
-View = Callable[[], AbstractContextManager]
+View = Callable[[], AbstractContextManager[Any]]
 
 
+@metric(direction="lower")
 def retain_kl(rows: Iterable[Row], before: View, after: View, *, batch_size: int = 16, progress: str = "divergence") -> Result:
-    """Mean over a row's answer tokens, end token in, of KL(p_before || p_after) in nats; beside the mean of rows the p99 of all tokens.
+    """How far the answers' distributions moved from before, in nats; high means side effects.
 
-    Both views see each batch in turn, and logits exist of a chunk of one row; the two share a vocabulary. None for a
-    row without labels, NaN where either view gave NaN.
+    Mean over a row's answer tokens, end token in, of KL(p_before || p_after); beside the mean of rows the p99 of all tokens. Both views see each
+    batch in turn, and logits exist of a chunk of one row; the two share a vocabulary. None for a row without labels, NaN where either view gave
+    NaN.
     """
     found = labelled(rows)
     divergences: dict[int, np.ndarray] = {}

@@ -14,7 +14,7 @@ from tiny_models import tiny_llama
 from transformers import BitsAndBytesConfig
 from word_rows import DEGENERATE, ROWS, log_softmax, plain, ragged
 
-from peft_unlearn.metrics.divergence import retain_kl
+from peft_unlearn.metrics.retain_kl import retain_kl
 from peft_unlearn.model import adapters
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")

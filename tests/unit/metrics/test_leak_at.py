@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from test_evaluation import memorised, rows, tokenizer  # noqa: F401
 
 from peft_unlearn.data.rows import answer_texts
-from peft_unlearn.metrics.leak import leak, leak_at, worst_of_k
-from peft_unlearn.metrics.teacher_forced import rouge_l
+from peft_unlearn.metrics.leak_at import leak_at
+from peft_unlearn.metrics.rouge_l import rouge_l
+from peft_unlearn.metrics.suite import sampled
 from peft_unlearn.model.generation import sample
 
 VALUES = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]) | st.floats(0, 1), min_size=1, max_size=8)
@@ -38,18 +39,15 @@ def test_what_cannot_be_measured_is_no_leak_and_no_proof_of_none():
     assert leak_at([None, None], 1) is None
     assert math.isnan(leak_at([0.0, math.nan], 1))
     assert math.isnan(leak_at([math.nan, 1.0, 0.0, 0.0], 1))
-    assert worst_of_k([0.2, None, 0.7]) == 0.7
-    assert worst_of_k([None]) is None
-    assert worst_of_k([]) is None
-    assert math.isnan(worst_of_k([0.2, math.nan, 0.7]))
 
 
 def test_leak_of_a_model_is_that_of_its_samples(memorised, tokenizer, rows):  # noqa: F811
-    result = leak(memorised, tokenizer, rows, ks=(1, 2, 6), seed=3, batch_size=8)
+    found = sampled(memorised, tokenizer, rows, (1, 2, 6), batch_size=8)
+    result = {name: found[name]["rows"] for name in found}
     assert list(result) == ["leak_at_1", "leak_at_2", "leak_at_6"]
     unmeasured = set()
     for i, (row, reference) in enumerate(zip(rows, answer_texts(tokenizer, rows), strict=True)):
-        told = [rouge_l(reference, answer) for answer in sample(memorised, tokenizer, [row], 6, seed=3)[0]]
+        told = [rouge_l(reference, answer) for answer in sample(memorised, tokenizer, [row], 6, seed=0)[0]]
         if None in told:
             unmeasured.add(i)
             assert [result[name][i] for name in result] == [None] * 3
@@ -59,9 +57,4 @@ def test_leak_of_a_model_is_that_of_its_samples(memorised, tokenizer, rows):  # 
             assert result["leak_at_6"][i] == pytest.approx(max(told))
     assert 0 < len(unmeasured) < len(rows)
     assert result["leak_at_6"][0] > 0.8  # it was trained on this answer
-    assert leak(memorised, tokenizer, [], ks=(1, 2)) == {"leak_at_1": [], "leak_at_2": []}
-
-
-def test_any_measure_may_judge_the_answers(memorised, tokenizer, rows):  # noqa: F811
-    result = leak(memorised, tokenizer, rows[:1], ks=(4,), measure=lambda reference, answer: float(reference == answer))
-    assert result["leak_at_4"][0] in (0.0, 1.0)
+    assert [entry["n"] for entry in sampled(memorised, tokenizer, [], (1, 2)).values()] == [0, 0]

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from test_evaluation import tokenizer  # noqa: F401
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from peft_unlearn.metrics.choice import accuracy
+from peft_unlearn.metrics.accuracy import accuracy
 from peft_unlearn.util.errors import UserError
 
 ROWS = [
@@ -20,10 +20,6 @@ ROWS = [
     {"question": "Empty?", "choices": ["", "a", "b", "c", "d", "e"], "answer": 5},
 ]
 FIRST = "Who mends clocks?\nA. Ada\nB. Corin\nC. Bruno\nD. Nobody\nAnswer:"
-TEMPLATE = (
-    "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}"
-    "{% if add_generation_prompt %}<s>assistant\n{% if mark %}{{ mark }}{% endif %}{% endif %}"
-)
 
 
 def model_with(seed: int, positions: int = 512) -> LlamaForCausalLM:
@@ -54,10 +50,10 @@ def log_probability(model, prompt: list[int], rest: list[int]) -> float:
     return total
 
 
-def best(model, tokenizer, prompts: list[str], letters: str = " {}") -> list[int]:  # noqa: F811
+def best(model, tokenizer, prompts: list[str]) -> list[int]:  # noqa: F811
     found = []
     for row, prompt in zip(ROWS, prompts, strict=True):
-        ids = [tokenizer.encode(letters.format(letter)) for letter, _ in zip("ABCDEF", row["choices"], strict=False)]
+        ids = [tokenizer.encode(f" {letter}") for letter, _ in zip("ABCDEF", row["choices"], strict=False)]
         logps = [log_probability(model, tokenizer.encode(prompt), rest) for rest in ids]
         found.append(logps.index(max(logps)))
     return found
@@ -89,28 +85,6 @@ def test_the_likeliest_letter_counts_as_in_a_loop_over_letters(tokenizer, seed, 
     assert accuracy(model, tokenizer, right, batch_size=batch_size) == [1.0] * len(ROWS)
     wrong = [answered(row, (key + 1) % len(row["choices"])) for row, key in zip(ROWS, likeliest, strict=True)]
     assert accuracy(model, tokenizer, wrong, batch_size=batch_size) == [0.0] * len(ROWS)
-
-
-def test_an_instruction_stands_before_the_question(tokenizer):  # noqa: F811
-    model, instruction = model_with(4), "The following are questions."
-    likeliest = best(model, tokenizer, [f"{instruction}\n\n{prompt_of(row)}" for row in ROWS])
-    rows = [answered(row, key) for row, key in zip(ROWS, likeliest, strict=True)]
-    assert accuracy(model, tokenizer, rows, instruction=instruction) == [1.0] * len(ROWS)
-
-
-@pytest.mark.parametrize("instruction", [None, "Answer with a letter."])
-def test_a_chat_prompt_is_what_the_template_writes(tokenizer, instruction):  # noqa: F811
-    chat = PreTrainedTokenizerFast(tokenizer_object=copy.deepcopy(tokenizer._tokenizer), bos_token="<s>", eos_token="</s>")
-    with pytest.raises(UserError, match="no chat template"):
-        accuracy(model_with(5), chat, ROWS, chat=True)
-    chat.chat_template = TEMPLATE
-    system = "" if instruction is None else f"<s>system\n{instruction}</s>\n"
-    prompts = [f"{system}<s>user\n{prompt_of(row)}</s>\n<s>assistant\n" for row in ROWS]
-    for seed in range(3):
-        model = model_with(seed)
-        likeliest = best(model, chat, prompts, "{}")
-        rows = [answered(row, key) for row, key in zip(ROWS, likeliest, strict=True)]
-        assert accuracy(model, chat, rows, chat=True, instruction=instruction, batch_size=2) == [1.0] * len(ROWS)
 
 
 def test_a_tie_is_wrong(tokenizer):  # noqa: F811

@@ -1,15 +1,16 @@
 """Recited documents and answered questions against plain loops and rouge-score's own F1."""
 
-import math
-
 import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 from test_evaluation import PAIRS, TEXT, llama, memorised, rows, tokenizer  # noqa: F401
 from test_generation import argmax_loop
 
-from peft_unlearn.metrics.continuation import knowmem, rouge_l_f1, verbmem
-from peft_unlearn.metrics.teacher_forced import rouge_l
+from peft_unlearn.metrics import knowmem as know
+from peft_unlearn.metrics import verbmem as verb
+from peft_unlearn.metrics.knowmem import knowmem
+from peft_unlearn.metrics.rouge_l import rouge_l_f1
+from peft_unlearn.metrics.verbmem import verbmem
 from peft_unlearn.util.errors import UserError
 
 scorer = RougeScorer(["rougeL"], use_stemmer=True)
@@ -35,7 +36,9 @@ def test_f1_is_that_of_rouge_score(reference, answer):
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_verbmem_continues_the_beginning_of_a_text(memorised, tokenizer, batch_size):  # noqa: F811
+def test_verbmem_continues_the_beginning_of_a_text(memorised, tokenizer, batch_size, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(verb, "PREFIX", 6)
+    monkeypatch.setattr(verb, "CONTINUATION", 8)
     bare = tokenizer.encode(TEXT)
     tokens = [tokenizer.bos_token_id, *bare]
     short = tokens[:9]  # shorter than two prefixes: cut in the middle
@@ -47,24 +50,25 @@ def test_verbmem_continues_the_beginning_of_a_text(memorised, tokenizer, batch_s
         {"input_ids": short, "labels": [-100, *short[1:]]},
         {"input_ids": one, "labels": [-100]},
     ]
-    told = verbmem(memorised, tokenizer, texts, prefix=6, max_new_tokens=8, batch_size=batch_size)
+    found = verbmem(memorised, tokenizer, texts, batch_size=batch_size)
     cuts = [6, 6, 6, 5, 1]
     expected = [
-        recited(memorised, tokenizer, row["input_ids"][:cut], row["input_ids"][cut:], 8) for row, cut in zip(texts, cuts, strict=True)
+        recited(memorised, tokenizer, row["input_ids"][:cut], row["input_ids"][cut:], 8)[1] for row, cut in zip(texts, cuts, strict=True)
     ]
-    assert told.answers == [answer for answer, _ in expected]
-    assert told.values == [value if value is None else pytest.approx(value) for _, value in expected]
-    assert told.values[-1] is None  # nothing follows
+    assert found == [value if value is None else pytest.approx(value) for value in expected]
+    assert found[-1] is None  # nothing follows
 
 
-def test_verbmem_continues_the_prompt_of_a_row_that_has_one(memorised, tokenizer, rows):  # noqa: F811
-    told = verbmem(memorised, tokenizer, rows[:5], prefix=3, max_new_tokens=12, batch_size=3)
+def test_verbmem_continues_the_prompt_of_a_row_that_has_one(memorised, tokenizer, rows, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(verb, "PREFIX", 3)
+    monkeypatch.setattr(verb, "CONTINUATION", 12)
+    found = verbmem(memorised, tokenizer, rows[:5], batch_size=3)
     for i, row in enumerate(rows[:5]):
         start = row["labels"].count(-100)
-        answer, value = recited(memorised, tokenizer, row["input_ids"][:start], row["input_ids"][start:], 12)
-        assert (told.answers[i], told.values[i]) == (answer, value if value is None else pytest.approx(value))
-    assert told.values[0] == 1.0  # learnt by heart
-    assert verbmem(memorised, tokenizer, rows[4::-1], prefix=3, max_new_tokens=12).answers == told.answers[::-1]
+        _, value = recited(memorised, tokenizer, row["input_ids"][:start], row["input_ids"][start:], 12)
+        assert found[i] == (value if value is None else pytest.approx(value))
+    assert found[0] == 1.0  # learnt by heart
+    assert verbmem(memorised, tokenizer, rows[4::-1]) == found[::-1]
 
 
 def asked(model, tokenizer, prompt: str, limit: int) -> str:  # noqa: F811
@@ -74,21 +78,22 @@ def asked(model, tokenizer, prompt: str, limit: int) -> str:  # noqa: F811
     return answer.strip()
 
 
-@pytest.mark.parametrize(("shots", "measure"), [(0, rouge_l_f1), (1, rouge_l)])
-def test_knowmem_asks_with_examples_before_the_question(tokenizer, shots, measure):  # noqa: F811
+@pytest.mark.parametrize("shots", [0, 1])
+def test_knowmem_asks_with_examples_before_the_question(tokenizer, shots, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(know, "TOKENS", 10)
     model = llama(6)
     questions = [{"question": question, "answer": answer} for question, answer in (*PAIRS[::2], ("And?", "…"))]
     examples = [{"question": "Who?", "answer": "Bo."}][:shots]
-    told = knowmem(model, tokenizer, questions, examples=examples, max_new_tokens=10, measure=measure, batch_size=3)
+    found = knowmem(model, tokenizer, questions, examples, batch_size=3)
     before = "Question: Who?\nAnswer: Bo.\n\n" * shots
     answers = [asked(model, tokenizer, f"{before}Question: {row['question']}\nAnswer:", 10) for row in questions]
-    assert told.answers == answers
-    assert told.values == [measure(row["answer"], answer) for row, answer in zip(questions, answers, strict=True)]
-    assert told.values[-1] is None  # a reference without words
-    assert knowmem(model, tokenizer, questions[::-1], examples=examples, max_new_tokens=10, measure=measure).answers == answers[::-1]
+    expected = [f1(row["answer"], answer) for row, answer in zip(questions, answers, strict=True)]
+    assert found == [value if value is None else pytest.approx(value) for value in expected]
+    assert found[-1] is None  # a reference without words
+    assert knowmem(model, tokenizer, questions[::-1], examples) == found[::-1]
 
 
-def test_knowmem_cuts_where_the_next_question_begins(tokenizer):  # noqa: F811
+def test_knowmem_cuts_where_the_next_question_begins(tokenizer, monkeypatch):  # noqa: F811
     """A model that repeats its prompt's pattern: the answer is what stands before "Question"."""
     model = llama(7).train()
     ids = tokenizer.encode("Question: Who?\nAnswer: Bo\nQuestion: Who?\nAnswer: Bo\nQuestion: Who?\nAnswer: Bo")
@@ -99,22 +104,18 @@ def test_knowmem_cuts_where_the_next_question_begins(tokenizer):  # noqa: F811
         optimiser.step()
         optimiser.zero_grad()
     assert float(loss.detach()) < 0.05
-    told = knowmem(model, tokenizer, [{"question": "Who?", "answer": "Bo"}])
-    assert told == ([1.0], ["Bo"])
+    question = [{"question": "Who?", "answer": "Bo"}]
+    assert knowmem(model, tokenizer, question, []) == [1.0]
     assert model.training
-    assert "Question" in knowmem(model, tokenizer, [{"question": "Who?", "answer": "Bo"}], stop_strings=()).answers[0]
+    monkeypatch.setattr(know, "STOP_STRINGS", ())
+    assert knowmem(model, tokenizer, question, [])[0] < 1  # it goes on with the next question
 
 
 def test_nothing_to_ask_and_nothing_to_read(tokenizer):  # noqa: F811
     model = llama()
-    assert knowmem(model, tokenizer, []) == ([], [])
-    assert verbmem(model, tokenizer, []) == ([], [])
+    assert knowmem(model, tokenizer, [], []) == []
+    assert verbmem(model, tokenizer, []) == []
     with pytest.raises(UserError, match="knowmem: row 2: .* is empty"):
-        knowmem(model, tokenizer, [{"question": "Who?", "answer": "Bo"}, {"question": "Who?", "answer": " "}])
+        knowmem(model, tokenizer, [{"question": "Who?", "answer": "Bo"}, {"question": "Who?", "answer": " "}], [])
     with pytest.raises(UserError, match="knowmem: row 1: "):
-        knowmem(model, tokenizer, [{"question": "Who is it? " * 100, "answer": "Bo"}])
-
-
-def test_a_measure_may_give_nan(tokenizer, rows):  # noqa: F811
-    told = verbmem(llama(), tokenizer, rows[:2], max_new_tokens=2, measure=lambda reference, answer: math.nan)
-    assert all(math.isnan(value) for value in told.values)
+        knowmem(model, tokenizer, [{"question": "Who is it? " * 100, "answer": "Bo"}], [])
