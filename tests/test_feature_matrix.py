@@ -181,7 +181,7 @@ def never_seen(family: str):
     model = tiny(family, 7)
     final = model.get_submodule(FAMILIES[family].norm)
     for p in final.parameters():
-        p.data = 3 * (p.data + 1) - 1 if family == "Gemma2" else 3 * p.data
+        p.data = 8 * (p.data + 1) - 1 if family == "Gemma2" else 8 * p.data
     return model
 
 
@@ -231,8 +231,9 @@ def test_every_pair_is_trained_or_refused():
 @pytest.mark.parametrize("case", TRAINED, ids=label)
 def test_two_steps_are_those_of_a_plain_loop(case, tmp_path):
     found = differences(case, tmp_path)
-    assert found["student"] < 1e-6
-    assert found.get("teacher", 0.0) < 1e-6
+    bound = 1e-6 if case["train_quantized"] == "none" else 1e-5  # the last bit of a weight may decide between two values of the grid
+    assert found["student"] < bound
+    assert found.get("teacher", 0.0) < bound
     assert found["moved"] > 1e-3
 
 
@@ -265,7 +266,7 @@ def table() -> str:
             "",
             f"The values below make {len(pairs(AXES))} pairs of features, tried on tiny random models in fp32 on a CPU. "
             f"{len(pairs(AXES)) - len(REFUSED)} pairs train: student and teacher after two steps, the second one a perturbed step, "
-            f"differ from an independent plain loop by less than 1e-6 of their norm ({len(TRAINED)} runs hold every pair at least once). "
+            f"differ from an independent plain loop by less than 1e-6 of their norm, 1e-5 under train_quantized ({len(TRAINED)} runs hold every pair at least once). "
             f"{len(REFUSED)} pairs are refused before training.",
             "",
             "| axis | values |",

@@ -41,7 +41,7 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "Llama": Family(LlamaConfig(**GATED, tie_word_embeddings=False), ["q_proj", "v_proj"], "embed_tokens", "model.norm"),
-    "Llama, tied": Family(LlamaConfig(**GATED, tie_word_embeddings=True), ["q_proj", "v_proj"], "embed_tokens", "model.norm"),
+    "Llama (tied)": Family(LlamaConfig(**GATED, tie_word_embeddings=True), ["q_proj", "v_proj"], "embed_tokens", "model.norm"),
     "Qwen3": Family(Qwen3Config(**GATED, head_dim=16), ["q_proj", "v_proj"], "embed_tokens", "model.norm"),
     "Gemma2": Family(
         Gemma2Config(**GATED, head_dim=16, query_pre_attn_scalar=16, attention_dropout=0.1),

@@ -28,8 +28,8 @@ def covering(axes: Mapping[str, Sequence[str]], without: Set[Pair] = frozenset()
     left = pairs(axes) - without
     found = []
     while left:
-        row = dict(min(left, key=lambda pair: sorted(pair)))
-        for axis in sorted(axes.keys() - row.keys(), key=lambda axis: -len(axes[axis])):
+        row = dict(sorted(min(left, key=sorted)))
+        for axis in sorted(axes.keys() - row.keys(), key=lambda axis: (-len(axes[axis]), axis)):
             new = {value: {frozenset({(axis, value), other}) for other in row.items()} for value in axes[axis]}
             possible = [value for value in axes[axis] if not new[value] & without]
             if not possible:
