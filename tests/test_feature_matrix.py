@@ -40,6 +40,7 @@ TOGETHER = {
     (("init", "orthogonal"), ("quantization", "nf4")): "init_lora_weights",
     (("init", "orthogonal"), ("quantization", "int8")): "init_lora_weights",
     (("base", "Mixtral"), ("adapter", "DoRA")): "peft_config",  # all-linear takes in the experts, which are no layers
+    (("base", "Mixtral"), ("init", "orthogonal")): "peft_config",  # the same; without the experts it can be trained
     (("adapter", "DoRA"), ("quantization", "int8")): "use_dora",  # on a CPU
     (("adapter", "modules_to_save"), ("adapter_mode", "stack")): "modules_to_save",
 }

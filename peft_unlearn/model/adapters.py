@@ -128,7 +128,7 @@ def _with_new(model: PreTrainedModel | PeftModel, peft_config: PeftConfig) -> Pe
             return get_peft_model(model, peft_config)
         model.add_adapter(STUDENT, peft_config)
         return model
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:  # the latter where it looks for the weight of what is no layer, such as experts
         wanted = peft_config.target_modules
         if "target modules" in str(error).lower():
             raise UserError(
