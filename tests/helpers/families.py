@@ -1,5 +1,6 @@
 """A tiny random model of each family of bases, whole or quantised, and where its parts are. Sizes are multiples of 64, as bitsandbytes needs them."""
 
+import copy
 import tempfile
 from functools import cache
 from typing import NamedTuple
@@ -68,10 +69,12 @@ QUANTIZATION = {
 }
 
 
-def tiny(family: str, seed: int = 0):
-    """The model in fp32, with activations of ordinary size."""
+def tiny(family: str, seed: int = 0, **changes):
+    """The model in fp32, with activations of ordinary size; `changes` of its config."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(FAMILIES[family].config, dtype=torch.float32)
+    config = copy.deepcopy(FAMILIES[family].config)
+    config.update(changes)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for p in model.parameters():
         if p.ndim >= 2:
             p.data.normal_(0, p.shape[-1] ** -0.5)

@@ -7,7 +7,7 @@ import torch
 from families import FAMILIES, load, tiny
 from peft import LoraConfig
 from tiny_models import tiny_llama
-from transformers import AutoModelForCausalLM, FalconConfig, GPTNeoXConfig, MptConfig, OPTConfig
+from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, GPTNeoXConfig, OPTConfig
 
 from peft_unlearn.model import adapters
 from peft_unlearn.model.dropout import trains_as_it_evaluates
@@ -19,7 +19,7 @@ SMALL = {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 2, "num_atten
 RATES = {  # a module, a number of a module, a number of the config, a chance to leave a layer out
     "Falcon": FalconConfig(**SMALL, attention_dropout=0.3, hidden_dropout=0.3),
     "GPT-NeoX": GPTNeoXConfig(**SMALL, intermediate_size=128, attention_dropout=0.3, hidden_dropout=0.3),
-    "MPT": MptConfig(vocab_size=64, d_model=64, n_layers=2, n_heads=4, emb_pdrop=0.3, resid_pdrop=0.3, attn_config={"attn_pdrop": 0.3}),
+    "BLOOM": BloomConfig(vocab_size=64, hidden_size=64, n_layer=2, n_head=4, hidden_dropout=0.3, attention_dropout=0.3),
     "OPT": OPTConfig(**SMALL, ffn_dim=128, word_embed_proj_dim=64, dropout=0.3, attention_dropout=0.3, layerdrop=0.3),
 }
 
@@ -51,13 +51,12 @@ def test_int8_layers_on_a_cpu_train_otherwise_than_they_evaluate():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_modes_and_the_random_state_are_as_they_were(family):
+def test_modules_stay_in_the_mode_that_they_were_in(family):
     base = tiny(family)
     base.train()
     base.get_submodule(FAMILIES[family].norm).eval()
     modes = {name: module.training for name, module in base.named_modules()}
-    torch.manual_seed(3)
-    adapters.attach(base, LoraConfig(r=2, target_modules=FAMILIES[family].attention, init_lora_weights=False, task_type="CAUSAL_LM"))
+    adapters.attach(base, LoraConfig(r=2, target_modules=FAMILIES[family].attention, task_type="CAUSAL_LM"))
     now = {name.replace(".base_layer", ""): m.training for name, m in base.named_modules() if "lora_" not in name}
     assert {name: now[name] for name in modes} == modes
 
