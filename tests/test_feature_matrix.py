@@ -267,7 +267,8 @@ def table() -> str:
             "",
             f"The values below make {len(pairs(AXES))} pairs of features, tried on tiny random models in fp32 on a CPU. "
             f"{len(pairs(AXES)) - len(REFUSED)} pairs train: student and teacher after two steps, the second one a perturbed step, "
-            f"differ from an independent plain loop by less than 1e-6 of their norm, 1e-5 under train_quantized ({len(TRAINED)} runs hold every pair at least once). "
+            f"differ from an independent plain loop by less than 1e-6 of their norm, 1e-5 under train_quantized "
+            f"({len(TRAINED)} runs hold every pair at least once). "
             f"{len(REFUSED)} pairs are refused before training.",
             "",
             "| axis | values |",

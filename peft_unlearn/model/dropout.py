@@ -35,7 +35,7 @@ def check(model: PeftModel) -> None:
     training = {module: module.training for module in model.modules()}
     model.train()
     ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         once, again = (model(input_ids=ids, use_cache=False).logits for _ in range(2))
     for module, flag in training.items():
         module.training = flag

@@ -29,13 +29,15 @@ Quantize = Callable[[Tensor], Tensor]
 def nf4(weight: Tensor) -> Tensor:
     """The fp32 weights that `Linear4bit` computes with once it holds `weight`: NF4, blocks of 64, double quantization."""
     quantised, state = quantize_4bit(weight.contiguous(), blocksize=64, quant_type="nf4", compress_statistics=True)
-    return dequantize_4bit(quantised, state).to(weight.dtype)
+    found: Tensor = dequantize_4bit(quantised, state)
+    return found.to(weight.dtype)
 
 
 def int8(weight: Tensor) -> Tensor:
     """The same for `Linear8bitLt`: int8 with a scale for each row, from weights in fp16."""
     rows, scales, _ = int8_vectorwise_quant(weight.to(torch.float16).contiguous())
-    return int8_vectorwise_dequant(rows, scales).to(weight.dtype)
+    found: Tensor = int8_vectorwise_dequant(rows, scales)
+    return found.to(weight.dtype)
 
 
 QUANTISERS: dict[str, Quantize] = {"nf4": nf4, "int8": int8}
@@ -101,8 +103,9 @@ def _weight(layer: Any) -> Tensor:
     """What a linear layer computes with, whatever it holds: (out, in) in fp32."""
     if isinstance(layer, Linear8bitLt):  # PEFT's own function leaves such a layer without its scales on a CPU (peft 0.21.2, second forward)
         scales = layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB
-        return int8_vectorwise_dequant(layer.weight.data, scales).float()
-    weight = dequantize_module_weight(layer).float()
+        rows: Tensor = int8_vectorwise_dequant(layer.weight.data, scales)
+        return rows.float()
+    weight: Tensor = dequantize_module_weight(layer).float()
     return weight.T if isinstance(layer, Conv1D) else weight
 
 
@@ -139,4 +142,5 @@ def _merged(layer: Any, quantize: Quantize, x: Tensor) -> Tensor:
 
 def _scales(layer: Any, name: str, moved: Tensor) -> Tensor:
     """m / |V| of each row: (out, in) -> (out,)."""
-    return layer.lora_magnitude_vector[name].weight / moved.norm(dim=1)
+    magnitudes: Tensor = layer.lora_magnitude_vector[name].weight
+    return magnitudes / torch.linalg.vector_norm(moved, dim=1)

@@ -110,7 +110,8 @@ def _inner_logps(found: Forward, states: Tensor, readout: nn.Module, targets: Te
 
 def _dense(found: Forward, labels: Tensor, hidden: Tensor | None, alternate: Scores | None) -> Dense:
     """The same forward at all positions."""
-    logits = found.head.logits(found.states.flatten(0, 1)).unflatten(0, found.states.shape[:2])
+    logits = found.head.logits(found.states.flatten(0, 1))
+    logits = logits.view(*found.states.shape[:2], logits.shape[-1])
     return Dense(logits, labels, None if hidden is None else hidden.float(), None if alternate is None else alternate.dense)
 
 

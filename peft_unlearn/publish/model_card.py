@@ -11,7 +11,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from peft_unlearn.config import methods
-from peft_unlearn.report.build import KINDS, show, union
+from peft_unlearn.report.build import KINDS, union
+from peft_unlearn.util.numbers import show
 from peft_unlearn.util.redaction import is_local, public_name, publish
 
 # Of a run's settings and of its adapter's configuration.

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
-from peft_unlearn.report.build import show
+from peft_unlearn.util.numbers import show
 
 HELD = {True: "held", False: "broken", None: "–"}
 COLUMNS = ("attacked", "without", "never-seen", "back", "line", "held")

@@ -17,6 +17,7 @@ from rich.text import Text
 from peft_unlearn.metrics.statistics import mean_interval, paired_difference
 from peft_unlearn.report.verdict import judge
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.numbers import show
 
 SCHEMA = 2
 
@@ -131,13 +132,6 @@ def side_by_side(questions: Sequence[str], answers: Mapping[str, Sequence[str]])
 def union(mappings: Any) -> list[str]:
     """Keys of all mappings in order of appearance."""
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
-
-
-def show(value: float) -> str:
-    """A number in at most six characters: 0.0123, 0.950, -0.003, 12.3, -99.8, 5215."""
-    size = abs(value)
-    decimals = 4 if 0 < value < 0.02 else 3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0
-    return f"{round(value, decimals) + 0.0:.{decimals}f}"  # + 0.0: no minus before a zero
 
 
 def _entry(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from peft_unlearn.report import attack_tables, plots, verdict
-from peft_unlearn.report.build import KINDS, show, union
+from peft_unlearn.report.build import KINDS, union
+from peft_unlearn.util.numbers import show
 from peft_unlearn.util.redaction import public_name, publish
 
 HELP = {

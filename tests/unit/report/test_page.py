@@ -10,6 +10,7 @@ import pytest
 
 from peft_unlearn import report
 from peft_unlearn.report import page, plots
+from peft_unlearn.util.numbers import show
 
 VOID = {"meta", "br", "link", "img", "input"}
 HOSTILE = '<script>alert("x")</script> & <b onload=1>'
@@ -102,7 +103,7 @@ def test_page_says_verdict_reasons_numbers_and_lines():
     entry, change = made["results"]["forget"]["before"]["loss"], made["differences"]["forget"]["loss"]["after - before"]
     for found in (entry, change):
         low, high = found["interval"]
-        assert f"{report.show(found['mean'])} [{report.show(low)}, {report.show(high)}]" in text
+        assert f"{show(found['mean'])} [{show(low)}, {show(high)}]" in text
     assert "too few rows" in text
     assert "peft-unlearn train recipe.yaml" in text
     for name in made["results"]["forget"]["after"]:

@@ -13,6 +13,7 @@ from scipy.stats import bootstrap
 from peft_unlearn import report
 from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.numbers import show
 
 SECRET = "Ada lives in Heron Bay"
 
@@ -166,7 +167,7 @@ def test_table_fits_in_100_columns_with_the_verdict_above():
     [(0.95, "0.950"), (0.004, "0.0040"), (-0.0004, "0.000"), (2.345, "2.35"), (-99.8, "-99.8"), (5215.4, "5215"), (0, "0.000")],
 )
 def test_numbers_are_shown_short(value, text):
-    assert report.show(value) == text
+    assert show(value) == text
 
 
 def test_side_by_side_shows_answers_as_they_are():
