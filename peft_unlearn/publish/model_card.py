@@ -12,7 +12,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from peft_unlearn.config import methods
 from peft_unlearn.report.build import KINDS
-from peft_unlearn.report.text import PASSED, interval, label, show, union
+from peft_unlearn.report.text import PASSED, interval, label, union
+from peft_unlearn.util.numbers import show
 from peft_unlearn.util.redaction import is_local, public_name, publish
 from peft_unlearn.util.registry import COMBINERS, LOSSES, Part
 

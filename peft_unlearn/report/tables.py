@@ -7,7 +7,8 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
-from peft_unlearn.report.text import FINDING_HEADS, PASSED, finding_cells, finding_label, interval, label, show, union
+from peft_unlearn.report.text import FINDING_HEADS, PASSED, finding_cells, finding_label, interval, label, union
+from peft_unlearn.util.numbers import show
 
 
 def table(report: Mapping[str, Any], width: int = 100) -> Table:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.model import adapters
 from peft_unlearn.model.fake_quant import deployed
-from peft_unlearn.model.lm_head import Forward, Readout
+from peft_unlearn.model.lm_head import Forward
 from peft_unlearn.model.logprobs import Scores, score
 from peft_unlearn.training.gradients import Gradients
 from peft_unlearn.training.objectives import Objective
@@ -42,7 +42,7 @@ class Passes:
     gradients: Gradients
     sam: Sam | None
     layer: int | None
-    readout: Readout | None
+    readout: nn.Module | None
     kept: Callable[[str, dict[str, Any]], Forward | None] = lambda stream, batch: None
     aim: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     backward: Callable[[Tensor, bool], None] = lambda loss, again: loss.backward(retain_graph=again)
@@ -116,7 +116,7 @@ class Passes:
         with self.phase("hard", "kept copies"), shipped, nullcontext() if sam is None else sam.relearnt():
             yield
 
-    def _inner(self, step: int) -> tuple[int, Readout] | None:
+    def _inner(self, step: int) -> tuple[int, nn.Module] | None:
         """The inner layer whose turn it is, two steps each: an easy and a hard one."""
         depth = self.model.config.get_text_config().num_hidden_layers
         return None if self.readout is None else (1 + step // 2 % (depth - 1), self.readout)

@@ -20,7 +20,9 @@ from peft_unlearn import data, metrics
 from peft_unlearn.combine import COMBINERS
 from peft_unlearn.config import methods
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.model import adapters
+from peft_unlearn.model import adapters, supported
+from peft_unlearn.model.dropout import trains_as_it_evaluates
+from peft_unlearn.model.fake_quant import deployed
 from peft_unlearn.model.lm_head import Forward
 from peft_unlearn.model.logprobs import mean_nll, row_means
 from peft_unlearn.model.readout import find_readout
@@ -108,6 +110,8 @@ class UnlearnTrainer(AdapterTrainer):
             raise UserError("negate: it would take away the adapter that is trained further as well, stack a new one or merge that one.")
         set_seed(args.seed)  # the adapter's init belongs to the run
         model = adapters.attach(model, peft_config, teacher=args.teacher_decay is not None)
+        if args.negate:
+            supported.check_negatable(model.peft_config[adapters.STUDENT])
         adapters.place(model, args.device)  # before levels are read and texts written with it
         if args.gradient_checkpointing:
             model.enable_input_require_grads()  # or LoRA layers silently do not train
@@ -159,11 +163,13 @@ class UnlearnTrainer(AdapterTrainer):
         self._layer = objectives.hidden_layer(args, depth)
         if self._layer is not None and self._layer > depth:
             raise UserError(f"hidden_layer: the model has {depth} layers, write a number from 1 to {depth}.")
+        if args.train_quantized != "none":
+            with deployed(model, args.train_quantized):
+                pass  # what it cannot merge, it refuses now
         self.add_callback(_AfterOptimizerStep(self))
         self._negated = False
-        dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
         self._known = (
-            self.auto_lr is not None and not dropout and args.train_quantized == "none"
+            self.auto_lr is not None and trains_as_it_evaluates(model) and args.train_quantized == "none"
         )  # the step's own retain loss serves AutoLR
 
     # ------------------------------------------------------------------------------------------------------------------ the step
@@ -318,9 +324,8 @@ class UnlearnTrainer(AdapterTrainer):
     def _negate(self) -> None:
         """Task arithmetic: subtract what was learnt, or add it again."""
         self._negated = not self._negated
-        for name, parameter in self.model.named_parameters():
-            if f"lora_B.{adapters.STUDENT}." in name:
-                parameter.data.neg_()
+        for parameter in adapters.lora_b(self.model).values():
+            parameter.data.neg_()
 
     def _record(self, sums: dict[str, Tensor], gramian: Tensor, weights: Tensor) -> None:
         """Keep a step's losses, and the norms, weights and cosines of its gradients, for the next log line."""

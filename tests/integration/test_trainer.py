@@ -21,9 +21,11 @@ from peft_unlearn.util.errors import UserError
 
 
 def build(folder, method="graddiff", model=None, **changes) -> UnlearnTrainer:
-    given = ("forget_dataset", "retain_dataset", "eval_dataset", "holdout_dataset", "never_seen_model")
-    sets = {"forget_dataset": forget_rows(method), "retain_dataset": RETAIN} | {k: changes.pop(k) for k in given if k in changes}
-    return UnlearnTrainer(model or tiny_llama(), config(folder, method, **changes), processing_class=tokenizer(), peft_config=LORA, **sets)
+    given = ("forget_dataset", "retain_dataset", "eval_dataset", "holdout_dataset", "never_seen_model", "peft_config")
+    sets = {"forget_dataset": forget_rows(method), "retain_dataset": RETAIN, "peft_config": LORA} | {
+        k: changes.pop(k) for k in given if k in changes
+    }
+    return UnlearnTrainer(model or tiny_llama(), config(folder, method, **changes), processing_class=tokenizer(), **sets)
 
 
 class Watch(TrainerCallback):

@@ -10,8 +10,8 @@ import pytest
 
 from peft_unlearn import report
 from peft_unlearn.report import page, plots
-from peft_unlearn.report.text import show
 from peft_unlearn.report.thresholds import THRESHOLDS
+from peft_unlearn.util.numbers import show
 from peft_unlearn.util.registry import METRICS
 
 VOID = {"meta", "br", "link", "img", "input"}

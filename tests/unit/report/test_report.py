@@ -12,8 +12,8 @@ from scipy.stats import bootstrap
 
 from peft_unlearn import report
 from peft_unlearn.metrics.results import Evaluation
-from peft_unlearn.report.text import show
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.numbers import show
 
 SECRET = "Ada lives in Heron Bay"
 
