@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,7 +86,7 @@ class Knobs:
         },
     )
     stop_at: str = field(
-        default="none",
+        default=FROM_METHOD,
         metadata={
             "help": "Land where a model would be that never saw the forget set, from above and from below, and end there: never_seen (such a "
             "model tells), auto (estimated from holdout_dataset), or none. A recipe of method auto has the one that its sets and models allow."
@@ -129,6 +130,9 @@ class Knobs:
     auto_lr_max: float = field(default=1e-2, metadata={"help": "The automatic learning rate never exceeds this."})
     max_length: int = field(
         default=1024, metadata={"help": "Longer rows are cut to this many tokens, longer texts become several rows; the run says how many."}
+    )
+    chat_template_kwargs: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Variables of the tokenizer's chat template, for example {enable_thinking: false} for Qwen3."}
     )
     self_retain_rows: int = field(
         default=256, metadata={"help": "Without a retain set: how many texts the model writes itself before training, to be kept."}
@@ -180,6 +184,10 @@ class Knobs:
     )
 
     def __post_init__(self) -> None:
+        # As it was told: a trainer makes the settings again where `method: auto` depends on its sets and models.
+        self.given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+        if self.stop_at is None:
+            self.stop_at = "none"
         if self.method == "auto":
             self.method = methods.AUTO
         if self.method not in methods.METHODS:
