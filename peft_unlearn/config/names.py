@@ -18,7 +18,7 @@ LOSSES: dict[str, dict[str, float | bool]] = {
     "rmu": {"scale": 2.0},
     "logit_margin": {},
 }
-# Those whose gradient lowers the log-probability of the forget rows, so that `stop_at` can end them. nll raises it; rmu and logit_margin go elsewhere.
+# Those whose gradient lowers the log-probability of the forget rows, as `stop_at` needs. nll raises it; rmu and logit_margin go elsewhere.
 LOWERING = tuple(name for name in LOSSES if name not in ("nll", "rmu", "logit_margin"))
 ALTERNATE = ("dpo",)  # those that need an alternate answer
 

@@ -17,7 +17,7 @@ BLOCK = 512  # torch's allocator for CUDA gives memory in multiples of this many
 Items = dict[str, int]  # bytes of each item
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every storage counts once, for the `item` of the moment that it was allocated at, until the last tensor on it is gone.
 
     What an operation holds within itself is not seen, but for what `stand_ins` allocates in its place.
@@ -28,7 +28,7 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self, *, padded: bool, vocabulary: int):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.padded, self.vocabulary = padded, vocabulary
         self.item = ""
         self.peaks: dict[str, Items] = {}  # phase -> what was held when it held most

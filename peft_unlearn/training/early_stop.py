@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.model.logprobs import lowest, matched
-from peft_unlearn.training.targets import end_lengths, mean, min_ks, sample, scored
+from peft_unlearn.training.targets import end_lengths, mean, min_ks, read, sample, scored
 
 # By how much a check may miss: the mean in shares of its target, membership in AUC, or Min-K in shares of its target.
 TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
@@ -98,6 +98,13 @@ class Checks(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     sets: Mapping[str, Dataset]
     batch_size: int
+
+    def begin(self, holdout_target: np.ndarray | None) -> EarlyStop:
+        """Where a run is to stop: at the targets of the forget rows, from how the model is now."""
+        rows = sample(self.sets["forget"])
+        found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target)
+        found.follow(self.holdout_min_ks())
+        return found
 
     def logps(self, name: str) -> list[np.ndarray]:
         """The (T,) log-probabilities of each row of a sample."""

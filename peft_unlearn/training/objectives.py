@@ -62,11 +62,17 @@ def build(args: UnlearnConfig, scale: float = 1.0) -> list[Objective]:
     loss, parameters = LOSSES[args.forget_loss], cast(dict[str, Any], args.forget_loss_args)
     openunlearnings = args.definitions == "openunlearning"
     per: Unit = "batch" if openunlearnings else "token"
-    forget = _of_openunlearning(openunlearning.FORGET[args.forget_loss], **parameters) if openunlearnings else _forget(args, loss, parameters, scale)
+    forget = (
+        _of_openunlearning(openunlearning.FORGET[args.forget_loss], **parameters)
+        if openunlearnings
+        else _forget(args, loss, parameters, scale)
+    )
     anchor = "reference" if loss.reference else None
     of_logits = _of_logits(loss, parameters) if "logits" in loss.reads and not openunlearnings else None
     anchor_logps = "ref_logps" in loss.reads
-    objectives = [Objective("forget", "forget", args.forget_coef, forget, per if openunlearnings else loss.per, anchor, of_logits, anchor_logps)]
+    objectives = [
+        Objective("forget", "forget", args.forget_coef, forget, per if openunlearnings else loss.per, anchor, of_logits, anchor_logps)
+    ]
     if args.retain_loss != "none":
         retain = _of_openunlearning(openunlearning.RETAIN[args.retain_loss]) if openunlearnings else _retain(args)
         anchor = "reference" if args.retain_loss == "hidden" else None

@@ -52,9 +52,7 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
     probes = tokenise(sets, tokenizer, length, args.chat_template_kwargs)
     if args.alternate != "none":
         answers = data.alternates(sets["forget"], args.alternate, seed=args.seed)
-        alternates = data.tokenize(
-            answers, tokenizer, length, name="forget_dataset", template_arguments=args.chat_template_kwargs
-        ).rows
+        alternates = data.tokenize(answers, tokenizer, length, name="forget_dataset", template_arguments=args.chat_template_kwargs).rows
         rows, variants = probes["forget"]
         probes["forget"] = Probe(rows.add_column("alternate", alternates.to_list()), variants)
     return tokenizer, probes

@@ -51,9 +51,13 @@ def nlls(model, rows):
     return [ce(model, b, "none")[b[2] != -100] for b in (batch([row]) for row in rows)]
 
 
+END = 2  # the token that ends every row
+
+
 def min_ks(model, rows):
-    """Of each row the mean of its least likely 40 % of tokens."""
-    found = [sorted((-nll).tolist())[: max(1, int(0.4 * len(nll)))] for nll in nlls(model, list(rows))]
+    """Of each row the mean of its least likely 40 % of tokens, the one that ends it left out; a row of nothing else has none."""
+    answers = [(-nll).tolist()[: -1 if row["labels"][-1] == END else None] for nll, row in zip(nlls(model, rows), rows, strict=True)]
+    found = [sorted(answer)[: max(1, int(0.4 * len(answer)))] for answer in answers if answer]
     return [sum(row) / len(row) for row in found]
 
 
@@ -61,10 +65,10 @@ def average(values):
     return sum(values) / len(values)
 
 
-def aim(target_logps, drift, least, rest):
-    """A row's target_logps, moved by the holdout's drift; the least likely 40 % and the others are trimmed as well."""
+def corrected(target_logps, shift, least, rest):
+    """A row's targets, moved with the holdout; the least likely 40 % and the others are corrected as well."""
     lowest = sorted(range(len(target_logps)), key=lambda t: target_logps[t].item())[: max(1, int(0.4 * len(target_logps)))]
-    return torch.stack([level * drift * (least if t in lowest else rest) for t, level in enumerate(target_logps)])
+    return torch.stack([level * shift * (least if t in lowest else rest) for t, level in enumerate(target_logps)])
 
 
 def away(model, rows, target_logps):
@@ -195,8 +199,8 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             params, lr=args.learning_rate, weight_decay=args.weight_decay, betas=(0.9, 0.999), eps=args.adam_epsilon
         )
     layers, depth = args.hidden_layer or 1, student.config.num_hidden_layers
-    place = min_ks(never_seen, holdout) if never_seen and holdout else None
-    drift, least, rest = average(min_ks(reference, holdout)) / average(place) if place else 1.0, 1.0, 1.0
+    place = min_ks(never_seen, list(holdout)) if never_seen and holdout else None
+    shift, least, rest = average(min_ks(reference, list(holdout))) / average(place) if place else 1.0, 1.0, 1.0
     scale = flat(nlls(never_seen, list(pairs.forget))).detach().mean() if never_seen else None
     rates, rate, calibrated, multiplier = [], args.learning_rate, 0.0, args.retain_coef
     for step in range(steps):
@@ -204,7 +208,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         optimizer.param_groups[0]["lr"] = rate * scheduled
         examples = [pairs[n] for n in range(step * size, (step + 1) * size)]
         rows, retain = [e["forget"] for e in examples], batch([e["retain"] for e in examples])
-        target_logps = [aim(-nll.detach(), drift, least, rest) for nll in nlls(never_seen, rows)] if never_seen else None
+        target_logps = [corrected(-nll.detach(), shift, least, rest) for nll in nlls(never_seen, rows)] if never_seen else None
         losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, target_logps, scale, 1 + step // 2 % (depth - 1)))]
         if args.retain_loss == "nll":
             losses.append((multiplier, ce(student, retain)))
@@ -261,16 +265,16 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                 for t, s in zip(teacher_params, params, strict=True):
                     t.copy_(t + (1 - args.teacher_decay) * c * (s - t))
         if never_seen and step % trainer.CHECK_EVERY == 0:
-            held = min_ks(student, holdout) if place else None
-            drift = average(held) / average(place) if place else 1.0
+            held = min_ks(student, list(holdout)) if place else None
+            shift = average(held) / average(place) if place else 1.0
             level, now = (-average([nll.mean().item() for nll in nlls(m, list(pairs.forget))]) for m in (never_seen, student))
-            level, there, here = level * drift, min_ks(never_seen, pairs.forget), min_ks(student, pairs.forget)
-            missing = average(there) * drift / average(here)
+            level, there, here = level * shift, min_ks(never_seen, list(pairs.forget)), min_ks(student, list(pairs.forget))
+            missing = average(there) * shift / average(here)
             if place:
                 above = [(row > other) + (row == other) / 2 for row in there for other in place]
                 missing = missing_factor(here, held, average(above))
             if early_stop.APPROACH <= now / level <= 1 / early_stop.APPROACH:
-                low, high = early_stop.TRIM
+                low, high = early_stop.CORRECTION
                 wanted = (level - 0.4 * missing * average(here)) / (now - 0.4 * average(here))
                 least = min(high, max(low, least * min(high, max(low, missing)) ** early_stop.GAIN))
                 rest = min(high, max(low, rest * min(high, max(low, wanted)) ** early_stop.GAIN))

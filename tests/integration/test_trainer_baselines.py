@@ -114,8 +114,8 @@ def test_rows_may_bring_the_levels_that_a_model_would_tell(tmp_path):
     for trainer in (told, brought):
         trainer.train()
     assert difference(brought.student, told.student) < 1e-6
-    assert brought.early_stop.drift == pytest.approx(told.early_stop.drift, rel=1e-5)
-    assert brought.early_stop.drift != 1.0
+    assert brought.early_stop.holdout_shift == pytest.approx(told.early_stop.holdout_shift, rel=1e-5)
+    assert brought.early_stop.holdout_shift != 1.0
 
 
 def test_a_holdout_is_a_stream_of_its_own_and_held_where_it_was(tmp_path):

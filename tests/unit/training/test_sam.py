@@ -22,7 +22,7 @@ def test_the_step_goes_down_the_gradient_for_a_share_of_how_far_the_adapter_has_
     sam.gradient.into(0)
     (parameters[0] * torch.tensor(gradient[:6]).reshape(2, 3)).sum().backward()
     (parameters[1] * torch.tensor(gradient[6:])).sum().backward()
-    with sam.relearnt():
+    with sam.perturbed():
         moved = torch.cat([(p - k).flatten() for p, k in zip(parameters, kept, strict=True)]).detach().double()
     assert all(torch.equal(p, k) for p, k in zip(parameters, kept, strict=True))
     norm, length = math.hypot(*gradient), radius * math.hypot(*values[:6])
@@ -35,7 +35,7 @@ def test_what_overflowed_points_nowhere(overflowed):
     adapter = nn.Parameter(torch.ones(3))
     sam = Sam([adapter], [adapter], 0.5)
     sam.gradient.matrix[0] = torch.tensor([overflowed, 0.0, 0.0])
-    with sam.relearnt():
+    with sam.perturbed():
         assert torch.equal(adapter, torch.ones(3))
 
 
@@ -43,7 +43,7 @@ def test_the_adapter_comes_back_where_the_loss_fails():
     adapter = nn.Parameter(torch.ones(3))
     sam = Sam([adapter], [adapter], 0.5)
     sam.gradient.matrix[0] = torch.ones(3)
-    with pytest.raises(ZeroDivisionError), sam.relearnt():
+    with pytest.raises(ZeroDivisionError), sam.perturbed():
         assert not torch.equal(adapter, torch.ones(3))
         1 / 0  # noqa: B018
     assert torch.equal(adapter, torch.ones(3))
@@ -53,7 +53,7 @@ def test_a_gradient_serves_one_step():
     adapter = nn.Parameter(torch.ones(3))
     sam = Sam([adapter], [adapter], 0.5)
     sam.gradient.matrix[0] = torch.ones(3)
-    sam.end(hard=False)
+    sam.end(perturbed=False)
     assert sam.gradient.matrix.tolist() == [[1, 1, 1]]
-    sam.end(hard=True)
+    sam.end(perturbed=True)
     assert sam.gradient.matrix.tolist() == [[0, 0, 0]]
