@@ -42,7 +42,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What is allocated counts for `item`; the most that is held meanwhile is kept in `peaks`."""
         before = self._phase, self.item, self._highest
         self._phase, self.item, self._highest = name, item, 0
-        self._look()
+        self._note_peak()
         try:
             yield
         finally:
@@ -61,14 +61,14 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._held[item] += size
         self._total += size
         weakref.finalize(storage, self._free, key, item, size).atexit = False
-        self._look()
+        self._note_peak()
 
     def _free(self, key: int, item: str, size: int) -> None:
         self._seen.remove(key)
         self._held[item] -= size
         self._total -= size
 
-    def _look(self) -> None:
+    def _note_peak(self) -> None:
         if self._total > self._highest:
             self._highest = self._total
             if self._total > sum(self.peaks.get(self._phase, {}).values()):

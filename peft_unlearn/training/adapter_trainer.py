@@ -48,7 +48,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         micro = [found.pairs for found in islice(epoch_iterator, num_batches)]
         if not micro:
             return [], None
-        if self.args.definitions == "peft-unlearn":  # theirs are means over each micro-batch, so that it matters what is in one
+        if self.args.definitions == "peft-unlearn":  # OpenUnlearning's are means over each micro-batch, so it matters what is in one
             micro = data.by_length(micro)
         batches = [self.collate(pairs) for pairs in micro]
         empty, computed = map(sum, zip(*map(data.padding, batches), strict=True))

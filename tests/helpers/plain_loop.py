@@ -68,16 +68,16 @@ def average(values):
 def corrected(target_logps, shift, least, rest):
     """A row's targets, moved with the holdout; the least likely 40 % and the others are corrected as well."""
     lowest = sorted(range(len(target_logps)), key=lambda t: target_logps[t].item())[: max(1, int(0.4 * len(target_logps)))]
-    return torch.stack([level * shift * (least if t in lowest else rest) for t, level in enumerate(target_logps)])
+    return torch.stack([target * shift * (least if t in lowest else rest) for t, target in enumerate(target_logps)])
 
 
 def away(model, rows, target_logps):
     """The mean over all tokens of how far they are from their row's target_logps, the lowest for the least likely."""
     pairs = [
-        zip(sorted((-nll).tolist()), sorted(level.tolist()), strict=True)
-        for nll, level in zip(nlls(model, rows), target_logps, strict=True)
+        zip(sorted((-nll).tolist()), sorted(target.tolist()), strict=True)
+        for nll, target in zip(nlls(model, rows), target_logps, strict=True)
     ]
-    return average([abs(now - level) for row in pairs for now, level in row])
+    return average([abs(now - target) for row in pairs for now, target in row])
 
 
 def missing_factor(rows, others, target):
@@ -95,8 +95,8 @@ def inner(model, layer, row, target_logps, scale):
     z = base.lm_head(base.model.norm(hidden(model, b, layer)[0][known])).double()
     p = z.softmax(-1).gather(-1, b[2][0][known][:, None]).squeeze(-1)
     away = torch.zeros_like(p)
-    for t, level in zip(p.argsort().tolist(), sorted(target_logps.tolist()), strict=True):
-        away[t] = max(0.0, p[t].log().item() - level) / scale
+    for t, target in zip(p.argsort().tolist(), sorted(target_logps.tolist()), strict=True):
+        away[t] = max(0.0, p[t].log().item() - target) / scale
     return away * (p.log() - (1.02 - p).log())
 
 
@@ -110,20 +110,20 @@ def forget_loss(args, model, reference, rows, layers, target_logps, scale, inner
     total = count = 0
     student, anchor = readings(model, rows, layers), readings(reference, rows, layers)
     given = zip(rows, student, anchor, sums, target_logps or [None] * len(rows), strict=True)
-    for row, (z, y, h), (z0, _, _), (alternate, alternate0), level in given:
+    for row, (z, y, h), (z0, _, _), (alternate, alternate0), target in given:
         losses = loss_of_row(name, z, y, h, z0.detach(), alternate, alternate0, args.forget_loss_args)
         nll = F.cross_entropy(z, y, reduction="none")
         p = torch.exp(-nll.detach())
         count += 1 if name in SEQUENCE else len(y)
-        if level is not None:
-            order = sorted(range(len(y)), key=lambda t: p[t].item())  # the least likely token gets the lowest level
-            level = dict(zip(order, sorted(level.tolist()), strict=True))
-            level = torch.tensor([level[t] for t in range(len(y))])
-            pulls, units = (nll.mean(), (-nll - level).mean()) if name in SEQUENCE else (nll, -nll - level)
+        if target is not None:
+            order = sorted(range(len(y)), key=lambda t: p[t].item())  # the least likely token gets the lowest target
+            target = dict(zip(order, sorted(target.tolist()), strict=True))
+            target = torch.tensor([target[t] for t in range(len(y))])
+            pulls, units = (nll.mean(), (-nll - target).mean()) if name in SEQUENCE else (nll, -nll - target)
             away = units.detach() / scale
             total = total + torch.where(away > 0, away * losses, -away * pulls).sum()
             if args.logit_lens_coef:
-                over = inner(model, inner_layer, row, level, scale)
+                over = inner(model, inner_layer, row, target, scale)
                 total = total + args.logit_lens_coef * (over.mean() if name in SEQUENCE else over.sum())
             continue
         row_left = floor and torch.tensor([max(x.item(), floor**2) for x in p]).log().mean().exp() < floor
@@ -265,17 +265,17 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                 for t, s in zip(teacher_params, params, strict=True):
                     t.copy_(t + (1 - args.teacher_decay) * c * (s - t))
         if never_seen and step % trainer.CHECK_EVERY == 0:
-            held = min_ks(student, list(holdout)) if place else None
-            shift = average(held) / average(place) if place else 1.0
-            level, now = (-average([nll.mean().item() for nll in nlls(m, list(pairs.forget))]) for m in (never_seen, student))
-            level, there, here = level * shift, min_ks(never_seen, list(pairs.forget)), min_ks(student, list(pairs.forget))
+            now_there = min_ks(student, list(holdout)) if place else None
+            shift = average(now_there) / average(place) if place else 1.0
+            target, now = (-average([nll.mean().item() for nll in nlls(m, list(pairs.forget))]) for m in (never_seen, student))
+            target, there, here = target * shift, min_ks(never_seen, list(pairs.forget)), min_ks(student, list(pairs.forget))
             missing = average(there) * shift / average(here)
             if place:
                 above = [(row > other) + (row == other) / 2 for row in there for other in place]
-                missing = missing_factor(here, held, average(above))
-            if early_stop.APPROACH <= now / level <= 1 / early_stop.APPROACH:
+                missing = missing_factor(here, now_there, average(above))
+            if early_stop.APPROACH <= now / target <= 1 / early_stop.APPROACH:
                 low, high = early_stop.CORRECTION
-                wanted = (level - 0.4 * missing * average(here)) / (now - 0.4 * average(here))
+                wanted = (target - 0.4 * missing * average(here)) / (now - 0.4 * average(here))
                 least = min(high, max(low, least * min(high, max(low, missing)) ** early_stop.GAIN))
                 rest = min(high, max(low, rest * min(high, max(low, wanted)) ** early_stop.GAIN))
         rates.append(rate * scheduled)

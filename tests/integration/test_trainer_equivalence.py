@@ -154,10 +154,10 @@ MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
     "QKL": {"method": "mean_teacher", "divergence": "qkl", "forget_floor": 0.0},
     "NLUL under NGDiff": {"method": "ngdiff", "forget_loss": "nlul", "forget_loss_args": {"tol": 0.02}, "forget_floor": 0.0},
     "the teacher's KL as MOLLM's third objective": {"method": "mollm", "retain_kl": "teacher", "teacher_decay": 0.9, "forget_floor": 0.0},
-    "resistance, with a teacher": {"method": "mean_teacher", "sam_rho": 0.1, "forget_floor": 0.0},
+    "SAM, with a teacher": {"method": "mean_teacher", "sam_rho": 0.1, "forget_floor": 0.0},
     "inner layers": {"method": "mollm", "stop_at": "never_seen", "holdout": HOLDOUT, "logit_lens_coef": 0.7},
     "inner layers under a loss per sequence": {"method": "npo", "stop_at": "never_seen", "logit_lens_coef": 0.7},
-    "resistance while NGDiff lands": {"method": "ngdiff", "stop_at": "never_seen", "holdout": HOLDOUT, "sam_rho": 0.2},
+    "SAM while NGDiff stops early": {"method": "ngdiff", "stop_at": "never_seen", "holdout": HOLDOUT, "sam_rho": 0.2},
     "AutoLR under MOLLM": {"method": "mollm", "auto_lr": True, "forget_floor": 0.0},
     "AutoLR under a falling schedule": {"method": "ngdiff", "lr_scheduler_type": "linear", "forget_floor": 0.0},
     "AutoLR under the mean teacher": {"method": "mean_teacher", "forget_floor": 0.0, "retain_loss": "nll", "auto_lr": True},
@@ -166,12 +166,16 @@ MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
     "log_odds": {"method": "graddiff", "forget_loss": "log_odds", "forget_loss_args": {"tol": 0.02}, "forget_floor": FLOOR},
     "SimNPO with a margin": {"method": "simnpo", "forget_loss_args": {"beta": 2.0, "gamma": 0.5}},
     "RMU under PCGrad": {"method": "rmu", "combine": "pcgrad"},
-    "a level for each token": {"method": "graddiff", "stop_at": "never_seen"},
-    "a level for each token, under the mean teacher": {"method": "mean_teacher", "stop_at": "never_seen"},
-    "a level for each token, of a loss in logits": {"method": "undial", "stop_at": "never_seen"},
-    "target_logps that the holdout moves": {"method": "graddiff", "stop_at": "never_seen", "holdout": HOLDOUT},
-    "landing while the holdout is held, under the mean teacher": {"method": "mean_teacher", "stop_at": "never_seen", "holdout": HOLDOUT},
-    "landing while the holdout is held, under NGDiff": {"method": "ngdiff", "stop_at": "never_seen", "holdout": HOLDOUT},
+    "a target for each token": {"method": "graddiff", "stop_at": "never_seen"},
+    "a target for each token, under the mean teacher": {"method": "mean_teacher", "stop_at": "never_seen"},
+    "a target for each token, of a loss in logits": {"method": "undial", "stop_at": "never_seen"},
+    "targets that the holdout moves": {"method": "graddiff", "stop_at": "never_seen", "holdout": HOLDOUT},
+    "early stopping while the holdout is held, under the mean teacher": {
+        "method": "mean_teacher",
+        "stop_at": "never_seen",
+        "holdout": HOLDOUT,
+    },
+    "early stopping while the holdout is held, under NGDiff": {"method": "ngdiff", "stop_at": "never_seen", "holdout": HOLDOUT},
     FOUR: {"method": "mollm", "stop_at": "never_seen", "holdout": HOLDOUT, "kl_coef": 0.7},
     "the holdout held by the teacher": {
         **HELD,
@@ -181,8 +185,8 @@ MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
         "divergence": "qkl",
     },
     "the holdout on the retain set's side": {**HELD, "method": "gru"},
-    "a level for each sequence": {"method": "npo", "stop_at": "never_seen"},
-    "a level for each sequence, with alternates": {"method": "dpo", "stop_at": "never_seen"},
+    "a target for each sequence": {"method": "npo", "stop_at": "never_seen"},
+    "a target for each sequence, with alternates": {"method": "dpo", "stop_at": "never_seen"},
 }
 
 
@@ -199,11 +203,11 @@ def test_trainer_equals_the_plain_loop(name, whole):
     assert logged == pytest.approx(rates, rel=1e-4)
 
 
-LEVELS = "a level for each sequence, with alternates"
+PER_SEQUENCE = "a target for each sequence, with alternates"
 SPLITS = [(4, 2, False), (2, 4, True)]
 
 
-@pytest.mark.parametrize("name", [*METHODS, LEVELS, FOUR])
+@pytest.mark.parametrize("name", [*METHODS, PER_SEQUENCE, FOUR])
 def test_batch_splits_and_checkpointing_change_nothing(name, whole, tmp_path):
     for size, accumulation, checkpointing in SPLITS if name in OURS else SPLITS[-1:]:
         changes = {"size": size, "accumulation": accumulation, "gradient_checkpointing": checkpointing}
@@ -247,7 +251,7 @@ def test_evaluation_between_steps_changes_nothing(method, tmp_path):
 
 RESUMED = {name: {"method": name} for name in (*OURS, "dpo", "task_arithmetic")} | {
     "PDU": {"method": "pdu", "retain_bound": 4.4},
-    "resistance": {"method": "mollm", "sam_rho": 0.1},
+    "SAM": {"method": "mollm", "sam_rho": 0.1},
     "a holdout": {"method": "graddiff", **HELD},
     "target_logps": {"method": "graddiff", "stop_at": "never_seen", "holdout": HOLDOUT},
 }

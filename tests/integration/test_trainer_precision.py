@@ -121,16 +121,16 @@ def test_bf16_autocast_leaves_adapters_and_gradients_in_fp32(method, tmp_path):
     assert 1e-6 < abs(ours / theirs - 1) < 0.02  # autocast was on, and is no more than rounding
 
 
-def test_a_step_that_a_scaler_skips_moves_neither_multiplier_nor_landing(tmp_path, monkeypatch):
+def test_a_step_that_a_scaler_skips_moves_neither_multiplier_nor_early_stopping(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer_module, "CHECK_EVERY", 1)
     trainer = build(tmp_path, "graddiff", retain_bound=1.0, stop_at="never_seen", never_seen_model=never_seen())
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    watch, looks, calls, objective = [], [], [], trainer.objectives[0]
-    monkeypatch.setattr(trainer.early_stop, "check", lambda *means: looks.append(means))
+    watch, checks, calls, objective = [], [], [], trainer.objectives[0]
+    monkeypatch.setattr(trainer.early_stop, "check", lambda *means: checks.append(means))
 
     class WatchState(TrainerCallback):
         def on_step_end(self, *args, **kwargs):
-            watch.append((trainer.lagrangian.multiplier, len(looks)))
+            watch.append((trainer.lagrangian.multiplier, len(checks)))
 
     def overflowing(scores, anchor):
         calls.append(None)
