@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn.metrics.membership import auc
+from peft_unlearn.metrics.teacher_forced import LOWEST
 from peft_unlearn.model.logprobs import lowest, matched
-from peft_unlearn.training.targets import end_lengths, mean, min_ks, read, sample, scored
+from peft_unlearn.training.targets import end_lengths, mean, min_ks, read, sample, sampled, scored
 
 # By how much a check may miss: the mean in shares of its target, membership in AUC, or Min-K in shares of its target.
 TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
@@ -32,22 +33,28 @@ class EarlyStop:
     which membership is told by, and one of the rest, for the mean.
 
     Args:
-        target_logps: of the forget rows that are checked, (T,) each, in nats.
+        target_logps: of all forget rows, (T,) each, in nats.
         ends: number of end tokens among each of these rows' T.
         retain: mean probability of the retain rows before training.
         holdout: (n,) Min-K of the holdout rows in nats where the targets were taken; None without a holdout.
     """
 
     def __init__(self, target_logps: Sequence[np.ndarray], ends: Sequence[int], retain: float, holdout: np.ndarray | None = None):
-        self.ends, self.retain, self.holdout = ends, retain, holdout
-        self.mean, self.min_ks = mean(target_logps), min_ks(target_logps, ends)
+        self.row_ends, self.retain, self.holdout = torch.tensor(ends), retain, holdout
+        some = sampled(len(ends))
+        self.ends, checked = [ends[i] for i in some], [target_logps[i] for i in some]
+        self.mean, self.min_ks = mean(checked), min_ks(checked, self.ends)
+        shares = [max(1, int(LOWEST * (len(row) - end))) / len(row) for row, end in zip(checked, self.ends, strict=True) if len(row) > end]
+        self.share_lowest = float(np.mean(shares))  # of a row's tokens, those that Min-K is of
         self.auc = None if holdout is None else float(auc(self.min_ks, holdout))
         self.holdout_shift = self.correction_lowest = self.correction_rest = 1.0
         self.within_tolerance = 0  # checks in a row
 
-    def targets_now(self, target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
-        """The targets as they are corrected now, in the order of what the tokens have: (B, T), (B, T), (B, T) -> (B, T)."""
-        correction = torch.where(lowest(target_logps, mask), self.correction_lowest, self.correction_rest)
+    def targets_now(self, rows: Sequence[int], target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
+        """The targets as they are corrected now, in the order of what the tokens have, of B rows by their numbers: three of (B, T) -> (B, T)."""
+        left = mask.flip(-1).cumsum(-1).flip(-1)  # tokens of a row from here on
+        text = mask & (left > self.row_ends[list(rows)].to(mask.device, non_blocking=True).unsqueeze(-1))
+        correction = torch.where(lowest(target_logps, text, LOWEST), self.correction_lowest, self.correction_rest)
         return matched(self.holdout_shift * target_logps * correction, logps, mask)
 
     def follow(self, holdout: np.ndarray | None) -> None:
@@ -68,7 +75,7 @@ class EarlyStop:
         within = abs(now / target - 1) <= TOLERANCE and beside and retain >= self.retain - RETAIN_LOSS
         self.within_tolerance = self.within_tolerance + 1 if within else 0
         if APPROACH <= now / target <= 1 / APPROACH:
-            least = 0.4 * rows.mean()  # of the mean, about
+            least = self.share_lowest * rows.mean()  # of the mean, about
             self.correction_lowest = corrected(self.correction_lowest, missing)
             self.correction_rest = corrected(self.correction_rest, (target - missing * least) / (now - least))
 
@@ -101,7 +108,7 @@ class Checks(NamedTuple):
 
     def begin(self, holdout_target: np.ndarray | None) -> EarlyStop:
         """Where a run is to stop: at the targets of the forget rows, from how the model is now."""
-        rows = sample(self.sets["forget"])
+        rows = self.sets["forget"]
         found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target)
         found.follow(self.holdout_min_ks())
         return found

@@ -104,9 +104,14 @@ def known(retain: Iterable[dict[str, Any]], forget: Iterable[dict[str, Any]]) ->
     return [*retain, *list(forget)[::2]]
 
 
+def sampled(rows: int) -> list[int]:
+    """Numbers of at most `SAMPLE` rows, evenly spaced."""
+    return evenly(rows, SAMPLE)
+
+
 def sample(rows: Dataset) -> Dataset:
-    """At most `SAMPLE` rows, evenly spaced."""
-    return rows.select(evenly(len(rows), SAMPLE))
+    """The rows of a set that a check sees."""
+    return rows.select(sampled(len(rows)))
 
 
 def mean(rows: Sequence[np.ndarray]) -> float:

@@ -54,20 +54,29 @@ def nlls(model, rows):
 END = 2  # the token that ends every row
 
 
+def answers(rows):
+    """How many tokens each row's answer has, the one that ends it left out."""
+    return [sum(label != -100 for label in row["labels"][1:]) - (row["labels"][-1] == END) for row in rows]
+
+
+def fewest(answer):
+    """How many tokens are 40 % of an answer."""
+    return max(1, int(0.4 * answer))
+
+
 def min_ks(model, rows):
-    """Of each row the mean of its least likely 40 % of tokens, the one that ends it left out; a row of nothing else has none."""
-    answers = [(-nll).tolist()[: -1 if row["labels"][-1] == END else None] for nll, row in zip(nlls(model, rows), rows, strict=True)]
-    found = [sorted(answer)[: max(1, int(0.4 * len(answer)))] for answer in answers if answer]
-    return [sum(row) / len(row) for row in found]
+    """Of each row the mean of the least likely 40 % of its answer's tokens; a row of nothing but its end has none."""
+    found = [sorted((-nll).tolist()[:answer])[: fewest(answer)] for nll, answer in zip(nlls(model, rows), answers(rows), strict=True)]
+    return [sum(row) / len(row) for row in found if row]
 
 
 def average(values):
     return sum(values) / len(values)
 
 
-def corrected(target_logps, shift, least, rest):
-    """A row's targets, moved with the holdout; the least likely 40 % and the others are corrected as well."""
-    lowest = sorted(range(len(target_logps)), key=lambda t: target_logps[t].item())[: max(1, int(0.4 * len(target_logps)))]
+def corrected(target_logps, answer, shift, least, rest):
+    """A row's targets, moved with the holdout; the least likely 40 % of its answer and the others are corrected as well."""
+    lowest = sorted(range(answer), key=lambda t: target_logps[t].item())[: fewest(answer)]
     return torch.stack([target * shift * (least if t in lowest else rest) for t, target in enumerate(target_logps)])
 
 
@@ -208,7 +217,11 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         optimizer.param_groups[0]["lr"] = rate * scheduled
         examples = [pairs[n] for n in range(step * size, (step + 1) * size)]
         rows, retain = [e["forget"] for e in examples], batch([e["retain"] for e in examples])
-        target_logps = [corrected(-nll.detach(), shift, least, rest) for nll in nlls(never_seen, rows)] if never_seen else None
+        if never_seen:
+            told = zip(nlls(never_seen, rows), answers(rows), strict=True)
+            target_logps = [corrected(-nll.detach(), answer, shift, least, rest) for nll, answer in told]
+        else:
+            target_logps = None
         losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, target_logps, scale, 1 + step // 2 % (depth - 1)))]
         if args.retain_loss == "nll":
             losses.append((multiplier, ce(student, retain)))
@@ -275,7 +288,9 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                 missing = missing_factor(here, now_there, average(above))
             if early_stop.APPROACH <= now / target <= 1 / early_stop.APPROACH:
                 low, high = early_stop.CORRECTION
-                wanted = (target - 0.4 * missing * average(here)) / (now - 0.4 * average(here))
+                counts = answers(pairs.forget)
+                part = average([fewest(answer) / (answer + 1) for answer in counts]) * average(here)  # every row of these ends
+                wanted = (target - missing * part) / (now - part)
                 least = min(high, max(low, least * min(high, max(low, missing)) ** early_stop.GAIN))
                 rest = min(high, max(low, rest * min(high, max(low, wanted)) ** early_stop.GAIN))
         rates.append(rate * scheduled)

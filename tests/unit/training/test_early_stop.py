@@ -179,7 +179,8 @@ def test_a_correction_stays_where_it_was_once_nothing_is_missing_and_turns_back_
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.floats(-20, 0), min_size=1, max_size=9, unique=True), min_size=1, max_size=4), st.data())
 def test_targets_now_move_with_the_holdout_and_the_lowest_tokens_are_corrected_apart_from_the_rest(rows, data):
-    early_stop = EarlyStop(ROWS, ENDS, RETAINED)
+    ends = [data.draw(st.integers(0, min(2, len(row) - 1))) for row in rows]
+    early_stop = EarlyStop([np.array(row) for row in rows], ends, RETAINED)
     early_stop.holdout_shift = data.draw(st.floats(0.5, 2.0))
     early_stop.correction_lowest, early_stop.correction_rest = data.draw(st.floats(*CORRECTION)), data.draw(st.floats(*CORRECTION))
     starts = [data.draw(st.integers(0, 3)) for _ in rows]
@@ -189,14 +190,15 @@ def test_targets_now_move_with_the_holdout_and_the_lowest_tokens_are_corrected_a
     for i, (start, row) in enumerate(zip(starts, rows, strict=True)):
         here = slice(start, start + len(row))
         target_logps[i, here], mask[i, here] = torch.tensor(row, dtype=torch.float64), True
-        least = sorted(row)[: max(1, int(0.4 * len(row)))]
+        answer = row[: len(row) - ends[i]]  # end tokens are never among the lowest
+        least = sorted(answer)[: max(1, int(0.4 * len(answer)))]
         expected_row = [
             target * early_stop.holdout_shift * (early_stop.correction_lowest if target in least else early_stop.correction_rest)
-            for target in row
+            for target in row  # no two are alike
         ]
         expected[i, here] = torch.tensor(expected_row, dtype=torch.float64)
     torch.testing.assert_close(
-        early_stop.targets_now(target_logps, expected, mask), expected
+        early_stop.targets_now(range(len(rows)), target_logps, expected, mask), expected
     )  # tokens that are in the order of their targets already
 
 
