@@ -85,17 +85,11 @@ class DataArguments:
         default=128, metadata={"help": "Rows of each set that are evaluated before and after, evenly spaced over the set; 0 is all."}
     )
 
-    chat_template_kwargs: dict[str, Any] | None = field(
-        default=None, metadata={"help": "Variables of the tokenizer's chat template, for example {enable_thinking: false} for Qwen3."}
-    )
-
     def __post_init__(self) -> None:
         validation.check_values(self, DataArguments)
         for name, spec in (self.eval_dataset or {}).items():
             if name in ("forget", "retain", "holdout") or not isinstance(spec, str | dict):
                 raise UserError(f"eval_dataset: {name!r} must be a name of its own with a file, a Hub name or a mapping.")
-        for key in {"tokenize", "add_generation_prompt"} & set(self.chat_template_kwargs or {}):
-            raise UserError(f"chat_template_kwargs: {key} is not one of a template's own, prompt and answer need it set; take it out.")
 
 
 def _check_together(model: Any) -> None:

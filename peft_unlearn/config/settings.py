@@ -80,7 +80,7 @@ class TrainingSettings:
         "Rows whose mean token probability is under this (tokens: under its square) have been forgotten and leave the loss; 0 is off.",
     )
     stop_at: str = _setting(
-        "none",
+        FROM_METHOD,
         "Give each token of the forget set a target log-probability, that of a never-seen model, and stop early where all are met: never_seen "
         "(such a model tells), auto (estimated from holdout_dataset), or none. A recipe of method auto has the one that its sets and models allow.",
         ["none", "never_seen", "auto"],
@@ -117,6 +117,9 @@ class TrainingSettings:
     auto_lr_max: Annotated[float, Range("above 0")] = _setting(1e-2, "The automatic learning rate never exceeds this.")
     max_length: Annotated[int, Range("at least 2")] = _setting(
         1024, "Longer rows are cut to this many tokens, longer texts become several rows; the run says how many."
+    )
+    chat_template_kwargs: dict[str, Any] | None = _setting(  # noqa: RUF009
+        None, "Variables of the tokenizer's chat template, for example {enable_thinking: false} for Qwen3."
     )
     self_retain_rows: Annotated[int, Range("at least 1")] = _setting(
         256, "Without a retain set: how many texts the model writes itself before training, to be kept."
@@ -164,6 +167,10 @@ class TrainingSettings:
     )
 
     def __post_init__(self) -> None:
+        # As it was told: a trainer makes the settings again where `method: auto` depends on its sets and models.
+        self.given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+        if self.stop_at is None:
+            self.stop_at = "none"
         if self.method == "auto":
             self.method = methods.AUTO
         validation.check_choice("method", self.method, ["auto", *methods.METHODS])

@@ -159,6 +159,14 @@ def _check_together(args: Any) -> None:
         raise UserError("sam_rho: a negated adapter learns the forget set itself, leave the key out.")
     if args.negate and args.stop_at != "none":
         raise UserError("stop_at: a negated adapter is not seen before the end, leave the key out.")
+    if args.stop_at != "none" and not LOSSES[args.forget_loss].lowers:
+        *others, last = (name for name, loss in LOSSES.items() if loss.lowers)
+        raise UserError(
+            f"stop_at: {args.forget_loss} does not lower the probability of the forget rows towards a target; "
+            f"write forget_loss: {', '.join(others)} or {last}, or leave stop_at out."
+        )
+    for key in {"tokenize", "add_generation_prompt"} & set(args.chat_template_kwargs or {}):
+        raise UserError(f"chat_template_kwargs: {key} is not one of a template's own, prompt and answer need it set; take it out.")
     unknown = [key for key, _, _ in (part.strip().partition("=") for part in (args.optim_args or "").split(",")) if key not in SGD_ARGS]
     if args.optim == "sgd" and args.optim_args and unknown:
         raise UserError(f"optim_args: sgd has no parameter {unknown[0]!r}, it takes {', '.join(SGD_ARGS)}.")

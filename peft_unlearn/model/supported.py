@@ -54,16 +54,6 @@ def check_stack(below: PeftConfig, config: PeftConfig) -> None:
         )
 
 
-def check_negatable(config: PeftConfig) -> None:
-    """Refuse to negate an adapter that is more than products of two factors.
-
-    Raises:
-        UserError: DoRA, or modules or tokens that are trained as a whole.
-    """
-    if config.use_dora or _whole(config):
-        raise UserError("negate: only B A can be subtracted; leave use_dora, modules_to_save and trainable_token_indices out.")
-
-
 def _whole(config: PeftConfig) -> set[str]:
     """What an adapter trains in place of the base's own."""
     return {*(config.modules_to_save or ()), *(("embed_tokens",) if config.trainable_token_indices else ())}

@@ -50,12 +50,12 @@ def remembered(logps: Tensor, mask: Tensor, floor: float) -> tuple[Tensor, Tenso
 
 
 def off_target(logps: Tensor, target_logps: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """How far `logps` stand above their target_logps, and how far below, in units of `scale`: both are traces of what was seen."""
+    """How far `logps` stand above their targets, and how far below, in units of `scale`: both are traces of what was seen."""
     return ((logps - target_logps) / scale).clamp_min(0), ((target_logps - logps) / scale).clamp_min(0)
 
 
 def distance(scores: Scores, scale: float) -> Tensor:
-    """How far a batch's tokens are from their target_logps, summed, in units of `scale`: about 1 a token at the start, 0 where the run has landed."""
+    """How far a batch's tokens are from their targets, summed, in units of `scale`: about 1 a token at the start, 0 at the targets."""
     assert scores.target_logps is not None
     return ((scores.logps.detach() - scores.target_logps).abs() * scores.mask).sum() / scale
 
@@ -63,23 +63,29 @@ def distance(scores: Scores, scale: float) -> Tensor:
 def build(args: UnlearnConfig, scale: float = 1.0) -> list[Objective]:
     """The objectives that a configuration asks for, the forget objective first."""
     loss, parameters = LOSSES[args.forget_loss], cast(dict[str, Any], args.forget_loss_args)
-    theirs = args.definitions == "openunlearning"
-    per: Unit = "batch" if theirs else "token"
+    openunlearnings = args.definitions == "openunlearning"
+    per: Unit = "batch" if openunlearnings else "token"
     forget = (
-        _theirs(openunlearning_losses("forget_loss")[args.forget_loss], **parameters) if theirs else _forget(args, loss, parameters, scale)
+        _of_openunlearning(openunlearning_losses("forget_loss")[args.forget_loss], **parameters)
+        if openunlearnings
+        else _forget(args, loss, parameters, scale)
     )
     anchor = "reference" if loss.reference else None
-    of_logits = _of_logits(loss, parameters) if "logits" in loss.reads and not theirs else None
+    of_logits = _of_logits(loss, parameters) if "logits" in loss.reads and not openunlearnings else None
     anchor_logps = "ref_logps" in loss.reads
-    objectives = [Objective("forget", "forget", args.forget_coef, forget, per if theirs else loss.per, anchor, of_logits, anchor_logps)]
+    objectives = [
+        Objective("forget", "forget", args.forget_coef, forget, per if openunlearnings else loss.per, anchor, of_logits, anchor_logps)
+    ]
     if args.retain_loss != "none":
-        retain = _theirs(openunlearning_losses("retain_loss")[args.retain_loss]) if theirs else _retain(args)
+        retain = _of_openunlearning(openunlearning_losses("retain_loss")[args.retain_loss]) if openunlearnings else _retain(args)
         anchor = "reference" if args.retain_loss == "hidden" else None
         objectives.append(Objective("retain", "retain", args.retain_coef, retain, per, anchor))
     if args.retain_kl != "none":
         objectives.append(
-            Objective("kl", "retain", args.kl_coef, _theirs(openunlearning_losses("retain_kl")["reference"]), per, args.retain_kl)
-            if theirs
+            Objective(
+                "kl", "retain", args.kl_coef, _of_openunlearning(openunlearning_losses("retain_kl")["reference"]), per, args.retain_kl
+            )
+            if openunlearnings
             else _divergence(args, "kl", "retain", args.retain_kl)
         )
     if args.holdout_kl != "none":
@@ -94,7 +100,7 @@ def hidden_layer(args: UnlearnConfig, depth: int) -> int | None:
 
 
 def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: float) -> Function:
-    """The forget loss, less what is forgotten, or weighted by the distance from target_logps."""
+    """The forget loss, less what is forgotten, or weighted by the distance from the targets."""
 
     def forget(scores: Scores, anchor: Scores | None) -> Tensor:
         losses = (
@@ -119,7 +125,7 @@ def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: 
 
 
 def _inner(scores: Scores, scale: float, per: Unit) -> Tensor:
-    """What an inner layer knows beyond the target_logps. One-sided: no layer is to know more than the last one shall, and each may know less."""
+    """What an inner layer knows beyond the targets. One-sided: no layer is to know more than the last one shall, and each may know less."""
     assert scores.inner is not None
     assert scores.target_logps is not None
     logps = scores.inner.detach()
@@ -148,12 +154,13 @@ def _of_logits(loss: Loss, parameters: dict[str, Any]) -> OfLogits:
 
     def of_logits(logits: Tensor, targets: Tensor, anchor_logits: Tensor | None) -> Tensor:
         given = {"logits": logits, "targets": targets, "ref_logits": anchor_logits}
-        return loss.function(*(given[name] for name in loss.reads), **parameters)
+        losses: Tensor = loss.function(*(given[name] for name in loss.reads), **parameters)
+        return losses
 
     return of_logits
 
 
-def _theirs(loss: Loss, **parameters: Any) -> Function:
+def _of_openunlearning(loss: Loss, **parameters: Any) -> Function:
     """A loss of OpenUnlearning's on everything that the micro-batch gave."""
 
     def whole(scores: Scores, anchor: Scores | None) -> Tensor:

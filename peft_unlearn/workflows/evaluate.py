@@ -94,9 +94,9 @@ def plan(wanted: requests.Asked) -> Job:
     found: benchmarks.Benchmark
     if named:
         found = named
-        found.prepare(tokenizer, length, made.data.chat_template_kwargs or {})
+        found.prepare(tokenizer, length, made.training.chat_template_kwargs or {})
     else:
-        found = Own(loading.tokenise(sets, tokenizer, length, made.data), made.data.eval_rows)
+        found = Own(loading.tokenise(sets, tokenizer, length, made.training.chat_template_kwargs), made.data.eval_rows)
     how = benchmarks.How(options.definitions, made.training.per_device_eval_batch_size, options.samples)
     return Job(options, made, folder, is_adapter, found, how, tokenizer, never_seen)
 

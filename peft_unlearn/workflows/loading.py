@@ -49,12 +49,10 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
     _check_modules(config, model)
     if model.never_seen_model_name_or_path:
         check_vocabulary(model.never_seen_model_name_or_path, tokenizer, key="never_seen_model_name_or_path")
-    probes = tokenise(sets, tokenizer, length, plan.data)
+    probes = tokenise(sets, tokenizer, length, args.chat_template_kwargs)
     if args.alternate != "none":
         answers = data.alternates(sets["forget"], args.alternate, seed=args.seed)
-        alternates = data.tokenize(
-            answers, tokenizer, length, name="forget_dataset", template_arguments=plan.data.chat_template_kwargs
-        ).rows
+        alternates = data.tokenize(answers, tokenizer, length, name="forget_dataset", template_arguments=args.chat_template_kwargs).rows
         rows, variants = probes["forget"]
         probes["forget"] = Probe(rows.add_column("alternate", alternates.to_list()), variants)
     return tokenizer, probes
@@ -74,9 +72,10 @@ def load_sets(arguments: DataArguments) -> dict[str, Dataset]:
     return sets | {name: data.load(spec, name=f"eval_dataset.{name}") for name, spec in (arguments.eval_dataset or {}).items()}
 
 
-def tokenise(sets: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerBase, length: int, arguments: DataArguments) -> dict[str, Probe]:
+def tokenise(
+    sets: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerBase, length: int, template: Mapping[str, Any] | None
+) -> dict[str, Probe]:
     """The sets as rows of at most `length` tokens, with the variants that stand in their columns."""
-    template = arguments.chat_template_kwargs
     return {
         name: probe(rows, tokenizer, length, name=KEYS.get(name, f"eval_dataset.{name}"), template_arguments=template)
         for name, rows in sets.items()

@@ -74,7 +74,7 @@ def _values(options: argparse.Namespace, folder: Path, is_adapter: bool) -> dict
     values: dict[str, Any] = {"model_name_or_path": str(folder)}
     if is_adapter:
         own = {f.name for part in (keys.Model, DataArguments) for f in dataclasses.fields(part)}
-        own |= {"max_length", "per_device_eval_batch_size"}
+        own |= {"max_length", "chat_template_kwargs", "per_device_eval_batch_size"}
         written = folder / recipe.FILE
         settings = yaml.safe_load(written.read_text(encoding="utf-8")) if written.is_file() else {}
         base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")

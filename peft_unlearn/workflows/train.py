@@ -109,7 +109,7 @@ def _run(plan: recipe.Recipe, output: Path, never_seen: Sets | None, show: bool)
         trainer.add_callback(bar)
     sets = Own({"retain": Probe(trainer.sets["retain"], {}), **probes}, plan.data.eval_rows)
     if main:
-        plan.training.learning_rate = settings["learning_rate"] = args.learning_rate  # where the base's size decided it
+        plan.training.learning_rate = settings["learning_rate"] = trainer.args.learning_rate  # where the base's size decided it
         plan.write(output)
 
     def look(view: str, through: str) -> None:

@@ -8,7 +8,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from peft.tuners.lora.config import LoftQConfig
 from tiny_models import tiny_llama
 
-from peft_unlearn.model import adapters, supported
+from peft_unlearn.model import adapters
 from peft_unlearn.util.errors import UserError
 
 LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
@@ -54,10 +54,3 @@ def test_what_both_adapters_of_a_stack_train_as_a_whole_is_refused_and_what_one_
         adapters.attach(below(**whole), LoraConfig(**LORA, **copy.deepcopy(whole)))
     adapters.attach(below(**whole), LoraConfig(**LORA))
     adapters.attach(below(), LoraConfig(**LORA, **copy.deepcopy(whole)))
-
-
-@pytest.mark.parametrize("extra", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [3]}])
-def test_what_is_more_than_products_cannot_be_negated(extra):
-    supported.check_negatable(LoraConfig(**LORA))
-    with pytest.raises(UserError, match="^negate: .*leave"):
-        supported.check_negatable(LoraConfig(**LORA, **extra))
