@@ -8,10 +8,20 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from peft_unlearn.cli import audit, demo, evaluate, keys, merge, plan, push, train
+from peft_unlearn.cli import audit, demo, evaluate, export, keys, merge, plan, push, train
 from peft_unlearn.util.errors import UserError
 
-COMMANDS = {"plan": plan, "train": train, "evaluate": evaluate, "audit": audit, "merge": merge, "push": push, "demo": demo, "keys": keys}
+COMMANDS = {
+    "plan": plan,
+    "train": train,
+    "evaluate": evaluate,
+    "audit": audit,
+    "merge": merge,
+    "export": export,
+    "push": push,
+    "demo": demo,
+    "keys": keys,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
-from trl import get_peft_config, get_quantization_config
+from trl import get_peft_config, get_quantization_config  # type: ignore[attr-defined]
 
 from peft_unlearn import data
 from peft_unlearn.config.model_settings import DataArguments
@@ -24,6 +24,7 @@ from peft_unlearn.config.recipe import Recipe
 from peft_unlearn.config.unlearn_config import ModelArguments
 from peft_unlearn.data.variants import Probe, probe
 from peft_unlearn.model import adapters
+from peft_unlearn.training import targets
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, same_model, undamaged
 
@@ -58,6 +59,24 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
         rows, variants = probes["forget"]
         probes["forget"] = Probe(rows.add_column("alternate", alternates.to_list()), variants)
     return tokenizer, probes
+
+
+def with_targets(
+    probes: Mapping[str, Probe], never_seen: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> dict[str, Probe]:
+    """The sets, those that `stop_at: never_seen` reads with the never-seen model's scores as their targets."""
+    found = dict(probes)
+    for name in {"forget", "holdout"} & set(probes):
+        rows, variants = probes[name]
+        found[name] = Probe(targets.with_targets(rows, targets.scored(never_seen, tokenizer, rows, batch_size)), variants)
+    return found
+
+
+def training_sets(probes: Mapping[str, Probe]) -> dict[str, Any]:
+    """The sets as `UnlearnTrainer` takes them."""
+    rows = {name: found.rows for name, found in probes.items()}
+    named = {KEYS[name]: rows.pop(name, None) for name in KEYS}
+    return {**named, "eval_dataset": rows}
 
 
 def load_sets(arguments: DataArguments) -> dict[str, Dataset]:
@@ -199,12 +218,12 @@ def load_base(model: ModelArguments) -> PreTrainedModel:
 def load_whole(model: ModelArguments) -> PreTrainedModel:
     """The base alone, on the device where it is evaluated. Quantised weights, also of a folder that is quantised itself, are there already."""
     base = load_base(model)
-    return base if getattr(base, "is_quantized", False) else base.to(PartialState().device)  # type: ignore[arg-type]
+    return base if getattr(base, "is_quantized", False) else base.to(PartialState().device)
 
 
 def load_dense(model: ModelArguments) -> PreTrainedModel:
     """The 16/32-bit base of a recipe, however the recipe holds it."""
-    return load_base(dataclasses.replace(model, load_in_4bit=False, load_in_8bit=False)).to(PartialState().device)  # type: ignore[arg-type]
+    return load_base(dataclasses.replace(model, load_in_4bit=False, load_in_8bit=False)).to(PartialState().device)
 
 
 def load_to_train(model: ModelArguments) -> dict[str, Any]:
