@@ -24,6 +24,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
 
     job = views.prepare(checked, definitions=request.definitions, samples=request.samples)
     found, facts = views.measure_all(job)
+    job.benchmark.compare(found, job.how)
     made = report.build(
         {name: {view: sets[name] for view, sets in found.items()} for name in found["after"]},
         run={**facts, "command": command("evaluate", request)},
