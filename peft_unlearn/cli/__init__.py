@@ -24,8 +24,7 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, 2 for what the user can mend, 130 for Ctrl-C. Bugs keep their traceback."""
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="peft-unlearn", description="Make a quantised language model forget texts with a LoRA adapter.", allow_abbrev=False
     )
@@ -33,7 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__, allow_abbrev=False)
         module.add_arguments(command)
-        command.set_defaults(run=module.main, command=name)
+        command.set_defaults(run=module.main)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 0, 2 for what the user can mend, 130 for Ctrl-C. Bugs keep their traceback."""
+    parser = make_parser()
     try:
         options = parser.parse_args(argv)
         _set_up_logs()

@@ -8,7 +8,7 @@ from peft_unlearn.workflows import DemoRequest, demo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    fields.add(parser, DemoRequest, "method", nargs="+")
+    fields.add(parser, DemoRequest, "method", nargs="+", metavar="METHOD")
     fields.add(parser, DemoRequest, "seed", type=int)
     fields.add(parser, DemoRequest, "output", metavar="DIR")
     fields.add(parser, DemoRequest, "fresh")

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that a mistake in a request is told before to
 
 import dataclasses
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -179,12 +180,18 @@ def _words(name: str, value: Any) -> list[str]:
     if value is True:
         return []
     if isinstance(value, Mapping):
-        return [f"{key}={_yaml(one)}" for key, one in value.items()] if name == "settings" else [json.dumps(value)]
+        return [f"{key}={_yaml(one)}" for key, one in value.items()] if name == "settings" else [_yaml(value)]
     return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
 
 
 def _yaml(value: Any) -> str:
-    """A value in one word of YAML; text without quotes where it is read as text without them."""
+    """A value as YAML on a line: text as it is and others as JSON, where YAML reads them back as that."""
     import yaml  # which takes longer than all else here
 
-    return value if isinstance(value, str) and yaml.safe_load(value) == value else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value)
+    try:
+        if yaml.safe_load(text) == value:
+            return text
+    except yaml.YAMLError:
+        pass
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf).removesuffix("\n").removesuffix("\n...")
