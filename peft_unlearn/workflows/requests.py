@@ -26,6 +26,8 @@ class Request:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value, choices = getattr(self, f.name), f.metadata.get("choices", ())
+            if isinstance(value, str) and isinstance(f.default, tuple):
+                raise UserError(f"{option(f)}: {value!r} is one name, write a list of names.")
             for one in value if isinstance(value, list | tuple) else [value]:
                 if choices and one is not None and one not in choices:
                     raise UserError(f"{option(f)}: {one!r} is not one of {', '.join(choices)}.")

@@ -69,7 +69,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         if current.main:
             current.trainer.save_model()  # before it is evaluated, which may be cut
         current.evaluate("after", "student")
-        if never_seen is None and current.below:
+        if current.below and not plan.model.never_seen_model_name_or_path and never_seen is None:  # the same in every process
             current.evaluate("never_seen", "never_seen")  # the base without the user's own adapter
         result = current.write(never_seen) if current.main else TrainResult(output)
         current.trainer.accelerator.wait_for_everyone()

@@ -75,7 +75,7 @@ def test_evaluate_gives_the_numbers_of_the_report(recipe, precision):
 
 
 @pytest.mark.parametrize(("stop_at", "never_seen"), [("auto", None), ("never_seen", "other")])
-def test_a_run_that_lands_reports_the_holdout_and_whether_it_got_there(recipe, world, stop_at, never_seen):
+def test_a_run_that_stops_early_reports_the_holdout_and_whether_it_got_there(recipe, world, stop_at, never_seen):
     known = {"never_seen_model_name_or_path": str(world / never_seen)} if never_seen else {}
     changes = {"method": "ngdiff", "stop_at": stop_at, "holdout_dataset": str(world / "holdout.jsonl"), "max_steps": 3} | known
     assert main(["train", recipe(**changes)]) == 0

@@ -108,7 +108,7 @@ def test_the_base_under_the_users_own_adapter_is_never_seen(world, here):
         assert never["loss"]["rows"] == pytest.approx(alone["loss"]["rows"], rel=1e-5)
 
 
-def test_definitions_of_the_peer(world, here):
+def test_definitions_of_openunlearning(world, here):
     ours, _ = evaluated(world / "base", *own(world))
     theirs, _ = evaluated(world / "base", *own(world), "--definitions", "openunlearning")
     assert theirs["definitions"] == "openunlearning"

@@ -88,6 +88,16 @@ def test_train_writes_what_the_command_writes(recipe, capsys):
     assert result.pushed is None
 
 
+def test_two_processes_with_a_never_seen_model_and_an_adapter_below_write_one_report_and_end(recipe, world):
+    """Each process waits for the other as often, though only the first one evaluates."""
+    path = recipe(adapter_name_or_path=str(world / "lora"), never_seen_model_name_or_path=str(world / "other"), max_steps=1)
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "peft_unlearn", "train", path]
+    done = subprocess.run([sys.executable, "-m", *launch], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Adapter, card, recipe and report are in out") == 1
+    assert set(read("out/report.json")["results"]["forget"]) == {"before", "after", "never_seen"}
+
+
 def test_a_run_that_diverges_raises_and_brings_what_it_wrote(recipe):
     values = yaml.safe_load(Path(recipe(method="graddiff", learning_rate="1e30", max_grad_norm=0, max_steps=5)).read_text())
     with pytest.raises(workflows.Unfinished, match="NaN or infinite at step") as caught:
@@ -218,6 +228,7 @@ WRONG = {
     "merge(MergeRequest('run', 'new', dtype='fp8'))": "to: 'fp8' is not one of bf16, fp16, fp32.",
     "export(ExportRequest('run', 'run'))": "output: run is there already",
     "demo(DemoRequest(output='run'))": "output: run holds something else than a demo",
+    "audit(AuditRequest('run', attacks='scale'))": "attacks: 'scale' is one name, write a list of names.",
     "demo(DemoRequest(method=['magic']))": "method: 'magic' is not one of",
 }
 
