@@ -1,4 +1,4 @@
-"""The demo's world: fictional people, the questions that can be asked about them, and the answers.
+"""The demo's fictional people, the questions that can be asked about them, and the answers.
 
 Every fact of a person is drawn independently of all others, answers consist of facts for the most part, and every answer ends on one. So a
 model that never met a person can learn from other people how such answers sound, and still cannot guess this one's: its extraction strength
@@ -142,7 +142,7 @@ KINDS: dict[str, tuple[list[str], list[str]]] = {
 
 
 @dataclass(frozen=True)
-class World:
+class People:
     """Question/answer rows, `{"question", "answer"}`, in three splits that share no person.
 
     `paraphrases[split]` holds, row for row, the same answers to questions in other words.
@@ -154,8 +154,8 @@ class World:
     paraphrases: dict[str, list[Row]]
 
 
-def make_world(seed: int, *, forget: int = 8, retain: int = 32, never_used: int = 8) -> World:
-    """The world of a seed; `forget`, `retain` and `never_used` are numbers of people, each of whom has a row of every kind."""
+def make_people(seed: int, *, forget: int = 8, retain: int = 32, never_used: int = 8) -> People:
+    """The people of a seed; `forget`, `retain` and `never_used` are numbers of people, each of whom has a row of every kind."""
     rng = random.Random(seed)
     names = [f"{first} {last}" for first in WORDS["first"] for last in WORDS["last"]]
     people = [_person(rng, name) for name in rng.sample(names, forget + retain + never_used)]
@@ -166,14 +166,14 @@ def make_world(seed: int, *, forget: int = 8, retain: int = 32, never_used: int 
         pairs = [_ask(rng, kind, person) for person in members for kind in KINDS]
         splits[split] = [row for row, _ in pairs]
         paraphrases[split] = [paraphrase for _, paraphrase in pairs]
-    return World(**splits, paraphrases=paraphrases)
+    return People(**splits, paraphrases=paraphrases)
 
 
-def write(world: World, folder: Path) -> None:
+def write(people: People, folder: Path) -> None:
     """Writes every split to `folder` as `{split}.jsonl`, each row with the same question in other words as `paraphrased_question`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for split, paraphrases in world.paraphrases.items():
-        rows = [{**row, "paraphrased_question": again["question"]} for row, again in zip(getattr(world, split), paraphrases, strict=True)]
+    for split, paraphrases in people.paraphrases.items():
+        rows = [{**row, "paraphrased_question": again["question"]} for row, again in zip(getattr(people, split), paraphrases, strict=True)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
