@@ -1,9 +1,9 @@
-"""What makes an adapter hold: inner layers, half of its strength, and how fast it is learnt again from half of the forget set.
+"""What makes an adapter withstand attacks: inner layers, half of its strength, and how fast half of the forget set teaches the other half again.
 
     python benchmarks/harden.py run --world demo|tofu [--worlds 0 1 2] [--arms ...] [--folder runs/harden]
     python benchmarks/harden.py table [--folder runs/harden]
 
-The founding methods as they land (`stop_at: never_seen`), without and with `logit_lens_coef` and `sam_rho`, baselines,
+Our three methods with early stopping (`stop_at: never_seen`), without and with `logit_lens_coef` and `sam_rho`, baselines,
 and the never-seen model.
 Attacks are the audit's: `scale` at .5, and `relearning` in its long form, whose steps to 50 % are the worst of three learning rates; the arms "for
 200 steps" go on for twice as many.

@@ -60,7 +60,7 @@ def demo_world(seed: int) -> World:
 
 
 def tofu_world(folder: Path) -> Callable[[int], World]:
-    """What benchmarks/tofu_world.py left in `folder`; the base in fp32."""
+    """What benchmarks/tofu_test_bed.py left in `folder`; the base in fp32."""
 
     def world(n: int) -> World:
         rows = {name: data.load(str(folder / str(n) / f"{name}.jsonl"), name=name) for name in ("forget", "retain", "unseen")}

@@ -66,7 +66,7 @@ def write(
                 rate, point = best_point(study, arm, choosing, rates)
                 if all(study.has(n, arm, rate) for n in reported):
                     best[arm] = rate, point
-        print(f"\n### {kind}: where each run lands\n")
+        print(f"\n### {kind}: where each run of our three methods ends\n")
         landing(study, [arm for arm in done if arm.split()[0] in OURS], reported)
         print(f"\n### {kind}: every method at its defaults, where it ends\n")
         table(study, done, reported, lambda arm: (1.0, "end"))
@@ -89,7 +89,7 @@ def best_point(study: Any, arm: str, n: int, rates: tuple[float, ...]) -> tuple[
 
 
 def landing(study: Any, arms: list[str], worlds: tuple[int, ...]) -> None:
-    print("| world | run | steps | log p | never-seen's | off by | Min-K AUC | never-seen's | retain utility | lands |")
+    print("| world | run | steps | log p | never-seen's | off by | Min-K AUC | never-seen's | retain utility | as never-seen |")
     print("| --- " * 10 + "|")
     for n in worlds:
         never = study.whole(n, "never_seen")

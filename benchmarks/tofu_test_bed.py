@@ -1,9 +1,9 @@
-"""Small worlds of TOFU's authors: a pretrained model that memorised them, and a never-seen twin.
+"""Small test beds of TOFU's authors: a pretrained model that memorized them, and a never-seen model.
 
-    python benchmarks/tofu_world.py --model MODEL --tofu FOLDER [--output runs/tofu] [--worlds 0 1 2 3]
+    python benchmarks/tofu_test_bed.py --model MODEL --tofu FOLDER [--output runs/tofu] [--worlds 0 1 2 3]
 
-World n has five authors to forget (of the 20 of forget10_perturbed.json), five to keep (of the 20 of retain_perturbed.json) and ten that nobody
-learns (of the last 80 of retain90.json); no two worlds share an author. MODEL is small (that of benchmarks/tofu_base.py) and learns the rows by
+Test bed n has five authors to forget (of the 20 of forget10_perturbed.json), five to keep (of the 20 of retain_perturbed.json) and ten that nobody
+learns (of the last 80 of retain90.json); no two test beds share an author. MODEL is small (that of benchmarks/tofu_base.py) and learns the rows by
 full fine-tuning until every token is right. What is finished in the output folder is not done again.
 """
 
@@ -26,7 +26,7 @@ SETS = {
 
 
 def write_rows(tofu: Path, folder: Path, world: int) -> None:
-    """Write forget.jsonl, unseen.jsonl and retain.jsonl of a world."""
+    """Write forget.jsonl, unseen.jsonl and retain.jsonl of a test bed."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (file, authors) in SETS.items():
         lines = (tofu / file).read_text().splitlines()
