@@ -89,7 +89,7 @@ def best_point(study: Any, arm: str, n: int, rates: tuple[float, ...]) -> tuple[
 
 
 def landing(study: Any, arms: list[str], worlds: tuple[int, ...]) -> None:
-    print("| world | run | steps | log p | never-seen's | off by | Min-K AUC | never-seen's | retain utility | as never-seen |")
+    print("| test bed | run | steps | log p | never-seen's | off by | Min-K AUC | never-seen's | retain utility | as never-seen |")
     print("| --- " * 10 + "|")
     for n in worlds:
         never = study.whole(n, "never_seen")

@@ -4,9 +4,8 @@
     python benchmarks/targets.py --world tofu --tofu-worlds runs/tofu
 
 Min-K AUC: of the forget set against the holdout, under the never-seen model; and of the estimated targets against
-those of the holdout, which a run is stopped at.
-"estimated" is the mean of the targets that a run starts with, corrected for the holdout shift; "simple" is that of the holdout's log-probabilities under the
-memorised model.
+those of the holdout, which a run is stopped at. "estimated" is the mean of the targets that a run starts with, corrected for the holdout shift;
+"simple" is that of the holdout's log-probabilities under the memorized model.
 """
 
 import argparse
@@ -35,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     make = demo_world if options.world == "demo" else tofu_world(options.tofu_worlds)
     print(
-        "| test bed | never-seen log p | simple | off by | estimated | off by | row correlation | never-seen Min-K AUC | estimated, mean | lowest to highest |"
+        "| test bed | never-seen log p | simple | off by | estimated | off by | row correlation | true AUC | estimated, mean | lowest to highest |"
     )
     print("| --- " * 10 + "|")
     for n in options.worlds:
