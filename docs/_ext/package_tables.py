@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import facts
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+import facts
 import peft_unlearn
 from peft_unlearn.config import methods
 
@@ -131,6 +131,12 @@ class Modules(Written):
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    for name, directive in {"commands": Commands, "recipe-keys": RecipeKeys, "methods": Methods, "parts": Parts, "modules": Modules}.items():
+    for name, directive in {
+        "commands": Commands,
+        "recipe-keys": RecipeKeys,
+        "methods": Methods,
+        "parts": Parts,
+        "modules": Modules,
+    }.items():
         app.add_directive(name, directive)
     return {"parallel_read_safe": True}
