@@ -1,4 +1,4 @@
-"""What the three papers claim, measured in adapter space in the demo's world.
+"""What the three papers claim, measured in adapter space on the demo's test bed.
 
     python benchmarks/claims.py [--runs runs/claims.jsonl]
 

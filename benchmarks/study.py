@@ -6,7 +6,7 @@
     python benchmarks/study.py table [--folder runs/study]        # docs/studies/study-tables.md; --plots FOLDER draws the figures
 
 Test beds 0, 1 and 2 are reported; test bed 3, of other people and authors, chooses the learning rate of each method from a sweep that is as large for
-each: the default and its third and triple. Runs with `stop_at` are not swept: what they show is what a user gets. Every run is looked at twice:
+each: the default and its third and triple. Runs with `stop_at` are not swept: what they show is what a user gets. Every run is measured twice:
 where it ends, and where it was nearest to never-seen on its way if that was within 20 % (log-probability of the forget set, every 10 steps), as if
 somebody had stopped it there who knew. Runs are kept as they end, and none is done twice.
 """
@@ -47,8 +47,8 @@ RATES = (1.0, 1 / 3, 3.0)  # times the default learning rate
 PARTS = ("defaults", "sweep", "best")
 SWEPT = [arm for arm in ARMS if "stop_at" not in ARMS[arm]]
 COST_STEPS = 20
-NEAR = 0.2  # of never-seen's log-probability: a run that was never nearer on its way is not looked at there
-EVERY, WATCHED = 10, 50  # steps between two looks at the forget set on the way, and rows of it
+NEAR = 0.2  # of never-seen's log-probability: a run that was never nearer on its way is not measured there
+EVERY, WATCHED = 10, 50  # steps between two checks of the forget set on the way, and rows of it
 METRICS = ("loss", "probability", "extraction_strength", "exact_memorisation", "min_k", "rouge_l", "degenerate", "worst_of_k")
 
 
@@ -163,7 +163,7 @@ def look(model: Any, tokenizer: Any, sets: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole(where: World, which: str) -> dict[str, Any]:
-    """The memorised or the never-seen model as it is."""
+    """The memorized or the never-seen model as it is."""
     tokenizer = AutoTokenizer.from_pretrained(where.memorised)
     model = adapters.load_base(getattr(where, which), quantization_config=where.quantization_config)
     length = min(1024, model.config.max_position_embeddings)
