@@ -76,6 +76,13 @@ def test_files_that_are_named_exist(path):
     assert [file for file in named if not (ROOT / file).exists()] == []
 
 
+@pytest.mark.parametrize("folder", ["benchmarks", "recipes"])
+def test_pages_that_code_names_exist(folder):
+    files = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml", ".jinja")]
+    lost = {(name(path), page) for path in files for page in re.findall(r"docs/[\w./-]+\.md", text(path)) if not (ROOT / page).exists()}
+    assert lost == set()
+
+
 @pages
 def test_python_compiles_and_finds_its_imports(path):
     for block in blocks(path, "python"):
