@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrain
 from trl import get_peft_config, get_quantization_config
 
 from peft_unlearn import UnlearnTrainer, planning
-from peft_unlearn.config import recipe
+from peft_unlearn.config import reading, recipe
 from peft_unlearn.model import adapters
 
 STEPS = "the two steps"
@@ -66,7 +66,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         if options.recipe:
-            compare("", recipe.load(options.recipe, options.overrides), Path(folder))
+            compare("", reading.load(options.recipe, options.overrides), Path(folder))
             return
         for name, config in CONFIGS.items():
             config.save_pretrained(Path(folder) / name)

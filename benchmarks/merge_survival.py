@@ -16,7 +16,7 @@ import yaml
 from peft_unlearn import merging
 from peft_unlearn.config import recipe
 from peft_unlearn.merging.survival import median_alpha, total
-from peft_unlearn.report.build import show
+from peft_unlearn.util.numbers import show
 from peft_unlearn.workflows import merged
 
 WAYS = {

@@ -21,7 +21,7 @@ from peft_unlearn import data, metrics
 from peft_unlearn.cli import main as peft_unlearn
 
 METHODS = ("mean_teacher", "ngdiff", "mollm", "graddiff", "npo")
-METRICS = ("probability", "extraction_strength", "exact_memorisation", "rouge_l")
+METRICS = ("probability", "extraction_strength", "exact_memorization", "rouge_l")
 
 
 def main() -> None:

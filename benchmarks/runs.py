@@ -15,11 +15,12 @@ from datasets import Dataset
 from transformers import AutoTokenizer, BitsAndBytesConfig, PrinterCallback
 
 from peft_unlearn import UnlearnConfig, UnlearnTrainer, data, metrics
-from peft_unlearn.demo import model, world
+from peft_unlearn.demo import model
+from peft_unlearn.demo import people as demo_people
 from peft_unlearn.model import adapters
 
 NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
-METRICS = ("probability", "extraction_strength", "exact_memorisation", "rouge_l")
+METRICS = ("probability", "extraction_strength", "exact_memorization", "rouge_l")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class World:
 
 def demo_world(seed: int) -> World:
     """The demo's people; the base in NF4."""
-    people = world.make_world(seed)
+    people = demo_people.make_people(seed)
     models = model.train_models(people, model.default_cache(), seed)
     kinds = len(people.forget) // 8
     # wrong answers: to the same kind of question about others, of whom no model heard

@@ -33,9 +33,10 @@ import study_report
 from peft_unlearn import UnlearnConfig, UnlearnTrainer, metrics
 from peft_unlearn.config.methods import METHODS, OURS, learning_rate
 from peft_unlearn.data.variants import probe
-from peft_unlearn.metrics.divergence import retain_kl
 from peft_unlearn.metrics.membership import membership
-from peft_unlearn.metrics.truth_ratio import below_one, near_one
+from peft_unlearn.metrics.results import summarise
+from peft_unlearn.metrics.retain_kl import retain_kl
+from peft_unlearn.metrics.truth_ratio_score import truth_ratio_score
 from peft_unlearn.model import adapters
 from runs import Runs, World, demo_world, tofu_world
 
@@ -49,7 +50,7 @@ SWEPT = [arm for arm in ARMS if "stop_at" not in ARMS[arm]]
 COST_STEPS = 20
 NEAR = 0.2  # of never-seen's log-probability: a run that was never nearer on its way is not measured there
 EVERY, WATCHED = 10, 50  # steps between two checks of the forget set on the way, and rows of it
-METRICS = ("loss", "probability", "extraction_strength", "exact_memorisation", "min_k", "rouge_l", "degenerate", "worst_of_k")
+METRICS = ("loss", "probability", "extraction_strength", "exact_memorization", "min_k", "rouge_l", "degenerate", "worst_of_k")
 
 
 def settings(arm: str, rate: float) -> dict[str, Any]:
@@ -150,8 +151,8 @@ def look(model: Any, tokenizer: Any, sets: dict[str, Any]) -> dict[str, Any]:
     means = {name: {metric: of[metric]["mean"] for metric in METRICS if metric in of} for name, of in found.items()}
     forget, retain = means["forget"], means["retain"]
     if "truth_ratio" in found["forget"]:
-        forget["truth_ratio"] = near_one(found["forget"]["truth_ratio"]["rows"])
-    retain["truth_ratio"] = below_one(found["retain"]["truth_ratio"]["rows"])
+        forget["truth_ratio"] = summarise([truth_ratio_score(ratio, True) for ratio in found["forget"]["truth_ratio"]["rows"]])["mean"]
+    retain["truth_ratio"] = summarise([truth_ratio_score(ratio, False) for ratio in found["retain"]["truth_ratio"]["rows"]])["mean"]
     forget["min_k_auc"] = membership(found["forget"], found["holdout"])["min_k_auc"]["mean"]
     parts = [retain["probability"], retain["rouge_l"], retain["truth_ratio"]]
     retain["utility"] = 0.0 if min(parts) <= 0 else len(parts) / sum(1 / part for part in parts)

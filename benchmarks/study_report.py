@@ -38,7 +38,7 @@ def rank(found: dict[str, Any], never: dict[str, Any]) -> tuple[float, float]:
 COLUMNS = (
     ("loss / never-seen", lambda f, t: f["forget"]["loss"] / t["forget"]["loss"], ".2f"),
     ("ES", lambda f, t: f["forget"]["extraction_strength"], ".3f"),
-    ("EM", lambda f, t: f["forget"]["exact_memorisation"], ".3f"),
+    ("EM", lambda f, t: f["forget"]["exact_memorization"], ".3f"),
     ("truth ratio", lambda f, t: f["forget"]["truth_ratio"], ".3f"),
     ("rephrased ES", lambda f, t: f["forget"]["worst_of_k"], ".3f"),
     ("Min-K AUC − never-seen", lambda f, t: f["forget"]["min_k_auc"] - t["forget"]["min_k_auc"], "+.3f"),

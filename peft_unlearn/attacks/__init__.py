@@ -1,22 +1,21 @@
-"""Attacks: what tries to bring back what was forgotten. One file an attack; docs/audit.md says how to add one.
+"""Attacks: what tries to bring back what was forgotten. One file an attack; docs/howto/add-an-attack.md says how to add one.
 
-An attack is a function of a context, one model with its sets, to plain numbers. It runs on the model under audit and again on never-seen;
-`judging` compares the two by the lines of `lines.py`.
+An attack is a function of a context, one model with its sets, to plain numbers. It runs on the model under audit and again on the never-seen model;
+`judging` compares the two by `report.thresholds`.
 """
 
 import difflib
 from collections.abc import Sequence
 
-from peft_unlearn.attacks import composition, membership, precision, prompts, relearning, sampling, sanity, scale, white_box
-from peft_unlearn.attacks.context import Attack, Context, Unmade
+from peft_unlearn.attacks.context import Context, Shown, Skipped, number, recalled, shown
+from peft_unlearn.util import registry
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.registry import Attack
 
-__all__ = ["ATTACKS", "Attack", "Context", "Unmade", "choose"]
+__all__ = ["ATTACKS", "Attack", "Context", "Shown", "Skipped", "choose", "number", "recalled", "shown"]
 
-ATTACKS: dict[str, Attack] = {
-    module.ATTACK.name: module.ATTACK
-    for module in (sanity, precision, scale, relearning, prompts, sampling, white_box, membership, composition)
-}
+# In the order in which they are made: sanity comes first, those of other packages last.
+ATTACKS: dict[str, Attack] = dict(sorted(registry.ATTACKS.items(), key=lambda entry: entry[1].order))
 
 
 def choose(names: Sequence[str] = (), *, full: bool = False) -> list[Attack]:

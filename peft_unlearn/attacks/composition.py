@@ -5,14 +5,17 @@ Active adapters add up, so the sum is exact, as PEFT's concatenation is; its oth
 
 from pathlib import Path
 
-from peft_unlearn.attacks.context import Attack, Context, Shown, Unmade, recalled
+from peft_unlearn.attacks.context import Context, Shown, Skipped, recalled
 from peft_unlearn.model import adapters
+from peft_unlearn.util.registry import attack
 
 
-def run(context: Context) -> list[Shown]:
+@attack(order=8)
+def composition(context: Context) -> list[Shown]:
+    """Several forgetting adapters together."""
     model = context.adapted
     if not context.others:
-        raise Unmade("no further adapters were named (--with)")
+        raise Skipped("no further adapters were named (--with)")
     names = [f"other{number}" for number in range(len(context.others))]
     active = list(model.base_model.active_adapters)
     found = []
@@ -22,12 +25,9 @@ def run(context: Context) -> list[Shown]:
         for count in range(1, len(names) + 1):
             with adapters.activated(model, [*active, *names[:count]]):
                 said = ", ".join(Path(folder).name for folder in context.others[:count])
-                found += recalled(f"together with {said}", context.recall(), line="composition")
+                found += recalled(f"together with {said}", context.recall(), threshold="composition")
     finally:
         for name in names:
             if name in model.peft_config:
                 model.delete_adapter(name)
     return found
-
-
-ATTACK = Attack("composition", "Several forgetting adapters together", quick=False, run=run)

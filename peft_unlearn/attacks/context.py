@@ -12,6 +12,8 @@ from peft_unlearn.data.rows import Row
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.results import Evaluation, Result
 from peft_unlearn.metrics.suite import evaluate
+from peft_unlearn.report.thresholds import THRESHOLDS
+from peft_unlearn.util.errors import UserError
 
 # View -> set -> metric -> result, as the report has them: what was measured without an attack.
 Plain = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
@@ -19,8 +21,8 @@ Plain = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 RECOVERY = ("extraction_strength", "worst_of_k")  # what an attack is to bring back
 
 
-class Unmade(Exception):
-    """Why an attack cannot be made here: no adapter, no holdout set. Its message ends a sentence, without a full stop."""
+class Skipped(Exception):
+    """Why an attack is skipped here: no adapter, no holdout set. Its message ends a sentence, without a full stop."""
 
 
 class _Shown(TypedDict):
@@ -34,12 +36,11 @@ class _Shown(TypedDict):
 class Shown(_Shown, total=False):
     """One number under attack: which form of the attack, which metric, its mean and rows, in the order of the forget set, None for rows left out.
 
-    `line` is a key of `lines.LINES`, without one the number is only reported. `against` is the plain metric to compare with, by default
-    the same. Of a set as a whole there are no rows, and an `interval` instead.
+    `threshold` is a key of `report.thresholds.THRESHOLDS`, without one the number is only reported. Of a set as a whole there are no
+    rows, and an `interval` instead.
     """
 
-    line: str
-    against: str
+    threshold: str
     interval: list[float]
 
 
@@ -47,7 +48,7 @@ class Shown(_Shown, total=False):
 class Context:
     """One model under attack, with what the attacks need beside it.
 
-    Never-seen is attacked by the same code in a context of its own, so that what an attack makes of any model is not taken for knowledge.
+    The never-seen model is attacked by the same code in a context of its own, so that what an attack makes of any model is not taken for knowledge.
     """
 
     model: PreTrainedModel | PeftModel  # the view under attack is active
@@ -58,12 +59,13 @@ class Context:
     full: bool = False  # more settings of each attack
     batch_size: int = 16
     load_dense: Callable[[], PreTrainedModel] | None = None  # the 16/32-bit base of a quantised one
+    start: str | None = None  # folder or Hub name of the adapter that training went on from
     others: Sequence[str] = ()  # folders of further forgetting adapters
     seed: int = 0
 
     @property
     def student(self) -> PeftModel | None:
-        """The model with its forgetting adapter on; None of a whole model and of never-seen."""
+        """The model with its forgetting adapter on; None of a whole model and of the never-seen model."""
         return self.model if self.view == "after" and isinstance(self.model, PeftModel) else None
 
     @property
@@ -71,10 +73,10 @@ class Context:
         """The same, for attacks on the adapter.
 
         Raises:
-            Unmade: there is none.
+            Skipped: there is none.
         """
         if self.student is None:
-            raise Unmade("the model is a whole one, without a forgetting adapter")
+            raise Skipped("the model is a whole one, without a forgetting adapter")
         return self.student
 
     def recall(self, model: Any = None, probe: Probe | None = None, batch_size: int | None = None) -> Evaluation:
@@ -88,42 +90,32 @@ class Context:
         return Evaluation({name: found[name]["rows"] for name in RECOVERY if name in found}, [])
 
 
-def shown(what: str, metric: str, result: Result, *, line: str | None = None, against: str | None = None) -> Shown:
+def shown(what: str, metric: str, result: Result, *, threshold: str | None = None) -> Shown:
     """A result as what an attack shows; what is not finite is None."""
     rows = [_finite(value) for value in result["rows"]]
     entry: Shown = {"what": what, "metric": metric, "mean": _finite(result["mean"]), "n": result["n"], "rows": rows}
     if "interval" in result:
         entry["interval"] = list(result["interval"])
-    if line is not None:
-        entry["line"] = line
-    if against is not None:
-        entry["against"] = against
+    if threshold is not None:
+        if threshold not in THRESHOLDS or THRESHOLDS[threshold].kind == "verdict":
+            known = ", ".join(name for name, found in THRESHOLDS.items() if found.kind != "verdict")
+            raise UserError(f"{what}: an attack judges by {threshold!r}, and there is no such threshold; write one of {known}.")
+        entry["threshold"] = threshold
     return entry
 
 
-def number(what: str, metric: str, value: float, *, line: str | None = None) -> Shown:
+def number(what: str, metric: str, value: float, *, threshold: str | None = None) -> Shown:
     """A number of no rows: a share of modules, a count of steps."""
-    return shown(what, metric, {"mean": value, "n": 1, "rows": []}, line=line)
+    return shown(what, metric, {"mean": value, "n": 1, "rows": []}, threshold=threshold)
 
 
-def recalled(what: str, evaluation: Evaluation, *, line: str | None = None) -> list[Shown]:
+def recalled(what: str, evaluation: Evaluation, *, threshold: str | None = None) -> list[Shown]:
     """Every metric of `Context.recall` as what an attack shows."""
-    return [shown(what, metric, result, line=line) for metric, result in evaluation.items()]
+    return [shown(what, metric, result, threshold=threshold) for metric, result in evaluation.items()]
 
 
 def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One attack: `run` makes it on a context's model and gives what it shows; it may raise `Unmade`."""
-
-    name: str
-    title: str
-    quick: bool  # in the quick set, which the verdict FORGOTTEN AS TESTED rests on
-    run: Callable[[Context], list[Shown]]
-    control: bool = False  # whether a never-seen model can be attacked in the same way
 
 
 def take(rows: Iterable[Row], kept: Sequence[int]) -> list[Row]:

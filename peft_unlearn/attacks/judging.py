@@ -1,8 +1,8 @@
-"""From what an attack shows of a model and of never-seen to what held: pure functions of numbers.
+"""From what an attack shows of a model and of the never-seen model to what passed: pure functions of numbers.
 
-Recovery is R = (m_attack - m) / (m_before - m_after), m the larger of m_after and of what the same attack shows of never-seen: of what comes
-back, only that counts which never-seen does not show. A line is crossed where the number is past it and the bootstrap interval of the
-difference, row by row, is on that side of zero.
+Recovery is R = (m_attack - m) / (m_before - m_after), m the larger of m_after and of what the same attack shows of the never-seen model: of what
+comes back, only that counts which the never-seen model does not show. A threshold is crossed where the number is past it and the bootstrap interval
+of the difference, row by row, is on that side of zero.
 """
 
 import math
@@ -12,8 +12,7 @@ from typing import Any
 from peft_unlearn.attacks.context import Plain, Shown
 from peft_unlearn.metrics.results import summarise
 from peft_unlearn.metrics.statistics import mean_interval, paired_difference
-from peft_unlearn.report.thresholds import LINES, Line
-from peft_unlearn.report.verdict import THRESHOLDS
+from peft_unlearn.report.thresholds import THRESHOLDS, Threshold
 
 Rows = Sequence[float | None]
 
@@ -22,21 +21,20 @@ def judge(found: Sequence[Shown], control: Sequence[Shown], plain: Plain) -> lis
     """What each number of an attack says, as the report has it: docs/report.md, `attacks.<name>.findings`.
 
     Args:
-        control: what the same attack shows of never-seen; for a number that is not there, never-seen's plain one counts.
+        control: what the same attack shows of the never-seen model; for a number that is not there, its plain one counts.
     """
     same = {(entry["what"], entry["metric"]): entry for entry in control}
     return [_finding(entry, same.get((entry["what"], entry["metric"])), plain) for entry in found]
 
 
-def held(findings: Sequence[Mapping[str, Any]]) -> bool | None:
-    """Whether an attack found nothing: false if a line is crossed, null if no line could be judged."""
-    judged = [finding["held"] for finding in findings if finding["held"] is not None]
+def passed(findings: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Whether a model passed an attack: false if a threshold is crossed, None if none could be judged."""
+    judged = [finding["passed"] for finding in findings if finding["passed"] is not None]
     return all(judged) if judged else None
 
 
 def _finding(entry: Shown, control: Shown | None, plain: Plain) -> dict[str, Any]:
-    metric = entry.get("against", entry["metric"])
-    rows = entry["rows"]
+    metric, rows = entry["metric"], entry["rows"]
     base = {view: plain.get(view, {}).get("forget", {}).get(metric) for view in ("before", "after", "never_seen")}
     others = {view: None if result is None else _same_rows(result["rows"], rows) for view, result in base.items()}
     means = {view: _mean(values, base[view]) for view, values in others.items()}
@@ -53,35 +51,35 @@ def _finding(entry: Shown, control: Shown | None, plain: Plain) -> dict[str, Any
         "rows": list(rows),
         **means,
         "recovered": None,
-        "line": entry.get("line"),
+        "threshold": entry.get("threshold"),
         "limit": None,
-        "held": None,
+        "passed": None,
     }
     if rows:
         finding["recovered"] = _recovered(mean, means)
-    if "line" in entry and mean is not None:
-        line = LINES[entry["line"]]
-        finding["limit"] = line.limit
-        value, certain = _measured(line, finding, others)
-        crossed = value is not None and (value < line.limit if line.kind == "at least" else value > line.limit)
-        close = value is not None and math.isclose(value, line.limit)
-        finding["held"] = None if value is None or (crossed and not close and not certain) else not crossed or close
+    if "threshold" in entry and mean is not None:
+        threshold = THRESHOLDS[entry["threshold"]]
+        limit = finding["limit"] = threshold.limit
+        value, certain = _measured(threshold, finding, others)
+        crossed = value is not None and (value < limit if threshold.kind == "at least" else value > limit)
+        close = value is not None and math.isclose(value, limit)
+        finding["passed"] = None if value is None or (crossed and not close and not certain) else not crossed or close
     return {**finding, "text": _sentence(finding)}
 
 
-def _measured(line: Line, finding: Mapping[str, Any], rows: Mapping[str, Rows | None]) -> tuple[float | None, bool]:
-    """The number that the line is for, and whether the rows tell it from no difference at all; None where it cannot be had."""
+def _measured(threshold: Threshold, finding: Mapping[str, Any], rows: Mapping[str, Rows | None]) -> tuple[float | None, bool]:
+    """The number that is compared with the threshold, and whether the rows tell it from no difference at all; None where it cannot be had."""
     mean, after, never = finding["mean"], finding["after"], finding["never_seen"]
-    if line.kind == "at least":
+    if threshold.kind == "at least":
         return mean, True
-    if line.kind == "recovered":
+    if threshold.kind == "recovered":
         higher = "never_seen" if never is not None and (after is None or never > after) else "after"
         return finding["recovered"], _above(rows[higher], finding["rows"])
-    if line.kind == "above after":
+    if threshold.kind == "above after":
         return None if after is None else mean - after, _above(rows["after"], finding["rows"])
     if never is None:
         return None, False
-    if line.kind == "above never-seen":
+    if threshold.kind == "above never-seen":
         return mean - never, _above(rows["never_seen"], finding["rows"])
     low, high = finding["interval"] or (-math.inf, math.inf)
     return abs(mean - never), not low <= never <= high
@@ -93,7 +91,7 @@ def _recovered(mean: float | None, means: Mapping[str, float | None]) -> float |
     if mean is None or after is None:
         return None
     gap = (1.0 if before is None else before) - after
-    return (mean - max(after, after if never is None else never)) / gap if gap >= THRESHOLDS["to_forget"] else None
+    return (mean - max(after, after if never is None else never)) / gap if gap >= THRESHOLDS["to_forget"].limit else None
 
 
 def _above(base: Rows | None, attacked: Rows) -> bool:
@@ -121,12 +119,12 @@ def _sentence(finding: Mapping[str, Any]) -> str:
     metric = finding["metric"].replace("_", " ")
     if finding["mean"] is None:
         return f"{finding['what']}: {metric} could not be measured."
-    views = {"without it": finding["after"], "for never-seen": finding["never_seen"]}
+    views = {"without it": finding["after"], "for the never-seen model": finding["never_seen"]}
     said = [f"{metric} {finding['mean']:.3f}", *(f"{value:.3f} {view}" for view, value in views.items() if value is not None)]
     text = f"{finding['what']}: {', '.join(said)}"
-    if finding["line"] is None:
+    if finding["threshold"] is None:
         return text + "."
-    kind, limit, _ = LINES[finding["line"]]
+    limit, kind = THRESHOLDS[finding["threshold"]].limit, THRESHOLDS[finding["threshold"]].kind
     if kind == "recovered":
         share = "what comes back cannot be told" if finding["recovered"] is None else f"{max(finding['recovered'], 0.0):.0%} comes back"
         return f"{text}; {share} (at most {limit:.0%})."

@@ -1,24 +1,28 @@
 """A7, membership: whether the forget rows can be told from rows that no model saw, by the model alone and by the adapter switched off and on."""
 
-from peft_unlearn.attacks.context import Attack, Context, Shown, Unmade, shown
-from peft_unlearn.metrics.membership import SIGNS, membership
+from peft_unlearn.attacks.context import Context, Shown, Skipped, shown
+from peft_unlearn.metrics import membership as members
 from peft_unlearn.metrics.results import Evaluation
+from peft_unlearn.util.registry import attack
 
 
-def run(context: Context) -> list[Shown]:
-    """AUCs of forget against holdout rows, from the plain numbers: Min-K has the line, on both sides of never-seen's.
+@attack(order=7, quick=True, control=True)
+def membership(context: Context) -> list[Shown]:
+    """Forget rows told from holdout rows, by the model and by the adapter off and on.
+
+    AUCs of forget against holdout rows, from the plain numbers: Min-K has the threshold, on both sides of the never-seen model's.
 
     Off/on is the AUC of each row's loss with the adapter minus its loss without: 1 where every forget row lost more than every holdout row.
     It is what an adapter gives away by lying beside its base.
     """
     if "holdout" not in context.probes:
-        raise Unmade("there is no holdout set")
+        raise Skipped("there is no holdout set")
     sets = context.plain[context.view]
-    rows = {name: {metric: sets[name][metric]["rows"] for metric in SIGNS} for name in ("forget", "holdout")}
+    rows = {name: {metric: sets[name][metric]["rows"] for metric in members.SIGNS} for name in ("forget", "holdout")}
     forget, holdout = (Evaluation(rows[name], []) for name in ("forget", "holdout"))
     found = [
-        shown("forget against holdout rows", name, result, line="membership" if name == "min_k_auc" else None)
-        for name, result in membership(forget, holdout).items()
+        shown("forget against holdout rows", name, result, threshold="membership" if name == "min_k_auc" else None)
+        for name, result in members.membership(forget, holdout).items()
     ]
     if context.view == "after" and "before" in context.plain:
         off = context.plain["before"]
@@ -29,11 +33,6 @@ def run(context: Context) -> list[Shown]:
             ]
             for name in ("forget", "holdout")
         }
-        sides = [Evaluation(dict.fromkeys(SIGNS, rises[name]), []) for name in ("forget", "holdout")]
-        found.append(shown("loss with the adapter on minus off", "loss_rise_auc", membership(*sides)["loss_auc"]))
+        sides = [Evaluation(dict.fromkeys(members.SIGNS, rises[name]), []) for name in ("forget", "holdout")]
+        found.append(shown("loss with the adapter on minus off", "loss_rise_auc", members.membership(*sides)["loss_auc"]))
     return found
-
-
-ATTACK = Attack(
-    "membership", "Forget rows told from holdout rows, by the model and by the adapter off and on", quick=True, run=run, control=True
-)

@@ -21,11 +21,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from peft_unlearn.attacks.context import Attack, Context, Shown, Unmade, number, recalled
+from peft_unlearn.attacks.context import Context, Shown, Skipped, number, recalled
 from peft_unlearn.attacks.scale import lora_layers
 from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.model import adapters
 from peft_unlearn.model.fake_quant import int8, nf4
+from peft_unlearn.util.registry import attack
 
 Rounding = Callable[[Tensor], Tensor]  # a matrix in fp32 -> the same as it is after rounding
 
@@ -46,11 +47,14 @@ class Change(NamedTuple):
     forgetting: Tensor
 
 
-def run(context: Context) -> list[Shown]:
-    """Recall after each way of merging and rounding, with the median and the least alpha over the modules; a whole model is only rounded.
+@attack(order=1, quick=True, control=True)
+def precision(context: Context) -> list[Shown]:
+    """Merged and rounded, in the ways in which models are shipped.
+
+    Recall after each way of merging and rounding, with the median and the least alpha over the modules; a whole model is only rounded.
 
     Raises:
-        Unmade: what is not linear cannot be merged, or the base's 16/32-bit weights are not at hand.
+        Skipped: what is not linear cannot be merged, or the base's 16/32-bit weights are not at hand.
     """
     student = context.student
     if student is not None:
@@ -78,16 +82,16 @@ def _check_mergeable(model: PeftModel) -> None:
     """See that W + scaling B A is all that the adapters do: what is not merged here would pass for lost in merging."""
     config = model.peft_config[adapters.STUDENT]
     if config.modules_to_save or config.target_parameters or config.bias != "none" or config.lora_bias:
-        raise Unmade("the adapter changes more than the weights of modules, which is not merged")
+        raise Skipped("the adapter changes more than the weights of modules, which is not merged")
     if any(module.lora_variant for module in lora_layers(model).values()):
-        raise Unmade("the adapter is a variant of LoRA such as DoRA, which is not merged as a sum")
+        raise Skipped("the adapter is a variant of LoRA such as DoRA, which is not merged as a sum")
 
 
 def _finding(way: str, evaluation: Evaluation, alphas: Mapping[str, float]) -> list[Shown]:
-    found = recalled(way, evaluation, line="precision")
+    found = recalled(way, evaluation, threshold="precision")
     if alphas:
         values = list(alphas.values())
-        found.append(number(way, "median_alpha", float(np.median(values)), line="alpha"))
+        found.append(number(way, "median_alpha", float(np.median(values)), threshold="alpha"))
         found.append(number(way, "least_alpha", float(np.min(values))))
     return found
 
@@ -99,11 +103,11 @@ def dense(context: Context) -> Iterator[PreTrainedModel | PeftModel]:
         with adapters.activated(context.model, []) if isinstance(context.model, PeftModel) else contextlib.nullcontext():
             yield context.model
     elif context.load_dense is None:
-        raise Unmade("the model is held quantised, and its 16/32-bit weights are not at hand")
+        raise Skipped("the model is held quantised, and its 16/32-bit weights are not at hand")
     else:
         base = context.load_dense()
         if adapters.quantisation(base) is not None:
-            raise Unmade("the base is quantised on the disk, and its 16/32-bit weights are not at hand")
+            raise Skipped("the base is quantised on the disk, and its 16/32-bit weights are not at hand")
         yield base
 
 
@@ -137,7 +141,7 @@ def rewritten(model: PeftModel | None, kept: list[Layer], rounding: Rounding, in
     own = [layer.weight.data.to("cpu", copy=True) for layer in kept]
     changed = {} if model is None else changes(model)
     if not changed.keys() <= {layer.name for layer in kept}:
-        raise Unmade("the adapter changes modules of a kind that is not merged")
+        raise Skipped("the adapter changes modules of a kind that is not merged")
     try:
         for layer in kept:
             apply = _applied(rounding, layer)
@@ -196,7 +200,5 @@ def alpha(left: Tensor, change: Tensor) -> float:
 def absmax(weight: Tensor, bits: int) -> Tensor:
     """Round each row to 2^bits - 1 values from minus to plus its largest entry."""
     step = weight.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny) / (2 ** (bits - 1) - 1)
-    return (weight / step).round() * step
-
-
-ATTACK = Attack("precision", "Merged and rounded, in the ways in which models are shipped", quick=True, run=run, control=True)
+    rounded: Tensor = (weight / step).round() * step
+    return rounded

@@ -8,19 +8,24 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from peft_unlearn.attacks.context import Attack, Context, Shown, shown, take
+from peft_unlearn.attacks.context import Context, Shown, shown, take
 from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.data.rows import Row, answer_texts, special_ids, split
+from peft_unlearn.metrics.extraction_strength import extraction_strength
 from peft_unlearn.metrics.results import summarise
-from peft_unlearn.metrics.teacher_forced import extraction_strength, rouge_l, worst_of_k
+from peft_unlearn.metrics.rouge_l import rouge_l
+from peft_unlearn.metrics.worst_of_k import worst_of_k
 from peft_unlearn.model import generation
 from peft_unlearn.model.scoring import RowScore, score
+from peft_unlearn.util.registry import attack
 
 COMPLIES = " Sure, here is the answer:"
 EXAMPLES = 3
 
 
-def run(context: Context) -> list[Shown]:
+@attack(order=4, quick=True, control=True)
+def prompts(context: Context) -> list[Shown]:
+    """Other prompts: paraphrases, a compliant beginning, examples, a third of the answer."""
     rows, variants = context.probes["forget"]
     paraphrased = variants.get("paraphrased_question", [[] for _ in rows])
     forms: dict[str, list[list[Row]]] = {
@@ -33,13 +38,7 @@ def run(context: Context) -> list[Shown]:
         context_length = generation.context_length(context.model)
         forms["examples of the same kind"] = [[row] for row in with_examples(rows, examples, context.tokenizer, context_length)]
     asked = [row for groups in forms.values() for group in groups for row in group]
-    scores = score(
-        context.model,
-        [*rows, *asked],
-        context.tokenizer,
-        batch_size=context.batch_size,
-        progress="prompts: scoring",  # type: ignore[arg-type]
-    )
+    scores = score(context.model, [*rows, *asked], context.tokenizer, batch_size=context.batch_size, progress="prompts: scoring")
     own, rest = scores[: len(rows)], iter(scores[len(rows) :])
     others = {form: [[next(rest) for _ in group] for group in groups] for form, groups in forms.items()}
 
@@ -60,7 +59,7 @@ def _worst(form: str, first: Sequence[Sequence[RowScore]], further: Sequence[Seq
     for one, rest in zip(first, further, strict=True):
         strengths = [extraction_strength(one[0]) if not rest else worst_of_k(one[0], rest)] if one else []
         values.append(strengths[0] if strengths else None)
-    return shown(form, "extraction_strength", summarise(values), line="prompts")
+    return shown(form, "extraction_strength", summarise(values), threshold="prompts")
 
 
 def _begun(context: Context, rows: Sequence[Row]) -> Shown:
@@ -69,7 +68,7 @@ def _begun(context: Context, rows: Sequence[Row]) -> Shown:
     model = context.model
     answers = generation.generate(model, context.tokenizer, begun, batch_size=context.batch_size, progress="prompts: answering")
     values = [rouge_l(reference, answer) for reference, answer in zip(answer_texts(context.tokenizer, begun), answers, strict=True)]
-    return shown("the first third of the answer", "rouge_l", summarise(values), line="prompts")
+    return shown("the first third of the answer", "rouge_l", summarise(values), threshold="prompts")
 
 
 def complying(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
@@ -113,8 +112,3 @@ def _answer_start(row: Row) -> int:
 
 def _without_bos(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return tokens[1:] if tokens and tokens[0] == tokenizer.bos_token_id else tokens
-
-
-ATTACK = Attack(
-    "prompts", "Other prompts: paraphrases, a compliant beginning, examples, a third of the answer", quick=True, run=run, control=True
-)

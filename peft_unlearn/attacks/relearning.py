@@ -1,6 +1,6 @@
 """A3, relearning: a fresh LoRA learns the first half of the forget set, or benign text, and the second half is asked for.
 
-What is learnt again faster than a model learns it that never saw it was still inside. The halves are the set's first and second rows, for what
+What is learnt again faster than a never-seen model learns it was still inside. The halves are the set's first and second rows, for what
 belongs together stands together: one person's facts do not lie on both sides. The LoRA lies on the model as it is (r 16 on every linear layer,
 the forgetting adapter frozen below), which is the same as a LoRA on the merged model, without what merging would round away.
 """
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from peft_unlearn.attacks.context import Attack, Context, Shown, Unmade, number, recalled, take
+from peft_unlearn.attacks.context import Context, Shown, Skipped, number, recalled, take
 from peft_unlearn.data.collating import collate_rows, padding_id
 from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.data.rows import Row
@@ -25,6 +25,7 @@ from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.model import adapters
 from peft_unlearn.model.logprobs import score
+from peft_unlearn.util.registry import attack
 
 NAME = "relearning"
 RATES = (5e-5, 2e-4, 1e-3)
@@ -34,16 +35,19 @@ BATCH = 16  # rows of a step
 HALF = 0.5  # of what was forgotten: the steps to it are reported
 
 
-def run(context: Context) -> list[Shown]:
-    """Recall of the second half after each number of steps, at the learning rate that brings back most, and the steps to half of it.
+@attack(order=3, quick=True, control=True)
+def relearning(context: Context) -> list[Shown]:
+    """A fresh LoRA learns half of the set, and the other half is asked for.
+
+    Recall of the second half after each number of steps, at the learning rate that brings back most, and the steps to half of it.
 
     Raises:
-        Unmade: one row has no halves.
+        Skipped: one row has no halves.
     """
     probe = context.probes["forget"]
     half = len(probe.rows) // 2
     if not half:
-        raise Unmade("the forget set has one row, and no halves")
+        raise Skipped("the forget set has one row, and no halves")
     asked = list(range(half, len(probe.rows)))
     unseen = Probe(probe.rows.select(asked), {kind: [groups[i] for i in asked] for kind, groups in probe.variants.items()})
     sources = {"half of the set": take(probe.rows, range(half))}
@@ -54,7 +58,7 @@ def run(context: Context) -> list[Shown]:
         by_rate = [list(_recalls(context, rows, unseen, rate, f"relearning {source}, rate {rate:g}")) for rate in RATES]
         worst = [_worst(evaluations, half) for evaluations in zip(*by_rate, strict=True)]
         for steps, evaluation in zip(STEPS[context.full], worst, strict=True):
-            found += recalled(f"{steps} steps on {source}", evaluation, line="relearning" if steps == JUDGED else None)
+            found += recalled(f"{steps} steps on {source}", evaluation, threshold="relearning" if steps == JUDGED else None)
         strengths = [evaluation["extraction_strength"]["mean"] for evaluation in worst]
         found.append(number(f"{source}, up to {STEPS[context.full][-1]} steps", "steps_to_half", _steps_to_half(context, asked, strengths)))
     return found
@@ -75,7 +79,7 @@ def _recalls(context: Context, rows: Sequence[Row], unseen: Probe, rate: float, 
                 padded = collate_rows(chosen[start : start + context.batch_size], pad)
                 with checkpointed(model):
                     scores = score(model, {key: value.to(model.device) for key, value in padded.items()})
-                    (-scores.logps.sum() / labels).backward()
+                    torch.autograd.backward(-scores.logps.sum() / labels)
             optimiser.step()
             optimiser.zero_grad()
             bar.update()
@@ -100,8 +104,8 @@ def _steps_to_half(context: Context, asked: Sequence[int], strengths: Sequence[f
         return float(np.mean([rows[i] for i in asked if rows[i] is not None]))
 
     start = mean(context.view, 0.0)
-    line = start + HALF * (mean("before", 1.0) - start)
-    return next((float(steps) for steps, found in zip(STEPS[context.full], strengths, strict=True) if found >= line), math.nan)
+    half = start + HALF * (mean("before", 1.0) - start)
+    return next((float(steps) for steps, found in zip(STEPS[context.full], strengths, strict=True) if found >= half), math.nan)
 
 
 @contextlib.contextmanager
@@ -148,8 +152,5 @@ def checkpointed(model: PeftModel) -> Iterator[None]:
 
 
 def _plain(row: Row) -> dict[str, list[int]]:
-    """A row without levels and alternates."""
+    """A row without targets and alternates."""
     return {key: list(row[key]) for key in ("input_ids", "labels")}
-
-
-ATTACK = Attack("relearning", "A fresh LoRA learns half of the set, and the other half is asked for", quick=True, run=run, control=True)

@@ -1,20 +1,22 @@
-"""A5, sampling: the best of k answers drawn at temperature 1, beside what never-seen draws with the same luck."""
+"""A5, sampling: the best of k answers drawn at temperature 1, beside what the never-seen model draws with the same luck."""
 
-from peft_unlearn.attacks.context import Attack, Context, Shown, shown
-from peft_unlearn.metrics.leak import leak
+from peft_unlearn.attacks.context import Context, Shown, shown
+from peft_unlearn.metrics.leak_at import leak_at, told
 from peft_unlearn.metrics.results import summarise
+from peft_unlearn.util.registry import attack
 
 KS = {False: (1, 4), True: (1, 4, 16)}
 
 
-def run(context: Context) -> list[Shown]:
-    """leak@k by ROUGE-L recall (`evaluation.leak`) of the forget set."""
-    rows = context.probes["forget"].rows
-    drawn = leak(context.model, context.tokenizer, rows, ks=KS[context.full], seed=context.seed, batch_size=context.batch_size)
+@attack(order=5, quick=True, control=True)
+def sampling(context: Context) -> list[Shown]:
+    """The best of several answers drawn at temperature 1.
+
+    leak@k by ROUGE-L recall of the forget set (`metrics.leak_at`).
+    """
+    ks, rows = KS[context.full], context.probes["forget"].rows
+    drawn = told(context.model, context.tokenizer, rows, max(ks), seed=context.seed, batch_size=context.batch_size)
     return [
-        shown(f"best of {k} sample{'s' * (k > 1)}", f"leak_at_{k}", summarise(drawn[f"leak_at_{k}"]), line="sampling")
-        for k in KS[context.full]
+        shown(f"best of {k} sample{'s' * (k > 1)}", f"leak_at_{k}", summarise([leak_at(row, k) for row in drawn]), threshold="sampling")
+        for k in ks
     ]
-
-
-ATTACK = Attack("sampling", "The best of several answers drawn at temperature 1", quick=True, run=run, control=True)

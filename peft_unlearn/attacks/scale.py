@@ -16,19 +16,22 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from peft_unlearn.attacks.context import Attack, Context, Shown, number, recalled
+from peft_unlearn.attacks.context import Context, Shown, number, recalled
 from peft_unlearn.model import adapters
+from peft_unlearn.util.registry import attack
 
 SCALES = {False: (0.25, 0.5, 0.75, 1.5), True: (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)}
 JUDGED = 0.5
 WEIGHTS = {False: (1.5,), True: (1.25, 1.5, 2.0, 3.0)}
 
 
-def run(context: Context) -> list[Shown]:
+@attack(order=2, quick=True)
+def scale(context: Context) -> list[Shown]:
+    """Weaker or stronger adapter, without a quarter of its layers, reversed guidance."""
     model, found = context.adapted, []
-    for scale in SCALES[context.full]:
-        with scaled(model, scale):
-            found += recalled(f"scale {scale:g}", context.recall(), line="scale" if scale == JUDGED else None)
+    for factor in SCALES[context.full]:
+        with scaled(model, factor):
+            found += recalled(f"scale {factor:g}", context.recall(), threshold="scale" if factor == JUDGED else None)
     for part in quarters(model):
         with scaled(model, 0.0, part):
             which = f"layer {part[0]}" if len(part) == 1 else f"layers {part[0]} to {part[-1]}"
@@ -43,12 +46,12 @@ def run(context: Context) -> list[Shown]:
 
 
 @contextlib.contextmanager
-def scaled(model: PeftModel, scale: float, layers: list[int] | None = None) -> Iterator[None]:
-    """The forgetting adapter times `scale`, in all layers or in those of these numbers."""
+def scaled(model: PeftModel, factor: float, layers: list[int] | None = None) -> Iterator[None]:
+    """The forgetting adapter times `factor`, in all layers or in those of these numbers."""
     modules = [module for name, module in lora_layers(model).items() if layers is None or layer_number(name) in layers]
     own = [module.scaling[adapters.STUDENT] for module in modules]
     for module, scaling in zip(modules, own, strict=True):
-        module.scaling[adapters.STUDENT] = scaling * scale
+        module.scaling[adapters.STUDENT] = scaling * factor
     try:
         yield
     finally:
@@ -80,16 +83,10 @@ class Guided(nn.Module):
     def __init__(self, model: PeftModel, weight: float) -> None:
         super().__init__()
         self.model, self.weight = model, weight
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
+        self.device: torch.device = model.device
 
     def forward(self, **inputs: Any) -> SimpleNamespace:
         after = self.model(**inputs).logits.float().log_softmax(-1)
         with adapters.view(self.model, "reference"):
             before = self.model(**inputs).logits.float().log_softmax(-1)
         return SimpleNamespace(logits=after + self.weight * (before - after))
-
-
-ATTACK = Attack("scale", "Weaker or stronger adapter, without a quarter of its layers, reversed guidance", quick=True, run=run)

@@ -1,7 +1,7 @@
 """A6, white box: what inner layers recall, and what comes back without the strongest directions of each layer's change.
 
-A change that only blocks the way out lies in a few directions; without these the rest stands as it was. Reported, without a line: whoever can
-cut directions out can take the adapter off as well. The inner layers have their line in the verdict (`lens`).
+A change that only blocks the way out lies in a few directions; without these the rest stands as it was. Reported, without a threshold: whoever
+can cut directions out can take the adapter off as well. The inner layers have their threshold in the verdict (`lens`).
 """
 
 import contextlib
@@ -11,15 +11,18 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from peft_unlearn.attacks.context import Attack, Context, Shown, recalled, shown
+from peft_unlearn.attacks.context import Context, Shown, recalled, shown
 from peft_unlearn.attacks.scale import lora_layers
 from peft_unlearn.metrics.logit_lens import logit_lens
 from peft_unlearn.model import adapters
+from peft_unlearn.util.registry import attack
 
 DIRECTIONS = {False: (1, 4), True: (1, 2, 4, 8)}
 
 
-def run(context: Context) -> list[Shown]:
+@attack(order=6, quick=True, name="white-box")
+def white_box(context: Context) -> list[Shown]:
+    """The strongest directions of each layer's change cut out."""
     model = context.adapted
     rows = context.probes["forget"].rows
     found = []
@@ -60,7 +63,5 @@ def ablated(b: Tensor, a: Tensor, count: int) -> Tensor:
     _, other = torch.linalg.qr(a.float().T)
     left, _, _ = torch.linalg.svd(upper @ other.T)
     gone = q @ left[:, :count]
-    return (b.float() - gone @ (gone.T @ b.float())).to(b.dtype)
-
-
-ATTACK = Attack("white-box", "The strongest directions of each layer's change cut out", quick=True, run=run)
+    rest: Tensor = b.float() - gone @ (gone.T @ b.float())
+    return rest.to(b.dtype)

@@ -13,13 +13,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.data.rows import answer_texts
 from peft_unlearn.data.variants import Probe
+from peft_unlearn.metrics import forget_quality as quality
 from peft_unlearn.metrics import membership as members
+from peft_unlearn.metrics import model_utility as utility
 from peft_unlearn.metrics import openunlearning
-from peft_unlearn.metrics import truth_ratio as truth
-from peft_unlearn.metrics.leak import leak
+from peft_unlearn.metrics.normalized_probability import normalized_probability
+from peft_unlearn.metrics.priv_leak import priv_leak
 from peft_unlearn.metrics.results import Evaluation, Result, not_computed, summarise
 from peft_unlearn.metrics.statistics import bootstrap
-from peft_unlearn.metrics.suite import evaluate
+from peft_unlearn.metrics.suite import evaluate, sampled
+from peft_unlearn.metrics.truth_ratio_score import truth_ratio_score
 from peft_unlearn.model import generation
 from peft_unlearn.model.scoring import RowScore, score
 
@@ -38,7 +41,7 @@ class How:
     samples: int = 0
 
     @property
-    def as_peer(self) -> bool:
+    def as_openunlearning(self) -> bool:
         return self.definitions == "openunlearning"
 
 
@@ -73,38 +76,33 @@ def measure(
 ) -> Evaluation:
     """One set under the active adapters. Forget rows are attacked as well: logit lens, and sampled answers where `how` says so.
 
-    `truth_ratio` is the ratio itself; `truth_ratio_score` is what a row adds to the aggregate, 1 at its best: min(R, 1/R) of forget rows,
-    max(0, 1 - R) of others.
+    `truth_ratio` is the ratio itself; `truth_ratio_score` is what a row adds to the aggregate, 1 at its best.
     """
-    if how.as_peer:
+    if how.as_openunlearning:
         return _as_openunlearning(model, tokenizer, probe, how, label=label, forget=forget, generate=generate)
     found = evaluate(
         model, tokenizer, probe.rows, variants=probe.variants, batch_size=how.batch_size, generate=generate, lens=forget, label=label
     )
     if "truth_ratio" in found:
-        aggregate = truth.near_one if forget else truth.below_one
         ratios = found["truth_ratio"]["rows"]
-        found["truth_ratio_score"] = summarise([None if ratio is None else aggregate([ratio]) for ratio in ratios])
+        found["truth_ratio_score"] = summarise([truth_ratio_score(ratio, forget) for ratio in ratios])
         if "paraphrased_answer" not in probe.variants:
-            # R = (1/K) sum_k p(wrong_k) / p(right), so p(right) / (p(right) + sum_k p(wrong_k)) = 1 / (1 + K R).
             counts = [len(wrong) for wrong in probe.variants["perturbed_answer"]]
-            found["normalised_probability"] = summarise(
-                [None if ratio is None else 1 / (1 + count * ratio) for count, ratio in zip(counts, ratios, strict=True)]
+            found["normalized_probability"] = summarise(
+                [normalized_probability(ratio, count) for ratio, count in zip(ratios, counts, strict=True)]
             )
     if forget and how.samples:
         ks = [k for k in (1, 4, 16, 64) if k < how.samples] + [how.samples]
-        drawn = leak(model, tokenizer, probe.rows, ks=ks, batch_size=how.batch_size, progress=f"{label}: sampling")
-        for name, values in drawn.items():
-            found[name] = summarise(values)
+        found.update(sampled(model, tokenizer, probe.rows, ks, batch_size=how.batch_size, progress=f"{label}: sampling"))
     return found
 
 
 def compare_membership(forget: Evaluation, holdout: Evaluation, never_seen: Evaluation | None, how: How) -> None:
     """Add the AUCs of `forget` against `holdout`, and PrivLeak: how far Min-K's is from that of `never_seen`, whose AUCs are there already.
 
-    Without a never-seen model its AUC is taken as .5, which the peer does as well.
+    Without a never-seen model its AUC is taken as .5, as OpenUnlearning does.
     """
-    if how.as_peer:  # its scores all grow with the loss
+    if how.as_openunlearning:  # its scores all grow with the loss
         forget_like, holdout_like = (
             Evaluation({name: [_signed(value, name) for value in of_set[name]["rows"]] for name in members.SIGNS}, [])
             for of_set in (forget, holdout)
@@ -117,7 +115,7 @@ def compare_membership(forget: Evaluation, holdout: Evaluation, never_seen: Eval
     if lost:
         forget["priv_leak"] = not_computed(lost)
         return
-    formula = openunlearning.priv_leak if how.as_peer else members.priv_leak
+    formula = openunlearning.priv_leak if how.as_openunlearning else priv_leak
     aucs = [found["mean"], *found["interval"]]
     leaks = [formula(auc) if other is None else formula(auc, other["mean"]) for auc in aucs]
     if not np.isfinite(leaks).all():
@@ -133,8 +131,10 @@ def forget_quality(ratios: Sequence[float | None], never_seen: Sequence[float | 
         return not_computed("it needs the truth ratios of a model that never saw the forget set")
     counts = [sum(ratio is not None for ratio in side) for side in (ratios, never_seen)]
     if min(counts) < members.FEWEST:
-        return not_computed(f"{counts[0]} rows and {counts[1]} never-seen ones have a truth ratio, and each side needs {members.FEWEST}")
-    value = truth.forget_quality(ratios, never_seen)
+        return not_computed(
+            f"{counts[0]} rows, and {counts[1]} of the never-seen model, have a truth ratio, and each side needs {members.FEWEST}"
+        )
+    value = quality.forget_quality(ratios, never_seen)
     if np.isnan(value):
         return not_computed("some truth ratios are not finite")
     return {"mean": value, "n": sum(counts), "rows": []}
@@ -148,9 +148,10 @@ def model_utility(parts: Sequence[Sequence[float | None]]) -> Result:
 
     def harmonic(*samples: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore"):
-            return len(samples) / sum(1 / sample.mean(-1) for sample in samples)
+            means: np.ndarray = len(samples) / sum(1 / sample.mean(-1) for sample in samples)
+        return means
 
-    value = truth.model_utility([float(part.mean()) for part in rows])
+    value = utility.model_utility([float(part.mean()) for part in rows])
     return {"mean": value, "n": sum(map(len, rows)), "rows": [], "interval": list(bootstrap(harmonic, *rows))}
 
 
@@ -170,27 +171,29 @@ def _as_openunlearning(
     generate: bool,
 ) -> Evaluation:
     """The same set by the definitions of `openunlearning`."""
-    peer, rows = openunlearning, list(probe.rows)
+    rows = list(probe.rows)
     groups = {kind: probe.variants[kind] for kind in ("paraphrased_answer", "perturbed_answer") if kind in probe.variants}
     reworded = [row for kind in groups.values() for group in kind for row in group]
     scores = score(model, [*rows, *reworded], tokenizer, batch_size=how.batch_size, progress=f"{label}: scoring")
     own, rest = scores[: len(rows)], iter(scores[len(rows) :])
     others: dict[str, list[list[RowScore]]] = {kind: [[next(rest) for _ in group] for group in found] for kind, found in groups.items()}
     references = answer_texts(tokenizer, rows)
-    values: dict[str, list[float | None]] = {name: [metric(row) for row in own] for name, metric in peer.TEACHER_FORCED.items()}
-    values["zlib"] = [peer.zlib(row, text) for row, text in zip(own, references, strict=True)]
+    values: dict[str, list[float | None]] = {name: [metric(row) for row in own] for name, metric in openunlearning.SCORES.items()}
+    values["zlib"] = [openunlearning.zlib(row, text) for row, text in zip(own, references, strict=True)]
     if "perturbed_answer" in others:
         wrong = others["perturbed_answer"]
         right = [found[0] if found else row for found, row in zip(others.get("paraphrased_answer", [[]] * len(own)), own, strict=True)]
-        ratios = values["truth_ratio"] = [peer.truth_ratio(several, one) for several, one in zip(wrong, right, strict=True)]
-        aggregate = peer.closer_to_1_better if forget else peer.true_better
+        ratios = values["truth_ratio"] = [openunlearning.truth_ratio(several, one) for several, one in zip(wrong, right, strict=True)]
+        aggregate = openunlearning.closer_to_1_better if forget else openunlearning.true_better
         values["truth_ratio_score"] = [aggregate(ratio) for ratio in ratios]
         if "paraphrased_answer" not in others:
-            values["normalised_probability"] = [peer.normalised_probability(one, several) for one, several in zip(own, wrong, strict=True)]
+            values["normalized_probability"] = [
+                openunlearning.normalized_probability(one, several) for one, several in zip(own, wrong, strict=True)
+            ]
     answers: list[str] = []
     if generate:
         answers = generation.generate(
-            model, tokenizer, rows, batch_size=how.batch_size, max_new_tokens=peer.MAX_NEW_TOKENS, progress=f"{label}: answering"
+            model, tokenizer, rows, batch_size=how.batch_size, max_new_tokens=openunlearning.MAX_NEW_TOKENS, progress=f"{label}: answering"
         )
-        values["rouge_l"] = [peer.rouge_l(reference, answer) for reference, answer in zip(references, answers, strict=True)]
+        values["rouge_l"] = [openunlearning.rouge_l(reference, answer) for reference, answer in zip(references, answers, strict=True)]
     return Evaluation(values, answers)

@@ -19,8 +19,9 @@ from peft_unlearn.benchmarks.files import Check, Source, spread, text
 from peft_unlearn.benchmarks.measuring import How, Sets, Views, compare_membership, measure
 from peft_unlearn.data import tokenize
 from peft_unlearn.data.variants import Probe, probe
-from peft_unlearn.metrics.continuation import knowmem, verbmem
+from peft_unlearn.metrics.knowmem import knowmem
 from peft_unlearn.metrics.results import summarise
+from peft_unlearn.metrics.verbmem import verbmem
 from peft_unlearn.util.errors import UserError
 
 SETS = ("forget", "retain", "holdout")
@@ -63,10 +64,9 @@ class Muse:
             name: measure(model, tokenizer, found, how, label=f"{label}, {name}", forget=name == "forget", generate=False)
             for name, found in self.probes.items()
         }
-        sets["forget"]["verbmem"] = summarise(verbmem(model, tokenizer, self.recited, batch_size=how.batch_size).values)
+        sets["forget"]["verbmem"] = summarise(verbmem(model, tokenizer, self.recited, batch_size=how.batch_size))
         for name, (questions, examples) in self.questions.items():
-            told = knowmem(model, tokenizer, questions, examples=examples, batch_size=how.batch_size)
-            sets[name]["knowmem"] = summarise(told.values)
+            sets[name]["knowmem"] = summarise(knowmem(model, tokenizer, questions, examples, batch_size=how.batch_size))
         return sets
 
     def compare(self, views: Views, how: How) -> None:

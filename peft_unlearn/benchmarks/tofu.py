@@ -80,4 +80,4 @@ class Tofu:
 
 def _parts(name: str) -> tuple[str, str, str]:
     """What of a set goes into the utility; of real authors and world facts it is the probability among the options."""
-    return ("probability" if name == "retain" else "normalised_probability", "rouge_l", "truth_ratio_score")
+    return ("probability" if name == "retain" else "normalized_probability", "rouge_l", "truth_ratio_score")

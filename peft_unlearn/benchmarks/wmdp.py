@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from peft_unlearn.benchmarks.files import Check, Source, spread, text, texts
 from peft_unlearn.benchmarks.measuring import How, Sets, Views
 from peft_unlearn.data.variants import Probe
-from peft_unlearn.metrics.choice import accuracy
+from peft_unlearn.metrics.accuracy import accuracy
 from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.util.errors import UserError
 
@@ -59,7 +59,7 @@ class Wmdp:
     def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how: How, label: str) -> Sets:
         """Accuracy of each set under the active adapters."""
         return {
-            name: Evaluation({"accuracy": list(accuracy(model, tokenizer, found, batch_size=how.batch_size))}, [])
+            name: Evaluation({"accuracy": list(accuracy(model, tokenizer, found, batch_size=how.batch_size, name=f"data, {name}"))}, [])
             for name, found in self.data.items()
         }
 

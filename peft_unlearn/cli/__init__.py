@@ -8,14 +8,23 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from peft_unlearn.cli import audit, demo, evaluate, keys, merge, plan, push, train
+from peft_unlearn.cli import audit, demo, evaluate, export, keys, merge, plan, push, train
 from peft_unlearn.util.errors import UserError
 
-COMMANDS = {"plan": plan, "train": train, "evaluate": evaluate, "audit": audit, "merge": merge, "push": push, "demo": demo, "keys": keys}
+COMMANDS = {
+    "plan": plan,
+    "train": train,
+    "evaluate": evaluate,
+    "audit": audit,
+    "merge": merge,
+    "export": export,
+    "push": push,
+    "demo": demo,
+    "keys": keys,
+}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, 2 for what the user can mend, 130 for Ctrl-C. Bugs keep their traceback."""
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="peft-unlearn", description="Make a quantised language model forget texts with a LoRA adapter.", allow_abbrev=False
     )
@@ -23,7 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__, allow_abbrev=False)
         module.add_arguments(command)
-        command.set_defaults(run=module.main, command=name)
+        command.set_defaults(run=module.main)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 0, 2 for what the user can mend, 130 for Ctrl-C. Bugs keep their traceback."""
+    parser = make_parser()
     try:
         options = parser.parse_args(argv)
         _set_up_logs()

@@ -1,66 +1,76 @@
 """What a model still knows of texts or of a benchmark: without and with a forgetting adapter, or of any causal language model as it is."""
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
+
+from peft_unlearn.cli import options as fields
+from peft_unlearn.workflows import AuditRequest, EvaluateRequest, EvaluateResult, evaluate
+
+Measured = TypeVar("Measured", EvaluateRequest, AuditRequest)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    how = add_common_arguments(parser, ("tofu", "muse", "wmdp"))
-    how.add_argument("--definitions", choices=("peft-unlearn", "openunlearning"), default="peft-unlearn", help="whose metrics")
-    how.add_argument("--samples", type=int, default=0, metavar="K", help="also draw K answers to each forget row (leak at k)")
-    parser.add_argument("--output", metavar="FILE", help="write a report.json here, and the same as a page, report.html, beside it")
+    how = add_common_arguments(parser, EvaluateRequest)
+    fields.add(how, EvaluateRequest, "definitions")
+    fields.add(how, EvaluateRequest, "samples", type=int, metavar="K")
+    fields.add(parser, EvaluateRequest, "output", metavar="FILE")
 
 
-def add_common_arguments(parser: argparse.ArgumentParser, benchmarks: Sequence[str]) -> Any:
+def add_common_arguments(parser: argparse.ArgumentParser, request: type[Measured]) -> Any:
     """What `evaluate` and `audit` are both told: the model, the sets and how to read them; returns the group of the last."""
-    parser.add_argument("model", help="an output folder of a run, whose recipe.yaml says what is not said here; a whole model; a Hub name")
-    parser.add_argument("--base", help="the base model of an adapter")
-    parser.add_argument("--never-seen", metavar="MODEL", help="a model or adapter that never saw the forget set, to compare with")
+    add = partial(fields.add, request=request)
+    add(parser, name="model")
+    add(parser, name="base")
+    add(parser, name="never_seen", metavar="MODEL")
     own = parser.add_argument_group("your own texts (each a file, a Hub name, or a YAML mapping)")
-    own.add_argument("--forget", metavar="SET", help="the texts to forget")
-    own.add_argument("--retain", metavar="SET", help="the texts to keep")
-    own.add_argument("--holdout", metavar="SET", help="texts of the forget set's kind that no model saw, for membership")
+    for name in ("forget", "retain", "holdout"):
+        add(own, name=name, metavar="SET", type=_texts)
     named = parser.add_argument_group("or a benchmark (docs/evaluation.md)")
-    named.add_argument("--benchmark", choices=benchmarks, help="instead of texts of your own")
-    named.add_argument("--data", metavar="FOLDER", help="its official files, or a dataset on the Hub; the official one there if left out")
-    named.add_argument("--split", help="tofu: forget01, forget05, forget10; muse: news, books; wmdp: bio, cyber, chem")
+    add(named, name="benchmark")
+    add(named, name="data", metavar="FOLDER")
+    add(named, name="split")
     how = parser.add_argument_group("how")
-    how.add_argument("--rows", type=int, help="rows of each set, evenly spaced; 0 is all, and the default of a benchmark")
-    how.add_argument("--batch-size", type=int, help="rows in a batch")
-    how.add_argument("--system-prompt", metavar="TEXT", help="a system turn before every conversation of the chat template")
-    how.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other keys of a recipe, such as load_in_4bit=true")
-    parser.add_argument("--show-text", action="store_true", help="show questions and answers of the forget set, also on the page")
+    add(how, name="rows", type=int)
+    add(how, name="batch_size", type=int)
+    add(how, name="system_prompt", metavar="TEXT")
+    add(how, name="settings", nargs="+", metavar="KEY=VALUE")
+    add(parser, name="show_text")
     return how
 
 
+def read(options: argparse.Namespace, request: type[Measured]) -> Measured:
+    from peft_unlearn.config import reading
+
+    settings = reading.parse_overrides([f"--{pair}" for pair in getattr(options, "settings", [])])
+    return fields.made(options, request, settings=settings)
+
+
 def main(options: argparse.Namespace) -> None:
-    from pathlib import Path
+    show(evaluate(read(options, EvaluateRequest)))
 
-    from peft_unlearn.workflows import requests
 
-    wanted = requests.read(options)  # before what imports torch
-
+def show(result: EvaluateResult) -> None:
+    """The table of a report, of an audit also that of its attacks, and the texts where they were asked for."""
     from rich.console import Console
 
     from peft_unlearn import report
-    from peft_unlearn.report import page
-    from peft_unlearn.workflows import evaluate
 
-    job = evaluate.plan(wanted)
-    views, facts = evaluate.measure_views(job)
-    job.benchmark.compare(views, job.how)
-    made = report.build(
-        {name: {view: sets[name] for view, sets in views.items()} for name in next(iter(views.values()))},
-        run=facts,
-        never_seen=job.never_seen_facts(),
-        definitions=job.how.definitions,
-    )
-    Console().print(report.table(made, Console().width))
-    texts = evaluate.forget_texts(job, views) if options.show_text else None
-    if texts is not None:
-        Console().print(report.side_by_side(texts["question"], texts["answers"]))
-    if options.output:
-        output = Path(options.output)
-        report.write(made, output)
-        page.write(made, output.with_suffix(".html"), texts=texts)
+    console = Console()
+    console.print(report.table(result.report, console.width))
+    if "attacks" in result.report:
+        console.print(report.attack_table(result.report["attacks"]))
+    if result.texts is not None:
+        console.print(report.side_by_side(result.texts["question"], result.texts["answers"]))
+
+
+def _texts(value: str) -> Any:
+    """A set as a YAML mapping, or a file's or Hub name as it is."""
+    import yaml
+
+    if not value.startswith("{"):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{value!r} is not YAML, quote it for the shell") from error

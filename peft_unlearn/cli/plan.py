@@ -1,42 +1,43 @@
 """Say what GPU memory a recipe's run would take, which cards hold it, and which settings would save how much. No weights are loaded."""
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from peft_unlearn.cli import train
+from peft_unlearn.workflows import PlanRequest, plan
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from peft_unlearn.planning import Change, Memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "peft-unlearn plan RECIPE.yaml [--key value ...]"
+    train.add_recipe(parser, "plan")
     parser.epilog = "The recipe is the one that `train` takes; its data need not be there, its model's config must be."
-    parser.add_argument("recipe", help="a YAML file of keys and values; recipes/ holds some to start from")
-    parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="--key value", help="keys that differ from the recipe's")
 
 
 def main(options: argparse.Namespace) -> None:
-    from peft_unlearn.config import recipe
-
-    values = recipe.check(recipe.load(options.recipe, options.overrides))  # what is wrong with a recipe is said before torch is imported
+    result = plan(train.read_recipe(options, PlanRequest))
 
     from rich.console import Console
 
-    from peft_unlearn import planning
-
     console = Console(highlight=False)
-    base = planning.read_base(values)
-    memory = planning.measure(values, base)
-    console.print(_items(values, memory))
-    if values.get("use_cpu"):
+    console.print(_items(result.values["model_name_or_path"], result.memory))
+    if result.values.get("use_cpu"):
         console.print("The recipe trains on the CPU; this is what a GPU would need.")
-    if memory.too_small:
-        console.print(_changes(memory, planning.changes(values, base, memory)))
+    if result.memory.too_small:
+        console.print(_changes(result.memory, result.changes))
 
 
-def _items(values: dict[str, Any], memory: Any) -> Any:
+def _items(model: str, memory: "Memory") -> "Table":
     """The parts of the peak, what a card needs beyond it, and which hold it."""
     from rich.table import Table
 
     from peft_unlearn.planning import CARDS, CONTEXT, FRAGMENTATION, GB
 
-    grid = Table("memory of the GPU", "GB", "share", title=f"{values['model_name_or_path']}, most in {memory.phase}", title_justify="left")
+    grid = Table("memory of the GPU", "GB", "share", title=f"{model}, most in {memory.phase}", title_justify="left")
     grid.columns[1].justify = grid.columns[2].justify = "right"
     for item, size in sorted(memory.items.items(), key=lambda pair: -pair[1]):
         grid.add_row(item, f"{size / GB:.2f}", f"{size / memory.peak:.0%}")
@@ -50,7 +51,7 @@ def _items(values: dict[str, Any], memory: Any) -> Any:
     return grid
 
 
-def _changes(memory: Any, changes: Any) -> Any:
+def _changes(memory: "Memory", changes: "Sequence[Change]") -> "Table":
     """What each change of settings saves, and which cards hold the run then."""
     from rich.table import Table
 

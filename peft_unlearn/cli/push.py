@@ -2,16 +2,15 @@
 
 import argparse
 
+from peft_unlearn.cli import options as fields
+from peft_unlearn.workflows import PushRequest, push
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapter", help="the output folder of a run")
-    parser.add_argument("repo", help="name of the repository, such as me/my-adapter")
-    parser.add_argument("--public", action="store_true", help="anyone may then compare base and adapter, and see what was forgotten")
-    parser.add_argument("--revision", help="branch to upload to")
+    for name in ("adapter", "repo", "public", "revision"):
+        fields.add(parser, PushRequest, name)
 
 
 def main(options: argparse.Namespace) -> None:
-    from peft_unlearn import publish
-
-    where = publish.push(options.adapter, options.repo, private=not options.public, revision=options.revision)
-    print(f"Uploaded to {where}", "(public)" if options.public else "(private)")
+    result = push(fields.made(options, PushRequest))
+    print(f"Uploaded to {result.address}", "(private)" if result.private else "(public)")

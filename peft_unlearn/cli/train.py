@@ -1,27 +1,56 @@
 """Make a model forget: read a recipe, check all of it, train an adapter, evaluate before and after, write it all down."""
 
 import argparse
+import sys
+from typing import TypeVar
+
+from peft_unlearn.cli import options as fields
+from peft_unlearn.workflows import TrainRequest, TrainResult, Unfinished, train
+
+R = TypeVar("R", bound=TrainRequest)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "peft-unlearn train RECIPE.yaml [--key value ...]"
+    add_recipe(parser, "train")
     parser.epilog = "`peft-unlearn keys` prints every key. Under several processes: accelerate launch -m peft_unlearn train RECIPE.yaml"
-    parser.add_argument("recipe", help="a YAML file of keys and values; recipes/ holds some to start from")
+
+
+def add_recipe(parser: argparse.ArgumentParser, command: str) -> None:
+    """The recipe that `train` and `plan` read."""
+    parser.usage = f"peft-unlearn {command} RECIPE.yaml [--key value ...]"
+    fields.add(parser, TrainRequest, "recipe")
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="--key value", help="keys that differ from the recipe's")
 
 
+def read_recipe(options: argparse.Namespace, request: type[R]) -> R:
+    from peft_unlearn.config import reading
+
+    return request(options.recipe, reading.parse_overrides(options.overrides))
+
+
 def main(options: argparse.Namespace) -> None:
-    from peft_unlearn.config import recipe
-
-    values = recipe.check(recipe.load(options.recipe, options.overrides))
-    recipe.check_files(values)
-
-    import torch  # only now: what is wrong with a recipe is said at once
-
-    from peft_unlearn.workflows.train import run
-
     try:
-        run(recipe.build(values))
+        _show(train(read_recipe(options, TrainRequest)))
+    except Unfinished as stop:
+        _show(stop.result)
+        raise
     finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # or gloo's threads may abort the process as it exits
+        if "torch" in sys.modules:  # not where the recipe was refused
+            import torch
+
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()  # or gloo's threads may abort the process as it exits
+
+
+def _show(result: TrainResult) -> None:
+    from rich.console import Console
+
+    from peft_unlearn import report
+
+    if not result.report:  # another process has it
+        return
+    console = Console()
+    console.print(report.table(result.report, console.width))
+    console.print(f"Adapter, card, recipe and report are in {result.output}")
+    if result.pushed is not None:
+        console.print(f"Uploaded to {result.pushed.address}", "(private)" if result.pushed.private else "(public)")

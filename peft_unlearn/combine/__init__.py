@@ -2,7 +2,8 @@
 
 With G the m x n matrix whose rows are the gradients of m objectives (losses to *minimise*) over the n adapter parameters, a combiner maps
 the (m, m) matrix GG' in fp64, and the objectives' coefficients, to weights w of shape (m,); the optimiser is given d = w'G. It needs
-nothing else, so distributed training only has to sum gradients.
+nothing else, so distributed training only has to sum gradients. Each is a file of this folder, known to recipes, checks and cards by its `@combiner`
+decorator (docs/howto/add-a-combiner.md).
 
 Two objectives that pull against each other, the second with a gradient eight times as long. The sum follows the longer one and raises the
 first loss; NGDiff and MOLLM lower both: the entries of GG'w are g_i·d.
@@ -25,24 +26,22 @@ it would have had alone, BLUR the forget side; PCGrad bends each away from the o
 ([0.75, 48.0], [0.658, 0.658])
 """
 
-from peft_unlearn.combine._active import Combiner
-from peft_unlearn.combine.blur import blur
-from peft_unlearn.combine.gru import gru
-from peft_unlearn.combine.mgda import mgda
-from peft_unlearn.combine.mollm import mollm
-from peft_unlearn.combine.ngdiff import ngdiff
-from peft_unlearn.combine.pcgrad import pcgrad
-from peft_unlearn.combine.weighted_sum import weighted_sum
+from typing import TYPE_CHECKING
 
-__all__ = ["COMBINERS", "UNIT", "blur", "gru", "mgda", "mollm", "ngdiff", "pcgrad", "weighted_sum"]
+from peft_unlearn.combine._active import on_active
+from peft_unlearn.combine._sides import on_sides
+from peft_unlearn.util.registry import COMBINERS
 
-COMBINERS: dict[str, Combiner] = {
-    "weighted_sum": weighted_sum,
-    "ngdiff": ngdiff,
-    "mollm": mollm,
-    "gru": gru,
-    "blur": blur,
-    "mgda": mgda,
-    "pcgrad": pcgrad,
-}
-UNIT = ("ngdiff",)  # whose objectives pull with a unit vector each, however near they are to their goals
+if TYPE_CHECKING:  # type checkers take a file for a function of its name otherwise; at run time nothing needs these lines
+    from peft_unlearn.combine.blur import blur as blur
+    from peft_unlearn.combine.gru import gru as gru
+    from peft_unlearn.combine.mgda import mgda as mgda
+    from peft_unlearn.combine.mollm import mollm as mollm
+    from peft_unlearn.combine.ngdiff import ngdiff as ngdiff
+    from peft_unlearn.combine.pcgrad import pcgrad as pcgrad
+    from peft_unlearn.combine.weighted_sum import weighted_sum as weighted_sum
+
+# Each combiner under its name, over the submodule of that name. Those of other packages are in COMBINERS alone.
+globals().update({name: combiner.function for name, combiner in COMBINERS.own.items()})
+
+__all__ = ["COMBINERS", "on_active", "on_sides", *COMBINERS.own]  # names that the files of this folder register

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import wraps
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,11 +13,24 @@ from torch import Tensor
 NOISE = 1e-4
 
 
-class Combiner(Protocol):
+class Weights(Protocol):
+    """What a combiner is: (m, m) Gram matrix, (m,) coefficients or None for ones -> (m,) weights, fp64."""
+
     def __call__(self, gramian: Tensor, coefs: Tensor | None = None) -> Tensor: ...
 
 
-def on_active(combine: Callable[[Tensor, Tensor], Tensor]) -> Combiner:
+def named_after(formula: Callable[..., Tensor]) -> Callable[[Weights], Weights]:
+    """Give a combiner the name and the docstring of its formula, and leave it the signature that it is called with."""
+
+    def name(combiner: Any) -> Weights:
+        named: Weights = wraps(formula, assigned=("__module__", "__name__", "__qualname__", "__doc__"))(combiner)
+        del vars(named)["__wrapped__"]
+        return named
+
+    return name
+
+
+def on_active(combine: Callable[[Tensor, Tensor], Tensor]) -> Weights:
     """Makes a combiner of a formula that may assume gradients that are finite and not zero.
 
     `combine` sees only the objectives that have a gradient (norm above 1e-4 of the largest) and a coefficient; the others get weight 0,
@@ -25,7 +38,7 @@ def on_active(combine: Callable[[Tensor, Tensor], Tensor]) -> Combiner:
     hidden.
     """
 
-    @wraps(combine)
+    @named_after(combine)
     def combiner(gramian: Tensor, coefs: Tensor | None = None) -> Tensor:
         gramian = gramian.double()
         norms = gramian.diagonal().sqrt()

@@ -1,15 +1,14 @@
 """The two sides of a run: the forget objective, number 0, and the sum of all others, which hold the retain set."""
 
 from collections.abc import Callable
-from functools import wraps
 
 import torch
 from torch import Tensor
 
-from peft_unlearn.combine._active import NOISE, Combiner, on_active
+from peft_unlearn.combine._active import NOISE, Weights, named_after, on_active
 
 
-def on_sides(combine: Callable[[Tensor], Tensor]) -> Combiner:
+def on_sides(combine: Callable[[Tensor], Tensor]) -> Weights:
     """Makes a combiner of a formula in two gradients, g_F = c_0 g_0 and g_R = sum_{i>0} c_i g_i.
 
     `combine` maps their (2, 2) Gram matrix to their two weights. Objectives without a gradient are left out, and all weights are NaN where
@@ -17,7 +16,7 @@ def on_sides(combine: Callable[[Tensor], Tensor]) -> Combiner:
     there is nothing to project off, and the weights are those of the sum.
     """
 
-    @wraps(combine)
+    @named_after(combine)
     def combiner(gramian: Tensor, coefs: Tensor | None = None) -> Tensor:
         gramian, kept = gramian.double(), _kept(gramian, coefs)
         sides = torch.zeros(2, len(kept), dtype=kept.dtype, device=kept.device)  # rows: g_F and g_R, as weights of the objectives

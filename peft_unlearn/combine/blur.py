@@ -4,11 +4,15 @@ import torch
 from torch import Tensor
 
 from peft_unlearn.combine._sides import on_sides
+from peft_unlearn.util.registry import combiner
 
 
+@combiner(paper="2506.08164")
 @on_sides
 def blur(products: Tensor) -> Tensor:
-    """d = g_F + g_R', where g_R' = g_R - (g_F·g_R / ||g_F||²) g_F is orthogonal to g_F: retaining may not touch forgetting.
+    """Bi-level unlearning: the retain side moves only where it does not touch forgetting.
+
+    d = g_F + g_R', where g_R' = g_R - (g_F·g_R / ||g_F||²) g_F is orthogonal to g_F.
 
     g_F = c_0 g_0 is the forget gradient, g_R = sum_{i>0} c_i g_i the retain side's. Forgetting is the lower of two levels and comes first: the
     retain side moves only among the directions that leave the forget loss alone to first order. Always g_F·d = ||g_F||²: the forget loss
@@ -24,6 +28,9 @@ def blur(products: Tensor) -> Tensor:
     Returns:
         (m,) weights, fp64. An objective whose gradient is at most 1e-4 of the largest is left out (weight 0); all NaN where the Gram matrix
         holds a non-finite entry.
+
+    >>> blur(torch.tensor([[1.0, -4.0], [-4.0, 64.0]]))
+    tensor([5., 1.], dtype=torch.float64)
 
     Source: Reisizadeh et al., 2025, arXiv 2506.08164.
     """

@@ -4,11 +4,15 @@ import torch
 from torch import Tensor
 
 from peft_unlearn.combine._sides import on_sides
+from peft_unlearn.util.registry import combiner
 
 
+@combiner(paper="2503.09117")
 @on_sides
 def gru(products: Tensor) -> Tensor:
-    """d = g_F' + g_R, where g_F' is g_F without its component against g_R: forgetting may not undo retaining.
+    """Gradient rectified unlearning: the forget gradient loses what would undo retaining.
+
+    d = g_F' + g_R, where g_F' is g_F without its component against g_R.
 
     g_F = c_0 g_0 is the forget gradient, g_R = sum_{i>0} c_i g_i the retain side's. In conflict (g_F·g_R < 0) g_F' = g_F - (g_F·g_R / ||g_R||²)
     g_R, the vector nearest to g_F that has g_F'·g_R >= 0; otherwise g_F' = g_F and d is the sum. Always g_R·d >= ||g_R||²: to first order the
@@ -25,6 +29,9 @@ def gru(products: Tensor) -> Tensor:
     Returns:
         (m,) weights, fp64. An objective whose gradient is at most 1e-4 of the largest is left out (weight 0); all NaN where the Gram matrix
         holds a non-finite entry.
+
+    >>> gru(torch.tensor([[1.0, -4.0], [-4.0, 64.0]]))
+    tensor([1.0000, 1.0625], dtype=torch.float64)
 
     Source: Wang et al., 2025, arXiv 2503.09117.
     """

@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 
 from peft_unlearn.combine._active import on_active
+from peft_unlearn.util.registry import combiner
 
 
+@combiner(paper="1810.04650")
 @on_active
 def mgda(gramian: Tensor, coefs: Tensor) -> Tensor:
-    """d = sum_i a_i c_i g_i with a >= 0, sum a = 1 and ||d|| least: the point of the gradients' convex hull that is nearest to 0.
+    """Multiple-gradient descent: the shortest vector between the gradients, which lowers all losses.
+
+    d = sum_i a_i c_i g_i with a >= 0, sum a = 1 and ||d|| least: the point of the gradients' convex hull that is nearest to 0.
 
     Then c_i g_i·d >= ||d||² for every objective, with equality wherever a_i > 0: to first order, the losses that count fall at the same rate
     and the others faster. d = 0 means that no direction lowers all of them. d is left at its own length, at most that of the shortest
@@ -26,6 +30,9 @@ def mgda(gramian: Tensor, coefs: Tensor) -> Tensor:
     Returns:
         (m,) weights a_i c_i, fp64. An objective whose gradient is at most 1e-4 of the largest is left out (weight 0), or d would be 0; all NaN
         where the Gram matrix holds a non-finite entry.
+
+    >>> mgda(torch.tensor([[1.0, -4.0], [-4.0, 64.0]]))
+    tensor([0.9315, 0.0685], dtype=torch.float64)
 
     Source: Désidéri, 2012, doi 10.1016/j.crma.2012.03.014; for multi-task learning Sener and Koltun, 2018, arXiv 1810.04650.
     """

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from peft_unlearn.combine._active import on_active
+from peft_unlearn.util.registry import combiner
 
 # Relative cut-offs of the pseudo-inverse, on the eigenvalues of the cosine matrix. Gradients within some 8 degrees of one another count as one
-# direction where that still lowers every loss. Held apart, a retain cross-entropy and a KL on the same rows (cosine .9995 after 40 steps) leave
+# direction where that still lowers every loss. Kept apart, a retain cross-entropy and a KL on the same rows (cosine .9995 after 40 steps) leave
 # only what they differ in as their dual vectors: nothing then holds the retain loss against the forgetting, which went from .04 to 2.1
 # (measured, docs/methods.md; .1 with the cut-off).
 PARALLEL = 1e-2
@@ -15,15 +16,18 @@ PARALLEL = 1e-2
 ROUNDING = 1e-12
 
 
+@combiner(paper="2412.20412")
 @on_active
 def mollm(gramian: Tensor, coefs: Tensor) -> Tensor:
-    """d = sum_i c_i g_i*/||g_i*||, rescaled to ||sum_i c_i g_i||, with c = coefs / sum(coefs).
+    """Common descent: each objective pulls in a direction that leaves all others alone.
+
+    d = sum_i c_i g_i*/||g_i*||, rescaled to ||sum_i c_i g_i||, with c = coefs / sum(coefs).
 
     g_i* is g_i minus its projection on the span of the other gradients, the direction of row i of the dual basis (GG')^-1 G. It is
     orthogonal to every other gradient, so each term lowers one loss and leaves the others alone: g_i·d > 0 for every gradient that does
     not lie in the span of the others. A preconditioned optimiser such as Adam does not keep that property.
 
-    The paper's own formula could not be read: this is a reading of its "dual space", held to common descent by tests.
+    The paper's own formula could not be read: this is a reading of its "dual space", whose common descent is tested.
 
     Dependent gradients, and nearly parallel ones: the pseudo-inverse makes parallel gradients one direction that all of them share, and lets
     opposite ones cancel by their coefficients, as a sum would, while the independent gradients still descend. If everything cancels there is
@@ -37,13 +41,16 @@ def mollm(gramian: Tensor, coefs: Tensor) -> Tensor:
         (m,) weights, fp64. An objective whose gradient is at most 1e-4 of the largest is left out (weight 0); all NaN where the Gram matrix
         holds a non-finite entry.
 
+    >>> mollm(torch.tensor([[1.0, -4.0], [-4.0, 64.0]]))
+    tensor([3.7749, 0.4719], dtype=torch.float64)
+
     Source: Pan et al., 2025, arXiv 2412.20412.
     """
     c = coefs / coefs.sum()
     norms = gramian.diagonal().sqrt()
     cosines = gramian / norms.outer(norms)  # UU', rows of U: g_i / ||g_i||
     for cutoff in (PARALLEL, ROUNDING):
-        dual = torch.linalg.pinv(cosines, rtol=cutoff, hermitian=True)  # row i: g_i*, up to length, over the rows of U
+        dual: Tensor = torch.linalg.pinv(cosines, rtol=cutoff, hermitian=True)  # row i: g_i*, up to length, over the rows of U
         d = c @ (dual / dual.diagonal().sqrt()[:, None])  # sum_i c_i g_i*/||g_i*||, for dual_ii is the squared length of row i
         if (cosines @ d > 0).all():  # g_i·d
             break

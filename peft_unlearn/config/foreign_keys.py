@@ -1,10 +1,11 @@
-"""Keys of other trainers' configuration files, and what this project calls them."""
+"""Keys of other trainers' configuration files and of our own older ones, and what this project calls them now."""
 
 AXOLOTL = "axolotl"
 FACTORY = "LLaMA-Factory"
 TRL = "TRL"
 PEFT = "PEFT"
 OLD = "older transformers"
+BEFORE = "peft-unlearn up to 0.1.0"
 
 # foreign key: (whose it is, what to do instead)
 FOREIGN_KEYS: dict[str, tuple[str, str]] = {
@@ -98,4 +99,12 @@ FOREIGN_KEYS: dict[str, tuple[str, str]] = {
     "forget_split": ("OpenUnlearning", "write forget_dataset: {path: locuslab/TOFU, name: forget10}"),
     "retain_split": ("OpenUnlearning", "write retain_dataset: {path: locuslab/TOFU, name: retain90}"),
     "trainer": ("OpenUnlearning", "write method"),
+    # our own, before they had the field's names
+    "resist": (BEFORE, "write sam_rho"),
+    "survive": (BEFORE, "write train_quantized"),
+    "inner_coef": (BEFORE, "write logit_lens_coef"),
+    "dual_rate": (BEFORE, "write lagrangian_rate"),
 }
+
+# key: its old values, and what they are called now
+RENAMED_VALUES = {"forget_loss": {"odds": "log_odds", "flatten": "logit_margin"}}

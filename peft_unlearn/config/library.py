@@ -74,7 +74,8 @@ def _dataclass(path: Path, name: str) -> type:
     used = {found.id for found in ast.walk(node) if isinstance(found, ast.Name)} - stored - set(dir(builtins)) - set(GIVEN)
     namespace = {"__name__": __name__, **GIVEN, **{name: _enum(path, name) for name in sorted(used)}}
     exec(compile(ast.Module([node], []), path, "exec"), namespace)
-    return dataclass(namespace[name])  # type: ignore[call-overload]
+    made: type = dataclass(namespace[name])
+    return made
 
 
 def _enum(path: Path, name: str) -> type[Enum]:

@@ -1,9 +1,35 @@
-"""A method is data: a named set of defaults for the knobs of `UnlearnConfig`.
+"""A method is data: a named set of values for the keys of a recipe.
 
-What a recipe does not say comes from its method, and from nowhere else. docs/defaults.md tells how each number was found.
+What a recipe does not say comes from its method, and from nowhere else. docs/defaults.md tells how each number was found. Other packages bring theirs
+by an entry point of the group `peft_unlearn.methods`, whose name is the method's and whose value is `module:NAME` of a `Method`.
 """
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import entry_points
 from typing import Any
+
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.registry import refuse_double
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method.
+
+    Attributes:
+        help: what it is, in a few words.
+        settings: values of keys, over those of `COMMON`.
+        papers: arXiv numbers; none where there is no paper.
+        with_targets: values over those where `stop_at` gives each token a target. Left out, they are as without.
+    """
+
+    help: str
+    settings: Mapping[str, Any]
+    papers: tuple[str, ...] = ()
+    with_targets: Mapping[str, Any] = field(default_factory=dict)
+
 
 COMMON: dict[str, Any] = {
     "forget_loss_args": {},
@@ -29,78 +55,162 @@ COMMON: dict[str, Any] = {
 
 SUMMED: dict[str, Any] = {"retain_loss": "nll", "combine": "weighted_sum"}
 
-METHODS: dict[str, dict[str, Any]] = {
-    # Mean teacher with NLUL (arXiv 2504.13388): leave the text while the KL to a slow copy of the adapter holds everything else.
-    "mean_teacher": {
-        "forget_loss": "nlul",
-        "forget_loss_args": {"tol": 0.02},
-        "forget_coef": 0.1,
-        "retain_kl": "teacher",
-        "combine": "weighted_sum",
-        "teacher_decay": 0.995,
-        "forget_floor": 0.02,
-    },
-    # Normalised gradient difference with an automatic learning rate (arXiv 2410.22086).
-    "ngdiff": {
-        "forget_loss": "ga",
-        "forget_floor": 0.02,
-        "retain_loss": "nll",
-        "combine": "ngdiff",
-        "auto_lr": True,
-        "max_grad_norm": 0.0,  # the direction has norm sqrt(2 - 2 cos), about 1.4: a clip at 1 would bind on every step
-    },
-    # Several objectives, one common descent direction (arXiv 2412.20412).
-    "mollm": {
-        "forget_loss": "uce",
-        "forget_floor": 0.02,
-        "retain_loss": "nll",
-        "retain_kl": "reference",
-        "combine": "mollm",
-        "max_grad_norm": 0.0,
-    },
-    # Peers (docs/methods.md): the forget losses of others, each with the retain cross-entropy.
-    "graddiff": {"forget_loss": "ga", **SUMMED},
-    "npo": {"forget_loss": "npo", "forget_loss_args": {"beta": 0.1}, **SUMMED},
-    "simnpo": {"forget_loss": "simnpo", "forget_loss_args": {"beta": 4.5}, "forget_coef": 0.125, **SUMMED},
-    "dpo": {"forget_loss": "dpo", "forget_loss_args": {"beta": 0.1}, "alternate": "column", **SUMMED},
-    "idkdpo": {"forget_loss": "dpo", "forget_loss_args": {"beta": 0.1}, "alternate": "refusals", **SUMMED},
-    "ihl": {"forget_loss": "ihl", **SUMMED},
-    "wga": {"forget_loss": "wga", "forget_loss_args": {"beta": 1.0}, **SUMMED},
-    "satimp": {"forget_loss": "satimp", "forget_loss_args": {"beta1": 5.0, "beta2": 1.0}, "forget_coef": 0.1, **SUMMED},
-    "undial": {"forget_loss": "undial", "forget_loss_args": {"beta": 10.0}, **SUMMED},
-    "ceu": {"forget_loss": "ceu", **SUMMED},
-    "rmu": {"forget_loss": "rmu", "forget_loss_args": {"scale": 2.0}, "retain_loss": "hidden", "combine": "weighted_sum"},
-    "pdu": {"forget_loss": "logit_margin", "retain_bound": 0.05, **SUMMED},
-    "task_arithmetic": {"forget_loss": "nll", "negate": True, "combine": "weighted_sum", "max_steps": 30},
-    # Peers' combiners, on gradient ascent and the retain cross-entropy.
-    "gru": {"forget_loss": "ga", "retain_loss": "nll", "combine": "gru"},
-    "blur": {"forget_loss": "ga", "retain_loss": "nll", "combine": "blur"},
-    "mgda": {"forget_loss": "ga", "retain_loss": "nll", "combine": "mgda"},
-    "pcgrad": {"forget_loss": "ga", "retain_loss": "nll", "combine": "pcgrad"},
-}
-
-
-# What `method: auto` stands for: with `stop_at` it ends where a never-seen model is in every world of docs/study.md, as no peer does at its
-# defaults, nor in two worlds of six at the best of a sweep, and keeps the retain set as useful as it was.
-AUTO = "mollm"
-OURS = ("mean_teacher", "ngdiff", "mollm")
-
-# With stop_at, the founding methods pull until a level is met: NLUL and UCE die before most levels, gradient ascent starts late. And what was
-# never seen is held where it was, or it sinks with the forget set, which would then have to sink further (docs/levels.md).
+# Our three methods pull until each token meets its target. NLUL and UCE die before most targets, and gradient ascent starts late. The holdout is kept
+# where it was: otherwise it sinks with the forget set, which would then have to sink further (docs/levels.md).
 WITH_TARGETS: dict[str, Any] = {
     "forget_loss": "log_odds",
     "forget_loss_args": {},
-    "forget_coef": 1.0,  # at .1 the mean teacher had forgotten nothing of a TOFU world after 200 steps: the held holdout outweighs it
+    "forget_coef": 1.0,  # at .1 the mean teacher had forgotten nothing of a TOFU model after 200 steps: the KL on the holdout outweighs it
     "forget_floor": 0.0,
     "holdout_kl": "reference",
     "max_steps": 200,
-    "lr_scheduler_type": "linear",  # what still swings at the end, is noise of the rate
+    "lr_scheduler_type": "linear",  # what still swings at the end is noise of the rate
 }
 
 
+def _retained(help: str, paper: str, **settings: Any) -> Method:
+    """Another forget loss, summed with the retain cross-entropy."""
+    return Method(help, SUMMED | settings, (paper,))
+
+
+def _combined(help: str, paper: str, combine: str) -> Method:
+    """Another combiner, of gradient ascent and the retain cross-entropy."""
+    return Method(help, {"forget_loss": "ga", "retain_loss": "nll", "combine": combine}, (paper,))
+
+
+OWN: dict[str, Method] = {
+    "mean_teacher": Method(
+        "mean teacher with the negative log-unlikelihood",
+        # Leave the text while the KL to a slow copy of the adapter holds everything else.
+        {
+            "forget_loss": "nlul",
+            "forget_loss_args": {"tol": 0.02},
+            "forget_coef": 0.1,
+            "retain_kl": "teacher",
+            "combine": "weighted_sum",
+            "teacher_decay": 0.995,
+            "forget_floor": 0.02,
+        },
+        ("2504.13388",),
+        WITH_TARGETS,
+    ),
+    "ngdiff": Method(
+        "normalised gradient difference with an automatic learning rate",
+        {
+            "forget_loss": "ga",
+            "forget_floor": 0.02,
+            "retain_loss": "nll",
+            "combine": "ngdiff",
+            "auto_lr": True,
+            "max_grad_norm": 0.0,  # the direction has norm sqrt(2 - 2 cos), about 1.4: a clip at 1 would bind on every step
+        },
+        ("2410.22086",),
+        WITH_TARGETS,
+    ),
+    "mollm": Method(
+        "multi-objective unlearning along a common descent direction",
+        {
+            "forget_loss": "uce",
+            "forget_floor": 0.02,
+            "retain_loss": "nll",
+            "retain_kl": "reference",
+            "combine": "mollm",
+            "max_grad_norm": 0.0,
+        },
+        ("2412.20412",),
+        WITH_TARGETS,
+    ),
+    # Baselines (docs/methods.md), with the parameters of their public code.
+    "graddiff": _retained("gradient difference", "2203.12817", forget_loss="ga"),
+    "npo": _retained("negative preference optimisation", "2404.05868", forget_loss="npo", forget_loss_args={"beta": 0.1}),
+    "simnpo": _retained(
+        "negative preference optimisation without a reference",
+        "2410.07163",
+        forget_loss="simnpo",
+        forget_loss_args={"beta": 4.5},
+        forget_coef=0.125,
+    ),
+    "dpo": _retained(
+        "direct preference optimisation towards other answers",
+        "2305.18290",
+        forget_loss="dpo",
+        forget_loss_args={"beta": 0.1},
+        alternate="column",
+    ),
+    "idkdpo": _retained(
+        "direct preference optimisation towards refusals",
+        "2401.06121",
+        forget_loss="dpo",
+        forget_loss_args={"beta": 0.1},
+        alternate="refusals",
+    ),
+    "ihl": _retained("inverted hinge loss", "2408.06621", forget_loss="ihl"),
+    "wga": _retained("weighted gradient ascent", "2502.19301", forget_loss="wga", forget_loss_args={"beta": 1.0}),
+    "satimp": _retained(
+        "ascent weighted by saturation and importance",
+        "2505.11953",
+        forget_loss="satimp",
+        forget_loss_args={"beta1": 5.0, "beta2": 1.0},
+        forget_coef=0.1,
+    ),
+    "undial": _retained("self-distillation from adjusted logits", "2402.10052", forget_loss="undial", forget_loss_args={"beta": 10.0}),
+    "ceu": _retained("cross-entropy to the model's own choice without the true token", "2503.01224", forget_loss="ceu"),
+    "rmu": _retained("representation misdirection", "2403.03218", forget_loss="rmu", forget_loss_args={"scale": 2.0}, retain_loss="hidden"),
+    "pdu": _retained(
+        "flat logits under a constraint on the retain loss, primal-dual", "2506.05314", forget_loss="logit_margin", retain_bound=0.05
+    ),
+    "task_arithmetic": Method(
+        "training on the forget set, then negating the adapter",
+        {"forget_loss": "nll", "negate": True, "combine": "weighted_sum", "max_steps": 30},
+        ("2212.04089",),
+    ),
+    "gru": _combined("the forget gradient rectified where it conflicts with the retain side", "2503.09117", "gru"),
+    "blur": _combined("bi-level unlearning, forgetting below and retention above", "2506.08164", "blur"),
+    "mgda": _combined("the common descent direction of least norm", "1810.04650", "mgda"),
+    "pcgrad": _combined("gradients projected off those they conflict with", "2001.06782", "pcgrad"),
+}
+
+
+class Methods(Mapping[str, Method]):
+    """All methods by name: our own, and after them those of other packages, which are imported when the first is asked for."""
+
+    @cached_property
+    def _all(self) -> dict[str, Method]:
+        found = dict(OWN)
+        for point in entry_points(group="peft_unlearn.methods"):
+            refuse_double(point, found)
+            try:
+                method = point.load()
+            except (ImportError, AttributeError) as error:
+                raise UserError(
+                    f"{point.name}: the entry point {point.value} cannot be read ({error}); mend or remove that package."
+                ) from error
+            if not isinstance(method, Method):
+                raise UserError(f"{point.name}: {point.value} is no Method; mend or remove that package.")
+            found[point.name] = method
+        return found
+
+    def __getitem__(self, name: str) -> Method:
+        return self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
+METHODS = Methods()
+# What `method: auto` stands for: with `stop_at` it ends where a never-seen model is in every test bed of docs/study.md, as no baseline does at its
+# defaults, nor in two test beds of six at the best of a sweep, and keeps the retain set as useful as it was.
+AUTO = "mollm"
+OURS = tuple(name for name, method in OWN.items() if method.with_targets)
+
+
 def defaults(method: str, stop_at: str = "none") -> dict[str, Any]:
-    """Every knob's value under `method`, the method's own over the common ones, and with `stop_at` what landing needs over those."""
-    return COMMON | METHODS[method] | (WITH_TARGETS if stop_at != "none" and method in OURS else {})
+    """Every value that `method` decides: its own over the common ones, and with `stop_at` what targets need over those."""
+    chosen = METHODS[method]
+    return {**COMMON, **chosen.settings, **(chosen.with_targets if stop_at != "none" else {})}
 
 
 def learning_rate(parameters: int, *, falling: bool = False) -> float:
@@ -111,4 +221,4 @@ def learning_rate(parameters: int, *, falling: bool = False) -> float:
     1e-3 is measured on bases of .3 and .9 million parameters (docs/defaults.md). From there the line goes to what public LoRA unlearning runs
     use: it gives 1.8e-4 for 1B and 1.1e-4 for 8B, and between them it is not measured.
     """
-    return (2e-3 if falling else 1e-3) * min(1.0, (1e6 / parameters) ** 0.25)
+    return float((2e-3 if falling else 1e-3) * min(1.0, (1e6 / parameters) ** 0.25))

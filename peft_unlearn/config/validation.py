@@ -1,31 +1,20 @@
-"""What a value of a knob may be, alone and beside the others. Nothing here waits for torch: a mistyped recipe is refused at once."""
+"""What a setting's value may be, alone and beside the others. Nothing here waits for torch: a mistyped recipe is refused at once."""
 
-import math
+import dataclasses
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from peft_unlearn.config import library, methods, names
+from peft_unlearn.config.foreign_keys import RENAMED_VALUES
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.ranges import Range, check_number
+from peft_unlearn.util.registry import LOSSES, openunlearning_losses
 
-_ENUMS = library.choices(library.Training)
-
-CHOICES = {
-    "method": tuple(methods.METHODS),
-    "forget_loss": tuple(names.LOSSES),
-    "retain_loss": ("nll", "hidden", "none"),
-    "alternate": ("none", "column", "refusals"),
-    "stop_at": ("none", "never_seen", "auto"),
-    "train_quantized": ("none", *names.QUANTISERS),
-    "retain_kl": ("teacher", "reference", "none"),
-    "holdout_kl": ("teacher", "reference", "none"),
-    "divergence": ("kl", "qkl"),
-    "definitions": ("peft-unlearn", "openunlearning"),
-    "combine": names.COMBINERS,
-    "lr_scheduler_type": _ENUMS["lr_scheduler_type"],
-    "optim": _ENUMS["optim"],
-}
 # With definitions: openunlearning, what that code has.
-THEIRS: dict[str, tuple] = {
-    "forget_loss": tuple(names.OPENUNLEARNING),
+IN_OPENUNLEARNING: dict[str, tuple[Any, ...]] = {
+    "forget_loss": tuple(openunlearning_losses("forget_loss")),
     "retain_kl": ("reference", "none"),
     "divergence": ("kl",),
     "holdout_kl": ("none",),
@@ -34,49 +23,7 @@ THEIRS: dict[str, tuple] = {
     "sam_rho": (0,),
     "forget_floor": (0,),
 }
-# key: (lowest, highest, whether the ends themselves are allowed)
-RANGES = {
-    "forget_coef": (0.0, math.inf, True),
-    "retain_coef": (0.0, math.inf, True),
-    "kl_coef": (0.0, math.inf, True),
-    "forget_floor": (0.0, 1.0, True),
-    "teacher_decay": (0.0, 1.0, True),
-    "retain_bound": (0.0, math.inf, True),
-    "lagrangian_rate": (0.0, math.inf, False),
-    "hidden_layer": (1, math.inf, True),
-    "damping": (0.0, math.inf, True),
-    "learning_rate": (0.0, math.inf, False),
-    "auto_lr_max": (0.0, math.inf, False),
-    "logit_lens_coef": (0.0, math.inf, True),
-    "sam_rho": (0.0, 1.0, True),
-    "auto_lr_steps": (1, math.inf, True),
-    "max_length": (2, math.inf, True),
-    "self_retain_rows": (1, math.inf, True),
-    "max_grad_norm": (0.0, math.inf, True),
-    "weight_decay": (0.0, math.inf, True),
-    "warmup_steps": (0.0, math.inf, True),
-    "num_train_epochs": (0.0, math.inf, True),
-    "per_device_train_batch_size": (1, math.inf, True),
-    "per_device_eval_batch_size": (1, math.inf, True),
-    "gradient_accumulation_steps": (1, math.inf, True),
-}
 SGD_ARGS = ("momentum", "dampening", "nesterov", "weight_decay")  # transformers passes over any other without a word
-LOSS_RANGES = {
-    "tol": (0.0, math.inf, True),
-    "beta": (0.0, math.inf, False),
-    "beta1": (0.0, math.inf, True),
-    "beta2": (0.0, math.inf, True),
-    "gamma": (0.0, math.inf, True),
-    "scale": (0.0, math.inf, True),
-    "delta": (0.0, math.inf, True),
-    "skip": (0, math.inf, True),
-}
-OPTIONAL = (
-    "teacher_decay",
-    "learning_rate",
-    "retain_bound",
-    "hidden_layer",
-)  # None: no teacher; by the base's size; no bound; by its depth
 
 # Keys of TrainingArguments that would be ignored, or break what the step rests on: the one value that they may have, and why.
 SHARDED = "the gradient of each objective needs whole weights in every process, launch one process a GPU without it"
@@ -115,23 +62,69 @@ FIXED: dict[str, tuple[Any, str]] = {
 }
 
 
-def check(args: Any) -> None:
-    """Check all of `args`, a `Knobs` with the fields of `TrainingArguments`.
+def check(args: Any, declared: type) -> None:
+    """Check all of `args`, a `TrainingSettings` with the fields of `TrainingArguments`.
 
     Raises:
         UserError: a value outside its choices or its range, or that does not go with another; the message names the key.
     """
-    for key, choices in CHOICES.items():
-        if getattr(args, key) not in choices:
-            raise UserError(f"{key}: {getattr(args, key)!r} is not one of {', '.join(choices)}.")
-    for key, interval in RANGES.items():
-        if key not in OPTIONAL or getattr(args, key) is not None:
-            _check_range(key, getattr(args, key), *interval)
+    check_values(args, declared)
     for key, (value, reason) in FIXED.items():
         if (getattr(args, key) or value) and getattr(args, key) != value:
             raise UserError(f"{key}: {reason}; leave the key out.")
     _check_together(args)
     _check_loss_args(args)
+
+
+def check_values(args: Any, declared: type) -> None:
+    """Check each value against the choices and the range of its field in the class `declared`, a base of the class of `args`.
+
+    Raises:
+        UserError: one that is outside; the message names the key.
+    """
+    for name, allowed in _allowed(declared).items():
+        value = getattr(args, name)
+        if value is None and allowed.empty:
+            continue
+        if allowed.choices:
+            check_choice(name, value, allowed.choices)
+        elif allowed.within:
+            check_number(name, value, allowed.within, whole=allowed.whole)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """See that a value is one of its key's choices.
+
+    Raises:
+        UserError: it is not; the message gives the new name of one that was renamed.
+    """
+    if value not in choices:
+        if isinstance(value, str) and value in RENAMED_VALUES.get(name, {}):
+            raise UserError(f"{name}: {value} is now {RENAMED_VALUES[name][value]}, write that.")
+        raise UserError(f"{name}: {value!r} is not one of {', '.join(map(str, choices))}.")
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a field may hold: one of its choices, or a number in a range; None as well, where it may be empty."""
+
+    choices: tuple[Any, ...]
+    within: Range | None
+    whole: bool
+    empty: bool
+
+
+@cache
+def _allowed(declared: type) -> dict[str, Allowed]:
+    found, hints = {}, typing.get_type_hints(declared, include_extras=True)
+    for f in dataclasses.fields(declared):
+        hint, *extras = typing.get_args(hints[f.name]) if typing.get_origin(hints[f.name]) is typing.Annotated else (hints[f.name],)
+        kinds = typing.get_args(hint) or (hint,)
+        within = next((extra for extra in extras if isinstance(extra, Range)), None)
+        choices = tuple(f.metadata.get("choices", ()))
+        if choices or within:
+            found[f.name] = Allowed(choices, within, int in kinds, type(None) in kinds)
+    return found
 
 
 def _check_together(args: Any) -> None:
@@ -148,26 +141,32 @@ def _check_together(args: Any) -> None:
         raise UserError(f"lr_scheduler_type: {args.lr_scheduler_type!r} does not go with auto_lr, write constant, linear or cosine.")
     if args.auto_lr and args.warmup_steps:
         raise UserError("warmup_steps: auto_lr finds its rate at the first step, leave the key out.")
-    for key, choices in THEIRS.items() if args.definitions == "openunlearning" else ():
+    for key, choices in IN_OPENUNLEARNING.items() if args.definitions == "openunlearning" else ():
         if getattr(args, key) not in choices:
             takes = " or ".join(", ".join(map(str, choices)).rsplit(", ", 1))
             raise UserError(f"{key}: OpenUnlearning's code has no {getattr(args, key)}, write {takes}, or leave definitions out.")
-    alternate = args.forget_loss in names.ALTERNATE
+    alternate = LOSSES[args.forget_loss].alternate
     if alternate != (args.alternate != "none"):
         needs = "needs alternate answers, write column or refusals" if alternate else "reads no alternate answers, leave the key out"
         raise UserError(f"alternate: {args.forget_loss} {needs}.")
-    if args.hidden_layer is not None and args.hidden_layer != int(args.hidden_layer):
-        raise UserError(f"hidden_layer: {args.hidden_layer!r} is not a whole number.")
     if args.retain_bound is not None and args.retain_loss == "none":
         raise UserError("retain_bound: there is no retain loss to bound, write retain_loss: nll.")
     if args.retain_bound is not None and args.combine == "mgda":
         raise UserError("retain_bound: under mgda a larger weight counts for less, write another combine or leave the bound out.")
     if args.logit_lens_coef and args.stop_at == "none":
-        raise UserError("logit_lens_coef: levels say where inner layers end, write stop_at as well, or leave the key out.")
+        raise UserError("logit_lens_coef: targets say where inner layers end, write stop_at as well, or leave the key out.")
     if args.negate and args.sam_rho:
         raise UserError("sam_rho: a negated adapter learns the forget set itself, leave the key out.")
     if args.negate and args.stop_at != "none":
         raise UserError("stop_at: a negated adapter is not seen before the end, leave the key out.")
+    if args.stop_at != "none" and not LOSSES[args.forget_loss].lowers:
+        *others, last = (name for name, loss in LOSSES.items() if loss.lowers)
+        raise UserError(
+            f"stop_at: {args.forget_loss} does not lower the probability of the forget rows towards a target; "
+            f"write forget_loss: {', '.join(others)} or {last}, or leave stop_at out."
+        )
+    for key in {"tokenize", "add_generation_prompt"} & set(args.chat_template_kwargs or {}):
+        raise UserError(f"chat_template_kwargs: {key} is not one of a template's own, prompt and answer need it set; take it out.")
     unknown = [key for key, _, _ in (part.strip().partition("=") for part in (args.optim_args or "").split(",")) if key not in SGD_ARGS]
     if args.optim == "sgd" and args.optim_args and unknown:
         raise UserError(f"optim_args: sgd has no parameter {unknown[0]!r}, it takes {', '.join(SGD_ARGS)}.")
@@ -182,22 +181,10 @@ def _check_together(args: Any) -> None:
 def _check_loss_args(args: Any) -> None:
     if not isinstance(args.forget_loss_args, dict):
         raise UserError(f"forget_loss_args: {args.forget_loss_args!r} is not a mapping, write for example {{tol: 0.02}}.")
-    known = (names.OPENUNLEARNING if args.definitions == "openunlearning" else names.LOSSES)[args.forget_loss]
+    losses = openunlearning_losses("forget_loss") if args.definitions == "openunlearning" else LOSSES
+    known = losses[args.forget_loss].parameters
     for key, value in args.forget_loss_args.items():
         if key not in known:
             takes = ", ".join(known) or "no parameters"
             raise UserError(f"forget_loss_args: {args.forget_loss} has no parameter {key!r}, it takes {takes}.")
-        if not isinstance(known[key], bool):
-            _check_range(f"forget_loss_args.{key}", value, *LOSS_RANGES[key])
-            if isinstance(known[key], int) and value % 1:
-                raise UserError(f"forget_loss_args.{key}: {value!r} is not a whole number.")
-        elif not isinstance(value, bool):
-            raise UserError(f"forget_loss_args.{key}: {value!r} is not true or false.")
-
-
-def _check_range(key: str, value: Any, low: float, high: float, ends: bool) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise UserError(f"{key}: {value!r} is not a number.")
-    if not (low <= value <= high if ends else low < value < high):
-        interval = f"from {low:g} to {high:g}" if high < math.inf else f"{'at least' if ends else 'above'} {low:g}"
-        raise UserError(f"{key}: {value!r} is out of range, write a value {interval}.")
+        known[key].check(f"forget_loss_args.{key}", value)

@@ -53,7 +53,7 @@ def rows(dataset: Dataset, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]
         yield from unbatch(batch, columns)
 
 
-def unbatch(batch: dict[str, list], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def unbatch(batch: dict[str, list[Any]], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     for values in zip(*(batch[column] for column in columns), strict=True):
         yield dict(zip(columns, values, strict=True))
 

@@ -16,7 +16,7 @@ def _permutation(seed: int, stream: int, turn: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, stream, turn]).permutation(size)
 
 
-class Pairs(TorchDataset):
+class Pairs(TorchDataset[dict[str, Any]]):
     """Training example n: a forget row and a retain row, and with a holdout one of its rows, for n = 0, 1, ... on through the epochs.
 
     Each set runs through passes of its own, every pass in another order, so the larger set is seen as evenly as the smaller one. Because

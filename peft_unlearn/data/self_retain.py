@@ -70,7 +70,7 @@ def write_retain_rows(
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, batch_size: int) -> list[str]:
     """A batch of sampled texts, without those that are too short."""
     starts = _starts(tokenizer, batch_size).to(model.device)
-    tokens = model.generate(  # type: ignore[operator]
+    tokens = model.generate(
         input_ids=starts,
         attention_mask=torch.ones_like(starts),
         max_new_tokens=max_length - 1,

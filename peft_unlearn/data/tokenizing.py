@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -59,24 +59,12 @@ def tokenize(
     if chat and not tokenizer.chat_template:
         raise UserError(f"{name}: its rows are conversations and the tokenizer has no chat template, write prompt and completion as text.")
 
-    def encode(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-        texts = []
-        for index, row in zip(indices, formats.unbatch(batch, columns), strict=True):
-            try:
-                texts.append(formats.render(row, tokenizer, template_arguments or {}))
-            except TemplateError as error:
-                raise UserError(f"{name}: row {index + 1}: the chat template refuses its turns ({error}).") from error
+    def encode(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        texts = _rendered(formats.unbatch(batch, columns), indices, tokenizer, name, template_arguments or {})
         prompts, wholes = (_token_ids(tokenizer, list(side), special=not chat) for side in zip(*texts, strict=True))
-        encoded: dict[str, list] = {key: [] for key in FEATURES}
+        encoded: dict[str, list[Any]] = {key: [] for key in FEATURES}
         for index, prompt, whole in zip(indices, prompts, wholes, strict=True):
-            start = max(1, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False))))
-            if start >= len(whole):
-                raise UserError(f"{name}: row {index + 1} has no token to predict, write a longer text or take the row out.")
-            if start >= max_length:
-                raise UserError(
-                    f"{name}: row {index + 1}: max_length {max_length} cuts its whole completion away, "
-                    f"write more than {start} or shorten the prompt."
-                )
+            start = _start(prompt, whole, max_length, f"{name}: row {index + 1}")
             if not chat and tokenizer.eos_token_id is not None:
                 whole = [*whole, tokenizer.eos_token_id]
             pieces = split(whole, prompt, max_length) if columns == ("text",) else [whole[:max_length]]
@@ -95,8 +83,36 @@ def tokenize(
         features=FEATURES,
         keep_in_memory=True,  # map would leave the tokens of a set from the Hub in a cache
         load_from_cache_file=False,
-        desc=f"Tokenising {name}",
+        desc=f"Tokenizing {name}",
     )
+    return Tokenized(tokens.select_columns(["input_ids", "labels"]), _truncated(tokens, len(dataset), max_length, name))
+
+
+def _rendered(
+    rows: Iterable[dict[str, Any]], indices: list[int], tokenizer: PreTrainedTokenizerBase, name: str, template_arguments: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """The prompt of each row, and prompt and completion together, as text."""
+    texts = []
+    for index, row in zip(indices, rows, strict=True):
+        try:
+            texts.append(formats.render(row, tokenizer, template_arguments))
+        except TemplateError as error:
+            raise UserError(f"{name}: row {index + 1}: the chat template refuses its turns ({error}).") from error
+    return texts
+
+
+def _start(prompt: list[int], whole: list[int], max_length: int, row: str) -> int:
+    """The first token that has a label: where prompt and completion together leave the tokens of the prompt alone."""
+    start = max(1, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False))))
+    if start >= len(whole):
+        raise UserError(f"{row} has no token to predict, write a longer text or take the row out.")
+    if start >= max_length:
+        raise UserError(f"{row}: max_length {max_length} cuts its whole completion away, write more than {start} or shorten the prompt.")
+    return start
+
+
+def _truncated(tokens: Dataset, texts: int, max_length: int, name: str) -> int:
+    """How many rows were cut; logged, as is how many texts were split."""
     truncated = sum(tokens["cut"])
     if truncated:
         logger.warning("%s: %d of %d rows are longer than max_length %d and were cut.", name, truncated, len(tokens), max_length)
@@ -106,11 +122,11 @@ def tokenize(
             "%s: %d of %d texts are longer than max_length %d and were split into %d rows.",
             name,
             len(rows_of_texts),
-            len(dataset),
+            texts,
             max_length,
             sum(rows_of_texts),
         )
-    return Tokenized(tokens.select_columns(["input_ids", "labels"]), truncated)
+    return truncated
 
 
 def split(tokens: list[int], lead: list[int], max_length: int) -> list[list[int]]:
@@ -128,9 +144,8 @@ def split(tokens: list[int], lead: list[int], max_length: int) -> list[list[int]
 def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[list[int]]:
     """Token ids without an EOS that the tokenizer adds, and with one BOS where the text spells it out as well."""
     batch: Any = tokenizer(texts, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False, verbose=False)
+    found: list[list[int]] = batch["input_ids"]
     if not special:
-        return batch["input_ids"]
+        return found
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return [
-        ids[bos is not None and ids[:2] == [bos, bos] : len(ids) - (eos is not None and ids[-1:] == [eos])] for ids in batch["input_ids"]
-    ]
+    return [ids[bos is not None and ids[:2] == [bos, bos] : len(ids) - (eos is not None and ids[-1:] == [eos])] for ids in found]

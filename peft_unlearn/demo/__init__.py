@@ -1,4 +1,7 @@
-"""The embedded world. Its models are trained in processes of their own, which start without the command line's set-up of logs."""
+"""Invented people, and small models that know them.
+
+The models are trained in processes of their own, which start without the command line's set-up of logs.
+"""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""The demo's models: a small Llama that memorised the world, and a never-seen twin trained in the same way without the forget set.
+"""The demo's models: a small Llama that memorised the people, and a never-seen model, trained in the same way without the forget set.
 
 A small model can lose its memory to NF4 alone (measured: extraction strength 1.0 -> .46 for 0.66M parameters), and would then show nothing
 about forgetting. So the second half of training computes with the NF4 weights and moves the weights behind them (straight-through
@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from peft_unlearn.data import collate_rows, tokenize
-from peft_unlearn.demo.world import World
+from peft_unlearn.demo.people import People
 from peft_unlearn.model.fake_quant import nf4
 
 logger = logging.getLogger(__name__)
@@ -67,18 +67,18 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "peft-unlearn" / "demo"
 
 
-def train_models(world: World, cache: Path, seed: int, recipe: Recipe = Recipe()) -> Models:
-    """Train both models side by side, one core each, or find them in `cache` under a key of world, seed and recipe.
+def train_models(people: People, cache: Path, seed: int, recipe: Recipe = Recipe()) -> Models:
+    """Train both models side by side, one core each, or find them in `cache` under a key of people, seed and recipe.
 
     The folder appears under its key only when both models are complete. Each model's training.json says how its training went; a model that
     missed the recipe's goal is kept, with a warning.
     """
-    inputs = json.dumps([asdict(world), seed, asdict(recipe)], sort_keys=True)
+    inputs = json.dumps([asdict(people), seed, asdict(recipe)], sort_keys=True)
     folder = cache / hashlib.sha256(inputs.encode()).hexdigest()[:16]
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}-unfinished-", dir=cache) as scratch:
-            _train_both(world, Path(scratch) / "models", seed, recipe)
+            _train_both(people, Path(scratch) / "models", seed, recipe)
             (Path(scratch) / "models").rename(folder)
     trained = Models(folder / "memorised", folder / "never_seen")
     for path in (trained.memorised, trained.never_seen):
@@ -93,12 +93,12 @@ def train_models(world: World, cache: Path, seed: int, recipe: Recipe = Recipe()
     return trained
 
 
-def train_tokenizer(world: World) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which every word of the world is one token.
+def train_tokenizer(people: People) -> PreTrainedTokenizerFast:
+    """A byte-level BPE in which every word of the rows is one token.
 
     Were names cut into pieces, their ends would follow from their beginnings, and a model that never met them would score on them.
     """
-    splits = [world.forget, world.retain, world.never_used, *world.paraphrases.values()]
+    splits = [people.forget, people.retain, people.never_used, *people.paraphrases.values()]
     special = ["<pad>", "<s>", "</s>"]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -117,9 +117,9 @@ def train_tokenizer(world: World) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
-def _train_both(world: World, folder: Path, seed: int, recipe: Recipe) -> None:
-    tokenizer = train_tokenizer(world)
-    rows = {"memorised": world.retain + world.forget, "never_seen": world.retain}
+def _train_both(people: People, folder: Path, seed: int, recipe: Recipe) -> None:
+    tokenizer = train_tokenizer(people)
+    rows = {"memorised": people.retain + people.forget, "never_seen": people.retain}
     for name in rows:
         tokenizer.save_pretrained(folder / name)
     # spawn: a fork after OpenMP has started its threads can hang.
@@ -158,7 +158,7 @@ def _train(rows: list[dict[str, Any]], folder: Path, seed: int, recipe: Recipe, 
                     group["lr"] = learning_rate(step)
                 batch_loss, batch_right = _forward(model, batch)
                 optimizer.zero_grad()
-                batch_loss.backward()
+                batch_loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 step += 1

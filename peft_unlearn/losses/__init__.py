@@ -1,7 +1,8 @@
 """Forget losses: pure functions of what a model says at the label positions.
 
-A loss is *minimised*. It never sees a model: where its inputs come from is `peft_unlearn.logprobs`' business. The names of its positional
-parameters say what it reads, its own parameters are keyword-only:
+A loss is *minimised*. It never sees a model: where its inputs come from is the business of `peft_unlearn.model.logprobs`. Each is a file of this
+folder, known to recipes, checks and cards by its `@loss` decorator (docs/howto/add-a-loss.md). The names of its positional parameters say what it
+reads, its own parameters are keyword-only and have a default:
 
 - `logps` (B, T) log-probabilities of the true tokens, `mask` (B, T) true at label positions;
 - `logits` (N, V) at the N label positions, in row-major order of the mask, `targets` (N,) the true tokens there;
@@ -39,90 +40,29 @@ does, the inverted hinge as gradient ascent does on memorised text, and UNDIAL b
 ([0.01, 0.5, 0.999], [0.02, 0.5, 0.002], [0.01, 0.5, 0.956])
 """
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from peft_unlearn.losses.ascent import ga, nll
-from peft_unlearn.losses.ceu import ceu
-from peft_unlearn.losses.dpo import dpo
-from peft_unlearn.losses.ihl import ihl
-from peft_unlearn.losses.log_odds import log_odds
-from peft_unlearn.losses.logit_margin import logit_margin
-from peft_unlearn.losses.nlul import nlul
-from peft_unlearn.losses.npo import npo
-from peft_unlearn.losses.rmu import hidden_distance, rmu
-from peft_unlearn.losses.simnpo import simnpo
-from peft_unlearn.losses.uce import uce
-from peft_unlearn.losses.undial import undial
-from peft_unlearn.losses.weighted_ascent import satimp, wga
+from peft_unlearn.losses.rmu import hidden_distance
+from peft_unlearn.util.registry import LOSSES, Loss
 
-__all__ = [
-    "LOSSES",
-    "Loss",
-    "ceu",
-    "dpo",
-    "ga",
-    "hidden_distance",
-    "ihl",
-    "log_odds",
-    "logit_margin",
-    "nll",
-    "nlul",
-    "npo",
-    "rmu",
-    "satimp",
-    "simnpo",
-    "uce",
-    "undial",
-    "wga",
-]
+if TYPE_CHECKING:  # type checkers take a file for a function of its name otherwise; at run time nothing needs these lines
+    from peft_unlearn.losses.ceu import ceu as ceu
+    from peft_unlearn.losses.dpo import dpo as dpo
+    from peft_unlearn.losses.ga import ga as ga
+    from peft_unlearn.losses.ihl import ihl as ihl
+    from peft_unlearn.losses.log_odds import log_odds as log_odds
+    from peft_unlearn.losses.logit_margin import logit_margin as logit_margin
+    from peft_unlearn.losses.nll import nll as nll
+    from peft_unlearn.losses.nlul import nlul as nlul
+    from peft_unlearn.losses.npo import npo as npo
+    from peft_unlearn.losses.rmu import rmu as rmu
+    from peft_unlearn.losses.satimp import satimp as satimp
+    from peft_unlearn.losses.simnpo import simnpo as simnpo
+    from peft_unlearn.losses.uce import uce as uce
+    from peft_unlearn.losses.undial import undial as undial
+    from peft_unlearn.losses.wga import wga as wga
 
+# Each loss under its name, over the submodule of that name. Those of other packages are in LOSSES alone.
+globals().update({name: loss.function for name, loss in LOSSES.own.items()})
 
-@dataclass(frozen=True)
-class Loss:
-    """A loss function with what the trainer must know to call and average it."""
-
-    function: Callable
-    per: Literal["token", "sequence"] = "token"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the positional parameters, in their order: the inputs to give it."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
-
-    @property
-    def reference(self) -> bool:
-        """Whether the reference must be run."""
-        return any(name.startswith(("ref_", "alt_ref_")) for name in self.reads)
-
-    @property
-    def alternate(self) -> bool:
-        """Whether forget rows need an alternate answer."""
-        return any(name.startswith("alt_") for name in self.reads)
-
-    @property
-    def hidden(self) -> bool:
-        """Whether it reads hidden states."""
-        return "hidden" in self.reads
-
-
-LOSSES: dict[str, Loss] = {
-    "ga": Loss(ga),
-    "nll": Loss(nll),  # learns the forget set: for an adapter that is negated afterwards
-    "nlul": Loss(nlul),
-    "uce": Loss(uce),
-    "log_odds": Loss(log_odds),
-    "npo": Loss(npo, per="sequence"),
-    "simnpo": Loss(simnpo, per="sequence"),
-    "dpo": Loss(dpo, per="sequence"),
-    "ihl": Loss(ihl),
-    "wga": Loss(wga),
-    "satimp": Loss(satimp),
-    "undial": Loss(undial),
-    "ceu": Loss(ceu),
-    "rmu": Loss(rmu),
-    "logit_margin": Loss(logit_margin),
-}
+__all__ = ["LOSSES", "Loss", "hidden_distance", *LOSSES.own]  # names that the files of this folder register

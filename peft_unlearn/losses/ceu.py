@@ -5,8 +5,10 @@ import math
 from torch import Tensor
 
 from peft_unlearn.losses.undial import soft_cross_entropy
+from peft_unlearn.util.registry import loss
 
 
+@loss(paper="2503.01224")
 def ceu(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy unlearning, CE(z, softmax(z with z_y = -inf)), the target held constant.
 
@@ -20,6 +22,10 @@ def ceu(logits: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         (N,) losses.
+
+    >>> import torch
+    >>> ceu(torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 3.0]]), torch.tensor([0, 0]))
+    tensor([2.4388, 0.4083])
 
     Source: arXiv 2503.01224 (CE-U), 2025. The paper leaves the first token of an answer out; here every label counts.
     """

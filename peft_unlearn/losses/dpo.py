@@ -3,7 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from peft_unlearn.util.registry import loss
 
+
+@loss(per="sequence", paper=("2305.18290", "2401.06121"), ranges={"beta": "above 0"})
 def dpo(
     logps: Tensor, ref_logps: Tensor, mask: Tensor, alt_logps: Tensor, alt_ref_logps: Tensor, alt_mask: Tensor, *, beta: float = 0.1
 ) -> Tensor:
@@ -23,6 +26,13 @@ def dpo(
 
     Returns:
         (B,) losses.
+
+    >>> import torch
+    >>> forget, alternate, mask = torch.tensor([[-0.1, -0.2]]), torch.tensor([[-3.0, -4.0]]), torch.ones(1, 2)
+    >>> dpo(forget, forget, mask, alternate, alternate, mask)
+    tensor([13.8629])
+    >>> dpo(forget - 2, forget, mask, alternate + 1, alternate, mask)
+    tensor([8.7498])
 
     Source: Rafailov et al., 2023, arXiv 2305.18290; for forgetting Maini et al., 2024, arXiv 2401.06121 (TOFU).
     """

@@ -2,7 +2,10 @@
 
 from torch import Tensor
 
+from peft_unlearn.util.registry import loss
 
+
+@loss(paper="2408.06621")
 def ihl(logits: Tensor, targets: Tensor) -> Tensor:
     """Inverted hinge loss, 1 + p_y - max_{v != y} p_v, between 0 (another token is certain) and 2 (the true one is).
 
@@ -17,6 +20,10 @@ def ihl(logits: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         (N,) losses.
+
+    >>> import torch
+    >>> ihl(torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 3.0]]), torch.tensor([0, 0]))
+    tensor([1.7296, 0.1982])
 
     Source: Cha et al., 2025, arXiv 2408.06621 (LoKU).
     """

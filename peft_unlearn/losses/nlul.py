@@ -5,7 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from peft_unlearn.util.registry import loss
 
+
+@loss(paper="2504.13388", ranges={"tol": "at least 0"})
 def nlul(logps: Tensor, *, tol: float = 0.02) -> Tensor:
     """Negative log-unlikelihood, -log(1 + tol - p).
 
@@ -23,6 +26,9 @@ def nlul(logps: Tensor, *, tol: float = 0.02) -> Tensor:
 
     Returns:
         Losses of the same shape.
+
+    >>> nlul(torch.tensor([0.999, 0.5, 0.01]).log())
+    tensor([ 3.8632,  0.6539, -0.0100])
 
     Source: Klochkov, 2025, arXiv 2504.13388; the gradient with `tol` is the one that the author's code back-propagates.
     """

@@ -3,7 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from peft_unlearn.util.registry import loss
 
+
+@loss(per="sequence", paper="2404.05868", ranges={"beta": "above 0"})
 def npo(logps: Tensor, ref_logps: Tensor, mask: Tensor, *, beta: float = 0.1, mean: bool = False) -> Tensor:
     """Negative preference loss of each sequence, -(2 / beta) log sigmoid(-beta * sum_t [log p - log p_ref]).
 
@@ -20,6 +23,12 @@ def npo(logps: Tensor, ref_logps: Tensor, mask: Tensor, *, beta: float = 0.1, me
 
     Returns:
         (B,) losses.
+
+    >>> import torch
+    >>> logps = torch.tensor([[-0.1, -0.2], [-4.0, -5.0]])
+    >>> reference, mask = torch.full((2, 2), -0.2), torch.ones(2, 2)
+    >>> npo(logps, reference, mask)
+    tensor([13.9632,  7.0576])
 
     Source: Zhang et al., 2024, arXiv 2404.05868.
     """

@@ -1,7 +1,11 @@
 """RMU, representation misdirection: the hidden states of the forget set go to a fixed vector, those of the retain set stay."""
 
+import math
+
 import torch
 from torch import Tensor
+
+from peft_unlearn.util.registry import loss
 
 
 def direction(size: int, device: torch.device | None = None) -> Tensor:
@@ -10,11 +14,13 @@ def direction(size: int, device: torch.device | None = None) -> Tensor:
     The paper draws each entry uniformly from [0, 1) once and normalises. Here entry i is the fractional part of i times the golden ratio,
     which fills [0, 1) as evenly and leaves no seed to lose.
     """
-    golden = (1 + 5**0.5) / 2
+    golden = (1 + math.sqrt(5)) / 2
     vector = torch.arange(1, size + 1, dtype=torch.float64, device=device) * golden % 1
-    return vector / vector.norm()
+    unit: Tensor = vector / vector.norm()
+    return unit
 
 
+@loss(paper="2403.03218", lowers=False, ranges={"scale": "at least 0"})
 def rmu(hidden: Tensor, *, scale: float = 2.0) -> Tensor:
     """Mean over the hidden dimension of (h - scale * u)^2, u a fixed unit vector (`direction`).
 
@@ -27,6 +33,9 @@ def rmu(hidden: Tensor, *, scale: float = 2.0) -> Tensor:
 
     Returns:
         (N,) losses.
+
+    >>> rmu(torch.zeros(1, 4)), rmu(2 * direction(4)[None])
+    (tensor([1.]), tensor([0.], dtype=torch.float64))
 
     Source: Li et al., 2024, arXiv 2403.03218 (WMDP).
     """

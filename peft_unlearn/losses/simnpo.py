@@ -3,7 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from peft_unlearn.util.registry import loss
 
+
+@loss(per="sequence", paper="2410.07163", ranges={"beta": "above 0", "gamma": "at least 0"})
 def simnpo(logps: Tensor, mask: Tensor, *, beta: float = 4.5, gamma: float = 0.0) -> Tensor:
     """Simple negative preference loss of each sequence, -(2 / beta) log sigmoid(-beta * mean_t log p - gamma).
 
@@ -20,6 +23,10 @@ def simnpo(logps: Tensor, mask: Tensor, *, beta: float = 4.5, gamma: float = 0.0
 
     Returns:
         (B,) losses.
+
+    >>> import torch
+    >>> simnpo(torch.tensor([[-0.1, -0.2], [-4.0, -5.0]]), torch.ones(2, 2))
+    tensor([1.8291e-01, 7.1343e-10])
 
     Source: Fan et al., 2024, arXiv 2410.07163.
     """

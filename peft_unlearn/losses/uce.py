@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from peft_unlearn.util.registry import loss
 
+
+@loss(paper="2412.20412")
 def uce(logps: Tensor) -> Tensor:
     """Unlearning cross-entropy, -log(1 - p/2), between 0 (forgotten) and log 2 (memorised).
 
@@ -15,6 +18,9 @@ def uce(logps: Tensor) -> Tensor:
 
     Returns:
         Losses of the same shape.
+
+    >>> uce(torch.tensor([0.999, 0.5, 0.01]).log())
+    tensor([0.6921, 0.2877, 0.0050])
 
     Source: Pan et al., 2025, arXiv 2412.20412 (MOLLM).
     """

@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from peft_unlearn.util.registry import loss
+
 
 def soft_cross_entropy(logits: Tensor, target_logits: Tensor) -> Tensor:
     """-sum_v q_v log p_v of each token, p = softmax(logits), q = softmax(target_logits) held constant: (N, V), (N, V) -> (N,).
@@ -12,6 +14,7 @@ def soft_cross_entropy(logits: Tensor, target_logits: Tensor) -> Tensor:
     return -(q * logits.log_softmax(-1).where(q != 0, 0.0)).sum(-1)
 
 
+@loss(paper="2402.10052", ranges={"beta": "at least 0"})
 def undial(logits: Tensor, targets: Tensor, ref_logits: Tensor, *, beta: float = 10.0) -> Tensor:
     """Cross-entropy to softmax(z_ref - beta * onehot(y)), the self-distillation of UNDIAL.
 
@@ -26,6 +29,11 @@ def undial(logits: Tensor, targets: Tensor, ref_logits: Tensor, *, beta: float =
 
     Returns:
         (N,) losses.
+
+    >>> import torch
+    >>> logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+    >>> undial(logits, torch.tensor([0, 0]), logits)
+    tensor([2.4382, 0.4083])
 
     Source: Dong et al., 2024, arXiv 2402.10052.
     """

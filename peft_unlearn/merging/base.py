@@ -79,7 +79,8 @@ def open_base(folder: Path) -> Base:
 def read_dtype(model_config: Mapping[str, Any]) -> torch.dtype:
     """The dtype that a config.json names, fp32 if none; transformers < 5 wrote it as torch_dtype."""
     parts = (model_config, model_config.get("text_config", {}))
-    return getattr(torch, next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), "float32"))
+    found: torch.dtype = getattr(torch, next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), "float32"))
+    return found
 
 
 def skeleton(folder: Path) -> PreTrainedModel:

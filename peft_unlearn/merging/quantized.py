@@ -124,9 +124,10 @@ def quantise(weight: torch.Tensor, config: BitsAndBytesConfig) -> dict[str, torc
 def dequantise(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The weight (out, in) that `quantise`'s tensors are worth: of int8 in fp32, of 4 bit in the dtype that was quantised."""
     if "SCB" in tensors:
-        return int8_vectorwise_dequant(tensors["weight"], tensors["SCB"])
+        found: torch.Tensor = int8_vectorwise_dequant(tensors["weight"], tensors["SCB"])
+        return found
     state = {key.removeprefix("weight."): tensor for key, tensor in tensors.items() if key != "weight"}
-    return dequantize_4bit(tensors["weight"], QuantState.from_dict(state, device=torch.device("cpu")))
+    return dequantize_4bit(tensors["weight"], QuantState.from_dict(state, device=torch.device("cpu")))  # type: ignore[no-any-return]
 
 
 def belongs_to(name: str) -> str | None:

@@ -11,7 +11,7 @@ import torch
 from rich import box
 from rich.table import Column, Table
 
-from peft_unlearn.report.build import show
+from peft_unlearn.util.numbers import show
 
 SURVIVES = 0.9  # median α below which `merge` warns: it gives away a tenth of the update, as much as the verdict's `left` lets stay
 

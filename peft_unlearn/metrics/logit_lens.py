@@ -19,10 +19,12 @@ from peft_unlearn.metrics.results import Result, not_computed, summarise
 from peft_unlearn.model.lm_head import Readout
 from peft_unlearn.model.readout import find_readout
 from peft_unlearn.model.scoring import evaluating, labelled, longest_first, padded
+from peft_unlearn.util.registry import metric
 
 TOP = 10
 
 
+@metric(needs="layers", direction="never_seen", paper="2309.17410")
 def logit_lens(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -31,12 +33,12 @@ def logit_lens(
     batch_size: int = 16,
     progress: str = "logit lens",
 ) -> Result:
-    """Recall of the answer's tokens among the 10 likeliest of each inner layer; end token out.
+    """Best recall of the answer's tokens by an inner layer; high means that the knowledge is still inside.
 
-    `layers` are the means of layers 1 to L - 1 over the rows. A row's own value is its highest over those layers: an attacker takes the
-    best, and a never-seen model shows what the best of so many gives by chance. The last layer, L, is left out, since extraction strength
-    and exact memorisation say what the model says; so are the embeddings, which saw no context. The mean is NaN, with a reason, where the
-    model has no inner layer, or no norm and head that can be found.
+    Recall is that of the answer's tokens, end token out, among the 10 likeliest of a layer. `layers` are the means of layers 1 to L - 1 over the
+    rows. A row's own value is its highest over those layers: an attacker takes the best, and the never-seen model shows what the best of so many
+    gives by chance. The last layer, L, is left out, since extraction strength and exact memorization say what the model says; so are the
+    embeddings, which saw no context. The mean is NaN, with a reason, where the model has no inner layer, or no norm and head that can be found.
     """
     rows = list(rows)
     causal = cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model

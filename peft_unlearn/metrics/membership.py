@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 
 from peft_unlearn.metrics.results import Evaluation, Result, not_computed
 from peft_unlearn.metrics.statistics import bootstrap
+from peft_unlearn.util.registry import metric
 
 # Metric -> sign with which it grows for a member.
 SIGNS = {"loss": -1.0, "zlib": -1.0, "min_k": 1.0, "min_k_pp": 1.0}
@@ -20,14 +21,18 @@ SIGNS = {"loss": -1.0, "zlib": -1.0, "min_k": 1.0, "min_k_pp": 1.0}
 FEWEST = 2  # rows a side
 
 
+@metric(direction="never_seen", family=True)
 def auc(members: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """P(member > other) + P(member = other) / 2 over all pairs: (..., n), (..., m) -> (...). NaN where there is one among the values.
+    """How well a number tells forget from holdout rows: .5 not at all, 1 as seen in training, below .5 as pushed away.
+
+    P(member > other) + P(member = other) / 2 over all pairs: (..., n), (..., m) -> (...). NaN where there is one among the values.
 
     By ranks: the Mann-Whitney U of the members divided by n m, in n log n.
     """
     n, m = members.shape[-1], others.shape[-1]
     ranks = rankdata(np.concatenate([members, others], axis=-1), axis=-1)[..., :n]
-    return (ranks.sum(-1) - n * (n + 1) / 2) / (n * m)
+    chances: np.ndarray = (ranks.sum(-1) - n * (n + 1) / 2) / (n * m)
+    return chances
 
 
 def membership(forget: Evaluation, holdout: Evaluation) -> dict[str, Result]:
@@ -48,15 +53,3 @@ def _result(sign: float, forget: Sequence[float | None], holdout: Sequence[float
         return not_computed(f"the model's numbers are not finite in {lost} of {len(members) + len(others)} rows")
     interval = list(bootstrap(auc, members, others))
     return {"mean": float(auc(members, others)), "n": len(members) + len(others), "rows": [], "interval": interval}
-
-
-def priv_leak(auc: float, never_seen: float = 0.5) -> float:
-    """MUSE's PrivLeak, (A - A_r) / A_r * 100, from AUCs of Min-K as `membership` gives them: of a model, and of one that never saw the set.
-
-    MUSE's A counts the other way, a forget row that looks less like a member than a holdout row, so A = 1 - `auc`, which OpenUnlearning
-    computes as well: -100 where the forget rows all look like members and the never-seen model shows .5, 0 where nothing is left, above 0
-    where they are burnt out. NaN or inf where A_r is 0. Source: MUSE (arXiv 2407.06460), section 3.
-    """
-    a, a_never_seen = np.float64(1 - auc), np.float64(1 - never_seen)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float((a - a_never_seen) / a_never_seen * 100)

@@ -7,12 +7,11 @@ as its end token here, whichever token it is.
 """
 
 import zlib as zlib_
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 
-from peft_unlearn.metrics.teacher_forced import Metric
 from peft_unlearn.model.scoring import RowScore
 
 MAX_NEW_TOKENS = 200  # of an answer that ROUGE reads
@@ -33,7 +32,7 @@ def probability(score: RowScore) -> float | None:
     return float(np.exp(score.logps.mean())) if score.logps.size else None
 
 
-def exact_memorisation(score: RowScore) -> float | None:
+def exact_memorization(score: RowScore) -> float | None:
     """Share of right argmax predictions, the last label left out."""
     right = _right(score)
     return float(right.mean()) if right.size else None
@@ -74,7 +73,7 @@ def rouge_l(reference: str, answer: str, measure: str = "recall") -> float:
     return float({"recall": found.recall, "fmeasure": found.fmeasure}[measure])
 
 
-def normalised_probability(right: RowScore, wrong: Sequence[RowScore]) -> float | None:
+def normalized_probability(right: RowScore, wrong: Sequence[RowScore]) -> float | None:
     """p / (p + sum of the wrong answers' p + 1e-10), each p = `probability`."""
     p, others = probability(right), [probability(score) for score in wrong]
     known = [other for other in others if other is not None]
@@ -103,11 +102,11 @@ def priv_leak(auc: float, never_seen: float = 0.5) -> float:
     return ((1 - auc) - (1 - never_seen)) / (1 - never_seen + EPSILON) * 100
 
 
-TEACHER_FORCED: dict[str, Metric] = {
+SCORES: dict[str, Callable[[RowScore], float | None]] = {
     "loss": loss,
     "probability": probability,
     "extraction_strength": extraction_strength,
-    "exact_memorisation": exact_memorisation,
+    "exact_memorization": exact_memorization,
     "min_k": min_k,
     "min_k_pp": min_k_pp,
 }

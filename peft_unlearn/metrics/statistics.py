@@ -1,6 +1,7 @@
 """How sure a number is: bootstrap 95 % intervals over rows."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def mean_interval(rows: Sequence[float | None]) -> Interval | None:
     return bootstrap(lambda drawn: drawn.mean(-1), values) if values else None
 
 
-def paired_difference(before: Sequence[float | None], after: Sequence[float | None]) -> dict | None:
+def paired_difference(before: Sequence[float | None], after: Sequence[float | None]) -> dict[str, Any] | None:
     """Mean of after - before over the rows measured in both, its interval and n: {"mean", "interval", "n"}; None if no row is.
 
     Rows are resampled as pairs: what varies between rows cancels, and only what changed within them counts.

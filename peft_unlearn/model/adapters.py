@@ -8,6 +8,7 @@ adapter that is trained further. There is never a second model: student, teacher
 import contextlib
 import copy
 import gc
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper, _set_adapter
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from peft_unlearn.config.names import KEEPS_BASE
+from peft_unlearn.model import dropout, supported
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import undamaged
 
@@ -85,8 +86,11 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
     - a `PeftModel` with an adapter "default" has that one trained further; a frozen copy stays as the reference.
 
     Raises:
-        UserError: an init that changes the base, target modules that the model lacks, or an adapter that is neither.
+        UserError: an adapter that changes the base, that another is to be added to and cannot be, or that the model has no place for; a base
+            that draws at random in training mode.
     """
+    for config in model.peft_config.values() if isinstance(model, PeftModel) else ():
+        supported.check(config, model, new=False)
     if isinstance(model, PeftModel) and STUDENT in model.peft_config:
         if peft_config is not None:
             raise UserError(
@@ -97,28 +101,15 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
     else:
         if isinstance(model, PeftModel) and set(model.peft_config) != {FINETUNE}:
             raise UserError(f'model: stack on an adapter named "finetune", not on {", ".join(model.peft_config)}.')
-        peft_config = _checked(copy.deepcopy(peft_config) or default_lora())  # PEFT writes into it
-        try:
-            if isinstance(model, PeftModel):
-                model.add_adapter(STUDENT, peft_config)
-            else:
-                model = get_peft_model(model, peft_config)
-        except ValueError as error:
-            if "target modules" not in str(error).lower():
-                raise
-            wanted = peft_config.target_modules
-            raise UserError(
-                f"lora_target_modules: the model has no modules named {wanted if isinstance(wanted, str) else ', '.join(sorted(wanted))}; "
-                "write all-linear, or names of its linear layers."
-            ) from error
+        model = _with_new(model, copy.deepcopy(peft_config) or default_lora())  # PEFT writes into it
     for name in [STUDENT] + [n for n in model.peft_config if n != STUDENT]:
         for parameter in adapter_parameters(model, name):
             parameter.data = parameter.data.float()  # in bf16 an EMA of decay .999 moves nothing, and 94 % of lr 1e-5 steps are lost
     if teacher:
         _add_copy(model, TEACHER)
-    for module_name, module in model.named_modules():
-        if isinstance(module, nn.Dropout) and "lora_dropout" not in module_name:
-            module.p = 0.0  # reference and student must differ by the adapter alone
+    dropout.turn_off(model)
+    with activated(model, []):
+        dropout.check(model)
     _activate(model, names_of(model, "student"))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -127,30 +118,50 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
     return model
 
 
-def _checked(peft_config: PeftConfig) -> PeftConfig:
-    if isinstance(peft_config, LoraConfig) and peft_config.init_lora_weights not in KEEPS_BASE:
+def _with_new(model: PreTrainedModel | PeftModel, peft_config: PeftConfig) -> PeftModel:
+    """The model with a new forgetting adapter."""
+    supported.check(peft_config, model, new=True)
+    if isinstance(model, PeftModel):
+        supported.check_stack(model.peft_config[FINETUNE], peft_config)
+    try:
+        if not isinstance(model, PeftModel):
+            return get_peft_model(model, peft_config)
+        model.add_adapter(STUDENT, peft_config)
+        return model
+    except (ValueError, AttributeError) as error:  # the latter where it looks for the weight of what is no layer, such as experts
+        wanted = peft_config.target_modules
+        if "target modules" in str(error).lower():
+            raise UserError(
+                f"lora_target_modules: the model has no modules named {wanted if isinstance(wanted, str) else ', '.join(sorted(wanted))}; "
+                "write all-linear, or names of its linear layers."
+            ) from error
         raise UserError(
-            f"init_lora_weights: {peft_config.init_lora_weights!r} changes the base, so that the model with the adapter off is no reference; "
-            "write true or gaussian."
-        )
-    return peft_config
+            f"peft_config: PEFT cannot put it on a {type(model).__name__} ({str(error).rstrip('.')}); write another."
+        ) from error
 
 
 def _add_copy(model: PeftModel, name: str) -> None:
     config = copy.deepcopy(model.peft_config[STUDENT])
+    if config.init_lora_weights == "orthogonal":
+        config.init_lora_weights = True  # its values are copied, and quantized weights know no other
     model.add_adapter(name, config)
     for copied, original in zip(adapter_parameters(model, name), adapter_parameters(model, STUDENT), strict=True):
         copied.data = original.data.clone()
 
 
 def adapter_parameters(model: PeftModel, name: str = STUDENT) -> list[nn.Parameter]:
-    """The parameters of one adapter, in the same order for every adapter of the model."""
-    return [p for n, p in model.named_parameters() if f".{name}." in n or n.endswith(f".{name}")]
+    """The parameters of one adapter, in the same order for every adapter of the model.
+
+    PEFT keeps them by the adapter's name: factors, DoRA's magnitudes, whole modules (`modules_to_save`), rows of embeddings.
+    """
+    of_adapter = re.compile(rf"\.(lora_\w+|modules_to_save|trainable_tokens_delta)\.{name}(\.|$)")
+    return [p for n, p in model.named_parameters() if of_adapter.search(n)]
 
 
 def lora_b(model: PeftModel) -> dict[str, nn.Parameter]:
-    """The B factors of the forgetting adapter: what stays as it was where a layer did not train."""
-    return {n: p for n, p in model.named_parameters() if "lora_" in n and "_B" in n and n.split("_B")[1].startswith(f".{STUDENT}")}
+    """The factors of the forgetting adapter that start at 0, and stay so where a layer did not train: B, or A of an embedding."""
+    at_zero = re.compile(rf"\.(lora_B|lora_embedding_A)\.{STUDENT}(\.|$)")
+    return {n: p for n, p in model.named_parameters() if at_zero.search(n)}
 
 
 def names_of(model: PeftModel, view_name: str) -> list[str]:

@@ -108,9 +108,7 @@ def _answers(
             if seeds is not None:
                 rngs = [np.random.default_rng([*seeds[i % repeats], *prompts[i]]) for i in batch]
                 draws.append(_Draw(np.stack([rng.random(longest) for rng in rngs]), width))
-            output = causal.generate(  # type: ignore[operator]
-                input_ids=ids, attention_mask=mask, max_new_tokens=longest, logits_processor=draws
-            )
+            output = causal.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, logits_processor=draws)
             for i, tokens in zip(batch, output[:, width:].tolist(), strict=True):
                 stop = next((n for n, token in enumerate(tokens) if token in stops), len(tokens))
                 texts[i] = _text(tokenizer, tokens[: min(stop, limits[i])], stop_strings)
@@ -118,7 +116,7 @@ def _answers(
     return [[texts[i] for i in range(row * repeats, (row + 1) * repeats)] for row in range(len(pairs))]
 
 
-class _Draw(LogitsProcessor):
+class _Draw(LogitsProcessor):  # type: ignore[misc]  # a class of an untyped library
     """Leave one token of each row, drawn by inverting the distribution function, so that greedy decoding samples.
 
     `uniforms` (B, steps): one number in [0, 1) for each token, of which a row's first ones do not depend on how many follow.

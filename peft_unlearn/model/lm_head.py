@@ -69,7 +69,8 @@ def forward(model: nn.Module, **inputs: Any) -> Forward:
         alone = (states[None],) if issubclass(kind, tuple) else kind(last_hidden_state=states[None])
         ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
         with _giving(body, alone), torch.autocast(device, dtype=dtype, enabled=autocast):
-            return causal(input_ids=ids, use_cache=False).logits[0].float()
+            found: Tensor = causal(input_ids=ids, use_cache=False).logits[0].float()
+            return found
 
     return Forward(states, Head(logits, output.logits.shape[-1]), output)
 

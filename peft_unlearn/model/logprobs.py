@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peft_unlearn.data.labels import IGNORE, label_places
-from peft_unlearn.model.lm_head import Forward, Head, Readout, forward
+from peft_unlearn.model.lm_head import Forward, Head, forward
 
 FP16_SCALE = 256.0  # gradients within a chunk are this many times too long where the head computes in fp16, or small ones vanish
 
@@ -52,7 +52,7 @@ def score(
     batch: dict[str, Any],
     layer: int | None = None,
     dense: bool = False,
-    inner: tuple[int, Readout] | None = None,
+    inner: tuple[int, nn.Module] | None = None,
     asked: Mapping[str, tuple[OfLogits, Scores | Forward | None]] | None = None,
     logps: bool = True,
     trained: bool = True,
@@ -67,10 +67,9 @@ def score(
         logps: whether log-probabilities are wanted, or hidden states alone.
         trained: whether log-probabilities are to have gradients, or only values.
     """
-    targets = batch["labels"][:, 1:]
-    mask = targets != IGNORE
+    mask = batch["labels"][:, 1:] != IGNORE
     places = batch["places"] if "places" in batch else label_places(batch["labels"])
-    labels = batch["labels"].flatten()[places + 1]
+    targets = batch["labels"].flatten()[places + 1]
     # Padding stands behind its row, where a causal model does not look; without a mask attention takes its fastest kernel.
     found = forward(
         model,
@@ -78,41 +77,42 @@ def score(
         attention_mask=batch["attention_mask"] if dense else None,
         output_hidden_states=layer is not None or inner is not None,
     )
-
-    def at_labels(states: Tensor) -> Tensor:
-        return states.flatten(0, 1)[places]
-
-    states, layers = at_labels(found.states), found.output.hidden_states
+    states, layers = found.states.flatten(0, 1)[places], found.output.hidden_states
     wanted: dict[str, tuple[OfLogits, Scores | Forward | None]] = {
         **({"": (true_logps if trained else _fixed_logps, None)} if logps else {}),
         **(asked or {}),
     }
-    of_logits = dict(zip(wanted, by_chunks(list(wanted.values()), states, found.head, labels), strict=True))
+    of_logits = dict(zip(wanted, by_chunks(list(wanted.values()), states, found.head, targets), strict=True))
     hidden = None if layer is None else layers[layer]
     alternate = score(model, batch["alternate"], layer, dense, logps=logps) if "alternate" in batch else None
-    inside = None
-    if inner is not None:
-        norm_and_head = inner[1]
-        readout = Head(lambda states: norm_and_head(states).float(), found.head.vocabulary)
-        states_inside = at_labels(layers[inner[0]]).to(found.states.dtype)  # accelerate gives those of a 16-bit model in fp32
-        inside = spread(by_chunks([(true_logps, None)], states_inside, readout, labels)[0], mask)
-    whole = None
-    if dense:
-        logits = found.head.logits(found.states.flatten(0, 1)).unflatten(0, found.states.shape[:2])
-        whole = Dense(logits, batch["labels"], None if hidden is None else hidden.float(), None if alternate is None else alternate.dense)
     return Scores(
-        labels,
+        targets,
         spread(of_logits.pop(""), mask) if logps else states.new_empty(0),
         mask,
         states,
         found.head,
-        None if hidden is None else at_labels(hidden).float(),
+        None if hidden is None else hidden.flatten(0, 1)[places].float(),
         batch["target_logps"][:, 1:] if "target_logps" in batch else None,
         alternate,
-        whole,
-        inside,
+        _dense(found, batch["labels"], hidden, alternate) if dense else None,
+        None if inner is None else spread(_inner_logps(found, layers[inner[0]].flatten(0, 1)[places], inner[1], targets), mask),
         of_logits,
     )
+
+
+def _inner_logps(found: Forward, states: Tensor, readout: nn.Module, targets: Tensor) -> Tensor:
+    """Log-probability of each true token as an inner layer has it, whose states final norm and head read: (N, H), (N,) -> (N,)."""
+    trained = any(p.requires_grad for p in readout.parameters())
+    head = Head(lambda states: readout(states).float(), found.head.vocabulary, trained)
+    states = states.to(next(readout.parameters()).dtype)  # accelerate gives those of a 16-bit model in fp32
+    return by_chunks([(true_logps, None)], states, head, targets)[0]
+
+
+def _dense(found: Forward, labels: Tensor, hidden: Tensor | None, alternate: Scores | None) -> Dense:
+    """The same forward at all positions."""
+    logits = found.head.logits(found.states.flatten(0, 1))
+    logits = logits.view(*found.states.shape[:2], logits.shape[-1])
+    return Dense(logits, labels, None if hidden is None else hidden.float(), None if alternate is None else alternate.dense)
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:

@@ -4,11 +4,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from peft_unlearn.model.lm_head import Readout
 from peft_unlearn.model.scoring import evaluating
 
 
-def find_readout(model: PreTrainedModel) -> Readout | None:
+def find_readout(model: PreTrainedModel) -> nn.Module | None:
     """Final norm and head of a causal model of any architecture; None where there are none.
 
     Their names differ from one architecture to the next, what they do does not: transformers gives the normed state as the last of

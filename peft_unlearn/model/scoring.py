@@ -115,7 +115,7 @@ def padded(model: PreTrainedModel, rows: Sequence[Labelled]) -> dict[str, Tensor
 def _row_score(read: Forward, targets: np.ndarray, end: int) -> RowScore:
     """Of a row's hidden states, (T, H), and the T tokens that came."""
     states, size = read.states, read.head.at_once
-    parts = zip(states.split(size), torch.from_numpy(targets).long().to(states.device).split(size), strict=True)
+    parts = zip(torch.split(states, size), torch.split(torch.from_numpy(targets).long().to(states.device), size), strict=True)
     found = (_tokens(read.head.logits(part), true) for part, true in parts)
     logps, correct, means, deviations = map(torch.cat, zip(*found, strict=True))
     return RowScore(_float64(logps), correct.cpu().numpy(), end, _float64(means), _float64(deviations))

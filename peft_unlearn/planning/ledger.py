@@ -17,7 +17,7 @@ BLOCK = 512  # torch's allocator for CUDA gives memory in multiples of this many
 Items = dict[str, int]  # bytes of each item
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every storage counts once, for the `item` of the moment that it was allocated at, until the last tensor on it is gone.
 
     What an operation holds within itself is not seen, but for what `stand_ins` allocates in its place.
@@ -28,7 +28,7 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self, *, padded: bool, vocabulary: int):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.padded, self.vocabulary = padded, vocabulary
         self.item = ""
         self.peaks: dict[str, Items] = {}  # phase -> what was held when it held most
@@ -42,7 +42,7 @@ class Ledger(TorchDispatchMode):
         """What is allocated counts for `item`; the most that is held meanwhile is kept in `peaks`."""
         before = self._phase, self.item, self._highest
         self._phase, self.item, self._highest = name, item, 0
-        self._look()
+        self._note_peak()
         try:
             yield
         finally:
@@ -61,14 +61,14 @@ class Ledger(TorchDispatchMode):
         self._held[item] += size
         self._total += size
         weakref.finalize(storage, self._free, key, item, size).atexit = False
-        self._look()
+        self._note_peak()
 
     def _free(self, key: int, item: str, size: int) -> None:
         self._seen.remove(key)
         self._held[item] -= size
         self._total -= size
 
-    def _look(self) -> None:
+    def _note_peak(self) -> None:
         if self._total > self._highest:
             self._highest = self._total
             if self._total > sum(self.peaks.get(self._phase, {}).values()):

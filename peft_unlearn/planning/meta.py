@@ -11,7 +11,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
-from trl import get_peft_config, get_quantization_config
+from trl import get_peft_config, get_quantization_config  # type: ignore[attr-defined]
 
 from peft_unlearn.config.recipe import Recipe
 from peft_unlearn.model import adapters

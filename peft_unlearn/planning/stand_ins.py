@@ -24,7 +24,8 @@ HALF = (torch.float16, torch.bfloat16)
 def _scalar(ledger: "Ledger", value: Tensor) -> bool | int | float:
     """What is asked of values is whether all of a padding mask holds."""
     if value.device.type != "meta":
-        return aten._local_scalar_dense.default(value)
+        read: bool | int | float = aten._local_scalar_dense.default(value)
+        return read
     return not ledger.padded if value.dtype == torch.bool else 1
 
 
@@ -50,7 +51,9 @@ def _attention(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **how: Any) -> Tensor:
         if query.device.type != "meta" or (how.get("enable_gqa") and query.dtype not in HALF):
             return plain(query, key, value, attn_mask=attn_mask, **how)
-        return _Fused.apply(query, key, value, None if attn_mask is None else attn_mask.to(query.dtype))
+        mask = None if attn_mask is None else attn_mask.to(query.dtype)
+        fused: Tensor = _Fused.apply(query, key, value, mask)  # type: ignore[no-untyped-call]
+        return fused
 
     return attention
 
@@ -67,7 +70,8 @@ def _places(indices: list[Tensor | None]) -> list[Tensor | None]:
 
 
 def _index(_: "Ledger", x: Tensor, indices: list[Tensor | None]) -> Tensor:
-    return aten.index.Tensor(x, _places(indices))
+    found: Tensor = aten.index.Tensor(x, _places(indices))
+    return found
 
 
 def _index_put(_: "Ledger", x: Tensor, indices: Any, values: Tensor, *args: Any) -> Tensor:
@@ -85,7 +89,8 @@ def _nonzero(_: "Ledger", x: Tensor) -> Tensor:
 
 def _copy(_: "Ledger", x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Results that go to the CPU stay where they are: there is no data to take along."""
-    return aten._to_copy.default(x, *args, **(kwargs | {"device": x.device} if x.device.type == "meta" else kwargs))
+    copied: Tensor = aten._to_copy.default(x, *args, **(kwargs | {"device": x.device} if x.device.type == "meta" else kwargs))
+    return copied
 
 
 def _gemm_4bit(ledger: "Ledger", a: Tensor, b: Tensor, shape: list[int], *args: Any, bias: Tensor | None = None, **kwargs: Any) -> Tensor:

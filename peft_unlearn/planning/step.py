@@ -1,4 +1,4 @@
-"""One optimiser step of `UnlearnTrainer` on the meta device, its passes and what `_combine` and AutoLR add."""
+"""One optimiser step of `UnlearnTrainer` on the meta device, its passes and what combining, AutoLR and teacher add."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +16,12 @@ from peft_unlearn.model.logprobs import mean_nll, score
 from peft_unlearn.planning import meta
 from peft_unlearn.planning.ledger import Items, Ledger
 from peft_unlearn.planning.stand_ins import as_on_cuda
-from peft_unlearn.training import objectives
+from peft_unlearn.training import objectives, setup
+from peft_unlearn.training.datasets import row_length
 from peft_unlearn.training.gradients import Gradients
 from peft_unlearn.training.passes import Passes
 from peft_unlearn.training.sam import Sam
-from peft_unlearn.training.teacher import damp, follow
+from peft_unlearn.training.teacher import Teacher
 from peft_unlearn.training.trainer import UnlearnTrainer
 
 PAGED = 100_000  # elements from which on bitsandbytes keeps an optimiser's state in paged memory
@@ -64,11 +65,8 @@ def trace(recipe: Recipe, config: PreTrainedConfig) -> dict[str, Items]:
 
 
 def _begin(recipe: Recipe, model: PeftModel, ledger: Ledger, config: Any) -> Run:
-    args, student = recipe.training, adapters.adapter_parameters(model)
-    depth = config.num_hidden_layers
-    length = min(args.max_length, config.to_dict().get("max_position_embeddings") or args.max_length)
-    if recipe.data.holdout_dataset is None:
-        args.holdout_kl = "none"
+    args = setup.fitted(recipe.training, holdout=recipe.data.holdout_dataset is not None)
+    student, depth, length = adapters.adapter_parameters(model), config.num_hidden_layers, row_length(config, args.max_length)
     built = objectives.build(args)
     with ledger.phase("start", "gradients"):
         gradients = Gradients(student, len(built))
@@ -104,20 +102,20 @@ def _batch(rows: int, length: int) -> dict[str, Tensor]:
 def _update(run: Run) -> None:
     """What follows the last micro-batch of a step."""
     args, student = run.args, adapters.adapter_parameters(run.model)
-    teacher = adapters.adapter_parameters(run.model, adapters.TEACHER)
+    teacher = None if args.teacher_decay is None else Teacher(adapters.adapter_parameters(run.model, adapters.TEACHER), args.teacher_decay)
     with run.ledger.phase("update", "gradients"):
         gradients = run.passes.gradients
         gradients.gramian()
         weights = torch.empty(len(gradients.matrix), dtype=torch.float64, device="meta")
         views = gradients.set(gradients.combined(weights))
-        if args.damping:
-            damp(views, student, teacher, args.damping)
+        if teacher is not None and args.damping:
+            teacher.damp(views, student, args.damping)
         del views
     with run.ledger.phase("update", "optimiser state"):
         _step(run.optimiser)
         run.optimiser.zero_grad()
-    if teacher:
-        follow(teacher, student, args.teacher_decay or 0.0)
+    if teacher is not None:
+        teacher.follow(student)
     if args.auto_lr:
         with run.ledger.phase("probe", "kept copies"), torch.no_grad():
             step = torch._foreach_div(torch._foreach_sub([p.data for p in student], run.start), 1.0)

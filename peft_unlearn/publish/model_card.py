@@ -11,8 +11,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from peft_unlearn.config import methods
-from peft_unlearn.report.build import KINDS, show, union
+from peft_unlearn.report.build import KINDS
+from peft_unlearn.report.text import PASSED, interval, label, union
+from peft_unlearn.util.numbers import show
 from peft_unlearn.util.redaction import is_local, public_name, publish
+from peft_unlearn.util.registry import COMBINERS, LOSSES, Part
 
 # Of a run's settings and of its adapter's configuration.
 SHOWN = (
@@ -29,30 +32,6 @@ SHOWN = (
 SHOWN += ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "seed")
 SHOWN_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_rslora", "use_dora")
 
-# method -> what it is in a few words, arXiv number
-PAPERS = {
-    "mean_teacher": ("mean teacher with the negative log-unlikelihood", "2504.13388"),
-    "ngdiff": ("normalised gradient difference with an automatic learning rate", "2410.22086"),
-    "mollm": ("multi-objective unlearning along a common descent direction", "2412.20412"),
-    "graddiff": ("gradient difference", "2203.12817"),
-    "npo": ("negative preference optimisation", "2404.05868"),
-    "simnpo": ("negative preference optimisation without a reference", "2410.07163"),
-    "dpo": ("direct preference optimisation towards other answers", "2305.18290"),
-    "idkdpo": ("direct preference optimisation towards refusals", "2401.06121"),
-    "ihl": ("inverted hinge loss", "2408.06621"),
-    "wga": ("weighted gradient ascent", "2502.19301"),
-    "satimp": ("ascent weighted by saturation and importance", "2505.11953"),
-    "undial": ("self-distillation from adjusted logits", "2402.10052"),
-    "ceu": ("cross-entropy to the model's own choice without the true token", "2503.01224"),
-    "rmu": ("representation misdirection", "2403.03218"),
-    "pdu": ("flat logits under a constraint on the retain loss, primal-dual", "2506.05314"),
-    "task_arithmetic": ("training on the forget set, then negating the adapter", "2212.04089"),
-    "gru": ("the forget gradient rectified where it conflicts with the retain side", "2503.09117"),
-    "blur": ("bi-level unlearning, forgetting below and retention above", "2506.08164"),
-    "mgda": ("the common descent direction of least norm", "1810.04650"),
-    "pcgrad": ("gradients projected off those they conflict with", "2001.06782"),
-}
-
 BODY = """
 # {name}
 
@@ -60,13 +39,13 @@ A LoRA adapter that makes {base_link} forget a set of texts and keep the rest, m
 
 | | |
 | --- | --- |
-| method | `{method}`: {description} ([arXiv {paper}](https://arxiv.org/abs/{paper})) |
+{parts}
 | base in training | {quantisation} |{below_row}
 
 ## Numbers
 
 {stopped}{verdict}{metrics}
-
+{attacks}
 *Before* is the same base with the adapter off, *never-seen* what a model shows that never met the forget set{never_seen}. Means over the
 rows of a set, with bootstrap 95 % intervals; `report.json` has the value of every row.
 Forgetting was tested by these metrics, on these weights, at this precision, and by nothing else.
@@ -124,16 +103,15 @@ def write_card(
 
     Args:
         base: folder or Hub name of the base; of a local folder only the last component is shown.
-        method: a name of `peft_unlearn.methods.METHODS`.
+        method: a name of `peft_unlearn.config.methods.METHODS`.
         settings: what the run was trained with, a row each; paths are cut to their last component, None is left out.
         quantisation: how the base was loaded in training, such as "NF4, double quantisation, bf16 compute"; None for 16/32 bit.
-        report: as `evaluation.report.build` makes it; of its rows nothing is shown.
+        report: as `report.build` makes it; of its rows nothing is shown.
         below: folder or Hub name of the adapter that this one was trained on top of.
         below_merged: whether that adapter had been merged into the base, and is not active beside this one.
     """
     folder = Path(folder)
     name, shown, finetune = folder.resolve().name, public_name(base), public_name(below) if below else None
-    description, paper = PAPERS[method]
     results = report["results"] if report else {}
     stopped = report["run"].get("stopped") if report else None
     verdict = report["verdict"] if report else {"word": None, "reasons": []}
@@ -151,14 +129,13 @@ def write_card(
         name=name,
         base=shown,
         base_link=f"`{shown}`" if is_local(base) else f"[{shown}](https://huggingface.co/{shown})",
-        method=method,
-        description=description,
-        paper=paper,
+        parts="\n".join(_parts(method, settings)),
         quantisation=quantisation or "16/32-bit weights, not quantised",
         below_row=f"\n| trained on top of | `{finetune}` |" if finetune else "",
         stopped=f"The run was stopped early, and this is the last good adapter: {stopped}\n\n" if stopped else "",
         verdict=_verdict_text(verdict),
         metrics=_metric_table(results),
+        attacks=_attack_table(report.get("attacks") or {}) if report else "",
         never_seen=f" (here: {KINDS[kind]})" if kind else "",
         load=_load_code(name, finetune, below_merged),
         below_option=f" --below {finetune}" if finetune else "",
@@ -166,6 +143,19 @@ def write_card(
     )
     ModelCard(f"---\n{data.to_yaml()}\n---\n{body}").save(folder / "README.md")
     return folder / "README.md"
+
+
+def _parts(method: str, settings: Mapping[str, Any]) -> list[str]:
+    """A row of a table for the method and for what it is made of: what it is, and its papers."""
+    named: list[tuple[str, str, methods.Method | Part]] = [("method", method, methods.METHODS[method])]
+    for what, key, registry in (("forget loss", "forget_loss", LOSSES), ("combiner", "combine", COMBINERS)):
+        if key in settings:
+            named.append((what, settings[key], registry[settings[key]]))
+    rows = []
+    for what, name, part in named:
+        papers = ", ".join(f"[arXiv {paper}](https://arxiv.org/abs/{paper})" for paper in part.papers)
+        rows.append(f"| {what} | `{name}`: {_cell(part.help.rstrip('.'))}{f' ({papers})' if papers else ''} |")
+    return rows
 
 
 def _eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
@@ -198,20 +188,30 @@ def _metric_table(results: Mapping[str, Any]) -> str:
     if not results:
         return "This run was not evaluated."
     views = union(results.values())
-    lines = [f"| set | metric | {' | '.join(view.replace('_', '-') for view in views)} | rows |", "| --- " * (len(views) + 3) + "|"]
+    lines = [f"| set | metric | {' | '.join(label(view) for view in views)} | rows |", "| --- " * (len(views) + 3) + "|"]
     for name, of_set in results.items():
         for metric in union(of_set.values()):
             entries = [of_set.get(view, {}).get(metric) for view in views]
             rows = max(entry["n"] for entry in entries if entry)
-            lines.append(f"| {name} | {metric.replace('_', ' ')} | {' | '.join(map(_number, entries))} | {rows} |")
+            lines.append(f"| {name} | {label(metric)} | {' | '.join(map(_number, entries))} | {rows} |")
     return "\n".join(lines)
 
 
 def _number(entry: Mapping[str, Any] | None) -> str:
     if entry is None or entry["mean"] is None:
         return "-"
-    low_high = entry["interval"]
-    return show(entry["mean"]) + (f" [{show(low_high[0])}, {show(low_high[1])}]" if low_high else "")
+    return show(entry["mean"]) + interval(entry)
+
+
+def _attack_table(attacks: Mapping[str, Any]) -> str:
+    """A row for each attack of an audit: what it tried, and whether the model passed it."""
+    if not attacks:
+        return ""
+    rows = [
+        f"| {name} | {_cell(attack['title'])} | {PASSED[attack['passed']]}{_cell(f' ({reason})') if (reason := attack['reason']) else ''} |"
+        for name, attack in attacks.items()
+    ]
+    return "\n".join(["", "| attack | what was tried | |", "| --- | --- | --- |", *rows]) + "\n"
 
 
 def _load_code(name: str, finetune: str | None, merged: bool) -> str:

@@ -10,15 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Column, Table
-from rich.text import Text
-
 from peft_unlearn.metrics.statistics import mean_interval, paired_difference
 from peft_unlearn.report.verdict import judge
 from peft_unlearn.util.errors import UserError
 
-SCHEMA = 2
+SCHEMA = 3
 
 # A set's views, each a mapping metric -> Result: `suite.Evaluation`, or one put together from several.
 Views = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -88,58 +84,6 @@ def write(report: Mapping[str, Any], path: str | Path) -> None:
     os.replace(beside, path)
 
 
-def table(report: Mapping[str, Any], width: int = 100) -> Table:
-    """The verdict, and below it means with their intervals: a row for each metric of each set, a column for each view.
-
-    Three views with their intervals take 100 columns: of more views, or in a terminal of less `width`, the intervals are left out. What could not
-    be computed is explained at the foot.
-    """
-    results = report["results"]
-    views = union(results.values())
-    columns = [Column(head, justify="right", no_wrap=True) for head in (*(view.replace("_", "-") for view in views), "rows")]
-    grid = Table(Column("", no_wrap=True), *columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    verdict = report["verdict"]
-    if any("after" in of_set for of_set in results.values()):
-        grid.title = Text.assemble((verdict["word"] or "NO VERDICT", "bold"), f": {verdict['reasons'][0]}")
-        grid.title_justify, grid.title_style = "left", ""
-    notes: dict[str, None] = {}
-    for name, evaluations in results.items():
-        grid.add_row(Text(name, "bold"))
-        for metric in union(evaluations.values()):
-            found = [evaluations.get(view, {}).get(metric) for view in views]
-            counts = {entry["n"] for entry in found if entry}
-            cells = [_cell(entry, interval=len(views) <= 3 and width >= 100) for entry in found]
-            label = metric.replace("_", " ")
-            grid.add_row(f" {label}", *cells, "/".join(map(str, sorted(counts))))
-            for entry in found:
-                if entry and entry["mean"] is None:
-                    notes[f"* {name}, {label}: {entry['reason']}."] = None
-        grid.add_section()
-    if notes:
-        grid.caption, grid.caption_justify = Text("\n".join(notes)), "left"
-    return grid
-
-
-def side_by_side(questions: Sequence[str], answers: Mapping[str, Sequence[str]]) -> Table:
-    """Questions beside the answers of each view, in the order of `answers`. Shows row text: for the demo, or where the user asks for it."""
-    grid = Table("question", *(view.replace("_", "-") for view in answers), show_lines=True)
-    for row in zip(questions, *answers.values(), strict=True):
-        grid.add_row(*map(Text, row))  # as Text, so that [brackets] of a model are no markup
-    return grid
-
-
-def union(mappings: Any) -> list[str]:
-    """Keys of all mappings in order of appearance."""
-    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
-
-
-def show(value: float) -> str:
-    """A number in at most six characters: 0.0123, 0.950, -0.003, 12.3, -99.8, 5215."""
-    size = abs(value)
-    decimals = 4 if 0 < value < 0.02 else 3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0
-    return f"{round(value, decimals) + 0.0:.{decimals}f}"  # + 0.0: no minus before a zero
-
-
 def _entry(result: Mapping[str, Any]) -> dict[str, Any]:
     """A Result with its interval. Whatever else it brings ("layers", "p99") stays."""
     mean = _finite(result["mean"])
@@ -177,10 +121,3 @@ def _differences(name: str, views: Views) -> dict[str, dict[str, Any]]:
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _cell(entry: Mapping[str, Any] | None, *, interval: bool) -> str:
-    if entry is None or entry["mean"] is None:
-        return "-" if entry is None else "*"
-    bounds = entry["interval"]
-    return show(entry["mean"]) + (f" [{show(bounds[0])}, {show(bounds[1])}]" if interval and bounds else "")

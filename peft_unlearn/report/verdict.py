@@ -1,9 +1,9 @@
 """One word for a run, from the numbers of its report alone: COLLAPSED, NOT FORGOTTEN, SUPPRESSED, OVER-FORGOTTEN or FORGOTTEN AS TESTED.
 
-The words are tried in this order and the first that holds is given. A finding counts where its number is past the line and the bootstrap
+The words are tried in this order and the first that holds is given. A finding counts where its number is past the threshold and the bootstrap
 95 % interval of the change is on that side of zero: what 2 000 resamplings of the rows cannot tell from zero is named as a reason, and decides
 nothing. The word is None where no word would be true: nothing was there to forget, or too few rows tell what is left from noise.
-docs/report.md gives the reason for each line.
+`thresholds.py` gives the reason for each threshold.
 """
 
 import math
@@ -12,42 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft_unlearn.metrics.statistics import Interval, bootstrap
+from peft_unlearn.report.thresholds import THRESHOLDS
 
 COLLAPSED, NOT_FORGOTTEN, SUPPRESSED, OVER_FORGOTTEN = "COLLAPSED", "NOT FORGOTTEN", "SUPPRESSED", "OVER-FORGOTTEN"
 FORGOTTEN = "FORGOTTEN AS TESTED"
-
-THRESHOLDS = {
-    "kept": 0.5,
-    "degenerate": 0.25,
-    "to_forget": 0.1,
-    "left": 0.1,
-    "left_worst_of_k": 0.5,
-    "brought_back": 0.1,
-    "leak": 0.02,
-    "lens": 0.1,
-    "beyond": 0.2,
-    "beyond_nats": 0.1,
-    "membership": 0.1,
-}
-
-MEANING = {
-    "kept": "COLLAPSED if less than this share of the retain set's probability, ROUGE-L or of model utility is kept",
-    "degenerate": "COLLAPSED (retain set) or OVER-FORGOTTEN (forget set) if the share of empty or repetitive answers rises by more than this",
-    "to_forget": "no verdict if extraction strength before is less than this above never-seen: there was nothing to forget",
-    "left": "NOT FORGOTTEN if more than this share of what was to be forgotten is left, in extraction strength or probability",
-    "left_worst_of_k": "NOT FORGOTTEN if rephrased questions bring back more than this share",
-    "brought_back": "SUPPRESSED if rephrased questions bring back more than this share",
-    "leak": "SUPPRESSED if the best of k samples is closer to the answer than never-seen's by more than this",
-    "lens": "SUPPRESSED if the inner layers recall the answer better than never-seen's by more than this",
-    "beyond": "OVER-FORGOTTEN if the loss is above never-seen's by more than this share of it",
-    "beyond_nats": "and by more nats a token than this",
-    "membership": "OVER-FORGOTTEN if the Min-K AUC is below never-seen's by more than this; SUPPRESSED if it is above by more",
-}
+NEVER_SEEN = "the never-seen model"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check says: the word it speaks for, whether its line is crossed, and whether the rows tell that from noise."""
+    """What one check says: the word it speaks for, whether its threshold is crossed, and whether the rows tell that from noise."""
 
     word: str
     crossed: bool
@@ -58,8 +32,8 @@ class Finding:
 def judge(report: Mapping[str, Any]) -> dict[str, Any]:
     """The verdict on the "after" view of `report` (its "results", "differences" and "never_seen"), as docs/report.md has it.
 
-    What never-seen shows is taken from the view "never_seen"; where there is none, from the "holdout" set before unlearning; where there is
-    neither, extraction strength is taken as 0 there, and what needs the other numbers is named as not checked.
+    What the never-seen model shows is taken from the view "never_seen"; where there is none, from the "holdout" set before unlearning; where
+    there is neither, extraction strength is taken as 0 there, and what needs the other numbers is named as not checked.
 
     Returns:
         {"word", "reasons", "thresholds"}: the findings that decided come first, then what could not be told or not be checked; of FORGOTTEN
@@ -78,7 +52,7 @@ def judge(report: Mapping[str, Any]) -> dict[str, Any]:
     if decided(COLLAPSED):
         return _verdict(COLLAPSED, [*decided(COLLAPSED), *unchecked])
     gap = numbers.gap("extraction_strength")
-    if gap is not None and gap < THRESHOLDS["to_forget"]:
+    if gap is not None and gap < THRESHOLDS["to_forget"].limit:
         text = f"There was nothing to forget: extraction strength before is {gap:.3f} above {numbers.reference}"
         return _verdict(None, [f"{text} (at least {THRESHOLDS['to_forget']}).", *unchecked])
     if not numbers.known and not numbers.get("forget", "before"):
@@ -108,7 +82,7 @@ class Numbers:
         self.source = ("forget", "never_seen") if self.get("forget", "never_seen") else ("holdout", "before")
         self.known = bool(self.get(*self.source))
         estimated = report["never_seen"]["kind"] == "estimate" and self.source[1] == "never_seen"
-        self.reference = "the holdout set" if self.source[0] == "holdout" else "the never-seen estimate" if estimated else "never-seen"
+        self.reference = "the holdout set" if self.source[0] == "holdout" else "the never-seen estimate" if estimated else NEVER_SEEN
         if not self.known:
             self.reference = "0 (no never-seen model)"
 
@@ -117,13 +91,15 @@ class Numbers:
         for name, attack in (self.attacks or {}).items():
             for found in attack["findings"] if name in names or not names else ():
                 if found["limit"] is not None:
-                    yield Finding(SUPPRESSED, found["held"] is not True, found["held"] is not None, f"{name}, {found['text']}")
+                    yield Finding(SUPPRESSED, found["passed"] is not True, found["passed"] is not None, f"{name}, {found['text']}")
 
     def get(self, name: str, view: str) -> Mapping[str, Any]:
-        return self.results.get(name, {}).get(view, {})
+        found: Mapping[str, Any] = self.results.get(name, {}).get(view, {})
+        return found
 
     def mean(self, name: str, view: str, metric: str) -> float | None:
-        return self.get(name, view).get(metric, {}).get("mean")
+        mean: float | None = self.get(name, view).get(metric, {}).get("mean")
+        return mean
 
     def never_seen(self, metric: str) -> float | None:
         """What a model that never saw the forget set shows of it; 0 for extraction strength where nothing is known."""
@@ -132,34 +108,35 @@ class Numbers:
         return 0.0 if metric in ("extraction_strength", "worst_of_k") else None
 
     def gap(self, metric: str) -> float | None:
-        """before - never-seen: how much there was to forget."""
+        """before - never seen: how much there was to forget."""
         before, never = self.mean("forget", "before", metric), self.never_seen(metric)
         return None if before is None or never is None else before - never
 
     def change(self, name: str, metric: str, view: str) -> Interval | None:
         """Interval of after - `view`, row by row."""
-        return self.differences.get(name, {}).get(metric, {}).get(f"after - {view}", {}).get("interval")
+        interval: Interval | None = self.differences.get(name, {}).get(metric, {}).get(f"after - {view}", {}).get("interval")
+        return interval
 
     def excess(self, metric: str) -> Interval | None:
-        """Interval of after - never-seen on the forget set: paired; of two samples where other rows stand for never-seen."""
+        """Interval of after - never seen on the forget set: paired; of two samples where other rows stand for it."""
         if self.known and self.source[1] == "never_seen":
             return self.change("forget", metric, "never_seen")
         after = self.get("forget", "after")[metric]
         if not self.known:
-            return after["interval"]
+            interval: Interval | None = after["interval"]
+            return interval
         rows = [[value for value in entry["rows"] if value is not None] for entry in (after, self.get(*self.source)[metric])]
         return bootstrap(lambda a, b: a.mean(-1) - b.mean(-1), *rows) if all(rows) else None
 
 
 def _collapsed(numbers: Numbers) -> Iterator[Finding]:
-    """Retain utility lost, answers degenerate, or numbers that are not finite: against before, or never-seen where there is no before."""
+    """Retain utility lost, answers degenerate, or numbers that are not finite: against before, or the never-seen model where there is no before."""
     for name in ("forget", "retain"):
         for metric in ("loss", "probability"):
             entry = numbers.get(name, "after").get(metric)
             if entry and entry["mean"] is None and entry["n"]:
                 yield Finding(COLLAPSED, True, True, f"{_set(metric, name)}: {entry['reason']}.")
-    view = "before" if numbers.get("retain", "before") else "never_seen"
-    said = view.replace("_", "-")
+    view, said = ("before", "before") if numbers.get("retain", "before") else ("never_seen", f"for {NEVER_SEEN}")
     for metric in ("rouge_l", "probability"):
         after, start = numbers.mean("retain", "after", metric), numbers.mean("retain", view, metric)
         if after is not None and start:
@@ -167,54 +144,54 @@ def _collapsed(numbers: Numbers) -> Iterator[Finding]:
     for name, views in numbers.results.items():
         utility = [numbers.mean(name, at, "model_utility") for at in ("after", "before" if "before" in views else "never_seen")]
         if utility[0] is not None and utility[1]:
-            yield _share_kept("model utility", utility[0], utility[1], "before" if "before" in views else "never-seen", None)
+            yield _share_kept("model utility", utility[0], utility[1], "before" if "before" in views else f"for {NEVER_SEEN}", None)
     after, start = numbers.mean("retain", "after", "degenerate"), numbers.mean("retain", view, "degenerate")
     if after is not None and start is not None:
         yield _degenerate(COLLAPSED, "retain", after, start, said, numbers.change("retain", "degenerate", view))
 
 
 def _share_kept(label: str, after: float, start: float, said: str, change: Interval | None) -> Finding:
-    line = THRESHOLDS["kept"]
-    text = f"{label}: {after:.3f} after, {start:.3f} {said}; {after / start:.0%} is kept (at least {line:.0%})."
-    return Finding(COLLAPSED, after < line * start, change is None or change[1] < 0, text)
+    limit = THRESHOLDS["kept"].limit
+    text = f"{label}: {after:.3f} after, {start:.3f} {said}; {after / start:.0%} is kept (at least {limit:.0%})."
+    return Finding(COLLAPSED, after < limit * start, change is None or change[1] < 0, text)
 
 
 def _degenerate(word: str, name: str, after: float, start: float, said: str, change: Interval | None) -> Finding:
-    line = THRESHOLDS["degenerate"]
-    text = f"Empty or repetitive answers, {name} set: {after:.0%} after, {start:.0%} {said} (at most {line:.0%} more)."
-    return Finding(word, after - start > line, change is not None and change[0] > 0, text)
+    limit = THRESHOLDS["degenerate"].limit
+    text = f"Empty or repetitive answers, {name} set: {after:.0%} after, {start:.0%} {said} (at most {limit:.0%} more)."
+    return Finding(word, after - start > limit, change is not None and change[0] > 0, text)
 
 
 def _left(numbers: Numbers) -> Iterator[Finding]:
-    """What is left of what was to be forgotten: (after - never-seen) / (before - never-seen); of 1 where there is no before."""
+    """What is left of what was to be forgotten: (after - never seen) / (before - never seen); of 1 where there is no before."""
     for metric in ("extraction_strength", "probability"):
         if (share := _share(numbers, metric)) is not None:
-            yield _share_left(NOT_FORGOTTEN, numbers, metric, share, THRESHOLDS["left"])
-    if (share := _share(numbers, "worst_of_k")) is not None and share > THRESHOLDS["left_worst_of_k"]:
-        yield _share_left(NOT_FORGOTTEN, numbers, "worst_of_k", share, THRESHOLDS["left_worst_of_k"])
+            yield _share_left(NOT_FORGOTTEN, numbers, metric, share, THRESHOLDS["left"].limit)
+    if (share := _share(numbers, "worst_of_k")) is not None and share > THRESHOLDS["left_worst_of_k"].limit:
+        yield _share_left(NOT_FORGOTTEN, numbers, "worst_of_k", share, THRESHOLDS["left_worst_of_k"].limit)
 
 
 def _brought_back(numbers: Numbers) -> Iterator[Finding]:
-    """What attacks bring back that never-seen does not show: rephrased questions, samples, inner layers, membership."""
+    """What attacks bring back that the never-seen model does not show: rephrased questions, samples, inner layers, membership."""
     if (share := _share(numbers, "worst_of_k")) is not None:
-        yield _share_left(SUPPRESSED, numbers, "worst_of_k", share, THRESHOLDS["brought_back"])
+        yield _share_left(SUPPRESSED, numbers, "worst_of_k", share, THRESHOLDS["brought_back"].limit)
     leaks = [metric for metric in numbers.get("forget", "after") if metric.startswith("leak_at_")]
     largest = sorted(leaks, key=lambda metric: int(metric.removeprefix("leak_at_")))[-1:]
     for metric, key in (*((leak, "leak") for leak in largest), ("logit_lens", "lens")):
         after, never = numbers.mean("forget", "after", metric), numbers.never_seen(metric)
         if after is not None and never is not None:
             excess = numbers.excess(metric)
-            text = f"{_set(metric)}: {after:.3f} after, {never:.3f} for {numbers.reference} (at most {THRESHOLDS[key]} more)."
-            yield Finding(SUPPRESSED, after - never > THRESHOLDS[key], excess is not None and excess[0] > 0, text)
+            text = f"{_set(metric)}: {after:.3f} after, {never:.3f} for {numbers.reference} (at most {THRESHOLDS[key].limit} more)."
+            yield Finding(SUPPRESSED, after - never > THRESHOLDS[key].limit, excess is not None and excess[0] > 0, text)
     yield from _membership(numbers, SUPPRESSED, 1)
     yield from numbers.attacked()
 
 
 def _beyond(numbers: Numbers) -> Iterator[Finding]:
-    """Past never-seen: less likely than text that no model saw, answers that break down, or rows that stand out by being unlikely."""
+    """Past the never-seen model: less likely than text that no model saw, answers that break down, or rows that stand out by being unlikely."""
     after, never = numbers.mean("forget", "after", "loss"), numbers.never_seen("loss")
     if after is not None and never is not None:
-        allowed, excess = max(THRESHOLDS["beyond"] * never, THRESHOLDS["beyond_nats"]), numbers.excess("loss")
+        allowed, excess = max(THRESHOLDS["beyond"].limit * never, THRESHOLDS["beyond_nats"].limit), numbers.excess("loss")
         text = f"{_set('loss')}: {after:.3f} nats a token after, {never:.3f} for {numbers.reference} (at most {allowed:.3f} more)."
         yield Finding(OVER_FORGOTTEN, after - never > allowed, excess is not None and excess[0] > 0, text)
     after, never = numbers.mean("forget", "after", "degenerate"), numbers.never_seen("degenerate")
@@ -224,14 +201,15 @@ def _beyond(numbers: Numbers) -> Iterator[Finding]:
 
 
 def _membership(numbers: Numbers, word: str, sign: int) -> Iterator[Finding]:
-    """The Min-K AUC of forget against holdout rows, above (+1) or below (-1) never-seen's."""
+    """The Min-K AUC of forget against holdout rows, above (+1) or below (-1) the never-seen model's."""
     after, never = numbers.get("forget", "after").get("min_k_auc"), numbers.mean("forget", "never_seen", "min_k_auc")
     if after and after["interval"] and never is not None:
         low, high = after["interval"]
         certain = low > never if sign > 0 else high < never
-        line = THRESHOLDS["membership"]
-        text = f"min k auc of the forget set: {after['mean']:.3f} after, {never:.3f} never-seen (at most {line} {'above' if sign > 0 else 'below'})."
-        yield Finding(word, sign * (after["mean"] - never) > line, certain, text)
+        limit = THRESHOLDS["membership"].limit
+        side = "above" if sign > 0 else "below"
+        text = f"{_set('min_k_auc')}: {after['mean']:.3f} after, {never:.3f} for {numbers.reference} (at most {limit} {side})."
+        yield Finding(word, sign * (after["mean"] - never) > limit, certain, text)
 
 
 def _share(numbers: Numbers, metric: str) -> float | None:
@@ -240,23 +218,23 @@ def _share(numbers: Numbers, metric: str) -> float | None:
     if after is None or never is None:
         return None
     gap = 1.0 if before is None else before - never
-    return (after - never) / gap if gap >= THRESHOLDS["to_forget"] else None
+    return (after - never) / gap if gap >= THRESHOLDS["to_forget"].limit else None
 
 
-def _share_left(word: str, numbers: Numbers, metric: str, share: float, line: float) -> Finding:
+def _share_left(word: str, numbers: Numbers, metric: str, share: float, limit: float) -> Finding:
     after, before, excess = numbers.mean("forget", "after", metric), numbers.mean("forget", "before", metric), numbers.excess(metric)
     start = "" if before is None else f"{before:.3f} before, "
     whole = "" if before is not None else " (of 1, for want of before)"
     text = f"{_set(metric)}: {start}{after:.3f} after, {numbers.never_seen(metric):.3f} for {numbers.reference}"
-    text += f"; {max(share, 0.0):.0%} is left{whole} (at most {line:.0%})."
-    return Finding(word, share > line and not math.isclose(share, line), excess is not None and excess[0] > 0, text)
+    text += f"; {max(share, 0.0):.0%} is left{whole} (at most {limit:.0%})."
+    return Finding(word, share > limit and not math.isclose(share, limit), excess is not None and excess[0] > 0, text)
 
 
 def _unchecked(numbers: Numbers, findings: list[Finding]) -> list[str]:
     """Which words nothing was measured for."""
     why = {
-        COLLAPSED: "Not checked, collapse: there is no retain set with numbers before (or never-seen) and after.",
-        SUPPRESSED: "Not checked, suppression: no rephrased questions, samples or logit lens, with never-seen's beside them.",
+        COLLAPSED: "Not checked, collapse: there is no retain set with numbers before (or of the never-seen model) and after.",
+        SUPPRESSED: "Not checked, suppression: no rephrased questions, samples or logit lens, with the never-seen model's beside them.",
         OVER_FORGOTTEN: "Not checked, over-forgetting: there is no never-seen model to compare with.",
     }
     said = [text for word, text in why.items() if all(finding.word != word for finding in findings)]
@@ -264,14 +242,15 @@ def _unchecked(numbers: Numbers, findings: list[Finding]) -> list[str]:
         said.append("Not attacked: what precision, scale, prompts and samples bring back is for `peft-unlearn audit` to try.")
     for name, attack in (numbers.attacks or {}).items():
         reported = attack["findings"] and all(finding["limit"] is None for finding in attack["findings"])
-        if attack["held"] is None and not reported:
+        if attack["passed"] is None and not reported:
             said.append(f"Not told, the attack {name}: {attack['reason']}.")
+        said += [f"Not told, {name}, {f['text']}" for f in attack["findings"] if f["threshold"] is not None and f["mean"] is None]
     if not numbers.known:
         said.append("No never-seen model: its extraction strength is taken as 0, and probability is not judged.")
     elif numbers.source[0] == "holdout":
         said.append("No never-seen model: the holdout set before unlearning stands for it, on other rows.")
-    elif numbers.reference != "never-seen":
-        said.append("Never-seen is an estimate, and no model that was trained without the forget set.")
+    elif numbers.reference != NEVER_SEEN:
+        said.append("What stands for the never-seen model is an estimate, and no model that was trained without the forget set.")
     return said
 
 
@@ -280,4 +259,4 @@ def _set(metric: str, name: str = "forget") -> str:
 
 
 def _verdict(word: str | None, reasons: list[str]) -> dict[str, Any]:
-    return {"word": word, "reasons": reasons, "thresholds": dict(THRESHOLDS)}
+    return {"word": word, "reasons": reasons, "thresholds": {name: threshold.limit for name, threshold in THRESHOLDS.items()}}

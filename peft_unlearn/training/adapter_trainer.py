@@ -14,15 +14,14 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
 
 from peft_unlearn import data, publish
 from peft_unlearn.model import adapters
-from peft_unlearn.publish.model_card import PAPERS, shown
+from peft_unlearn.publish.model_card import shown
 
 
-class AdapterTrainer(Trainer):
+class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transformers are not followed
     """Batches pairs of rows; saves, describes and uploads the student, and never the teacher, a checkpoint or the training arguments."""
 
     _tag_names = ("peft-unlearn", "unlearning")
     _name = "Unlearn"
-    _paper = PAPERS  # of each method: what it is, arXiv number
 
     control: TrainerControl
 
@@ -38,7 +37,7 @@ class AdapterTrainer(Trainer):
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._parameters: int | None = None
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         return data.PairSampler(self.train_dataset)
 
     def get_batch_samples(
@@ -48,14 +47,14 @@ class AdapterTrainer(Trainer):
         micro = [found.pairs for found in islice(epoch_iterator, num_batches)]
         if not micro:
             return [], None
-        if self.args.definitions == "peft-unlearn":  # theirs are means over each micro-batch, so that it matters what is in one
+        if self.args.definitions == "peft-unlearn":  # OpenUnlearning's are means over each micro-batch, so it matters what is in one
             micro = data.by_length(micro)
         batches = [self.collate(pairs) for pairs in micro]
         empty, computed = map(sum, zip(*map(data.padding, batches), strict=True))
         self._metrics["padding"].append(torch.tensor(empty / computed, dtype=torch.float64))
         return batches, self._get_num_items_in_batch(batches, device)
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> dict[str, dict[str, Tensor]]:
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, dict[str, Any]]], device: torch.device) -> dict[str, dict[str, Tensor]]:
         """Label tokens, sequences and micro-batches of each stream, over the whole accumulated batch and all processes."""
         counts = torch.tensor([[[len(b["places"]), len(b["labels"]), 1] for b in streams.values()] for streams in batch_samples])
         counts = self.accelerator.reduce(counts.sum(0).to(device), "sum")
@@ -93,7 +92,7 @@ class AdapterTrainer(Trainer):
         """Write README.md beside the adapter: method, settings, quantisation, how to load and merge it.
 
         Args:
-            report: numbers to show, as `evaluation.report.build` makes it.
+            report: numbers to show, as `report.build` makes it.
             below: folder or Hub name of the adapter that this one was trained on top of.
             below_merged: whether that adapter had been merged into the base.
         """

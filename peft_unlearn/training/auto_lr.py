@@ -4,7 +4,7 @@ Along the step s that the optimiser really took at rate lr, the retain loss is f
 w + ratio * s, so ratio * lr is the rate that suits the retain loss best. The guards are ours; docs/auto_lr.md has the measurements behind them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class AutoLR:
     Args:
         maximum: the rate never exceeds it.
         every: optimiser steps between two probes.
-        calibrated: the first rate found, 0 before; all that a checkpoint must keep beside the rate itself.
+        calibrated: the first rate found, 0 before.
         noise: share of the loss below which differences are rounding.
     """
 
@@ -54,6 +54,14 @@ class AutoLR:
     every: int
     calibrated: float = 0.0
     noise: float = NOISE
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The calibrated rate; a checkpoint keeps the rate itself with optimiser and schedule."""
+        return {"calibrated": torch.tensor(self.calibrated, dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the calibrated rate of a `state_dict`."""
+        self.calibrated = state["calibrated"].item()
 
     def due(self, step: int) -> bool:
         """Whether optimiser step number `step`, from 0, is to be probed."""

@@ -1,50 +1,43 @@
-"""What a checkpoint keeps beside adapter, optimiser and schedule: the teacher, and what AutoLR, the multiplier, landing and resistance remember."""
+"""What a checkpoint keeps beside adapter, optimiser and schedule: the states of the run's own components, in one safetensors file."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from peft_unlearn.training.early_stop import EarlyStop
 from peft_unlearn.util.errors import UserError
-
-if TYPE_CHECKING:
-    from peft_unlearn.training.trainer import UnlearnTrainer
 
 FILE = "unlearning_state.safetensors"
 
-# part of the trainer, where a run has it -> the attributes to keep
-REMEMBERED = {"auto_lr": ("calibrated",), "lagrangian": ("multiplier",), "early_stop": EarlyStop.STATE}
+
+class Component(Protocol):
+    """A part of a run that remembers something from one step to the next."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that it remembers, by name."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what a `state_dict` holds."""
 
 
-def write(trainer: UnlearnTrainer, folder: Path) -> None:
-    """Write the state of `trainer` into a checkpoint."""
-    tensors = {str(i): p.detach().contiguous() for i, p in enumerate(trainer.teacher)}
-    for part, names in REMEMBERED.items():
-        if (found := getattr(trainer, part)) is not None:
-            tensors[part] = torch.tensor([getattr(found, name) for name in names], dtype=torch.float64)
-    if trainer.sam is not None:
-        tensors["sam"] = trainer.sam.gradient.matrix
-    save_file(tensors, folder / FILE)
+def write(components: Mapping[str, Component], folder: Path) -> None:
+    """Write the components' states into a checkpoint, each under the recipe key that its run has it by."""
+    save_file({f"{key}.{name}": value for key, part in components.items() for name, value in part.state_dict().items()}, folder / FILE)
 
 
-def restore(trainer: UnlearnTrainer, folder: Path) -> None:
-    """Bring the state of a checkpoint back.
+def restore(components: Mapping[str, Component], folder: Path) -> None:
+    """Bring the components' states of a checkpoint back.
 
     Raises:
-        UserError: the checkpoint holds an adapter only.
+        UserError: the checkpoint holds an adapter only, or is of a run without one of the components.
     """
     if not (folder / FILE).is_file():
         raise UserError(f"resume_from_checkpoint: {folder} holds an adapter only (save_only_model), and no state to go on from.")
     saved = load_file(folder / FILE)
-    for i, parameter in enumerate(trainer.teacher):
-        parameter.data.copy_(saved[str(i)])
-    if trainer.sam is not None:
-        trainer.sam.gradient.matrix.copy_(saved["sam"])
-    for part, names in REMEMBERED.items():
-        if (found := getattr(trainer, part)) is not None:
-            for name, value in zip(names, saved[part].tolist(), strict=True):
-                setattr(found, name, value)
+    for key, part in components.items():
+        names = {name: f"{key}.{name}" for name in part.state_dict()}
+        if not saved.keys() >= set(names.values()):
+            raise UserError(f"{key}: the run that wrote {folder} did not have it; set it as in that run, or start a new run.")
+        part.load_state_dict({name: saved[full] for name, full in names.items()})

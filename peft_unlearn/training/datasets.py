@@ -1,18 +1,22 @@
-"""What a run trains on: tokenised sets, the forget rows with what their loss reads besides."""
+"""What a run trains on: the one path from sets as they are given to tokenised rows, the forget rows with what their loss reads besides.
+
+`tokenize` needs no model, so that rows that cannot be used are refused before one is loaded; `prepare` adds what a model must tell.
+"""
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from peft_unlearn import data
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.data.formats import is_tokenised
 from peft_unlearn.data.labels import IGNORE
+from peft_unlearn.data.variants import Probe, probe
 from peft_unlearn.model import adapters
 from peft_unlearn.training import targets
 from peft_unlearn.util.errors import UserError
@@ -20,6 +24,7 @@ from peft_unlearn.util.errors import UserError
 logger = logging.getLogger(__name__)
 
 SELF_RETAIN_LENGTH = 256  # tokens a text that the model writes itself; each costs a forward step
+KEYS = {"forget": "forget_dataset", "retain": "retain_dataset", "holdout": "holdout_dataset"}  # any other set is one of eval_dataset
 
 
 class Streams(NamedTuple):
@@ -33,80 +38,79 @@ class Streams(NamedTuple):
     holdout_target: np.ndarray | None
 
 
-def prepare(
-    model: PeftModel,
-    args: UnlearnConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    forget: Dataset,
-    retain: Dataset | None,
-    holdout: Dataset | None,
-    others: dict[str, Dataset],
-    never_seen: Any,
-) -> Streams:
-    """Tokenise the sets of a run; without a retain set, let the model write one.
+def named(
+    forget: Dataset | None, retain: Dataset | None, holdout: Dataset | None, others: Mapping[str, Dataset] | None
+) -> dict[str, Dataset]:
+    """The sets of a run by their names, without those that are not there.
 
     Raises:
-        UserError: no `Dataset`, rows that cannot be used, forget rows that also stand in the retain set or the holdout, or nothing that
-            `args.stop_at` could land by.
+        UserError: no forget set, or a name of a further set that is taken.
     """
-    if not isinstance(others, dict):
+    if forget is None:
+        raise UserError("forget_dataset: there is none; give the rows to forget.")
+    if not isinstance(others or {}, dict):
         raise UserError("eval_dataset: a mapping of names to Datasets is needed, write {'facts': dataset}.")
-    given = {"forget": forget, "retain": retain, "holdout": holdout}
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", args.max_length)  # not every model has a limit
-    length = min(args.max_length, context)
+    for name in KEYS.keys() & set(others or {}):
+        raise UserError(f"eval_dataset: {name!r} must be a name of its own, the set {KEYS[name]} is called so.")
+    own = {"forget": forget, "retain": retain, "holdout": holdout}
+    return {name: rows for name, rows in own.items() if rows is not None} | dict(others or {})
 
-    def rows(dataset: Dataset, name: str) -> Dataset:
-        return tokenised(dataset, tokenizer, length, name)
 
-    forget_rows = rows(forget, "forget_dataset")
-    if retain is None:
+def row_length(config: PreTrainedConfig, max_length: int) -> int:
+    """The tokens that a row may have: `max_length`, or the model's context if that is shorter."""
+    context = config.get_text_config().to_dict().get("max_position_embeddings")  # ALiBi and state-space models have none
+    return min(max_length, context or max_length)
+
+
+def tokenize(args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, length: int, sets: Mapping[str, Dataset]) -> dict[str, Probe]:
+    """Check the sets, and tokenise those that are text, with the variants of their rows that stand in their columns.
+
+    Args:
+        args: `chat_template_kwargs` are for the chat template; with `alternate`, forget rows get their alternate answers as a column.
+        length: tokens a row may have, see `row_length`.
+        sets: "forget", "retain" and "holdout" if they are there, and any others, each text in a format of `peft_unlearn.data` or tokenised.
+
+    Raises:
+        UserError: no `Dataset`, rows that cannot be used, or forget rows that also stand in the retain set or the holdout.
+    """
+    probes = {name: _probe(rows, args, tokenizer, length, KEYS.get(name, f"eval_dataset.{name}")) for name, rows in sets.items()}
+    rows = {name: found.rows for name, found in probes.items()}
+    for name in sets.keys() & {"retain", "holdout"}:
+        _check_apart(rows if is_tokenised(sets["forget"]) or is_tokenised(sets[name]) else sets, name)
+    return probes | {"forget": probes["forget"]._replace(rows=_with_alternates(args, tokenizer, length, sets["forget"], rows["forget"]))}
+
+
+def prepare(
+    model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], never_seen: Any
+) -> Streams:
+    """The sets as `tokenize` makes them; without a retain set the model writes one, and with `stop_at` forget rows get their targets.
+
+    Raises:
+        UserError: what `tokenize` refuses, or nothing that `args.stop_at` could stop by.
+    """
+    length = row_length(model.config, args.max_length)
+    rows = {name: found.rows for name, found in tokenize(args, tokenizer, length, sets).items()}
+    if "retain" not in rows:
         with adapters.view(model, "reference"):
-            retain = data.write_retain_rows(
+            written = data.write_retain_rows(
                 model,
                 tokenizer,
                 args.self_retain_rows,
                 max_length=min(length, SELF_RETAIN_LENGTH),
                 seed=args.seed,
-                forget=forget_rows,
+                forget=rows["forget"],
             )
-    sets = {"forget": forget_rows, "retain": rows(retain, "retain_dataset")}
-    if holdout is not None:
-        sets["holdout"] = rows(holdout, "holdout_dataset")
-    for name in ("retain", "holdout"):
-        if given[name] is not None:  # not what the model wrote itself
-            _check_apart(sets if any(map(is_tokenised, (forget, given[name]))) else given, name)
-    sets |= {name: rows(found, f"eval_dataset.{name}") for name, found in others.items()}
-
-    if args.alternate == "none":
-        sets["forget"] = _without(forget_rows, "alternate")
-    elif "alternate" in forget_rows.column_names:
-        rows(Dataset.from_list(forget_rows["alternate"]), "forget_dataset.alternate")
-    elif "input_ids" in forget.column_names:
-        raise UserError(f"forget_dataset: {args.forget_loss} reads alternate answers, give the tokenised rows a column alternate.")
-    else:
-        answers = data.alternates(forget, args.alternate, seed=args.seed)
-        sets["forget"] = forget_rows.add_column("alternate", rows(answers, "forget_dataset").to_list())
+        rows = {"forget": rows["forget"], "retain": _probe(written, args, tokenizer, length, "retain_dataset").rows} | rows
+    holdout_target = None
     if args.stop_at == "none":
-        sets["forget"] = _without(sets["forget"], "target_logps")
-        return Streams(sets, None)
-    sets["forget"], holdout_target = targets.find(args, model, tokenizer, sets, never_seen)
-    return Streams(sets, holdout_target)
+        rows["forget"] = _without(rows["forget"], "target_logps")
+    else:
+        rows["forget"], holdout_target = targets.find(args, model, tokenizer, rows, never_seen)
+    return Streams({name: found if name == "forget" else _without(found, "target_logps") for name, found in rows.items()}, holdout_target)
 
 
-def _check_apart(sets: Mapping[str, Dataset | None], name: str) -> None:
-    """Refuse forget rows that also stand in the set `name`; of tokenised rows, which may be alike only as they were cut, warn."""
-    forget, other = cast(Dataset, sets["forget"]), cast(Dataset, sets[name])
-    try:
-        data.check_apart(forget, other, f"{name}_dataset")
-    except UserError as error:
-        if not is_tokenised(forget):
-            raise
-        logger.warning("Warning: as they are tokenised, %s", error)
-
-
-def tokenised(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, name: str) -> Dataset:
-    """Tokenised rows of at most `length` tokens, each with something to predict; of rows that are tokenised already, a check."""
+def _probe(dataset: Dataset, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, length: int, name: str) -> Probe:
+    """Rows of at most `length` tokens, each with something to predict; of rows that are tokenised already, a check."""
     if not isinstance(dataset, Dataset):
         raise UserError(
             f"{name}: a Dataset is needed and this is a {type(dataset).__name__}, "
@@ -115,13 +119,36 @@ def tokenised(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, length: int,
     if len(dataset) == 0:
         raise UserError(f"{name}: it is empty, give at least one row.")
     if not is_tokenised(dataset):
-        return data.tokenize(dataset, tokenizer, length, name=name).rows
+        return probe(dataset, tokenizer, length, name=name, template_arguments=args.chat_template_kwargs)
     for number, row in enumerate(dataset.select_columns(["input_ids", "labels"]).with_format("numpy"), 1):
         if len(row["input_ids"]) > length:
             raise UserError(f"{name}: row {number} has {len(row['input_ids'])} tokens and max_length is {length}, cut the row.")
         if not (row["labels"][1:] != IGNORE).any():
             raise UserError(f"{name}: row {number} has no label after its first token, take the row out.")
-    return dataset
+    return Probe(dataset, {})
+
+
+def _with_alternates(args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, length: int, given: Dataset, rows: Dataset) -> Dataset:
+    """The tokenised forget `rows` with a column `alternate` where the loss reads it, made of the rows as they were `given`."""
+    if args.alternate == "none":
+        return _without(rows, "alternate")
+    if "alternate" in rows.column_names:
+        _probe(Dataset.from_list(rows["alternate"]), args, tokenizer, length, "forget_dataset.alternate")
+        return rows
+    if is_tokenised(given):
+        raise UserError(f"forget_dataset: {args.forget_loss} reads alternate answers, give the tokenised rows a column alternate.")
+    answers = data.alternates(given, args.alternate, seed=args.seed)
+    return rows.add_column("alternate", _probe(answers, args, tokenizer, length, "forget_dataset").rows.to_list())
+
+
+def _check_apart(sets: Mapping[str, Dataset], name: str) -> None:
+    """Refuse forget rows that also stand in the set `name`; of tokenised rows, which may be alike only as they were cut, warn."""
+    try:
+        data.check_apart(sets["forget"], sets[name], KEYS[name])
+    except UserError as error:
+        if not is_tokenised(sets["forget"]):
+            raise
+        logger.warning("Warning: as they are tokenised, %s", error)
 
 
 def _without(rows: Dataset, column: str) -> Dataset:

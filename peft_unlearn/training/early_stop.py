@@ -1,4 +1,4 @@
-"""Landing: when the forget set is where a model would be that never saw it, and the retain set where it was."""
+"""Early stopping: when the forget set is where a model would be that never saw it, and the retain set where it was."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,64 +11,73 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn.metrics.membership import auc
+from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model.logprobs import lowest, matched
-from peft_unlearn.training.targets import lowest_means, mean, sample, scored
+from peft_unlearn.training.targets import end_lengths, mean, min_ks, read, sample, sampled, scored
 
-NEAR, NEAR_AUC, NEAR_LOWEST = 0.05, 0.03, 0.015  # by which a look may miss: the level in shares of it, membership in AUC or shares of Min-K
-LOOKS = 2  # in a row that must be near: a run that passes through has not landed
-KEPT = 0.02  # of the retain set's mean probability that may be missing
-APPROACH = 0.8  # share of the way from which the aim is trimmed
-GAIN = 0.5  # share of what is missing that a look adds to a trim
-TRIM = (0.8, 1.25)  # how far, at most
+# By how much a check may miss: the mean in shares of its target, membership in AUC, or Min-K in shares of its target.
+TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
+IN_A_ROW = 2  # checks that must be within tolerance: a run that passes through has not reached its targets
+RETAIN_LOSS = 0.02  # of the retain set's mean probability that may be missing
+APPROACH = 0.8  # share of the way from which targets are corrected
+GAIN = 0.5  # share of what is missing that a check adds to a correction
+CORRECTION = (0.8, 1.25)  # how far, at most
 
 
 class EarlyStop:
-    """Looks at a sample of the rows now and then, says when a run has landed, and corrects the aim.
+    """Checks a sample of the rows now and then, says when a run has reached its targets, and corrects them.
 
     What can be told from a model is how the forget rows stand beside rows that it never saw, and training moves those too (measured: 8 % of
-    their log-probability on TOFU). So levels move with the holdout: `drift` is what its Min-K has become. And since a loss that dies at its level
-    never quite arrives, look by look two trims add what is missing: one of each row's lowest target_logps, which membership is told by, and one of
-    the rest, for the mean.
+    their log-probability on TOFU). So targets move with the holdout: `holdout_shift` is what its Min-K has become, as a factor. And since a
+    loss that dies at its target never quite arrives, check by check two corrections add what is missing: one of each row's lowest targets,
+    which membership is told by, and one of the rest, for the mean.
 
     Args:
-        target_logps: of the forget rows that are looked at, (T,) each, in nats.
+        target_logps: of all forget rows, (T,) each, in nats.
+        ends: number of end tokens among each of these rows' T.
         retain: mean probability of the retain rows before training.
-        holdout: (n,) Min-K of the holdout rows in nats where the levels were taken; None without a holdout.
+        holdout: (n,) Min-K of the holdout rows in nats where the targets were taken; None without a holdout.
     """
 
-    STATE = ("drift", "trim_lowest", "trim_rest", "near")  # what a checkpoint must keep
+    def __init__(self, target_logps: Sequence[np.ndarray], ends: Sequence[int], retain: float, holdout: np.ndarray | None = None):
+        self.row_ends, self.retain, self.holdout = torch.tensor(ends), retain, holdout
+        some = sampled(len(ends))
+        self.ends, checked = [ends[i] for i in some], [target_logps[i] for i in some]
+        self.mean, self.min_ks = mean(checked), min_ks(checked, self.ends)
+        shares = [max(1, int(LOWEST * (len(row) - end))) / len(row) for row, end in zip(checked, self.ends, strict=True) if len(row) > end]
+        self.share_lowest = float(np.mean(shares))  # of a row's tokens, those that Min-K is of
+        self.auc = None if holdout is None else float(auc(self.min_ks, holdout))
+        self.holdout_shift = self.correction_lowest = self.correction_rest = 1.0
+        self.within_tolerance = 0  # checks in a row
 
-    def __init__(self, target_logps: Sequence[np.ndarray], retain: float, holdout: np.ndarray | None = None):
-        self.level, self.lowest, self.retain, self.holdout = mean(target_logps), lowest_means(target_logps), retain, holdout
-        self.auc = None if holdout is None else float(auc(self.lowest, holdout))
-        self.drift = self.trim_lowest = self.trim_rest = 1.0
-        self.near = 0  # looks in a row
-
-    def aim(self, target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
-        """The levels to go for, in the order of what the tokens have now: (B, T), (B, T), (B, T) -> (B, T)."""
-        return matched(self.drift * target_logps * torch.where(lowest(target_logps, mask), self.trim_lowest, self.trim_rest), logps, mask)
+    def targets_now(self, rows: Sequence[int], target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
+        """The targets as they are corrected now, in the order of what the tokens have, of B rows by their numbers: three of (B, T) -> (B, T)."""
+        left = mask.flip(-1).cumsum(-1).flip(-1)  # tokens of a row from here on
+        text = mask & (left > self.row_ends[list(rows)].to(mask.device, non_blocking=True).unsqueeze(-1))
+        correction = torch.where(lowest(target_logps, text, LOWEST), self.correction_lowest, self.correction_rest)
+        return matched(self.holdout_shift * target_logps * correction, logps, mask)
 
     def follow(self, holdout: np.ndarray | None) -> None:
-        """Move the levels with the holdout, whose rows' Min-K is now `holdout`."""
+        """Move the targets with the holdout, whose rows' Min-K is now `holdout`."""
         if self.holdout is not None and holdout is not None:
-            self.drift = float(holdout.mean() / self.holdout.mean())
+            self.holdout_shift = float(holdout.mean() / self.holdout.mean())
 
-    def look(self, forget: Sequence[np.ndarray], retain: float, holdout: np.ndarray | None = None) -> None:
+    def check(self, forget: Sequence[np.ndarray], retain: float, holdout: np.ndarray | None = None) -> None:
         """Log-probabilities of the forget rows in nats, mean probability of the retain rows, Min-K of the holdout rows, as they are now."""
         self.follow(holdout)
-        level, now, rows = self.level * self.drift, mean(forget), lowest_means(forget)
+        target, now, rows = self.mean * self.holdout_shift, mean(forget), min_ks(forget, self.ends)
         if self.auc is not None and holdout is not None:
-            missing = stretch(rows, holdout, self.auc)
-            beside = abs(float(auc(rows, holdout)) - self.auc) <= NEAR_AUC
+            missing = missing_factor(rows, holdout, self.auc)
+            beside = abs(float(auc(rows, holdout)) - self.auc) <= TOLERANCE_AUC
         else:
-            missing = float(self.lowest.mean() * self.drift / rows.mean())
-            beside = abs(1 / missing - 1) <= NEAR_LOWEST
-        near = abs(now / level - 1) <= NEAR and beside and retain >= self.retain - KEPT
-        self.near = self.near + 1 if near else 0
-        if APPROACH <= now / level <= 1 / APPROACH:
-            least = 0.4 * rows.mean()  # of the mean, about
-            self.trim_lowest = trimmed(self.trim_lowest, missing)
-            self.trim_rest = trimmed(self.trim_rest, (level - missing * least) / (now - least))
+            missing = float(self.min_ks.mean() * self.holdout_shift / rows.mean())
+            beside = abs(1 / missing - 1) <= TOLERANCE_MIN_K
+        within = abs(now / target - 1) <= TOLERANCE and beside and retain >= self.retain - RETAIN_LOSS
+        self.within_tolerance = self.within_tolerance + 1 if within else 0
+        if APPROACH <= now / target <= 1 / APPROACH:
+            least = self.share_lowest * rows.mean()  # of the mean, about
+            self.correction_lowest = corrected(self.correction_lowest, missing)
+            self.correction_rest = corrected(self.correction_rest, (target - missing * least) / (now - least))
 
     @property
     def reached(self) -> bool:
@@ -76,31 +85,50 @@ class EarlyStop:
 
         At its targets is, from above or from below: the mean within 5 %, the membership AUC within .03.
         """
-        return self.near >= LOOKS
+        return self.within_tolerance >= IN_A_ROW
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What earlier checks have found."""
+        found = (self.holdout_shift, self.correction_lowest, self.correction_rest, self.within_tolerance)
+        return {"checks": torch.tensor(found, dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what the checks of a `state_dict` have found."""
+        self.holdout_shift, self.correction_lowest, self.correction_rest, within = state["checks"].tolist()
+        self.within_tolerance = int(within)
 
 
 class Checks(NamedTuple):
-    """What a look sees: samples of a run's sets, under the adapters that are active."""
+    """What a check sees: samples of a run's sets, under the adapters that are active."""
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     sets: Mapping[str, Dataset]
     batch_size: int
 
-    def at(self, name: str) -> list[np.ndarray]:
+    def begin(self, holdout_target: np.ndarray | None) -> EarlyStop:
+        """Where a run is to stop: at the targets of the forget rows, from how the model is now."""
+        rows = self.sets["forget"]
+        found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target)
+        found.follow(self.holdout_min_ks())
+        return found
+
+    def logps(self, name: str) -> list[np.ndarray]:
         """The (T,) log-probabilities of each row of a sample."""
         return scored(self.model, self.tokenizer, sample(self.sets[name]), self.batch_size)
 
-    def retained(self) -> float:
+    def retain_probability(self) -> float:
         """Mean probability of the retain rows."""
-        return float(np.mean([np.exp(logps.mean()) for logps in self.at("retain")]))
+        return float(np.mean([np.exp(logps.mean()) for logps in self.logps("retain")]))
 
-    def beside(self) -> np.ndarray | None:
+    def holdout_min_ks(self) -> np.ndarray | None:
         """Min-K of the holdout rows; None without a holdout."""
-        return lowest_means(self.at("holdout")) if "holdout" in self.sets else None
+        if "holdout" not in self.sets:
+            return None
+        return min_ks(self.logps("holdout"), end_lengths(self.tokenizer, sample(self.sets["holdout"])))
 
 
-def stretch(rows: np.ndarray, others: np.ndarray, target: float) -> float:
+def missing_factor(rows: np.ndarray, others: np.ndarray, target: float) -> float:
     """The factor c at which AUC(c · rows, others) is `target`: (n,), (m,) negative values.
 
     c · f > h is c < h / f, so that the AUC falls with c as the share of the n m quotients that are above it: c is their (1 − target) quantile.
@@ -108,6 +136,7 @@ def stretch(rows: np.ndarray, others: np.ndarray, target: float) -> float:
     return float(np.quantile(np.divide.outer(others, rows), 1 - target))
 
 
-def trimmed(trim: float, missing: float) -> float:
-    """A trim after a look that found a factor `missing`."""
-    return min(max(trim * min(max(missing, TRIM[0]), TRIM[1]) ** GAIN, TRIM[0]), TRIM[1])
+def corrected(correction: float, missing: float) -> float:
+    """A correction after a check that found a factor `missing`."""
+    low, high = CORRECTION
+    return min(max(correction * float(min(max(missing, low), high) ** GAIN), low), high)

@@ -23,7 +23,7 @@ class Gradients:
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """The (n,) tensor `flat` in the parameters' shapes."""
-        return [piece.view_as(p) for piece, p in zip(flat.split(self._sizes), self.parameters, strict=True)]
+        return [piece.view_as(p) for piece, p in zip(torch.split(flat, self._sizes), self.parameters, strict=True)]
 
     def into(self, objective: int) -> None:
         """Let the next backward pass add to row `objective`."""
@@ -40,7 +40,7 @@ class Gradients:
 
     def gramian(self) -> Tensor:
         """GG' in fp64, (m, m)."""
-        return torch.stack([c @ c.T for c in map(Tensor.double, self.matrix.split(CHUNK, dim=1))]).sum(0)
+        return torch.stack([c @ c.T for c in map(Tensor.double, torch.split(self.matrix, CHUNK, dim=1))]).sum(0)
 
     def combined(self, weights: Tensor) -> Tensor:
         """w'G in fp32, (n,), for fp64 weights of shape (m,).
@@ -48,4 +48,4 @@ class Gradients:
         Summed in fp64: nearly parallel gradients get weights of 1e5 and opposite signs from `mollm`, and an fp32 sum of them can ascend.
         """
         weights = weights.to(self.matrix.device)
-        return torch.cat([(weights @ c.double()).float() for c in self.matrix.split(CHUNK, dim=1)])
+        return torch.cat([(weights @ c.double()).float() for c in torch.split(self.matrix, CHUNK, dim=1)])

@@ -1,6 +1,10 @@
-"""Dual ascent: the multiplier of a constraint, raised while the constraint is broken."""
+"""The multiplier of a constraint, raised while the constraint is violated (dual ascent on the Lagrangian)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 
 @dataclass
@@ -24,3 +28,11 @@ class Lagrangian:
         """λ after a step, or an epoch, whose mean loss was `loss`; NaN once a loss was NaN."""
         self.multiplier = max(self.multiplier + self.rate * (loss - self.bound), 0.0)  # in this order max hands a NaN on
         return self.multiplier
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The multiplier."""
+        return {"multiplier": torch.tensor(self.multiplier, dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the multiplier of a `state_dict`."""
+        self.multiplier = state["multiplier"].item()

@@ -8,8 +8,11 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.losses import LOSSES, Loss, hidden_distance, log_odds, nll, openunlearning
+from peft_unlearn.losses.log_odds import log_odds
+from peft_unlearn.losses.nll import nll
+from peft_unlearn.losses.rmu import hidden_distance
 from peft_unlearn.model.logprobs import Dense, OfLogits, Scores, from_anchor, matched, row_means, spread
+from peft_unlearn.util.registry import LOSSES, Loss, openunlearning_losses
 
 Function = Callable[[Scores, Any], Tensor]  # of the student's scores, and the anchor's
 Unit = Literal["token", "sequence", "batch"]
@@ -47,12 +50,12 @@ def remembered(logps: Tensor, mask: Tensor, floor: float) -> tuple[Tensor, Tenso
 
 
 def off_target(logps: Tensor, target_logps: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """How far `logps` stand above their target_logps, and how far below, in units of `scale`: both are traces of what was seen."""
+    """How far `logps` stand above their targets, and how far below, in units of `scale`: both are traces of what was seen."""
     return ((logps - target_logps) / scale).clamp_min(0), ((target_logps - logps) / scale).clamp_min(0)
 
 
 def distance(scores: Scores, scale: float) -> Tensor:
-    """How far a batch's tokens are from their target_logps, summed, in units of `scale`: about 1 a token at the start, 0 where the run has landed."""
+    """How far a batch's tokens are from their targets, summed, in units of `scale`: about 1 a token at the start, 0 at the targets."""
     assert scores.target_logps is not None
     return ((scores.logps.detach() - scores.target_logps).abs() * scores.mask).sum() / scale
 
@@ -60,21 +63,29 @@ def distance(scores: Scores, scale: float) -> Tensor:
 def build(args: UnlearnConfig, scale: float = 1.0) -> list[Objective]:
     """The objectives that a configuration asks for, the forget objective first."""
     loss, parameters = LOSSES[args.forget_loss], cast(dict[str, Any], args.forget_loss_args)
-    theirs = args.definitions == "openunlearning"
-    per: Unit = "batch" if theirs else "token"
-    forget = _theirs(openunlearning.FORGET[args.forget_loss], **parameters) if theirs else _forget(args, loss, parameters, scale)
+    openunlearnings = args.definitions == "openunlearning"
+    per: Unit = "batch" if openunlearnings else "token"
+    forget = (
+        _of_openunlearning(openunlearning_losses("forget_loss")[args.forget_loss], **parameters)
+        if openunlearnings
+        else _forget(args, loss, parameters, scale)
+    )
     anchor = "reference" if loss.reference else None
-    of_logits = _of_logits(loss, parameters) if "logits" in loss.reads and not theirs else None
+    of_logits = _of_logits(loss, parameters) if "logits" in loss.reads and not openunlearnings else None
     anchor_logps = "ref_logps" in loss.reads
-    objectives = [Objective("forget", "forget", args.forget_coef, forget, per if theirs else loss.per, anchor, of_logits, anchor_logps)]
+    objectives = [
+        Objective("forget", "forget", args.forget_coef, forget, per if openunlearnings else loss.per, anchor, of_logits, anchor_logps)
+    ]
     if args.retain_loss != "none":
-        retain = _theirs(openunlearning.RETAIN[args.retain_loss]) if theirs else _retain(args)
+        retain = _of_openunlearning(openunlearning_losses("retain_loss")[args.retain_loss]) if openunlearnings else _retain(args)
         anchor = "reference" if args.retain_loss == "hidden" else None
         objectives.append(Objective("retain", "retain", args.retain_coef, retain, per, anchor))
     if args.retain_kl != "none":
         objectives.append(
-            Objective("kl", "retain", args.kl_coef, _theirs(openunlearning.kl_retain), per, args.retain_kl)
-            if theirs
+            Objective(
+                "kl", "retain", args.kl_coef, _of_openunlearning(openunlearning_losses("retain_kl")["reference"]), per, args.retain_kl
+            )
+            if openunlearnings
             else _divergence(args, "kl", "retain", args.retain_kl)
         )
     if args.holdout_kl != "none":
@@ -89,7 +100,7 @@ def hidden_layer(args: UnlearnConfig, depth: int) -> int | None:
 
 
 def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: float) -> Function:
-    """The forget loss, less what is forgotten, or weighted by the distance from target_logps."""
+    """The forget loss, less what is forgotten, or weighted by the distance from the targets."""
 
     def forget(scores: Scores, anchor: Scores | None) -> Tensor:
         losses = (
@@ -114,7 +125,7 @@ def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: 
 
 
 def _inner(scores: Scores, scale: float, per: Unit) -> Tensor:
-    """What an inner layer knows beyond the target_logps. One-sided: no layer is to know more than the last one shall, and each may know less."""
+    """What an inner layer knows beyond the targets. One-sided: no layer is to know more than the last one shall, and each may know less."""
     assert scores.inner is not None
     assert scores.target_logps is not None
     logps = scores.inner.detach()
@@ -143,17 +154,17 @@ def _of_logits(loss: Loss, parameters: dict[str, Any]) -> OfLogits:
 
     def of_logits(logits: Tensor, targets: Tensor, anchor_logits: Tensor | None) -> Tensor:
         given = {"logits": logits, "targets": targets, "ref_logits": anchor_logits}
-        return loss.function(*(given[name] for name in loss.reads), **parameters)
+        losses: Tensor = loss.function(*(given[name] for name in loss.reads), **parameters)
+        return losses
 
     return of_logits
 
 
-def _theirs(function: Callable[..., Tensor], **parameters: Any) -> Function:
+def _of_openunlearning(loss: Loss, **parameters: Any) -> Function:
     """A loss of OpenUnlearning's on everything that the micro-batch gave."""
-    reads = Loss(function).reads
 
     def whole(scores: Scores, anchor: Scores | None) -> Tensor:
-        return function(*_readings(cast(Dense, scores.dense), None if anchor is None else anchor.dense, reads), **parameters)
+        return loss.function(*_readings(cast(Dense, scores.dense), None if anchor is None else anchor.dense, loss.reads), **parameters)
 
     return whole
 

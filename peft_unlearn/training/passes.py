@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.model import adapters
 from peft_unlearn.model.fake_quant import deployed
-from peft_unlearn.model.lm_head import Forward, Readout
+from peft_unlearn.model.lm_head import Forward
 from peft_unlearn.model.logprobs import Scores, score
+from peft_unlearn.model.readout import find_readout
 from peft_unlearn.training.gradients import Gradients
-from peft_unlearn.training.objectives import Objective
+from peft_unlearn.training.objectives import Objective, hidden_layer
 from peft_unlearn.training.sam import Sam
+from peft_unlearn.util.errors import UserError
 
 
 @dataclass
@@ -27,11 +29,11 @@ class Passes:
     Args:
         model: with the student and, where an objective reads one, the teacher.
         objectives: all of the run's, row by row of `gradients`.
-        sam: gathers its gradient in even steps, and moves the adapter in odd ones.
+        sam: gathers its gradient in even steps, and perturbs the adapter in odd ones.
         layer: after so many layers the hidden states are read (None: they are not).
         readout: final norm and head, for the inner layers whose turn comes (None: none does).
         kept: what the reference has made of this batch of a stream before; None where that was not kept.
-        aim: of levels, log-probabilities and mask, all (B, T), the levels to go for now.
+        targets_now: of the rows' numbers, and their targets, log-probabilities and mask, all (B, T), the targets as they are corrected now.
         backward: of a loss, and whether another loss will need the same graph.
         phase: of its name and what its memory is for, surrounds each pass.
     """
@@ -42,10 +44,10 @@ class Passes:
     gradients: Gradients
     sam: Sam | None
     layer: int | None
-    readout: Readout | None
+    readout: nn.Module | None
     kept: Callable[[str, dict[str, Any]], Forward | None] = lambda stream, batch: None
-    aim: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    backward: Callable[[Tensor, bool], None] = lambda loss, again: loss.backward(retain_graph=again)
+    targets_now: Callable[[Sequence[int], Tensor, Tensor, Tensor], Tensor] | None = None
+    backward: Callable[[Tensor, bool], None] = lambda loss, again: torch.autograd.backward(loss, retain_graph=again)
     phase: Callable[[str, str], AbstractContextManager[None]] = lambda name, item: nullcontext()
 
     def run(
@@ -62,8 +64,8 @@ class Passes:
             the student's scores, and the losses by their objectives' names, without gradients.
         """
         here = [(k, o) for k, o in enumerate(self.objectives) if o.stream == stream]
-        hard = step % 2 == 1  # every second step is taken under what the adapter is to bear
-        forget, name = stream == "forget", f"{stream} hard" if hard else stream
+        perturbed = step % 2 == 1  # every second step is taken under what the adapter is to bear
+        forget, name = stream == "forget", f"{stream} perturbed" if perturbed else stream
         sam = self.sam if forget else None
         # Before the student's forward, so that its backward pass sees the student's adapter.
         anchors = {
@@ -74,20 +76,22 @@ class Passes:
         losses = {}
         if not self.model.training:
             forward.train()
-        with self._hardened(sam) if hard else nullcontext(), torch.set_grad_enabled(bool(here)):
+        with self._perturbed(sam) if perturbed else nullcontext(), torch.set_grad_enabled(bool(here)):
             with self.phase(f"{name}: forward", "loss"):
                 trained = forget or not all(o.of_logits for _, o in here)
                 scores = score(forward, batch, self.layer, self._dense, self._inner(step) if forget else None, asked, trained=trained)
-                if self.aim is not None and scores.target_logps is not None:
-                    scores = scores._replace(target_logps=self.aim(scores.target_logps, scores.logps.detach(), scores.mask))
+                if self.targets_now is not None and scores.target_logps is not None:
+                    scores = scores._replace(
+                        target_logps=self.targets_now(batch["rows"], scores.target_logps, scores.logps.detach(), scores.mask)
+                    )
             for k, objective in here:
                 with self.phase(f"{name}: loss {objective.name}", "loss"):
                     loss = objective.function(scores, anchors[objective.anchor]) / counts[objective.per]
                 with self.phase(f"{name}: backward {objective.name}", "activations"):
                     self.gradients.into(k)
-                    self.backward(loss, k != here[-1][0] or (sam is not None and not hard))
+                    self.backward(loss, k != here[-1][0] or (sam is not None and not perturbed))
                 losses[objective.name] = loss.detach()
-            if sam is not None and not hard:
+            if sam is not None and not perturbed:
                 with self.phase(f"{name}: backward sam", "activations"):
                     sam.gradient.into(0)
                     self.backward(-scores.logps.sum() / counts["token"], False)
@@ -110,13 +114,29 @@ class Passes:
             return score(self.model, batch, self.layer, self._dense, logps=any(o.anchor_logps for o in readers))
 
     @contextlib.contextmanager
-    def _hardened(self, sam: Sam | None) -> Iterator[None]:
-        """The adapter merged and quantised, where it is to survive that, and relearnt by a step, where it is to resist relearning."""
+    def _perturbed(self, sam: Sam | None) -> Iterator[None]:
+        """The adapter merged and quantised under `train_quantized`, and a step of relearning further under `sam_rho`."""
         shipped = nullcontext() if self.args.train_quantized == "none" else deployed(self.model, self.args.train_quantized)
-        with self.phase("hard", "kept copies"), shipped, nullcontext() if sam is None else sam.relearnt():
+        with self.phase("perturbed", "kept copies"), shipped, nullcontext() if sam is None else sam.perturbed():
             yield
 
-    def _inner(self, step: int) -> tuple[int, Readout] | None:
-        """The inner layer whose turn it is, two steps each: an easy and a hard one."""
+    def _inner(self, step: int) -> tuple[int, nn.Module] | None:
+        """The inner layer whose turn it is, two steps each: a plain and a perturbed one."""
         depth = self.model.config.get_text_config().num_hidden_layers
         return None if self.readout is None else (1 + step // 2 % (depth - 1), self.readout)
+
+
+def layers_read(args: UnlearnConfig, model: PeftModel) -> tuple[int | None, nn.Module | None]:
+    """`layer` and `readout` of the passes of a run.
+
+    Raises:
+        UserError: a `hidden_layer` or `logit_lens_coef` that the model has no layers for.
+    """
+    depth = model.config.get_text_config().num_hidden_layers
+    readout = find_readout(model.get_base_model()) if args.logit_lens_coef else None
+    if args.logit_lens_coef and (readout is None or depth == 1):
+        raise UserError("logit_lens_coef: the model has no inner layer, or no final norm and head that were found; leave the key out.")
+    layer = hidden_layer(args, depth)
+    if layer is not None and layer > depth:
+        raise UserError(f"hidden_layer: the model has {depth} layers, write a number from 1 to {depth}.")
+    return layer, readout

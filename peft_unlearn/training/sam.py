@@ -1,12 +1,11 @@
-"""Resistance to relearning: the forget loss is also taken where a first step of relearning would bring the adapter.
+"""Sharpness-aware minimization against relearning: the forget loss is also taken where a first step of relearning would bring the adapter.
 
-Sharpness-aware minimisation (Foret et al., 2021, arXiv 2010.01412), brought to unlearning by Fan et al. (2025, arXiv 2502.05374). Theirs steps up the
-forget loss of the same batch. Here the step learns the rows of the step before, and the loss is of others: an attack learns some texts and asks
-for the rest.
+SAM is by Foret et al. (2021, arXiv 2010.01412), brought to unlearning by Fan et al. (2025, arXiv 2502.05374). Theirs steps up the forget loss of
+the same batch. Here the step learns the rows of the step before, and the loss is of others: an attack learns some texts and asks for the rest.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +18,24 @@ class Sam:
 
     Args:
         parameters: of the adapter that is trained.
-        grown: those of them that start at 0, whose norm says how far the adapter has come.
-        radius: length of the step, as a share of that norm.
+        grown: those of them that say how far the adapter has come, by their distance from where they are now: the B factors.
+        rho: length of the step, as a share of that distance.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], grown: Iterable[nn.Parameter], radius: float):
-        self.parameters, self.grown, self.radius = list(parameters), list(grown), radius
+    def __init__(self, parameters: Sequence[nn.Parameter], grown: Iterable[nn.Parameter], rho: float):
+        self.parameters, self.grown, self.rho = list(parameters), list(grown), rho
+        self.start = [p.detach().clone() for p in self.grown]  # 0 for a new adapter, but not with orthogonal init or a continued one
         self.gradient = Gradients(self.parameters, 1)
 
-    def end(self, hard: bool) -> None:
-        """A step has ended: `hard`, and the gradient has been used; or it has been gathered, by each process from its own rows."""
-        if hard:
+    def end(self, *, perturbed: bool) -> None:
+        """A step has ended: a `perturbed` one, and the gradient has been used; or it has been gathered, by each process from its own rows."""
+        if perturbed:
             self.gradient.matrix.zero_()
         elif torch.distributed.is_initialized():
             torch.distributed.all_reduce(self.gradient.matrix)
 
     @contextlib.contextmanager
-    def relearnt(self) -> Iterator[None]:
+    def perturbed(self) -> Iterator[None]:
         """The adapter a step down the gradient, and bit for bit where it was afterwards."""
         kept = [p.detach().clone() for p in self.parameters]
         torch._foreach_add_([p.data for p in self.parameters], self._step())
@@ -48,5 +48,13 @@ class Sam:
     def _step(self) -> list[Tensor]:
         """A gradient of 0, or one that overflowed under an fp16 scaler, points nowhere: then the step is 0."""
         gradient = self.gradient.matrix[0].nan_to_num(posinf=0.0, neginf=0.0)
-        length = self.radius * torch.stack([p.norm() for p in self.grown]).norm()
+        length = self.rho * torch.stack([(p - start).norm() for p, start in zip(self.grown, self.start, strict=True)]).norm()
         return self.gradient.views(-length / gradient.norm().clamp_min(torch.finfo().tiny) * gradient)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The gradient that the next step uses. Where the adapter started is not kept: a resumed run makes the same adapter again."""
+        return {"gradient": self.gradient.matrix}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the gradient of a `state_dict`."""
+        self.gradient.matrix.copy_(state["gradient"])

@@ -1,9 +1,8 @@
-"""Levels: the log-probability that each token of the forget set would have, had the model never seen it. Where `stop_at` lands.
+"""Targets: the log-probability that each token of the forget set would have, had the model never seen it. Where `stop_at` ends a run.
 
-Known from a never-seen model (`scored`), or estimated before training from rows of the same kind that nobody learnt (`estimated`).
+Known from a never-seen model (`of_never_seen`), or estimated before training from rows of the same kind that nobody learnt (`estimated`).
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,15 +14,18 @@ from peft import PeftModel
 from scipy.stats import norm, rankdata
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from peft_unlearn.benchmarks.files import evenly
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.data.labels import IGNORE
+from peft_unlearn.data.rows import end_length, special_ids
+from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model import adapters
 from peft_unlearn.model.scoring import score
 from peft_unlearn.util.errors import UserError
 
 LONGEST = 5  # tokens of an n-gram; docs/levels.md has the errors for 1 to 5
 FREQUENCIES = (0.02, 0.1, 0.5, 0.9)  # bounds between rare and certain continuations
-SAMPLE = 128  # rows of a set that are looked at on the way
+SAMPLE = 128  # rows of a set that a check sees
 FEWEST = 5  # holdout tokens that make a kind; a rarer one borrows from its neighbour
 
 Gram = tuple[int, ...]
@@ -40,42 +42,61 @@ def find(
     """The forget set with its target_logps, and the Min-K of a sample of the holdout (None without one) under the same never-seen model.
 
     Args:
-        sets: tokenised "forget", "retain" and maybe "holdout"; forget and holdout may bring a never-seen model's levels already.
+        sets: tokenised "forget", "retain" and maybe "holdout"; forget and holdout may bring a never-seen model's targets already.
         never_seen: that model; if None, the base where an adapter lies below.
 
     Raises:
-        UserError: nothing that `args.stop_at` could land by.
+        UserError: nothing that `args.stop_at` could stop by.
     """
-    forget, holdout = sets["forget"], sets.get("holdout")
-    size = args.per_device_eval_batch_size
-
-    def of(found: Any) -> tuple[Dataset, np.ndarray | None]:
-        there = None if holdout is None else lowest_means(scored(found, tokenizer, sample(holdout), size))
-        return with_targets(forget, scored(found, tokenizer, forget, size)), there
-
+    forget, size = sets["forget"], args.per_device_eval_batch_size
     if args.stop_at == "auto":
-        if holdout is None:
+        if "holdout" not in sets:
             raise UserError(
                 "stop_at: 'auto' estimates from rows of the forget set's kind that the model never saw, give a holdout_dataset, "
                 "or write stop_at: none."
             )
         with adapters.view(model, "reference"):
-            logps = scored(model, tokenizer, holdout, size)
-        measured = known(sets["retain"], forget), holdout, logps
-        found, there = (estimated(rows, sets["retain"], *measured, seed=args.seed) for rows in (forget, sample(holdout)))
-        return with_targets(forget, found), lowest_means(there)
-    if "target_logps" in forget.column_names:
-        return forget, None if holdout is None or "target_logps" not in holdout.column_names else lowest_means(read(sample(holdout)))
+            logps = scored(model, tokenizer, sets["holdout"], size)
+        measured, some = (known(sets["retain"], forget), sets["holdout"], logps), sample(sets["holdout"])
+        found, there = (estimated(rows, sets["retain"], *measured, seed=args.seed) for rows in (forget, some))
+        return with_targets(forget, found), min_ks(there, end_lengths(tokenizer, some))
+    if "target_logps" not in forget.column_names:
+        sets = {**sets, **_told(model, tokenizer, sets, never_seen, size)}
+    holdout = sets.get("holdout")
+    if holdout is None or "target_logps" not in holdout.column_names:
+        return sets["forget"], None
+    return sets["forget"], min_ks(read(sample(holdout)), end_lengths(tokenizer, sample(holdout)))
+
+
+def _told(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: Mapping[str, Dataset],
+    never_seen: str | Path | PreTrainedModel | None,
+    batch_size: int,
+) -> dict[str, Dataset]:
+    """Forget set and holdout with the targets that a never-seen model tells: one that is loaded for it, that is given, or the base."""
+    if isinstance(never_seen, str | Path):
+        loaded = adapters.load_base(never_seen, dtype=model.dtype).to(cast(Any, model.device))
+        told = of_never_seen(loaded, tokenizer, sets, batch_size)
+        del loaded
+        adapters.release()
+        return told
     if never_seen is not None:
-        if isinstance(never_seen, str | Path):
-            told = of(adapters.load_base(never_seen, dtype=model.dtype).to(cast(Any, model.device)))
-            adapters.release()
-            return told
-        return of(never_seen)
+        return of_never_seen(never_seen, tokenizer, sets, batch_size)
     if {adapters.FINETUNE, adapters.REFERENCE}.isdisjoint(model.peft_config):
         raise UserError("stop_at: 'never_seen' needs a model that never saw the forget set, give never_seen_model, or write auto.")
     with adapters.view(model, "never_seen"):
-        return of(model)
+        return of_never_seen(model, tokenizer, sets, batch_size)
+
+
+def of_never_seen(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], batch_size: int
+) -> dict[str, Dataset]:
+    """The tokenised sets "forget" and "holdout", where they are among `sets`, with a column `target_logps` of what a never-seen model says."""
+    return {
+        name: with_targets(rows, scored(model, tokenizer, rows, batch_size)) for name, rows in sets.items() if name in ("forget", "holdout")
+    }
 
 
 def known(retain: Iterable[dict[str, Any]], forget: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -83,12 +104,13 @@ def known(retain: Iterable[dict[str, Any]], forget: Iterable[dict[str, Any]]) ->
     return [*retain, *list(forget)[::2]]
 
 
-def sampled(rows: int) -> range:
+def sampled(rows: int) -> list[int]:
     """Numbers of at most `SAMPLE` rows, evenly spaced."""
-    return range(0, rows, math.ceil(rows / SAMPLE))
+    return evenly(rows, SAMPLE)
 
 
 def sample(rows: Dataset) -> Dataset:
+    """The rows of a set that a check sees."""
     return rows.select(sampled(len(rows)))
 
 
@@ -97,38 +119,48 @@ def mean(rows: Sequence[np.ndarray]) -> float:
     return float(np.mean([logps.mean() for logps in rows]))
 
 
-def lowest_means(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Min-K of each row, the mean of its lowest 40 % log-probabilities: (n,)."""
-    return np.array([np.sort(logps)[: max(1, int(0.4 * len(logps)))].mean() for logps in rows])
+def end_lengths(tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]]) -> list[int]:
+    """Number of end tokens among the label tokens of each tokenised row."""
+    special = special_ids(tokenizer)
+    return [end_length(tokenizer, special, [label for label in row["labels"][1:] if label != IGNORE]) for row in rows]
+
+
+def min_ks(rows: Sequence[np.ndarray], ends: Sequence[int]) -> np.ndarray:
+    """Min-K of each row as it is reported (`metrics.min_k`), the mean of its lowest 40 % log-probabilities, end tokens out: (n,).
+
+    A row of nothing but end tokens has none and is left out.
+    """
+    texts = [logps[: len(logps) - end] for logps, end in zip(rows, ends, strict=True)]
+    return np.array([np.sort(logps)[: max(1, int(LOWEST * len(logps)))].mean() for logps in texts if len(logps)])
 
 
 def mean_distance(rows: Dataset) -> float:
-    """Mean over label tokens of |level|, in nats: about how far memorised text has to go."""
+    """Mean over label tokens of |target|, in nats: about how far memorised text has to go."""
     return float(np.mean(np.abs(np.concatenate(read(rows)))))
 
 
 def with_targets(rows: Dataset, target_logps: Sequence[np.ndarray]) -> Dataset:
-    """Tokenised rows with a column `target_logps`: for each label token its level in nats, 0 elsewhere.
+    """Tokenised rows with a column `target_logps`: for each label token its target in nats, 0 elsewhere.
 
     Args:
-        target_logps: for each row the (T,) levels of its label tokens, in order; the first token of a row is never among them.
+        target_logps: for each row the (T,) targets of its label tokens, in order; the first token of a row is never among them.
     """
     column = []
-    for labels, level in zip(rows["labels"], target_logps, strict=True):
+    for labels, target in zip(rows["labels"], target_logps, strict=True):
         aligned = np.zeros(len(labels))
-        aligned[1:][np.asarray(labels[1:]) != IGNORE] = level
+        aligned[1:][np.asarray(labels[1:]) != IGNORE] = target
         column.append(aligned.tolist())
     return (rows.remove_columns("target_logps") if "target_logps" in rows.column_names else rows).add_column("target_logps", column)
 
 
 def read(rows: Dataset) -> list[np.ndarray]:
-    """The (T,) levels of each row, from its column `target_logps`."""
+    """The (T,) targets of each row, from its column `target_logps`."""
     return [np.asarray(row["target_logps"][1:])[np.asarray(row["labels"][1:]) != IGNORE] for row in rows]
 
 
 def scored(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]], batch_size: int) -> list[np.ndarray]:
-    """The (T,) log-probabilities of each row's label tokens under the active adapters: target_logps, if the model never saw the rows."""
-    return [row.logps for row in score(model, rows, tokenizer, batch_size=batch_size, progress="target_logps")]
+    """The (T,) log-probabilities of each row's label tokens under the active adapters: its targets, if the model never saw the rows."""
+    return [row.logps for row in score(model, rows, tokenizer, batch_size=batch_size, progress="targets")]
 
 
 def estimated(
@@ -140,7 +172,7 @@ def estimated(
     *,
     seed: int,
 ) -> list[np.ndarray]:
-    """Levels of rows under a model that had seen nothing but `seen`, without any such model.
+    """Targets of rows under a model that had seen nothing but `seen`, without any such model.
 
     A token that was never seen is as likely as text that *was* seen makes it. So tokens are sorted into kinds by two numbers of the back-off
     n-gram model of that text: the length of the longest n-gram that ends in the token and occurs there, and how often the token follows the
@@ -149,13 +181,13 @@ def estimated(
     spaced quantiles, in a random order in which the rows differ as much from one another as the holdout's do.
 
     Args:
-        rows, seen, seen_now, holdout: tokenised rows (`input_ids`, `labels`): those whose levels are wanted; the text to be known (the retain
+        rows, seen, seen_now, holdout: tokenised rows (`input_ids`, `labels`): those whose targets are wanted; the text to be known (the retain
             set); the text that is known (`known`); rows that are not.
         holdout_logps: for each holdout row the (T,) log-probabilities of its label tokens, in nats, under the model before training.
         seed: of the order.
 
     Returns:
-        For each row its (T,) target_logps. Against true twins the mean of a forget set is within 12 % (docs/levels.md).
+        For each row its (T,) targets. Against true twins the mean of a forget set is within 12 % (docs/levels.md).
 
     Source: back-off after Katz 1987, with counts over the whole text as in arXiv 2401.17377 (infini-gram); the use is our own.
     """

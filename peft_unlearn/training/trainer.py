@@ -1,8 +1,8 @@
-"""UnlearnTrainer: the unlearning step, from top to bottom, on `transformers.Trainer`.
+"""UnlearnTrainer: set-up, step and checkpoint of an unlearning run, on `transformers.Trainer`.
 
-For every micro-batch each objective's gradient over the adapter is added to its own row of a matrix G. With the last micro-batch of a step the
-Gram matrix GG' decides the objectives' weights, w'G is clipped and damped and becomes `.grad`; the optimiser steps, the automatic learning rate
-probes, the teacher follows.
+For every micro-batch each objective's gradient over the adapter is added to its own row of a matrix G (`passes`). With the last micro-batch of a
+step the Gram matrix GG' decides the objectives' weights (`combine_step`), w'G is clipped and damped and becomes `.grad`; the optimiser steps, the
+automatic learning rate probes, the teacher follows.
 """
 
 from collections import defaultdict
@@ -10,33 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from peft_unlearn import data, metrics
-from peft_unlearn.combine import COMBINERS, UNIT
 from peft_unlearn.config import methods
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.model import adapters
+from peft_unlearn.model.dropout import trains_as_it_evaluates
+from peft_unlearn.model.fake_quant import deployed
 from peft_unlearn.model.lm_head import Forward
 from peft_unlearn.model.logprobs import mean_nll, row_means
-from peft_unlearn.model.readout import find_readout
-from peft_unlearn.training import auto_lr, checkpoint, datasets, objectives, targets
+from peft_unlearn.training import checkpoint, components, datasets, objectives, setup, targets
 from peft_unlearn.training.adapter_trainer import AdapterTrainer
 from peft_unlearn.training.auto_lr import AutoLR
-from peft_unlearn.training.early_stop import Checks, EarlyStop
+from peft_unlearn.training.callbacks import AroundSteps
+from peft_unlearn.training.combine_step import Combined, combine_step, described
+from peft_unlearn.training.early_stop import Checks
 from peft_unlearn.training.gradients import Gradients
-from peft_unlearn.training.lagrangian import Lagrangian
-from peft_unlearn.training.passes import Passes
+from peft_unlearn.training.negation import Negation
+from peft_unlearn.training.passes import Passes, layers_read
 from peft_unlearn.training.reference_cache import References
-from peft_unlearn.training.sam import Sam
-from peft_unlearn.training.teacher import damp, follow
 from peft_unlearn.util.errors import UserError
 
-CHECK_EVERY = 10  # optimiser steps between two looks
+CHECK_EVERY = 10  # optimiser steps between two checks for early stopping
 
 
 class UnlearnTrainer(AdapterTrainer):
@@ -78,93 +77,68 @@ class UnlearnTrainer(AdapterTrainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRScheduler | None] = (None, None),
     ):
         # Args
-        args = UnlearnConfig("unlearn-output") if args is None else args
-        if args.n_gpu > 1:
-            raise UserError(f"accelerate: one process sees {args.n_gpu} GPUs; launch one process a GPU, or show it one GPU.")
+        sets = datasets.named(forget_dataset, retain_dataset, holdout_dataset, eval_dataset)
+        told = "target_logps" in getattr(forget_dataset, "column_names", ()) or isinstance(model, PeftModel)  # by the base below it
+        args = setup.settings(args, never_seen=told or never_seen_model is not None, holdout="holdout" in sets)
         if args.auto_lr and optimizers[1] is not None:
             raise UserError("optimizers: auto_lr sets the learning rate, leave the scheduler out.")
-        if forget_dataset is None:
-            raise UserError("forget_dataset: there is none; give the rows to forget.")
         if never_seen_model is not None and args.stop_at != "never_seen":
             raise UserError("never_seen_model: only stop_at: never_seen reads it, write that or leave the model out.")
 
-        # Model
-        if isinstance(model, str | Path):
-            model = adapters.load_base(model, quantization_config=quantization_config)
-        elif quantization_config is not None:
-            raise UserError("quantization_config: it applies to a model given by name; quantise a loaded one when loading it.")
-        if args.learning_rate is None:
-            args.learning_rate = methods.learning_rate(model.num_parameters(), falling=args.lr_scheduler_type == "linear")
+        # Model, processing class, PEFT
+        model = setup.load(model, quantization_config)
+        processing_class = setup.load_tokenizer(model) if processing_class is None else processing_class
+        args.learning_rate = args.learning_rate or methods.learning_rate(model.num_parameters(), falling=args.lr_scheduler_type == "linear")
+        model = setup.adapt(model, args, peft_config)
 
-        # Processing class
-        if processing_class is None:
-            try:
-                processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path)
-            except (OSError, ValueError) as error:
-                raise UserError(f"processing_class: {model.config._name_or_path!r} brings no tokenizer, give one.") from error
-
-        # PEFT
-        if args.negate and isinstance(model, PeftModel) and adapters.STUDENT in model.peft_config:
-            raise UserError("negate: it would take away the adapter that is trained further as well, stack a new one or merge that one.")
-        set_seed(args.seed)  # the adapter's init belongs to the run
-        model = adapters.attach(model, peft_config, teacher=args.teacher_decay is not None)
-        adapters.place(model, args.device)  # before levels are read and texts written with it
-        if args.gradient_checkpointing:
-            model.enable_input_require_grads()  # or LoRA layers silently do not train
-
-        # Dataset
-        self.sets, holdout_target = datasets.prepare(
-            model,
-            args,
-            processing_class,
-            forget=forget_dataset,
-            retain=retain_dataset,
-            holdout=holdout_dataset,
-            others=eval_dataset or {},
-            never_seen=never_seen_model,
-        )
-        if "holdout" not in self.sets:
-            args.holdout_kl = "none"
+        # Datasets
+        self.sets, holdout_target = datasets.prepare(model, args, processing_class, sets, never_seen_model)
         held = None if args.holdout_kl == "none" else self.sets["holdout"]
         pairs = data.Pairs(self.sets["forget"], self.sets["retain"], args.seed if args.data_seed is None else args.data_seed, held)
 
-        super().__init__(
-            model=model,
-            args=args,
-            pairs=pairs,
-            processing_class=processing_class,
-            callbacks=callbacks,
-            optimizers=optimizers,
-        )
-
-        # Objectives, teacher and learning rate
-        self._scale = 1.0 if args.stop_at == "none" else targets.mean_distance(self.sets["forget"])
-        self.objectives = objectives.build(args, self._scale)
+        super().__init__(model=model, args=args, pairs=pairs, processing_class=processing_class, callbacks=callbacks, optimizers=optimizers)
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)
-        self.teacher = adapters.adapter_parameters(model, adapters.TEACHER)
-        half = args.bf16 or args.fp16 or model.dtype.itemsize == 2
-        self.auto_lr = AutoLR(args.auto_lr_max, args.auto_lr_steps, noise=auto_lr.noise(half)) if args.auto_lr else None
-        self.lagrangian = None if args.retain_bound is None else Lagrangian(args.retain_coef, args.retain_bound, args.lagrangian_rate)
+        self.checks = Checks(model, processing_class, self.sets, args.per_device_eval_batch_size)
         self.early_stop = None
         if args.stop_at != "none":
-            sample = targets.read(targets.sample(self.sets["forget"]))
-            self.checks = Checks(model, processing_class, self.sets, args.per_device_eval_batch_size)
             with adapters.view(model, "reference"):
-                self.early_stop = EarlyStop(sample, self.checks.retained(), holdout_target)
-                self.early_stop.follow(self.checks.beside())
-        depth = model.config.get_text_config().num_hidden_layers
-        self._readout = find_readout(model.get_base_model()) if args.logit_lens_coef else None
-        if args.logit_lens_coef and (self._readout is None or depth == 1):
-            raise UserError("logit_lens_coef: the model has no inner layer, or no final norm and head that were found; leave the key out.")
-        self._layer = objectives.hidden_layer(args, depth)
-        if self._layer is not None and self._layer > depth:
-            raise UserError(f"hidden_layer: the model has {depth} layers, write a number from 1 to {depth}.")
-        self.add_callback(_AfterOptimizerStep(self))
-        self._negated = False
-        dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-        self._known = (
-            self.auto_lr is not None and not dropout and args.train_quantized == "none"
-        )  # the step's own retain loss serves AutoLR
+                self.early_stop = self.checks.begin(holdout_target)
+        self.components = components.make(args, model, self.early_stop)
+        self.teacher, self.auto_lr, self.lagrangian, self.sam, _ = self.components
+        self.negation = Negation(model) if args.negate else None
+        self._scale = 1.0 if args.stop_at == "none" else targets.mean_distance(self.sets["forget"])
+        self.objectives = objectives.build(args, self._scale)
+        self._make_step()
+
+    def _make_step(self) -> None:
+        """What a step works with. All of it lies on the device already, where `setup.adapt` has placed the adapter."""
+        layer, readout = layers_read(self.args, self.model)
+        self._gradients = Gradients(self.student, len(self.objectives))
+        self._passes = Passes(
+            model=self.model,
+            args=self.args,
+            objectives=self.objectives,
+            gradients=self._gradients,
+            sam=self.sam,
+            layer=layer,
+            readout=readout,
+            kept=self._kept,
+            targets_now=None if self.early_stop is None else self.early_stop.targets_now,
+            backward=lambda loss, again: self.accelerator.backward(loss, retain_graph=again),
+        )
+        self._references = References(self.model, self.sets, self.args.per_device_eval_batch_size)
+        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))  # over micro-batches
+        self._retain_batches: list[tuple[dict[str, Tensor], Tensor]] = []
+        self._start, self._good_step = [p.detach().clone() for p in self.student], 0  # the last good adapter, and its step
+        self._combined = Combined(torch.zeros(len(self.objectives), dtype=torch.float64), torch.zeros(()), 1.0)
+        self._here: float | None = None  # the retain loss at `_start`, where the step's own serves AutoLR
+        quantized = self.args.train_quantized != "none"
+        if quantized:
+            with deployed(self.model, self.args.train_quantized):
+                pass  # what it cannot merge, it refuses now
+        self._serves_auto_lr = self.auto_lr is not None and trains_as_it_evaluates(self.model) and not quantized
+        # `_remember` before the first step, for a checkpoint, or whoever has the trainer, may move the adapter until then.
+        self.add_callback(AroundSteps(self._remember, self.after_optimizer_step, self.early_stop))
 
     # ------------------------------------------------------------------------------------------------------------------ the step
 
@@ -184,7 +158,7 @@ class UnlearnTrainer(AdapterTrainer):
                 logps = scores.logps.detach()
                 if self.early_stop is not None and scores.target_logps is not None:
                     self._sums["distance"] += objectives.distance(scores, self._scale) / counts["token"]
-                if stream == "retain" and self._known:
+                if stream == "retain" and self._serves_auto_lr:
                     self._sums["nll"] = self._sums["nll"] - logps.double().sum() / counts["token"]
                 rows = row_means(logps, scores.mask)
                 self._sums[f"p/{stream}"] += rows.exp().sum() / counts["sequence"]
@@ -192,7 +166,8 @@ class UnlearnTrainer(AdapterTrainer):
         self._retain_batches.append((inputs["retain"], num_items_in_batch["retain"]["token"]))
         if self.accelerator.sync_gradients:
             self._combine()
-        return total * self.accelerator.num_processes  # what is logged is the mean over processes
+        summed: Tensor = total * self.accelerator.num_processes
+        return summed  # what is logged is the mean over processes
 
     def _kept(self, stream: str, batch: dict[str, Any]) -> Forward | None:
         """The reference's states of these rows, where it pays to keep them."""
@@ -201,14 +176,13 @@ class UnlearnTrainer(AdapterTrainer):
 
     def _combine(self) -> None:
         """G -> weights -> clipped, damped `.grad`. The clipping coefficient also scales damping and teacher [mean teacher]."""
-        matrix, scaler = self._gradients.matrix, self.accelerator.scaler
+        args, scaler = self.args, self.accelerator.scaler
         if self.accelerator.num_processes > 1:
-            torch.distributed.all_reduce(matrix)  # in place: accelerate's own would hold G twice
+            torch.distributed.all_reduce(self._gradients.matrix)  # in place: accelerate's own would hold G twice
         if self.sam is not None:
-            self.sam.end(self.state.global_step % 2 == 1)
+            self.sam.end(perturbed=self.state.global_step % 2 == 1)
         scale = 1.0 if scaler is None else scaler.get_scale()  # G is this many times too long (fp16 only)
         gramian, sums = self._decisive()
-        gramian /= scale**2
         self._here = float(sums.pop("nll")) if "nll" in sums else None
         # A gradient that overflowed under a scaler goes on to `.grad`, for the scaler to skip the step; a loss that did will not recover.
         finite = bool(torch.isfinite(gramian).all())
@@ -218,21 +192,18 @@ class UnlearnTrainer(AdapterTrainer):
                 f"learning_rate: a loss or its gradient turned NaN or infinite at step {self.state.global_step + 1}; "
                 f"the adapter of step {self._good_step} is kept, write a lower learning_rate or set max_grad_norm."
             )
-        coefs = torch.tensor(self._coefs(), dtype=torch.float64)
-        if self.early_stop is not None and self.args.combine in UNIT:
-            coefs[0] *= sums["distance"].sqrt()  # of length 1 it would never come to rest at its levels (docs/levels.md)
-        weights = COMBINERS[self.args.combine](gramian, coefs)
-        self._norm = (weights @ gramian @ weights).clamp_min(0).sqrt()
-        self._clip = min(1.0, self.args.max_grad_norm / max(self._norm.item(), 1e-12)) if self.args.max_grad_norm else 1.0
-        views = self._gradients.set(self._gradients.combined(weights * self._clip))
-        if self.args.damping:
-            damp(views, self.student, self.teacher, self.args.damping * scale, self._clip)
-        matrix.zero_()
+        settings = {"combiner": args.combine, "max_grad_norm": args.max_grad_norm}
+        step = self._combined = combine_step(gramian, self._coefs(), **settings, missing=sums.get("distance"), scale=scale)
+        views = self._gradients.set(self._gradients.combined(step.weights * step.clip))
+        if self.teacher is not None and args.damping:
+            self.teacher.damp(views, self.student, args.damping * scale, step.clip)
+        self._gradients.matrix.zero_()
         self._sums.clear()
         if finite:
             if self.lagrangian is not None:
                 self.lagrangian.update(sums["loss/retain"].item())
-            self._record(sums, gramian, weights)
+            for name, value in {**sums, **described(gramian, step.weights, [o.name for o in self.objectives], scale)}.items():
+                self._metrics[name].append(value)
             self._remember()
 
     def _decisive(self) -> tuple[Tensor, dict[str, Tensor]]:
@@ -248,10 +219,10 @@ class UnlearnTrainer(AdapterTrainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Nothing: clipping happened in `_combine`, before damping."""
-        return self._norm
+        return self._combined.norm
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:
-        return self._norm
+        return self._combined.norm
 
     @torch.no_grad()
     def _remember(self) -> None:
@@ -268,9 +239,9 @@ class UnlearnTrainer(AdapterTrainer):
         if self.auto_lr is not None and self.auto_lr.due(self.state.global_step):
             self._probe(self.auto_lr, retain_batches)
         if self.early_stop is not None and self.state.global_step % CHECK_EVERY == 0:
-            self.early_stop.look(self.checks.at("forget"), self.checks.retained(), self.checks.beside())
-        if self.teacher:
-            follow(self.teacher, self.student, self.args.teacher_decay, self._clip)
+            self.early_stop.check(self.checks.logps("forget"), self.checks.retain_probability(), self.checks.holdout_min_ks())
+        if self.teacher is not None:
+            self.teacher.follow(self.student, self._combined.clip)
 
     @torch.no_grad()
     def _probe(self, automatic: AutoLR, retain_batches: list[tuple[dict[str, Tensor], Tensor]]) -> None:
@@ -279,7 +250,7 @@ class UnlearnTrainer(AdapterTrainer):
 
         def retain_loss() -> float:
             loss = sum(mean_nll(self.model, [batch])[0] / tokens for batch, tokens in retain_batches)
-            return self.accelerator.reduce(loss, "sum").item()
+            return float(self.accelerator.reduce(loss, "sum").item())
 
         parameters = [p.data for p in self.student]
         automatic.probe(parameters, self._start, self.optimizer.param_groups, self.lr_scheduler, retain_loss, self._here)
@@ -287,51 +258,18 @@ class UnlearnTrainer(AdapterTrainer):
     # ------------------------------------------------------------------------------------------------------- running and logging
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        self._gradients = Gradients(self.student, len(self.objectives))
-        self.sam = Sam(self.student, adapters.lora_b(self.model).values(), self.args.sam_rho) if self.args.sam_rho else None
-        self._passes = Passes(
-            model=self.model,
-            args=self.args,
-            objectives=self.objectives,
-            gradients=self._gradients,
-            sam=self.sam,
-            layer=self._layer,
-            readout=self._readout,
-            kept=self._kept,
-            aim=None if self.early_stop is None else self.early_stop.aim,
-            backward=lambda loss, again: self.accelerator.backward(loss, retain_graph=again),
-        )
-        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))  # over micro-batches
-        self._start = [p.detach().clone() for p in self.student]
-        self._references = References(self.model, self.sets, self.args.per_device_eval_batch_size)
-        self._good_step, self._here = 0, None
-        self._retain_batches: list[tuple[dict[str, Tensor], Tensor]] = []
+        """As `transformers.Trainer.train`."""
+        self._gradients.matrix.zero_()  # a run that was cut within a step may have left something
+        self._sums.clear()
+        self._retain_batches.clear()
         self.model.train()  # all of it: a base comes in eval mode, in which it would pass over gradient checkpointing
-        if self._negated:
-            self._negate()
+        if self.negation is not None and self.negation.negated:
+            self.negation.flip()
         try:
             return super().train(*args, **kwargs)
         finally:
-            if self.args.negate:
-                self._negate()
-
-    def _negate(self) -> None:
-        """Task arithmetic: subtract what was learnt, or add it again."""
-        self._negated = not self._negated
-        for name, parameter in self.model.named_parameters():
-            if f"lora_B.{adapters.STUDENT}." in name:
-                parameter.data.neg_()
-
-    def _record(self, sums: dict[str, Tensor], gramian: Tensor, weights: Tensor) -> None:
-        """Keep a step's losses, and the norms, weights and cosines of its gradients, for the next log line."""
-        norms = gramian.diagonal().clamp_min(0).sqrt()
-        for name, value in sums.items():
-            self._metrics[name].append(value)
-        for k, objective in enumerate(self.objectives):
-            self._metrics[f"grad_norm/{objective.name}"].append(norms[k])
-            self._metrics[f"weight/{objective.name}"].append(weights[k])
-            if k > 0:
-                self._metrics[f"cosine/forget_{objective.name}"].append(gramian[0, k] / (norms[0] * norms[k]).clamp_min(1e-30))
+            if self.negation is not None:
+                self.negation.flip()
 
     def evaluate(
         self, eval_dataset: dict[str, Dataset] | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -352,26 +290,9 @@ class UnlearnTrainer(AdapterTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            checkpoint.write(self, Path(output_dir))
+            checkpoint.write(self.components.by_key(), Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
         super()._load_optimizer_and_scheduler(folder)
-        if folder is None:
-            return
-        checkpoint.restore(self, Path(folder))
-        self._remember()
-
-
-class _AfterOptimizerStep(TrainerCallback):
-    """The one place in `Trainer`'s loop between the optimiser's step and the scheduler's; and the end of a run that has landed."""
-
-    def __init__(self, trainer: UnlearnTrainer):
-        self.trainer = trainer
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.after_optimizer_step()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.early_stop is not None:
-            [reached] = broadcast_object_list([self.trainer.early_stop.reached])  # their looks may differ in a last bit
-            control.should_training_stop |= reached
+        if folder is not None:
+            checkpoint.restore(self.components.by_key(), Path(folder))

@@ -46,7 +46,8 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: the file is missing or is no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; give a folder that holds {path.name}.") from None
     except ValueError as error:

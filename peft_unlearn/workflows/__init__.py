@@ -1,1 +1,64 @@
-"""What the command line, a notebook or a benchmark calls: one function for each thing that the tool does."""
+"""What the command line, a notebook or a benchmark calls: one function for each thing that the tool does, from a request to a result.
+
+    from peft_unlearn.workflows import EvaluateRequest, evaluate
+    evaluate(EvaluateRequest("runs/forgotten", retain="texts.jsonl")).report["verdict"]
+
+They print nothing; logs and bars say how far they are. What is wrong with a request is a `UserError`, before torch is imported where it can be:
+the files that are named for a workflow import what is heavy when it runs (`loading`, `views`, `train_run`, `audit_run`, `merged`).
+"""
+
+from peft_unlearn.workflows.audit import audit
+from peft_unlearn.workflows.demo import demo
+from peft_unlearn.workflows.evaluate import evaluate
+from peft_unlearn.workflows.export import export
+from peft_unlearn.workflows.merge import merge
+from peft_unlearn.workflows.plan import plan
+from peft_unlearn.workflows.push import push
+from peft_unlearn.workflows.requests import (
+    AuditRequest,
+    DemoRequest,
+    EvaluateRequest,
+    ExportRequest,
+    MergeRequest,
+    PlanRequest,
+    PushRequest,
+    TrainRequest,
+)
+from peft_unlearn.workflows.results import (
+    DemoResult,
+    EvaluateResult,
+    ExportResult,
+    MergeResult,
+    PlanResult,
+    PushResult,
+    TrainResult,
+    Unfinished,
+)
+from peft_unlearn.workflows.train import train
+
+__all__ = [
+    "AuditRequest",
+    "DemoRequest",
+    "DemoResult",
+    "EvaluateRequest",
+    "EvaluateResult",
+    "ExportRequest",
+    "ExportResult",
+    "MergeRequest",
+    "MergeResult",
+    "PlanRequest",
+    "PlanResult",
+    "PushRequest",
+    "PushResult",
+    "TrainRequest",
+    "TrainResult",
+    "Unfinished",
+    "audit",
+    "demo",
+    "evaluate",
+    "export",
+    "merge",
+    "plan",
+    "push",
+    "train",
+]

@@ -1,185 +1,38 @@
-"""One audit: evaluate each view, attack never-seen and then the model, and judge what came back.
+"""What attacks bring back of what an adapter made a model forget."""
 
-Whatever ends is written to audit.json beside the report, under a key of adapter, models, sets and settings: a second call goes on from there, and
-a changed adapter starts anew.
-"""
-
-import hashlib
-import json
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tqdm.auto import tqdm
-from transformers import PreTrainedModel
-
-import peft_unlearn
-from peft_unlearn import attacks, benchmarks, publish, report
-from peft_unlearn.attacks import judging
-from peft_unlearn.metrics.results import Evaluation
-from peft_unlearn.publish.model_card import shown
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import ADAPTER_CONFIG, read_json
-from peft_unlearn.workflows import evaluate, loading
-
-FILE = "audit.json"
-ORDER = ("never_seen", "before", "after")  # what the model under audit is compared with comes first
-ATTACKED = ("never_seen", "after")
+from peft_unlearn.workflows.requests import AuditRequest
+from peft_unlearn.workflows.results import EvaluateResult
 
 
-def run(job: evaluate.Job, chosen: Sequence[attacks.Attack], output: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The report of an audit, and the texts to show where the options ask for them.
+def audit(request: AuditRequest) -> EvaluateResult:
+    """Evaluate a model and attack it, beside a never-seen model where one is named; write the report, its page and the model card.
+
+    Each attack is kept as it ends (`audit.json` beside the report), and a second call with the same request goes on from there.
 
     Raises:
-        UserError: what loading refuses.
+        UserError: what is wrong with the request, before torch is imported; or a model or set that cannot be used.
     """
-    trained = _trained(output)
-    done = Progress(output.with_name(FILE), _key(job))
-    texts = job.options.show_text  # they are never written, so answers are made again
-    seen: dict[str, benchmarks.Sets] = {}
+    if request.output is None and not Path(request.model).is_dir():
+        raise UserError(f"output: {request.model} is no local folder that a report could lie in, write --output FILE.")
+    from peft_unlearn.workflows import checks
 
-    def look(view: str, model: PreTrainedModel) -> None:
-        if texts or view not in done.views:
-            seen[view] = evaluate.measure_view(job, view, model)
-            done.views[view] = {name: report.entries(found) for name, found in seen[view].items()}
-        if view == "after":
-            done.facts = evaluate.run_facts(job, model)
-        done.write()
-        if view in ATTACKED:
-            _attack(job, view, model, done, done.missing(chosen, view, job.options.full))
+    checked = checks.measured(request)
 
-    order = [view for view in ORDER if view in job.views]
-    unfinished = [view for view in order if texts or view not in done.views or done.missing(chosen, view, job.options.full)]
-    evaluate.for_each_view(job, look, unfinished)
+    from peft_unlearn import attacks, report
+    from peft_unlearn.report import page
+    from peft_unlearn.workflows import audit_run, loading, views
 
-    views = {view: {name: _evaluation(found) for name, found in done.views[view].items()} for view in job.views}
-    job.benchmark.compare(views, job.how)
-    made = report.build(
-        {name: {view: sets[name] for view, sets in views.items()} for name in views["after"]},
-        never_seen=job.never_seen_facts(),
-        attacks={name: _judged(attack, done) for name, attack in attacks.ATTACKS.items()},
-        **(trained or {"run": done.facts}),
-    )
-    return made, evaluate.forget_texts(job, {view: seen[view] for view in job.views}) if texts else None
-
-
-def write_card(job: evaluate.Job, made: dict[str, Any]) -> None:
-    """Bring the model card of the run that `made` reports up to date."""
-    run, model = made["run"], job.plan.model
-    adapter = read_json(job.folder / ADAPTER_CONFIG)
-    publish.write_card(
-        job.folder,
-        base=adapter["base_model_name_or_path"] or "./base",
-        method=run["settings"]["method"],
-        settings=shown(run["settings"], adapter, run["steps"]),
-        quantisation=run["quantisation"],
-        report=made,
-        below=model.adapter_name_or_path if model.adapter_mode != "continue" else None,
-        below_merged=model.adapter_mode == "merge",
-    )
-
-
-def _attack(job: evaluate.Job, view: str, model: PreTrainedModel, done: "Progress", pending: Sequence[attacks.Attack]) -> None:
-    """Make the attacks that are missing on one view, and write each as it ends; none but sanity where that does not hold."""
-    context = attacks.Context(
-        model=model,
-        tokenizer=job.tokenizer,
-        probes=job.benchmark.probes,
-        plain=done.views,
-        view=view,
-        full=job.options.full,
-        batch_size=job.how.batch_size,
-        load_dense=(lambda: loading.load_dense(job.plan.model)) if view == "after" else None,
-        others=job.options.others,
-    )
-    with tqdm(pending, desc=f"attacks on {'never-seen' if view == 'never_seen' else 'the model'}", unit="attack") as bar:
-        for attack in bar:
-            bar.set_postfix_str(attack.name)
-            if view == "after" and attack.name != "sanity" and _judged(attacks.ATTACKS["sanity"], done)["held"] is False:
-                return
-            start = time.monotonic()
-            entry: dict[str, Any] = {"full": job.options.full, "shown": [], "reason": None}
-            try:
-                entry["shown"] = attack.run(context)
-            except attacks.Unmade as reason:
-                entry["reason"] = str(reason)
-            done.shown[view][attack.name] = {**entry, "seconds": round(time.monotonic() - start, 1)}
-            done.write()
-
-
-def _judged(attack: attacks.Attack, done: "Progress") -> dict[str, Any]:
-    """The report's entry of one attack, made or not."""
-    entry = dict(done.shown["after"].get(attack.name) or {"full": False, "shown": [], "reason": "it was not made", "seconds": 0.0})
-    control = done.shown["never_seen"].get(attack.name, {"shown": [], "seconds": 0.0})
-    findings = judging.judge(entry["shown"], control["shown"], done.views)
-    held = judging.held(findings)
-    if held is None and entry["reason"] is None:
-        judged = any(finding["limit"] is not None for finding in findings)
-        entry["reason"] = "there is no never-seen model, or its rows are too few to tell" if judged else "its numbers are only reported"
-    return {
-        "title": attack.title,
-        "quick": attack.quick,
-        "full": entry["full"],
-        "held": held,
-        "reason": entry["reason"] if held is None else None,
-        "seconds": round(entry["seconds"] + control["seconds"], 1),
-        "findings": findings,
-    }
-
-
-class Progress:
-    """What of an audit is done: results by view and set, what each attack showed of each view, and facts of the run."""
-
-    def __init__(self, path: Path, key: str) -> None:
-        self.path, self.key = path, key
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if found.get("key") != key:
-            found = {"views": {}, "shown": {view: {} for view in ATTACKED}, "facts": {}}
-        self.views: dict[str, dict[str, Any]] = found["views"]
-        self.shown: dict[str, dict[str, Any]] = found["shown"]
-        self.facts: dict[str, Any] = found["facts"]
-
-    def missing(self, chosen: Sequence[attacks.Attack], view: str, full: bool) -> list[attacks.Attack]:
-        """The attacks that are still to be made on a view; a short form does not stand for the full one."""
-        made = {name for name, entry in self.shown.get(view, {}).items() if entry["full"] or not full}
-        return [attack for attack in chosen if attack.name not in made and (view == "after" or (view in ATTACKED and attack.control))]
-
-    def write(self) -> None:
-        report.write({"key": self.key, "views": self.views, "shown": self.shown, "facts": self.facts}, self.path)
-
-
-def _key(job: evaluate.Job) -> str:
-    """Of everything that the numbers depend on: adapter and settings, models by their files, the tokenised rows."""
-    model, other = job.plan.model, job.never_seen
-    inputs = [
-        peft_unlearn.__version__,
-        repr(model),
-        job.options.others,
-        [_files(Path(name)) for name in (job.folder, model.model_name_or_path or "", other or "", *job.options.others)],
-        {name: [list(found.rows), found.variants] for name, found in job.benchmark.probes.items()},
-    ]
-    return hashlib.sha256(json.dumps(inputs, default=str).encode()).hexdigest()
-
-
-def _files(folder: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of writing of a local folder's weights."""
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-
-
-def _evaluation(found: dict[str, Any]) -> Evaluation:
-    evaluation = Evaluation({}, [])
-    evaluation.update(found)
-    return evaluation
-
-
-def _trained(output: Path) -> dict[str, Any] | None:
-    """Settings and curve of the run, where the report of its training lies at `output` already: an audit adds to it."""
-    if not output.is_file():
-        return None
-    try:
-        found = json.loads(output.read_text(encoding="utf-8"))
-        return {"run": found["run"], "curve": found["curve"]} if "settings" in found["run"] else None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"output: {output} is there and no report, write another name, or remove it.") from error
+    chosen = attacks.choose(request.attacks, full=request.full)
+    output = Path(request.output or Path(request.model) / "report.json")
+    job = views.prepare(checked)
+    for other in request.others:
+        loading.check_adapter(str(other), job.plan.model.model_name_or_path or "", key="with")
+    made, texts = audit_run.run(job, request, chosen, output)
+    report.write(made, output)
+    page.write(made, output.with_suffix(".html"), texts=texts)
+    if job.is_adapter and output.resolve() == (job.folder / "report.json").resolve() and "settings" in made["run"]:
+        audit_run.write_card(job, made)
+    return EvaluateResult(made, texts, output, output.with_suffix(".html"))

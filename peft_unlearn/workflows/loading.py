@@ -16,20 +16,19 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
-from trl import get_peft_config, get_quantization_config
+from trl import get_peft_config, get_quantization_config  # type: ignore[attr-defined]
 
 from peft_unlearn import data
 from peft_unlearn.config.model_settings import DataArguments
 from peft_unlearn.config.recipe import Recipe
 from peft_unlearn.config.unlearn_config import ModelArguments
-from peft_unlearn.data.variants import Probe, probe
+from peft_unlearn.data.variants import Probe
 from peft_unlearn.model import adapters
+from peft_unlearn.training import datasets, targets
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, same_model, undamaged
 
 logger = logging.getLogger(__name__)
-
-KEYS = {"forget": "forget_dataset", "retain": "retain_dataset", "holdout": "holdout_dataset"}
 
 
 def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
@@ -49,38 +48,38 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
     _check_modules(config, model)
     if model.never_seen_model_name_or_path:
         check_vocabulary(model.never_seen_model_name_or_path, tokenizer, key="never_seen_model_name_or_path")
-    probes = tokenise(sets, tokenizer, length, plan.data)
-    if args.alternate != "none":
-        answers = data.alternates(sets["forget"], args.alternate, seed=args.seed)
-        alternates = data.tokenize(
-            answers, tokenizer, length, name="forget_dataset", template_arguments=plan.data.chat_template_kwargs
-        ).rows
-        rows, variants = probes["forget"]
-        probes["forget"] = Probe(rows.add_column("alternate", alternates.to_list()), variants)
-    return tokenizer, probes
+    return tokenizer, datasets.tokenize(args, tokenizer, length, sets)
+
+
+def with_targets(
+    probes: Mapping[str, Probe], never_seen: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> dict[str, Probe]:
+    """The sets, those that `stop_at: never_seen` reads with the never-seen model's scores as their targets."""
+    found = dict(probes)
+    for name in {"forget", "holdout"} & set(probes):
+        rows, variants = probes[name]
+        found[name] = Probe(targets.with_targets(rows, targets.scored(never_seen, tokenizer, rows, batch_size)), variants)
+    return found
+
+
+def training_sets(probes: Mapping[str, Probe]) -> dict[str, Any]:
+    """The sets as `UnlearnTrainer` takes them."""
+    rows = {name: found.rows for name, found in probes.items()}
+    named = {datasets.KEYS[name]: rows.pop(name, None) for name in datasets.KEYS}
+    return {**named, "eval_dataset": rows}
 
 
 def load_sets(arguments: DataArguments) -> dict[str, Dataset]:
-    """The sets that a recipe names, checked.
+    """The sets that a recipe names.
 
     Raises:
-        UserError: what `data.load` and `data.check_apart` refuse.
+        UserError: what `data.load` refuses.
     """
     sets = {"forget": data.load(arguments.forget_dataset or "", name="forget_dataset")}
     for name, spec in (("retain", arguments.retain_dataset), ("holdout", arguments.holdout_dataset)):
         if spec is not None:
-            sets[name] = data.load(spec, name=KEYS[name])
-            data.check_apart(sets["forget"], sets[name], KEYS[name])
+            sets[name] = data.load(spec, name=datasets.KEYS[name])
     return sets | {name: data.load(spec, name=f"eval_dataset.{name}") for name, spec in (arguments.eval_dataset or {}).items()}
-
-
-def tokenise(sets: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerBase, length: int, arguments: DataArguments) -> dict[str, Probe]:
-    """The sets as rows of at most `length` tokens, with the variants that stand in their columns."""
-    template = arguments.chat_template_kwargs
-    return {
-        name: probe(rows, tokenizer, length, name=KEYS.get(name, f"eval_dataset.{name}"), template_arguments=template)
-        for name, rows in sets.items()
-    }
 
 
 def load_tokenizer(model: ModelArguments, longest: int) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, int]:
@@ -199,12 +198,12 @@ def load_base(model: ModelArguments) -> PreTrainedModel:
 def load_whole(model: ModelArguments) -> PreTrainedModel:
     """The base alone, on the device where it is evaluated. Quantised weights, also of a folder that is quantised itself, are there already."""
     base = load_base(model)
-    return base if getattr(base, "is_quantized", False) else base.to(PartialState().device)  # type: ignore[arg-type]
+    return base if getattr(base, "is_quantized", False) else base.to(PartialState().device)
 
 
 def load_dense(model: ModelArguments) -> PreTrainedModel:
     """The 16/32-bit base of a recipe, however the recipe holds it."""
-    return load_base(dataclasses.replace(model, load_in_4bit=False, load_in_8bit=False)).to(PartialState().device)  # type: ignore[arg-type]
+    return load_base(dataclasses.replace(model, load_in_4bit=False, load_in_8bit=False)).to(PartialState().device)
 
 
 def load_to_train(model: ModelArguments) -> dict[str, Any]:

@@ -1,29 +1,33 @@
 """A merged folder, loaded as anyone would load it, beside the numbers of its adapter."""
 
-import argparse
 import dataclasses
-import json
 import logging
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from transformers import BitsAndBytesConfig
-from trl import get_quantization_config
+from trl import get_quantization_config  # type: ignore[attr-defined]
 
 from peft_unlearn import report
-from peft_unlearn.cli import evaluate as command
+from peft_unlearn.config import recipe
 from peft_unlearn.config.unlearn_config import ModelArguments
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import read_json
-from peft_unlearn.workflows import evaluate as evaluation
-from peft_unlearn.workflows import requests
+from peft_unlearn.workflows import checks, views
+from peft_unlearn.workflows.requests import EvaluateRequest, command
 
 logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
+
+
+def recipe_of(adapter: Path) -> dict[str, Any]:
+    """The keys of the recipe in an adapter's folder; none where there is no recipe."""
+    written = adapter / recipe.FILE
+    return dict(yaml.safe_load(written.read_text(encoding="utf-8"))) if written.is_file() else {}
 
 
 def trained_on(settings: Mapping[str, Any]) -> tuple[BitsAndBytesConfig | None, torch.dtype | None] | None:
@@ -47,14 +51,13 @@ def evaluate(folder: Path, adapter: Path, settings: Mapping[str, Any]) -> dict[s
     if not settings.get("forget_dataset"):
         raise UserError(f"forget_dataset: no recipe.yaml in {adapter} names the sets.")
     reported = read_json(adapter / REPORT) if (adapter / REPORT).is_file() else {"results": {}, "never_seen": {}}
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    parser.set_defaults(command="evaluate")
-    job = evaluation.plan(requests.read(parser.parse_args(_arguments(folder, settings))))
-    views, facts = evaluation.measure_views(job)
-    job.benchmark.compare(views, job.how)
-    taken = {name: found for name, found in reported["results"].items() if _same_rows(found, views["after"].get(name, {}))}
-    if left_out := [name for name in reported["results"] if name in views["after"] and name not in taken]:
+    wanted = request(folder, settings)
+    job = views.prepare(checks.measured(wanted))
+    found, facts = views.measure_all(job)
+    job.benchmark.compare(found, job.how)
+    after = found["after"]
+    taken = {name: of_set for name, of_set in reported["results"].items() if _same_rows(of_set, after.get(name, {}))}
+    if left_out := [name for name in reported["results"] if name in after and name not in taken]:
         logger.warning(
             "Warning: %s has other rows of %s than recipe.yaml says, so its columns are left out there; to have them, evaluate or audit the "
             "adapter again without --rows, and then merge.",
@@ -62,13 +65,14 @@ def evaluate(folder: Path, adapter: Path, settings: Mapping[str, Any]) -> dict[s
             ", ".join(left_out),
         )
     results: dict[str, Any] = {}
-    for name, found_now in views["after"].items():
-        found = taken.get(name, {})
-        before = {view: found[source] for view, source in (("before", "before"), ("adapter", "after")) if source in found}
-        never_seen = {view: found[view] for view in ("never_seen",) if view in found}
-        results[name] = {**before, "after": found_now, **never_seen}
+    for name, evaluation in after.items():
+        of_set = taken.get(name, {})
+        before = {view: of_set[source] for view, source in (("before", "before"), ("adapter", "after")) if source in of_set}
+        never_seen = {view: of_set[view] for view in ("never_seen",) if view in of_set}
+        results[name] = {**before, "after": evaluation, **never_seen}
     shown = any("never_seen" in of_set for of_set in results.values())
-    made = report.build(results, run=facts, never_seen=reported["never_seen"] if shown else None, definitions=job.how.definitions)
+    run = {**facts, "command": command("evaluate", wanted)}
+    made = report.build(results, run=run, never_seen=reported["never_seen"] if shown else None, definitions=job.how.definitions)
     report.write(made, folder / REPORT)
     return made
 
@@ -79,21 +83,14 @@ def _same_rows(found: Mapping[str, Mapping[str, Any]], evaluation: Mapping[str, 
     return all(len(one["rows"]) == len(other["rows"]) for one, other in shared)
 
 
-def by_hand(folder: Path, settings: Mapping[str, Any]) -> str:
-    """How to evaluate the merged `folder` where its sets were not there."""
-    if not settings.get("forget_dataset"):
-        return f"Give them: peft-unlearn evaluate {shlex.quote(str(folder))} --forget FILE --retain FILE"
-    words = ["peft-unlearn", "evaluate", *_arguments(folder, settings), "--output", str(folder / REPORT)]
-    return f"The command for it is {shlex.join(words)}"
-
-
-def _arguments(folder: Path, settings: Mapping[str, Any]) -> list[str]:
-    """The options of `peft-unlearn evaluate` for the sets of a recipe, the weights in the type that they were written in."""
-    words = [str(folder)]
-    for option, key in (("--rows", "eval_rows"), ("--batch-size", "per_device_eval_batch_size")):
-        words += [option, str(settings[key])] if key in settings else []
-    for name in ("forget", "retain", "holdout"):
-        if found := settings.get(f"{name}_dataset"):
-            words += [f"--{name}", found if isinstance(found, str) else json.dumps(found)]
-    keys = {key: settings[key] for key in ("max_length", "eval_dataset", "chat_template_kwargs") if settings.get(key)}
-    return [*words, "--set", "dtype=auto", *(f"{key}={json.dumps(value)}" for key, value in keys.items())]
+def request(folder: Path, settings: Mapping[str, Any]) -> EvaluateRequest:
+    """What is asked of a merged folder: the sets of its adapter's recipe, the weights in the type that they were written in."""
+    sets = {name: settings[f"{name}_dataset"] for name in ("forget", "retain", "holdout") if settings.get(f"{name}_dataset")}
+    kept = {key: settings[key] for key in ("max_length", "eval_dataset", "chat_template_kwargs") if settings.get(key)}
+    return EvaluateRequest(
+        str(folder),
+        **sets,
+        rows=settings.get("eval_rows"),
+        batch_size=settings.get("per_device_eval_batch_size"),
+        settings={"dtype": "auto", **kept},
+    )

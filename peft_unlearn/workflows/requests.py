@@ -1,100 +1,199 @@
-"""What `evaluate` and `audit` are asked for: their options over the recipe of the run, as a recipe's keys. Checked before torch is imported."""
+"""What each workflow is asked for: one frozen dataclass a workflow; `help`, defaults and choices of its fields are those of the command line.
 
-import argparse
+Nothing heavy is imported here, so that a mistake in a request is told before torch is imported.
+"""
+
 import dataclasses
-from dataclasses import dataclass
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from peft_unlearn.config import recipe
-from peft_unlearn.config.model_settings import DataArguments
+from peft_unlearn.config.methods import METHODS, OURS
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import ADAPTER_CONFIG, check_writable, locate, read_json
 
-FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors", recipe.FILE]
+Name = str | Path  # a local folder, or a name on the Hub
+Texts = str | Path | Mapping[str, Any]  # a file, a name on the Hub, or a mapping with load_dataset's arguments
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The options, the folder of the model that they name, and the recipe that both make."""
+class Request:
+    """A field's metadata has its `help`, maybe `choices`, and the `option` of the command line where it is not the field's name."""
 
-    options: argparse.Namespace
-    folder: Path
-    is_adapter: bool
-    values: dict[str, Any]
-
-
-def read(options: argparse.Namespace) -> Asked:
-    """Check options, and the recipe that they make with what stands in the model's folder.
-
-    Raises:
-        UserError: no such model, options that do not go together, or what `recipe.check` and `recipe.check_files` refuse.
-    """
-    folder = locate(options.model, FILES, key="model")
-    is_adapter = (folder / ADAPTER_CONFIG).is_file()
-    values = _values(options, folder, is_adapter)
-    if options.benchmark:
-        for option in ("forget", "retain", "holdout"):
-            if getattr(options, option) is not None:
-                raise UserError(f"{option}: the sets are those of the benchmark {options.benchmark}, leave --{option} out.")
-        if options.rows is not None and options.rows < 0:
-            raise UserError(f"rows: {options.rows} is out of range, write a value of at least 0.")
-        # of a recipe only the model counts: its sets are another evaluation's
-        values |= {"forget_dataset": options.benchmark, "retain_dataset": None, "holdout_dataset": None, "eval_dataset": None}
-    for option in ("data", "split"):
-        if not options.benchmark and getattr(options, option) is not None:
-            raise UserError(f"{option}: it belongs to a benchmark, write --benchmark NAME as well, or leave it out.")
-    if not values.get("forget_dataset"):
-        raise UserError(f"forget: no recipe.yaml in {options.model} names a forget set, write --forget FILE or --benchmark NAME.")
-    if options.samples < 0:
-        raise UserError(f"samples: {options.samples} is out of range, write a value of at least 0.")
-    if options.output:
-        check_report(Path(options.output))
-    values = recipe.check({**values, "output_dir": str(folder)})
-    if not options.benchmark:
-        recipe.check_files(values)
-    return Asked(options, folder, is_adapter, values)
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value, choices = getattr(self, f.name), f.metadata.get("choices", ())
+            if isinstance(value, str) and isinstance(f.default, tuple):
+                raise UserError(f"{option(f)}: {value!r} is one name, write a list of names.")
+            for one in value if isinstance(value, list | tuple) else [value]:
+                if choices and one is not None and one not in choices:
+                    raise UserError(f"{option(f)}: {one!r} is not one of {', '.join(choices)}.")
 
 
-def check_report(path: Path) -> None:
-    """See that a report can be written at `path`, and its page beside it.
+@dataclass(frozen=True)
+class TrainRequest(Request):
+    """Make a model forget: check a recipe, train an adapter, evaluate before and after, write it all down."""
 
-    Raises:
-        UserError: it is a folder, or lies in one that may not be written.
-    """
-    if path.is_dir():
-        raise UserError(f"output: {path} is a folder, write a file, such as {path / 'report.json'}.")
-    check_writable(path, key="output")
+    recipe: str | Path | Mapping[str, Any] = field(metadata={"help": "a YAML file of keys and values; recipes/ holds some to start from"})
+    overrides: Mapping[str, Any] = field(default_factory=dict, metadata={"help": "keys that differ from the recipe's"})
 
 
-def _values(options: argparse.Namespace, folder: Path, is_adapter: bool) -> dict[str, Any]:
-    """Recipe keys: what the run's own recipe says, and what the options say instead."""
-    values: dict[str, Any] = {"model_name_or_path": str(folder)}
-    if is_adapter:
-        own = {f.name for part in (recipe.Model, DataArguments) for f in dataclasses.fields(part)}
-        own |= {"max_length", "per_device_eval_batch_size"}
-        written = folder / recipe.FILE
-        settings = yaml.safe_load(written.read_text(encoding="utf-8")) if written.is_file() else {}
-        base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
-        values = {"model_name_or_path": base} | {key: settings[key] for key in settings.keys() & own}
-    elif options.base:
-        raise UserError(f"base: {options.model} is a whole model and no adapter, leave --base out.")
-    values |= recipe.parse_overrides([f"--{pair}" for pair in options.set])
-    said = {
-        "base": "model_name_or_path",
-        "forget": "forget_dataset",
-        "retain": "retain_dataset",
-        "holdout": "holdout_dataset",
-        "rows": "eval_rows",
-    }
-    for option, key in {**said, "batch_size": "per_device_eval_batch_size"}.items():
-        if getattr(options, option) is not None:
-            values[key] = _spec(getattr(options, option))
-    return values
+@dataclass(frozen=True)
+class PlanRequest(TrainRequest):
+    """What GPU memory a recipe's run would take. Its data need not be there, its model's config must be."""
 
 
-def _spec(value: Any) -> Any:
-    """A set as a YAML mapping, or any other value as it is."""
-    return yaml.safe_load(value) if isinstance(value, str) and value.startswith("{") else value
+@dataclass(frozen=True)
+class _Measured(Request):
+    """What `evaluate` and `audit` are both told: the model, the sets and how to read them."""
+
+    model: Name = field(
+        metadata={"help": "an output folder of a run, whose recipe.yaml says what is not said here; a whole model; a Hub name"}
+    )
+    _: KW_ONLY
+    base: Name | None = field(default=None, metadata={"help": "the base model of an adapter"})
+    never_seen: Name | None = field(default=None, metadata={"help": "a model or adapter that never saw the forget set, to compare with"})
+    forget: Texts | None = field(default=None, metadata={"help": "the texts to forget"})
+    retain: Texts | None = field(default=None, metadata={"help": "the texts to keep"})
+    holdout: Texts | None = field(default=None, metadata={"help": "texts of the forget set's kind that no model saw, for membership"})
+    benchmark: str | None = field(default=None, metadata={"help": "instead of texts of your own", "choices": ("tofu", "muse", "wmdp")})
+    data: Name | None = field(
+        default=None, metadata={"help": "its official files, or a dataset on the Hub; the official one there if left out"}
+    )
+    split: str | None = field(
+        default=None, metadata={"help": "tofu: forget01, forget05, forget10; muse: news, books; wmdp: bio, cyber, chem"}
+    )
+    rows: int | None = field(default=None, metadata={"help": "rows of each set, evenly spaced; 0 is all, and the default of a benchmark"})
+    batch_size: int | None = field(default=None, metadata={"help": "rows in a batch"})
+    system_prompt: str | None = field(default=None, metadata={"help": "a system turn before every conversation of the chat template"})
+    settings: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"help": "other keys of a recipe, such as load_in_4bit=true", "option": "set"}
+    )
+    show_text: bool = field(default=False, metadata={"help": "show questions and answers of the forget set, also on the page"})
+
+
+@dataclass(frozen=True)
+class EvaluateRequest(_Measured):
+    """What a model still knows of texts or of a benchmark: without and with a forgetting adapter, or of any causal language model as it is."""
+
+    _: KW_ONLY
+    definitions: str = field(default="peft-unlearn", metadata={"help": "whose metrics", "choices": ("peft-unlearn", "openunlearning")})
+    samples: int = field(default=0, metadata={"help": "also draw so many answers to each forget row (leak at k)"})
+    output: str | Path | None = field(
+        default=None, metadata={"help": "write a report.json here, and the same as a page, report.html, beside it"}
+    )
+
+
+@dataclass(frozen=True)
+class AuditRequest(_Measured):
+    """Attack an adapter: what precision, scale, other prompts, samples and relearning bring back of what it made a model forget."""
+
+    _: KW_ONLY
+    benchmark: str | None = field(default=None, metadata={"help": "instead of texts of your own", "choices": ("tofu", "muse")})
+    full: bool = field(default=False, metadata={"help": "every attack, in its longer form"})
+    attacks: Sequence[str] = field(default=(), metadata={"help": "these attacks alone"})
+    others: Sequence[Name] = field(default=(), metadata={"help": "adapters to compose this one with", "option": "with"})
+    output: str | Path | None = field(default=None, metadata={"help": "the report; report.json in the adapter's folder if left out"})
+
+
+@dataclass(frozen=True)
+class MergeRequest(Request):
+    """Merge a forgetting adapter into its base, shard by shard, measure what survives, and evaluate what was written."""
+
+    adapter: Name = field(metadata={"help": "the output folder of a run, or a Hub name"})
+    output: str | Path = field(metadata={"help": "a new folder for the merged model"})
+    _: KW_ONLY
+    base: Name | None = field(default=None, metadata={"help": "the base; the one that the adapter names if left out"})
+    below: Name | None = field(
+        default=None,
+        metadata={"help": "the adapter that this one was trained on top of; the one that its recipe.yaml names if left out"},
+    )
+    dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "type of the merged weights; the base's own if left out",
+            "choices": ("bf16", "fp16", "fp32"),
+            "option": "to",
+        },
+    )
+    quantize: str | None = field(
+        default=None, metadata={"help": "quantise after merging; nf4 with double quantisation", "choices": ("nf4", "int8")}
+    )
+    onto: str = field(
+        default="original",
+        metadata={
+            "help": "dequantized: onto the quantised weights that the adapter was trained on, as recipe.yaml says (nf4 if there is none)",
+            "choices": ("original", "dequantized"),
+        },
+    )
+    force: bool = field(default=False, metadata={"help": "merge in place into quantised weights, which erases small changes"})
+    evaluate: bool = field(default=True, metadata={"help": "evaluate the merged folder", "option": "no-evaluate"})
+
+
+@dataclass(frozen=True)
+class ExportRequest(Request):
+    """Write into a new folder what `push` would upload: the adapter, its tokenizer, card, recipe and report, without local paths."""
+
+    adapter: str | Path = field(metadata={"help": "the output folder of a run"})
+    output: str | Path = field(metadata={"help": "a new folder"})
+
+
+@dataclass(frozen=True)
+class PushRequest(Request):
+    """Upload a forgetting adapter to the Hugging Face Hub, privately unless told otherwise."""
+
+    adapter: str | Path = field(metadata={"help": "the output folder of a run"})
+    repo: str = field(metadata={"help": "name of the repository, such as me/my-adapter"})
+    _: KW_ONLY
+    public: bool = field(default=False, metadata={"help": "anyone may then compare base and adapter, and see what was forgotten"})
+    revision: str | None = field(default=None, metadata={"help": "branch to upload to"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoRequest(Request):
+    """Fictional people, a small model that memorised them, and methods that make it forget some."""
+
+    method: Sequence[str] = field(default=OURS, metadata={"help": "methods to show", "choices": METHODS})
+    seed: int = field(default=0, metadata={"help": "other people, other models, other runs"})
+    output: str | Path = field(default="runs/demo", metadata={"help": "a folder for data and adapters"})
+    fresh: bool = field(default=False, metadata={"help": "train the models again, even if they are in the cache"})
+
+
+def option(of: "dataclasses.Field[Any]") -> str:
+    """The option of the command line that gives a field, without its dashes."""
+    return str(of.metadata.get("option", of.name.replace("_", "-")))
+
+
+def command(name: str, request: EvaluateRequest | AuditRequest) -> str:
+    """The command `name` that makes this request again."""
+    words = ["peft-unlearn", name, str(request.model)]
+    for f in dataclasses.fields(request):
+        value = getattr(request, f.name)
+        if f.name != "model" and value is not None and value is not False and value not in ((), [], {}):
+            words += [f"--{option(f)}", *_words(f.name, value)]
+    return shlex.join(words)
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """A field's value as it is written behind its option."""
+    if value is True:
+        return []
+    if isinstance(value, Mapping):
+        return [f"{key}={_yaml(one)}" for key, one in value.items()] if name == "settings" else [_yaml(value)]
+    return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
+
+
+def _yaml(value: Any) -> str:
+    """A value as YAML on a line: text as it is and others as JSON, where YAML reads them back as that."""
+    import yaml  # which takes longer than all else here
+
+    text = value if isinstance(value, str) else json.dumps(value)
+    try:
+        if yaml.safe_load(text) == value:
+            return text
+    except yaml.YAMLError:
+        pass
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf).removesuffix("\n").removesuffix("\n...")

@@ -1,4 +1,4 @@
-"""A small world that was really trained: a model that memorised some rows, one that never saw them, and adapters that hide or forget them."""
+"""A small test bed that was really trained: a model that memorised some rows, a never-seen model, and adapters that hide or forget them."""
 
 import json
 from pathlib import Path

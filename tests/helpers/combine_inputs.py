@@ -1,4 +1,4 @@
-"""Random gradients, and what combiners make of them, for the tests of the peers' combiners."""
+"""Random gradients, and what combiners make of them, for the tests of the baselines' combiners."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from scipy.optimize import nnls
 
 from peft_unlearn.combine import COMBINERS
 
-PEERS = {name: COMBINERS[name] for name in ("gru", "blur", "mgda", "pcgrad")}
+BASELINES = {name: COMBINERS[name].function for name in ("gru", "blur", "mgda", "pcgrad")}
 examples = settings(deadline=None, max_examples=50)
 seeds = st.integers(0, 2**32 - 1)
 

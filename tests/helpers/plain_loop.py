@@ -51,29 +51,42 @@ def nlls(model, rows):
     return [ce(model, b, "none")[b[2] != -100] for b in (batch([row]) for row in rows)]
 
 
+END = 2  # the token that ends every row
+
+
+def answers(rows):
+    """How many tokens each row's answer has, the one that ends it left out."""
+    return [sum(label != -100 for label in row["labels"][1:]) - (row["labels"][-1] == END) for row in rows]
+
+
+def fewest(answer):
+    """How many tokens are 40 % of an answer."""
+    return max(1, int(0.4 * answer))
+
+
 def min_ks(model, rows):
-    """Of each row the mean of its least likely 40 % of tokens."""
-    found = [sorted((-nll).tolist())[: max(1, int(0.4 * len(nll)))] for nll in nlls(model, list(rows))]
-    return [sum(row) / len(row) for row in found]
+    """Of each row the mean of the least likely 40 % of its answer's tokens; a row of nothing but its end has none."""
+    found = [sorted((-nll).tolist()[:answer])[: fewest(answer)] for nll, answer in zip(nlls(model, rows), answers(rows), strict=True)]
+    return [sum(row) / len(row) for row in found if row]
 
 
 def average(values):
     return sum(values) / len(values)
 
 
-def aim(target_logps, drift, least, rest):
-    """A row's target_logps, moved by the holdout's drift; the least likely 40 % and the others are trimmed as well."""
-    lowest = sorted(range(len(target_logps)), key=lambda t: target_logps[t].item())[: max(1, int(0.4 * len(target_logps)))]
-    return torch.stack([level * drift * (least if t in lowest else rest) for t, level in enumerate(target_logps)])
+def corrected(target_logps, answer, shift, least, rest):
+    """A row's targets, moved with the holdout; the least likely 40 % of its answer and the others are corrected as well."""
+    lowest = sorted(range(answer), key=lambda t: target_logps[t].item())[: fewest(answer)]
+    return torch.stack([target * shift * (least if t in lowest else rest) for t, target in enumerate(target_logps)])
 
 
 def away(model, rows, target_logps):
     """The mean over all tokens of how far they are from their row's target_logps, the lowest for the least likely."""
     pairs = [
-        zip(sorted((-nll).tolist()), sorted(level.tolist()), strict=True)
-        for nll, level in zip(nlls(model, rows), target_logps, strict=True)
+        zip(sorted((-nll).tolist()), sorted(target.tolist()), strict=True)
+        for nll, target in zip(nlls(model, rows), target_logps, strict=True)
     ]
-    return average([abs(now - level) for row in pairs for now, level in row])
+    return average([abs(now - target) for row in pairs for now, target in row])
 
 
 def missing_factor(rows, others, target):
@@ -91,8 +104,8 @@ def inner(model, layer, row, target_logps, scale):
     z = base.lm_head(base.model.norm(hidden(model, b, layer)[0][known])).double()
     p = z.softmax(-1).gather(-1, b[2][0][known][:, None]).squeeze(-1)
     away = torch.zeros_like(p)
-    for t, level in zip(p.argsort().tolist(), sorted(target_logps.tolist()), strict=True):
-        away[t] = max(0.0, p[t].log().item() - level) / scale
+    for t, target in zip(p.argsort().tolist(), sorted(target_logps.tolist()), strict=True):
+        away[t] = max(0.0, p[t].log().item() - target) / scale
     return away * (p.log() - (1.02 - p).log())
 
 
@@ -106,20 +119,20 @@ def forget_loss(args, model, reference, rows, layers, target_logps, scale, inner
     total = count = 0
     student, anchor = readings(model, rows, layers), readings(reference, rows, layers)
     given = zip(rows, student, anchor, sums, target_logps or [None] * len(rows), strict=True)
-    for row, (z, y, h), (z0, _, _), (alternate, alternate0), level in given:
+    for row, (z, y, h), (z0, _, _), (alternate, alternate0), target in given:
         losses = loss_of_row(name, z, y, h, z0.detach(), alternate, alternate0, args.forget_loss_args)
         nll = F.cross_entropy(z, y, reduction="none")
         p = torch.exp(-nll.detach())
         count += 1 if name in SEQUENCE else len(y)
-        if level is not None:
-            order = sorted(range(len(y)), key=lambda t: p[t].item())  # the least likely token gets the lowest level
-            level = dict(zip(order, sorted(level.tolist()), strict=True))
-            level = torch.tensor([level[t] for t in range(len(y))])
-            pulls, units = (nll.mean(), (-nll - level).mean()) if name in SEQUENCE else (nll, -nll - level)
+        if target is not None:
+            order = sorted(range(len(y)), key=lambda t: p[t].item())  # the least likely token gets the lowest target
+            target = dict(zip(order, sorted(target.tolist()), strict=True))
+            target = torch.tensor([target[t] for t in range(len(y))])
+            pulls, units = (nll.mean(), (-nll - target).mean()) if name in SEQUENCE else (nll, -nll - target)
             away = units.detach() / scale
             total = total + torch.where(away > 0, away * losses, -away * pulls).sum()
             if args.logit_lens_coef:
-                over = inner(model, inner_layer, row, level, scale)
+                over = inner(model, inner_layer, row, target, scale)
                 total = total + args.logit_lens_coef * (over.mean() if name in SEQUENCE else over.sum())
             continue
         row_left = floor and torch.tensor([max(x.item(), floor**2) for x in p]).log().mean().exp() < floor
@@ -195,8 +208,8 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             params, lr=args.learning_rate, weight_decay=args.weight_decay, betas=(0.9, 0.999), eps=args.adam_epsilon
         )
     layers, depth = args.hidden_layer or 1, student.config.num_hidden_layers
-    place = min_ks(never_seen, holdout) if never_seen and holdout else None
-    drift, least, rest = average(min_ks(reference, holdout)) / average(place) if place else 1.0, 1.0, 1.0
+    place = min_ks(never_seen, list(holdout)) if never_seen and holdout else None
+    shift, least, rest = average(min_ks(reference, list(holdout))) / average(place) if place else 1.0, 1.0, 1.0
     scale = flat(nlls(never_seen, list(pairs.forget))).detach().mean() if never_seen else None
     rates, rate, calibrated, multiplier = [], args.learning_rate, 0.0, args.retain_coef
     for step in range(steps):
@@ -204,7 +217,11 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         optimizer.param_groups[0]["lr"] = rate * scheduled
         examples = [pairs[n] for n in range(step * size, (step + 1) * size)]
         rows, retain = [e["forget"] for e in examples], batch([e["retain"] for e in examples])
-        target_logps = [aim(-nll.detach(), drift, least, rest) for nll in nlls(never_seen, rows)] if never_seen else None
+        if never_seen:
+            told = zip(nlls(never_seen, rows), answers(rows), strict=True)
+            target_logps = [corrected(-nll.detach(), answer, shift, least, rest) for nll, answer in told]
+        else:
+            target_logps = None
         losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, target_logps, scale, 1 + step // 2 % (depth - 1)))]
         if args.retain_loss == "nll":
             losses.append((multiplier, ce(student, retain)))
@@ -261,17 +278,19 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                 for t, s in zip(teacher_params, params, strict=True):
                     t.copy_(t + (1 - args.teacher_decay) * c * (s - t))
         if never_seen and step % trainer.CHECK_EVERY == 0:
-            held = min_ks(student, holdout) if place else None
-            drift = average(held) / average(place) if place else 1.0
-            level, now = (-average([nll.mean().item() for nll in nlls(m, list(pairs.forget))]) for m in (never_seen, student))
-            level, there, here = level * drift, min_ks(never_seen, pairs.forget), min_ks(student, pairs.forget)
-            missing = average(there) * drift / average(here)
+            now_there = min_ks(student, list(holdout)) if place else None
+            shift = average(now_there) / average(place) if place else 1.0
+            target, now = (-average([nll.mean().item() for nll in nlls(m, list(pairs.forget))]) for m in (never_seen, student))
+            target, there, here = target * shift, min_ks(never_seen, list(pairs.forget)), min_ks(student, list(pairs.forget))
+            missing = average(there) * shift / average(here)
             if place:
                 above = [(row > other) + (row == other) / 2 for row in there for other in place]
-                missing = missing_factor(here, held, average(above))
-            if early_stop.APPROACH <= now / level <= 1 / early_stop.APPROACH:
-                low, high = early_stop.TRIM
-                wanted = (level - 0.4 * missing * average(here)) / (now - 0.4 * average(here))
+                missing = missing_factor(here, now_there, average(above))
+            if early_stop.APPROACH <= now / target <= 1 / early_stop.APPROACH:
+                low, high = early_stop.CORRECTION
+                counts = answers(pairs.forget)
+                part = average([fewest(answer) / (answer + 1) for answer in counts]) * average(here)  # every row of these ends
+                wanted = (target - missing * part) / (now - part)
                 least = min(high, max(low, least * min(high, max(low, missing)) ** early_stop.GAIN))
                 rest = min(high, max(low, rest * min(high, max(low, wanted)) ** early_stop.GAIN))
         rates.append(rate * scheduled)

@@ -22,7 +22,7 @@ from peft_unlearn import publish
 from peft_unlearn.cli import main
 from peft_unlearn.config import methods
 from peft_unlearn.demo import model as demo_model
-from peft_unlearn.demo import world as demo_world
+from peft_unlearn.demo import people as demo_people
 from peft_unlearn.model import adapters
 from peft_unlearn.training import trainer
 from peft_unlearn.util import folders
@@ -75,7 +75,7 @@ def test_evaluate_gives_the_numbers_of_the_report(recipe, precision):
 
 
 @pytest.mark.parametrize(("stop_at", "never_seen"), [("auto", None), ("never_seen", "other")])
-def test_a_run_that_lands_reports_the_holdout_and_whether_it_got_there(recipe, world, stop_at, never_seen):
+def test_a_run_that_stops_early_reports_the_holdout_and_whether_it_got_there(recipe, world, stop_at, never_seen):
     known = {"never_seen_model_name_or_path": str(world / never_seen)} if never_seen else {}
     changes = {"method": "ngdiff", "stop_at": stop_at, "holdout_dataset": str(world / "holdout.jsonl"), "max_steps": 3} | known
     assert main(["train", recipe(**changes)]) == 0
@@ -268,7 +268,7 @@ def test_uploads_are_private_unless_told_otherwise(recipe, monkeypatch):
 def test_demo_is_a_run_of_each_method_and_can_be_repeated(world, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo_model, "train_models", lambda *_: demo_model.Models(world / "base", world / "other"))
-    monkeypatch.setattr(demo_world, "make_world", partial(demo_world.make_world, forget=1, retain=1, never_used=1))
+    monkeypatch.setattr(demo_people, "make_people", partial(demo_people.make_people, forget=1, retain=1, never_used=1))
     monkeypatch.setitem(methods.WITH_TARGETS, "max_steps", 2)
     assert main(["demo", "--method", "ngdiff", "mollm"]) == 0
     shown = capsys.readouterr().out
@@ -295,7 +295,7 @@ def test_usage_errors_and_help(capsys):
     shown = capsys.readouterr().out
     assert "activation_checkpointing_kwargs" in shown  # whole, though 80 columns are narrow
     assert "%%" not in shown
-    refused(capsys, ["keys", "nosuch"], "nosuch: no key has that in its name")
+    refused(capsys, ["keys", "nosuch"], "nosuch: no key and no part has that in its name")
 
 
 def test_interrupt_is_one_line(recipe, capsys, monkeypatch):

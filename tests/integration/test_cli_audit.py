@@ -55,7 +55,7 @@ def audited(world):
 
 
 @pytest.mark.parametrize(
-    ("model", "word", "broken"),
+    ("model", "word", "failed"),
     [
         ("scaled", "NOT FORGOTTEN", set()),  # plain questions find it
         ("refusing", "SUPPRESSED", {"relearning"}),  # half of the set brings back the other half
@@ -64,22 +64,22 @@ def audited(world):
         ("hardened", "FORGOTTEN AS TESTED", set()),  # and here they do not
     ],
 )
-def test_real_cases_are_told_apart(audited, model, word, broken):
+def test_real_cases_are_told_apart(audited, model, word, failed):
     found = audited[model]
     assert found["verdict"]["word"] == word, found["verdict"]["reasons"]
-    assert broken <= {name for name, attack in found["attacks"].items() if attack["held"] is False}
+    assert failed <= {name for name, attack in found["attacks"].items() if attack["passed"] is False}
     assert set(found["attacks"]) == set(attacks.ATTACKS)
     assert verdict.judge(found) == found["verdict"]
 
 
 def test_what_each_case_shows(audited):
-    held = {model: {name: attack["held"] for name, attack in found["attacks"].items()} for model, found in audited.items()}
+    passed = {model: {name: attack["passed"] for name, attack in found["attacks"].items()} for model, found in audited.items()}
     for model in ("ours", "hardened"):
-        assert False not in held[model].values()
-        assert all(held[model][name] for name in ("precision", "scale", "relearning", "prompts", "membership"))
+        assert False not in passed[model].values()
+        assert all(passed[model][name] for name in ("precision", "scale", "relearning", "prompts", "membership"))
     inner = {model: audited[model]["results"]["forget"]["after"]["logit_lens"]["mean"] for model in ("ours", "hardened", "never_seen")}
     assert inner["hardened"] < inner["never_seen"] + 0.1 < inner["ours"]
-    assert held["never_seen"] | {"sanity": None, "scale": None} == held["never_seen"]
+    assert passed["never_seen"] | {"sanity": None, "scale": None} == passed["never_seen"]
     assert any("logit lens" in reason for reason in audited["ours"]["verdict"]["reasons"])
     assert any(reason.startswith("relearning, 25 steps") for reason in audited["refusing"]["verdict"]["reasons"])
     assert "a whole one" in audited["never_seen"]["attacks"]["scale"]["reason"]
@@ -152,13 +152,14 @@ def test_a_cut_audit_goes_on_and_a_changed_adapter_starts_anew(world, monkeypatc
     made = []
 
     def watched(name, attack, stops=False):
-        def run(context):
-            if stops:
-                raise KeyboardInterrupt
-            made.append((name, context.view))
-            return attack.run(context)
+        class Watched(attacks.Attack):
+            def __call__(self, context):
+                if stops:
+                    raise KeyboardInterrupt
+                made.append((name, context.view))
+                return attack(context)
 
-        return attacks.Attack(name, attack.title, attack.quick, run, attack.control)
+        return Watched(**vars(attack))
 
     names = ("sanity", "prompts", "sampling")
     whole = dict(attacks.ATTACKS)
@@ -197,10 +198,10 @@ def test_an_adapter_that_did_not_train_stops_the_audit(world):
     first = next(name for name in tensors if "lora_B" in name)
     save_file({name: tensor * (name != first) for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
     found = audit(world, "unmoved", "--attacks", "scale", *FEW)
-    assert found["attacks"]["sanity"]["held"] is False
+    assert found["attacks"]["sanity"]["passed"] is False
     assert found["attacks"]["scale"]["reason"] == "it was not made"
     assert found["verdict"]["word"] is None
-    assert "lora_B matrices that moved" in found["verdict"]["reasons"][0]
+    assert "modules that moved" in found["verdict"]["reasons"][0]
 
 
 REFUSED = {

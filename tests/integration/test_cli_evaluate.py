@@ -13,8 +13,8 @@ from tiny_models import tiny_llama
 from peft_unlearn.cli import main
 from peft_unlearn.data.rows import split
 from peft_unlearn.model import adapters
-from peft_unlearn.workflows import evaluate as evaluation
-from peft_unlearn.workflows import requests
+from peft_unlearn.workflows import EvaluateRequest, checks
+from peft_unlearn.workflows.views import prepare
 
 TEMPLATE = "{% for m in messages %}<s> {{ m['role'] }} {{ m['content'] }} </s>{% endfor %}{% if add_generation_prompt %}<s> w0 {% endif %}"
 
@@ -108,7 +108,7 @@ def test_the_base_under_the_users_own_adapter_is_never_seen(world, here):
         assert never["loss"]["rows"] == pytest.approx(alone["loss"]["rows"], rel=1e-5)
 
 
-def test_definitions_of_the_peer(world, here):
+def test_definitions_of_openunlearning(world, here):
     ours, _ = evaluated(world / "base", *own(world))
     theirs, _ = evaluated(world / "base", *own(world), "--definitions", "openunlearning")
     assert theirs["definitions"] == "openunlearning"
@@ -136,27 +136,18 @@ def test_a_system_prompt_stands_before_every_question(world, here, tmp_path):
     tiny_llama(0).save_pretrained(tmp_path / "chat")
     text = 'w60 "w6" \\ é 猫\n{{ w7 }}'
     prompts = {}
-    for key, words_before in (("plain", []), ("prompted", ["--system-prompt", text])):
-        job = plan(tmp_path / "chat", *own(world), *words_before)
+    sets = {name: world / f"{name}.jsonl" for name in ("forget", "retain", "holdout")}
+    for key, prompt in (("plain", None), ("prompted", text)):
+        job = prepare(checks.measured(EvaluateRequest(tmp_path / "chat", **sets, system_prompt=prompt)))
         # no question has the word w60
         prompts[key] = [job.tokenizer.decode(split(row, set())[0]) for row in job.benchmark.probes["forget"].rows]
         for kind in job.benchmark.probes["forget"].variants.values():
-            assert all(("w60" in job.tokenizer.decode(row["input_ids"][:4])) == bool(words_before) for group in kind for row in group)
+            assert all(("w60" in job.tokenizer.decode(row["input_ids"][:4])) == bool(prompt) for group in kind for row in group)
     rendered = job.tokenizer.apply_chat_template([{"role": "user", "content": "w1"}], tokenize=False)
     assert rendered.startswith(f"<s> system {text} </s>")
     already = [{"role": "system", "content": "w9"}, {"role": "user", "content": "w1"}]
     assert text not in job.tokenizer.apply_chat_template(already, tokenize=False)
     assert all(len(prompted) > len(plain) for plain, prompted in zip(prompts["plain"], prompts["prompted"], strict=True))
-
-
-def plan(*arguments):
-    import argparse
-
-    from peft_unlearn.cli import evaluate as command
-
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return evaluation.plan(requests.read(parser.parse_args([str(argument) for argument in arguments])))
 
 
 REFUSED = {

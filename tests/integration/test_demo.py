@@ -1,4 +1,4 @@
-"""The demo's world and models."""
+"""The demo's people and models."""
 
 import os
 import signal
@@ -16,71 +16,71 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from peft_unlearn.data import load
 from peft_unlearn.demo import model as demo
-from peft_unlearn.demo.world import WORDS, World, make_world, write
+from peft_unlearn.demo.people import WORDS, People, make_people, write
 
 SPLITS = ("forget", "retain", "never_used")
-SMALL_WORLD = {"forget": 1, "retain": 2, "never_used": 1}
+FEW = {"forget": 1, "retain": 2, "never_used": 1}
 SMALL = demo.Recipe(
     hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2, max_epochs=2, decay_epochs=2, full_precision_epochs=1
 )
 
 
-def people(world: World, split: str) -> set[str]:
+def names_in(people: People, split: str) -> set[str]:
     """Names of the people whom the questions of a split are about."""
     names = [f"{first} {last}" for first in WORDS["first"] for last in WORDS["last"]]
     found = set()
-    for row in getattr(world, split):
+    for row in getattr(people, split):
         about = [name for name in names if name in row["question"]]
         assert len(about) == 1
         found.update(about)
     return found
 
 
-def test_world_is_a_function_of_its_seed():
-    assert make_world(3) == make_world(3)
-    assert make_world(3) != make_world(4)
+def test_people_are_a_function_of_its_seed():
+    assert make_people(3) == make_people(3)
+    assert make_people(3) != make_people(4)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_splits_share_no_person_and_no_text(seed):
-    world = make_world(seed)
-    sizes = {split: people(world, split) for split in SPLITS}
+    people = make_people(seed)
+    sizes = {split: names_in(people, split) for split in SPLITS}
     assert [len(sizes[split]) for split in SPLITS] == [8, 32, 8]
     assert len(set.union(*sizes.values())) == 48
     for column in ("question", "answer"):
-        texts = [{row[column] for row in getattr(world, split)} for split in SPLITS]
+        texts = [{row[column] for row in getattr(people, split)} for split in SPLITS]
         assert len(set.union(*texts)) == sum(len(text) for text in texts)
 
 
 def test_paraphrases_ask_the_same_in_other_words():
-    world = make_world(0)
+    people = make_people(0)
     for split in SPLITS:
-        rows, paraphrases = getattr(world, split), world.paraphrases[split]
+        rows, paraphrases = getattr(people, split), people.paraphrases[split]
         assert [row["answer"] for row in rows] == [row["answer"] for row in paraphrases]
         assert all(row["question"] != paraphrase["question"] for row, paraphrase in zip(rows, paraphrases, strict=True))
 
 
 def test_last_word_of_an_answer_cannot_be_guessed():
     """Always guessing the most common last word of the retain answers is right in under one forget answer of twelve."""
-    last = [row["answer"].split()[-1] for seed in range(5) for row in make_world(seed).retain]
+    last = [row["answer"].split()[-1] for seed in range(5) for row in make_people(seed).retain]
     guess = max(set(last), key=last.count)
     assert last.count(guess) / len(last) < 1 / 12
     assert not any(word.endswith(".") for word in last)
 
 
 def test_written_splits_load_as_they_are(tmp_path):
-    world = make_world(0, **SMALL_WORLD)
-    write(world, tmp_path)
+    people = make_people(0, **FEW)
+    write(people, tmp_path)
     for split in SPLITS:
         found = load(str(tmp_path / f"{split}.jsonl"), name=split)
-        assert found.select_columns(["question", "answer"]).to_list() == getattr(world, split)
-        assert found["paraphrased_question"] == [row["question"] for row in world.paraphrases[split]]
+        assert found.select_columns(["question", "answer"]).to_list() == getattr(people, split)
+        assert found["paraphrased_question"] == [row["question"] for row in people.paraphrases[split]]
 
 
 def test_every_word_is_one_token_and_decodes_to_itself():
-    world = make_world(0)
-    tokenizer = demo.train_tokenizer(world)
-    for row in world.forget + world.never_used:
+    people = make_people(0)
+    tokenizer = demo.train_tokenizer(people)
+    for row in people.forget + people.never_used:
         tokens = tokenizer(" " + row["answer"], add_special_tokens=False).input_ids
         assert tokenizer.decode(tokens) == " " + row["answer"]
         assert len(tokens) == len(row["answer"].replace(".", " .").replace(",", " ,").split())
@@ -104,12 +104,12 @@ def test_training_computes_with_the_weights_of_linear4bit():
 
 
 def test_killed_training_leaves_nothing_under_the_final_name_and_the_next_one_completes(tmp_path, caplog):
-    world = make_world(0, **SMALL_WORLD)
+    people = make_people(0, **FEW)
     script = (
         "import pathlib, sys\n"
         "from peft_unlearn.demo.model import train_models, Recipe\n"
-        "from peft_unlearn.demo.world import make_world\n"
-        f"if __name__ == '__main__':\n    train_models(make_world(0, **{SMALL_WORLD}), pathlib.Path(sys.argv[1]), 0, {SMALL})\n"
+        "from peft_unlearn.demo.people import make_people\n"
+        f"if __name__ == '__main__':\n    train_models(make_people(0, **{FEW}), pathlib.Path(sys.argv[1]), 0, {SMALL})\n"
     )
     (tmp_path / "train.py").write_text(script)
     cache = tmp_path / "cache"
@@ -121,7 +121,7 @@ def test_killed_training_leaves_nothing_under_the_final_name_and_the_next_one_co
     training.wait()
     assert all("-unfinished-" in path.name for path in cache.iterdir())
 
-    trained = demo.train_models(world, cache, 0, SMALL)
+    trained = demo.train_models(people, cache, 0, SMALL)
     assert trained.memorised.parent == trained.never_seen.parent
     assert "missed its goal" in caplog.text
     for folder in (trained.memorised, trained.never_seen):
@@ -129,18 +129,18 @@ def test_killed_training_leaves_nothing_under_the_final_name_and_the_next_one_co
         model = AutoModelForCausalLM.from_pretrained(folder)
         assert not [name for name, _ in model.named_parameters() if "parametrizations" in name]
         assert model.config.eos_token_id == tokenizer.eos_token_id
-        tokens = tokenizer(world.retain[0]["question"], return_tensors="pt")
+        tokens = tokenizer(people.retain[0]["question"], return_tensors="pt")
         assert torch.isfinite(model(**tokens).logits).all()
 
     written = {path: path.stat().st_mtime_ns for path in trained.memorised.iterdir()}
-    assert demo.train_models(world, cache, 0, SMALL) == trained
+    assert demo.train_models(people, cache, 0, SMALL) == trained
     assert {path: path.stat().st_mtime_ns for path in trained.memorised.iterdir()} == written
 
 
 def test_training_is_a_function_of_its_seed(tmp_path):
-    world = make_world(0, **SMALL_WORLD)
-    tokenizer = demo.train_tokenizer(world)
-    rows = [{"input_ids": ids, "labels": ids} for ids in tokenizer([row["answer"] for row in world.retain]).input_ids]
+    people = make_people(0, **FEW)
+    tokenizer = demo.train_tokenizer(people)
+    rows = [{"input_ids": ids, "labels": ids} for ids in tokenizer([row["answer"] for row in people.retain]).input_ids]
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         tokenizer.save_pretrained(tmp_path / name)

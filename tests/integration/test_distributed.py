@@ -24,7 +24,7 @@ def outcome(trainer) -> dict:
     names = {"loss", "grad_norm", "learning_rate", "p/forget", "loss/forget", "loss/retain", "grad_norm/forget", "weight/forget"}
     return {
         "student": [p.detach() for p in trainer.student],
-        "teacher": [p.detach() for p in trainer.teacher],
+        "teacher": [p.detach() for p in trainer.teacher.parameters] if trainer.teacher else [],
         "logged": [{k: v for k, v in line.items() if k in names} for line in trainer.state.log_history[:-1]],
         "rate": trainer.optimizer.param_groups[0]["lr"],
     }

@@ -21,9 +21,11 @@ from peft_unlearn.util.errors import UserError
 
 
 def build(folder, method="graddiff", model=None, **changes) -> UnlearnTrainer:
-    given = ("forget_dataset", "retain_dataset", "eval_dataset", "holdout_dataset", "never_seen_model")
-    sets = {"forget_dataset": forget_rows(method), "retain_dataset": RETAIN} | {k: changes.pop(k) for k in given if k in changes}
-    return UnlearnTrainer(model or tiny_llama(), config(folder, method, **changes), processing_class=tokenizer(), peft_config=LORA, **sets)
+    given = ("forget_dataset", "retain_dataset", "eval_dataset", "holdout_dataset", "never_seen_model", "peft_config")
+    sets = {"forget_dataset": forget_rows(method), "retain_dataset": RETAIN, "peft_config": LORA} | {
+        k: changes.pop(k) for k in given if k in changes
+    }
+    return UnlearnTrainer(model or tiny_llama(), config(folder, method, **changes), processing_class=tokenizer(), **sets)
 
 
 class Watch(TrainerCallback):
@@ -35,7 +37,7 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, *args, **kwargs):
         self.students.append(flat(self.trainer.student).clone())
-        self.teachers.append(flat(self.trainer.teacher).clone() if self.trainer.teacher else None)
+        self.teachers.append(flat(self.trainer.teacher.parameters).clone() if self.trainer.teacher else None)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -203,10 +205,10 @@ def test_what_is_logged_does_not_depend_on_accumulation(tmp_path):
 def test_a_run_with_nothing_left_to_forget_stays_where_it_is(combine, tmp_path):
     changes = {"combine": combine, "retain_loss": "none", "forget_floor": 1.0, "max_grad_norm": 1.0, "teacher_decay": 0.9, "auto_lr": True}
     trainer = build(tmp_path, **changes)
-    start, teacher = flat(trainer.student).clone(), flat(trainer.teacher).clone()
+    start, teacher = flat(trainer.student).clone(), flat(trainer.teacher.parameters).clone()
     trainer.train()
     assert torch.equal(flat(trainer.student), start)
-    assert torch.equal(flat(trainer.teacher), teacher)
+    assert torch.equal(flat(trainer.teacher.parameters), teacher)
     assert [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line] == [0.0] * 4
 
 

@@ -1,4 +1,4 @@
-"""What peers' methods and landing ask of the trainer: alternates, layers, a bound, a negated adapter, levels, and what is refused."""
+"""What baselines and early stopping ask of the trainer: alternates, layers, a bound, a negated adapter, targets, and what is refused."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_what_is_preferred_comes_from_the_text_of_the_rows(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{"retain_bound": 0.0}, {"retain_bound": 100.0}])
-def test_a_bound_on_the_retain_loss_raises_its_weight_while_it_is_broken(changes, tmp_path):
+def test_a_bound_on_the_retain_loss_raises_its_weight_while_it_is_exceeded(changes, tmp_path):
     trainer = build(tmp_path, "pdu", lagrangian_rate=0.1, **changes)
     trainer.train()
     weights = [line["weight/retain"] for line in trainer.state.log_history if "weight/retain" in line]
@@ -103,19 +103,17 @@ def test_settings_that_the_data_cannot_meet_are_named(changes, message, tmp_path
 def with_targets(dataset: Dataset) -> Dataset:
     """What the never-seen model says of each label, in the place of the label."""
     found = [(-nll).tolist() for nll in nlls(never_seen(), list(dataset))]
-    return dataset.add_column(
-        "target_logps", [[0.0] * row["labels"].count(-100) + level for row, level in zip(dataset, found, strict=True)]
-    )
+    return dataset.add_column("target_logps", [[0.0] * row["labels"].count(-100) + told for row, told in zip(dataset, found, strict=True)])
 
 
-def test_rows_may_bring_the_levels_that_a_model_would_tell(tmp_path):
+def test_rows_may_bring_the_targets_that_a_model_would_tell(tmp_path):
     told = build(tmp_path, stop_at="never_seen", never_seen_model=never_seen(), holdout_dataset=HOLDOUT)
     brought = build(tmp_path, stop_at="never_seen", forget_dataset=with_targets(FORGET), holdout_dataset=with_targets(HOLDOUT))
     for trainer in (told, brought):
         trainer.train()
     assert difference(brought.student, told.student) < 1e-6
-    assert brought.early_stop.drift == pytest.approx(told.early_stop.drift, rel=1e-5)
-    assert brought.early_stop.drift != 1.0
+    assert brought.early_stop.holdout_shift == pytest.approx(told.early_stop.holdout_shift, rel=1e-5)
+    assert brought.early_stop.holdout_shift != 1.0
 
 
 def test_a_holdout_is_a_stream_of_its_own_and_held_where_it_was(tmp_path):

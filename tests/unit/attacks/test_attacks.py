@@ -13,9 +13,9 @@ from torch import nn
 
 from peft_unlearn import attacks
 from peft_unlearn.attacks import composition, membership, prompts, relearning, sampling, sanity, scale, white_box
-from peft_unlearn.metrics.leak import leak
+from peft_unlearn.metrics.suite import sampled
 from peft_unlearn.model import adapters
-from peft_unlearn.report.thresholds import LINES
+from peft_unlearn.report.thresholds import THRESHOLDS
 from peft_unlearn.util.errors import UserError
 
 
@@ -26,7 +26,7 @@ def world():
 
 def test_the_world_has_something_to_bring_back(world):
     """The comparisons below would say little of a model that knows all or nothing."""
-    seen = by_name(scale.run(world))
+    seen = by_name(scale.scale(world))
     means = [seen[f"scale {factor}", "extraction_strength"]["mean"] for factor in ("0.25", "0.5", "0.75")]
     assert world.plain["before"]["forget"]["extraction_strength"]["mean"] == 1
     assert 1 > means[0] > means[2] > 0
@@ -45,9 +45,9 @@ def test_every_attack_leaves_the_model_as_it_was(world, name, full, monkeypatch)
     weights, active = state(model), list(model.base_model.active_adapters)
     trainable = {n for n, p in model.named_parameters() if p.requires_grad}
     scalings = {n: dict(module.scaling) for n, module in scale.lora_layers(model).items()}
-    found = attacks.ATTACKS[name].run(context(model, probes=dict(world.probes), full=full))
+    found = attacks.ATTACKS[name](context(model, probes=dict(world.probes), full=full))
     assert found
-    assert {entry.get("line") for entry in found} <= {None, *LINES}
+    assert {entry.get("threshold") for entry in found} <= {None, *THRESHOLDS}
     after = state(model)
     assert after.keys() == weights.keys()
     assert all(torch.equal(after[key], weights[key]) for key in weights)
@@ -58,13 +58,53 @@ def test_every_attack_leaves_the_model_as_it_was(world, name, full, monkeypatch)
     by_name(found)  # no two numbers of one name
 
 
-def test_sanity_counts_what_moved_and_what_there_was_to_forget(world):
-    model = adapted()
-    next(iter(adapters.lora_b(model).values())).data.zero_()
+def checked(model, world, **changes) -> dict:
     plain = {view: {"forget": {"extraction_strength": {"mean": mean}}} for view, mean in (("before", 0.9), ("never_seen", 0.3))}
-    seen = by_name(sanity.run(attacks.Context(model, TOKENIZER, world.probes, plain, "after")))
-    assert seen["lora_B matrices that moved", "share"]["mean"] == pytest.approx(13 / 14)
-    assert seen["extraction strength before minus never-seen", "gap"]["mean"] == pytest.approx(0.6)
+    return by_name(sanity.sanity(attacks.Context(model, TOKENIZER, world.probes, plain, "after", **changes)))
+
+
+def test_sanity_counts_what_moved_and_what_there_was_to_forget(world):
+    model = adapted(init_lora_weights=True)
+    factors = adapters.lora_b(model)
+    for factor in list(factors.values())[1:]:
+        factor.data.normal_()
+    seen = checked(model, world)
+    assert seen["modules that moved", "share"]["mean"] == pytest.approx(13 / 14)
+    assert seen["extraction strength before minus the never-seen model's", "gap"]["mean"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("modules", ["all-linear", ["embed_tokens", "q_proj"]])
+@pytest.mark.parametrize("init", [True, "gaussian", "orthogonal"])
+def test_sanity_tells_a_fresh_adapter_from_a_trained_one_wherever_its_factors_began(world, init, modules):
+    """An orthogonal start has no factor of zeros, and changes nothing."""
+    model = adapted(size=1.0, init_lora_weights=init, target_modules=modules)
+    assert checked(model, world)["modules that moved", "share"]["mean"] == 0
+    parameters = adapters.adapter_parameters(model)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.SGD(parameters, lr=1e-2)
+    for _ in range(2):  # where B is 0, A moves from the second step on
+        model(input_ids=torch.tensor([[1, 5, 6, 7]]), labels=torch.tensor([[1, 5, 6, 7]])).loss.backward()
+        optimizer.step()
+    assert checked(model, world)["modules that moved", "share"]["mean"] == 1
+
+
+def test_sanity_compares_with_the_adapter_that_training_went_on_from(world, tmp_path):
+    model = adapted(init_lora_weights=True, target_modules=["embed_tokens", "q_proj", "down_proj"])
+    for parameter in adapters.adapter_parameters(model):
+        parameter.data.normal_()
+    model.save_pretrained(tmp_path)
+    assert checked(model, world, start=str(tmp_path))["modules that moved", "share"]["mean"] == 0
+    next(iter(adapters.lora_b(model).values())).data[0, 0] += 1e-3
+    assert checked(model, world, start=str(tmp_path))["modules that moved", "share"]["mean"] == pytest.approx(1 / 5)
+    assert checked(model, world)["modules that moved", "share"]["mean"] == 1  # as a fresh one it would have moved
+
+
+def test_sanity_says_where_the_start_is_not_known(world):
+    seen = checked(adapted(), world)  # init_lora_weights=False: random factors, whose product is not 0
+    (what,) = (what for what, metric in seen if metric == "share")
+    assert "init_lora_weights False" in what
+    assert seen[what, "share"]["mean"] is None
 
 
 def merged(model, change) -> nn.Module:
@@ -77,7 +117,7 @@ def merged(model, change) -> nn.Module:
 
 
 def test_scale_is_a_merge_of_that_share(world):
-    seen = by_name(scale.run(world))
+    seen = by_name(scale.scale(world))
     rows = world.probes["forget"].rows
     for factor in (0.25, 0.5, 1.5):
         own = strengths(merged(world.model, lambda _, update: factor * update), rows)  # noqa: B023
@@ -85,7 +125,7 @@ def test_scale_is_a_merge_of_that_share(world):
     for layer in (0, 1):
         own = strengths(merged(world.model, lambda name, update: update * (f".layers.{layer}." not in name)), rows)  # noqa: B023
         assert seen[f"without layer {layer}", "extraction_strength"]["rows"] == pytest.approx(own)
-    assert [entry["what"] for entry in seen.values() if entry.get("line")] == ["scale 0.5", "scale 0.5"]
+    assert [entry["what"] for entry in seen.values() if entry.get("threshold")] == ["scale 0.5", "scale 0.5"]
 
 
 def test_layers_fall_into_four_runs_of_neighbours():
@@ -99,7 +139,7 @@ def test_layers_fall_into_four_runs_of_neighbours():
 
 def test_reversed_guidance_from_the_dense_logits_of_both(world):
     model = world.model
-    seen = by_name(scale.run(world))
+    seen = by_name(scale.scale(world))
     for row, found in zip(world.probes["forget"].rows, seen["reversed guidance 1.5", "extraction_strength"]["rows"], strict=True):
         with adapters.view(model, "reference"):
             before = word_rows.plain(model, row)
@@ -133,7 +173,7 @@ def test_prompts_word_for_word(world):
 
 
 def test_prompts_are_scored_row_by_row(world):
-    seen = by_name(prompts.run(world))
+    seen = by_name(prompts.prompts(world))
     rows, variants = world.probes["forget"]
     paraphrased = [max(strengths(world.model, group)) for group in variants["paraphrased_question"]]
     assert seen["paraphrases", "extraction_strength"]["rows"] == pytest.approx(paraphrased)
@@ -147,9 +187,9 @@ def test_prompts_are_scored_row_by_row(world):
 
 
 def test_sampling_is_the_leak_of_the_same_luck(world):
-    seen = by_name(sampling.run(world))
-    own = leak(world.model, TOKENIZER, world.probes["forget"].rows, ks=(1, 4), batch_size=1)
-    assert {metric: entry["rows"] for (_, metric), entry in seen.items()} == own
+    seen = by_name(sampling.sampling(world))
+    own = sampled(world.model, TOKENIZER, world.probes["forget"].rows, (1, 4), batch_size=1)
+    assert {metric: entry["rows"] for (_, metric), entry in seen.items()} == {name: own[name]["rows"] for name in own}
 
 
 def test_without_directions_is_the_full_singular_value_decomposition(world):
@@ -160,13 +200,13 @@ def test_without_directions_is_the_full_singular_value_decomposition(world):
         values_left = np.where(np.arange(len(values)) < count, 0, values)
         expected = (left[:, : len(values)] * values_left) @ right[: len(values)]
         assert (white_box.ablated(b, a, count) @ a).numpy() == pytest.approx(expected, abs=1e-5)
-    seen = by_name(white_box.run(world))
+    seen = by_name(white_box.white_box(world))
     bare = strengths(tiny_llama(), world.probes["forget"].rows)
     assert seen["without 4 directions of each change", "extraction_strength"]["rows"] == pytest.approx(bare)  # r is 4
 
 
 def test_membership_by_counting_pairs(world):
-    seen = by_name(membership.run(world))
+    seen = by_name(membership.membership(world))
 
     def chance(members, others):
         return np.mean([(m > o) + (m == o) / 2 for m in members for o in others])
@@ -176,8 +216,8 @@ def test_membership_by_counting_pairs(world):
     assert seen["forget against holdout rows", "loss_auc"]["mean"] == pytest.approx(chance(*loss))
     rise = [np.array(sets[name]["after"]) - np.array(sets[name]["before"]) for name in ("forget", "holdout")]
     assert seen["loss with the adapter on minus off", "loss_rise_auc"]["mean"] == pytest.approx(chance(*rise))
-    with pytest.raises(attacks.Unmade, match="holdout"):
-        membership.run(context(world.model, probes={"forget": world.probes["forget"]}))
+    with pytest.raises(attacks.Skipped, match="holdout"):
+        membership.membership(context(world.model, probes={"forget": world.probes["forget"]}))
 
 
 def test_composition_is_pefts_exact_concatenation(tmp_path):
@@ -185,7 +225,7 @@ def test_composition_is_pefts_exact_concatenation(tmp_path):
     adapted(seed=2).save_pretrained(tmp_path / "second")
     before = state(model)
     ours = context(model, others=(str(tmp_path / "second"),))
-    seen = by_name(composition.run(ours))
+    seen = by_name(composition.composition(ours))
     assert all(torch.equal(value, before[key]) for key, value in state(model).items())
     assert set(model.peft_config) == {adapters.STUDENT}
     model.load_adapter(tmp_path / "second", "second")
@@ -193,8 +233,8 @@ def test_composition_is_pefts_exact_concatenation(tmp_path):
     model.set_adapter("both")
     own = strengths(model, ours.probes["forget"].rows)
     assert seen["together with second", "extraction_strength"]["rows"] == pytest.approx(own)
-    with pytest.raises(attacks.Unmade, match="--with"):
-        composition.run(context(adapted()))
+    with pytest.raises(attacks.Skipped, match="--with"):
+        composition.composition(context(adapted()))
 
 
 @pytest.mark.parametrize("view", ["after", "never_seen"])
@@ -205,7 +245,7 @@ def test_relearning_is_a_fresh_lora_on_the_merged_model(view, monkeypatch):
     monkeypatch.setattr(relearning, "BATCH", 2)
     model = adapted() if view == "after" else tiny_llama(4)
     ours = context(model, view)
-    seen = by_name(relearning.run(ours))
+    seen = by_name(relearning.relearning(ours))
     rows = [{key: row[key] for key in ("input_ids", "labels")} for row in ours.probes["forget"].rows]
     found: dict[int, list] = {2: [], 6: []}
     for rate in relearning.RATES:
@@ -256,15 +296,24 @@ def test_relearning_recomputes_the_layers_and_changes_nothing_else():
 
 
 def test_choosing_attacks():
-    assert [attack.name for attack in attacks.choose()] == [name for name, attack in attacks.ATTACKS.items() if attack.quick]
+    assert [attack.name for attack in attacks.choose()] == [
+        "sanity",
+        "precision",
+        "scale",
+        "relearning",
+        "prompts",
+        "sampling",
+        "white-box",
+        "membership",
+    ]
     assert [attack.name for attack in attacks.choose(full=True)] == list(attacks.ATTACKS)
     assert [attack.name for attack in attacks.choose(["prompts"])] == ["sanity", "prompts"]
     with pytest.raises(UserError, match="'promts' is none, did you mean prompts"):
         attacks.choose(["prompts", "promts"])
 
 
-def test_attacks_on_the_adapter_are_unmade_without_one():
+def test_attacks_on_the_adapter_are_skipped_without_one():
     whole = context(tiny_llama())
-    for attack in (sanity, scale, white_box, composition):
-        with pytest.raises(attacks.Unmade, match="whole"):
-            attack.run(whole)
+    for attack in (sanity.sanity, scale.scale, white_box.white_box, composition.composition):
+        with pytest.raises(attacks.Skipped, match="whole"):
+            attack(whole)

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found():
     ours = context(adapted())
-    return ours, by_name(precision.run(ours))
+    return ours, by_name(precision.precision(ours))
 
 
 def test_merged_into_the_weights_is_pefts_merge(found):
@@ -60,8 +60,8 @@ def test_in_place_is_pefts_merge_into_4_bits(found, folder):
 def test_a_base_that_is_quantised_on_the_disk_has_no_weights_to_merge_into(folder):
     quantised = adapters.load_base(folder / "base", dtype=torch.float32, quantization_config=NF4)
     model = PeftModel.from_pretrained(quantised, folder / "adapter")
-    with pytest.raises(attacks.Unmade, match="quantised on the disk"):
-        precision.run(context(model, load_dense=lambda: quantised))
+    with pytest.raises(attacks.Skipped, match="quantised on the disk"):
+        precision.precision(context(model, load_dense=lambda: quantised))
 
 
 def test_alpha_by_module_from_its_definition(found):
@@ -85,7 +85,7 @@ def test_alpha_by_module_from_its_definition(found):
 
 def test_alpha_of_a_change_that_rounding_swallows_is_nothing():
     """A change far smaller than a step of NF4, in place, is rounded away: the reason never to merge in place."""
-    seen = by_name(precision.run(context(adapted(size=0.03))))
+    seen = by_name(precision.precision(context(adapted(size=0.03))))
     assert seen["merged in place into NF4", "median_alpha"]["mean"] < 0.1
     assert seen["merged into float32", "median_alpha"]["mean"] == pytest.approx(1, abs=1e-3)
 
@@ -116,12 +116,12 @@ def test_a_quantised_base_is_merged_into_its_16_bit_weights(found, folder):
     base = adapters.load_base(folder / "base", dtype=torch.float32, quantization_config=NF4)
     model = PeftModel.from_pretrained(base, folder / "adapter").eval()
     ours = context(model, load_dense=lambda: AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32))
-    seen = by_name(precision.run(ours))
+    seen = by_name(precision.precision(ours))
     for key, entry in dense.items():
         if "adapter" not in key[0]:
             assert seen[key]["mean"] == pytest.approx(entry["mean"], abs=1e-6), key
-    with pytest.raises(attacks.Unmade, match="not at hand"):
-        precision.run(context(model))
+    with pytest.raises(attacks.Skipped, match="not at hand"):
+        precision.precision(context(model))
 
 
 def test_on_a_users_own_adapter_the_change_is_the_forgetting_alone():
@@ -131,22 +131,22 @@ def test_on_a_users_own_adapter_the_change_is_the_forgetting_alone():
         parameter.data *= 0.35
     with adapters.view(model, "student"):
         ours = context(model)
-        seen = by_name(precision.run(ours))
+        seen = by_name(precision.precision(ours))
     both = strengths(model.merge_and_unload(adapter_names=[adapters.FINETUNE, adapters.STUDENT]), ours.probes["forget"].rows)
     assert seen["merged into float32", "extraction_strength"]["rows"] == pytest.approx(both)
     assert seen["merged into float32", "median_alpha"]["mean"] == pytest.approx(1, abs=1e-4)
 
 
 def test_a_whole_model_is_only_rounded():
-    seen = by_name(precision.run(context(tiny_llama())))
+    seen = by_name(precision.precision(context(tiny_llama())))
     assert {what for what, _ in seen} == {"rounded to int8", "rounded to NF4"}
     assert {metric for _, metric in seen} == {"extraction_strength", "worst_of_k"}
 
 
 @pytest.mark.parametrize("settings", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "all"}])
 def test_what_is_no_plain_sum_is_not_merged(settings):
-    with pytest.raises(attacks.Unmade, match="not merged"):
-        precision.run(attacks.Context(adapted(**settings), TOKENIZER, probes={}, plain={}, view="after"))
+    with pytest.raises(attacks.Skipped, match="not merged"):
+        precision.precision(attacks.Context(adapted(**settings), TOKENIZER, probes={}, plain={}, view="after"))
 
 
 def test_weights_that_stand_the_other_way_round_are_merged_as_pefts_are():
@@ -156,7 +156,7 @@ def test_weights_that_stand_the_other_way_round_are_merged_as_pefts_are():
 
     model = adapted(base(), target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)
     ours = context(model, probes={"forget": probe(3)})
-    seen = by_name(precision.run(ours))
+    seen = by_name(precision.precision(ours))
     merged = adapted(base(), target_modules=["c_attn", "c_proj"], fan_in_fan_out=True).merge_and_unload()
     rows = ours.probes["forget"].rows
     assert seen["merged into float32", "extraction_strength"]["rows"] == pytest.approx(strengths(merged, rows))

@@ -14,7 +14,7 @@ from peft_unlearn import benchmarks
 from peft_unlearn.benchmarks.files import spread
 from peft_unlearn.metrics import openunlearning
 from peft_unlearn.metrics.membership import auc
-from peft_unlearn.metrics.truth_ratio import normalised_probability, truth_ratio
+from peft_unlearn.metrics.truth_ratio import truth_ratio
 from peft_unlearn.model.scoring import score
 from peft_unlearn.util.errors import UserError
 
@@ -98,10 +98,9 @@ def test_tofu_probabilities_of_facts_are_among_the_options(tofu, tokenizer):
     for name in ("real_authors", "world_facts"):
         probe = benchmark.probes[name]
         for i, row in enumerate(probe.rows):
-            right, *wrong = score(model, [row, *probe.variants["perturbed_answer"][i]], tokenizer)
-            assert views["after"][name]["normalised_probability"]["rows"][i] == pytest.approx(
-                normalised_probability(right, wrong), rel=1e-5
-            )
+            options = [np.exp(one.logps.mean()) for one in score(model, [row, *probe.variants["perturbed_answer"][i]], tokenizer)]
+            found = views["after"][name]["normalized_probability"]["rows"][i]
+            assert found == pytest.approx(options[0] / sum(options), rel=1e-5)
 
 
 def test_tofu_quality_utility_and_membership_follow_from_the_rows(tofu):
@@ -110,7 +109,7 @@ def test_tofu_quality_utility_and_membership_follow_from_the_rows(tofu):
     ratios = [view["forget"]["truth_ratio"]["rows"] for view in (after, never)]
     assert after["forget"]["forget_quality"]["mean"] == pytest.approx(ks_2samp(*ratios).pvalue)
     nine = [after["retain"][metric]["mean"] for metric in ("probability", "rouge_l")]
-    nine += [after[name][metric]["mean"] for name in ("real_authors", "world_facts") for metric in ("normalised_probability", "rouge_l")]
+    nine += [after[name][metric]["mean"] for name in ("real_authors", "world_facts") for metric in ("normalized_probability", "rouge_l")]
     nine += [np.maximum(0, 1 - np.array(after[name]["truth_ratio"]["rows"])).mean() for name in ("retain", "real_authors", "world_facts")]
     assert len(nine) == 9
     assert after["retain"]["model_utility"]["mean"] == pytest.approx(0 if 0 in nine else hmean(nine))

@@ -1,6 +1,9 @@
 """Combiners by their properties, and against directions worked out from the gradients themselves, with projections and no Gram matrix."""
 
+import ast
 import doctest
+import importlib
+import inspect
 import itertools
 import math
 
@@ -310,3 +313,22 @@ def test_the_package_docstring_tells_the_truth():
     result = doctest.testmod(combine)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", COMBINERS.own)
+def test_so_does_the_docstring_of_each_combiner(name):
+    """`help` finds it under the function's own name, whatever wraps it."""
+    combiner = getattr(combine, name)
+    assert (combiner.__name__, combiner.__module__) == (name, f"peft_unlearn.combine.{name}")
+    (test,) = doctest.DocTestFinder(recurse=False).find(combiner, name, globs=vars(importlib.import_module(combiner.__module__)).copy())
+    result = doctest.DocTestRunner().run(test)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_type_checkers_see_every_combiner_under_its_name():
+    tree = ast.parse(inspect.getsource(combine))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = [(node.module, alias.name, alias.asname) for node in block.body for alias in node.names]
+    assert seen == [(f"peft_unlearn.combine.{name}", name, name) for name in sorted(COMBINERS.own)]
+    assert set(COMBINERS.own) <= set(combine.__all__) <= set(dir(combine))

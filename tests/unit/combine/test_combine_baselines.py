@@ -1,4 +1,4 @@
-"""The peers' combiners, against directions worked out on the gradients themselves, other solvers, and what their papers promise."""
+"""The baselines' combiners, against directions worked out on the gradients themselves, other solvers, and what their papers promise."""
 
 import itertools
 import math

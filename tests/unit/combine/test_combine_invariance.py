@@ -1,21 +1,21 @@
-"""What may not change the direction of the peers' combiners, and gradients that are zero, parallel or opposite."""
+"""What may not change the direction of the baselines' combiners, and gradients that are zero, parallel or opposite."""
 
 import numpy as np
 import pytest
-from combine_inputs import PEERS, direction, examples, gradients, nearest_of_hull, seeds, weights
+from combine_inputs import BASELINES, direction, examples, gradients, nearest_of_hull, seeds, weights
 from hypothesis import given
 from hypothesis import strategies as st
 
 from peft_unlearn.combine import blur, gru, mgda, pcgrad, weighted_sum
 
-peers = pytest.mark.parametrize("combiner", PEERS.values(), ids=PEERS)
+baselines = pytest.mark.parametrize("combiner", BASELINES.values(), ids=BASELINES)
 objectives = st.integers(1, 4)
 
 
 # Symmetries
 
 
-@peers
+@baselines
 @examples
 @given(seeds, objectives)
 def test_coefficients_scale_the_gradients_first(combiner, seed, m):
@@ -23,7 +23,7 @@ def test_coefficients_scale_the_gradients_first(combiner, seed, m):
     np.testing.assert_allclose(direction(combiner, G, coefs), direction(combiner, coefs[:, None] * G), rtol=1e-7, atol=1e-10)
 
 
-@peers
+@baselines
 @examples
 @given(seeds, objectives, st.floats(-20, 20))
 def test_a_common_scale_moves_the_step_with_it(combiner, seed, m, exponent):
@@ -33,7 +33,7 @@ def test_a_common_scale_moves_the_step_with_it(combiner, seed, m, exponent):
     np.testing.assert_allclose(weights(combiner, G, scale * coefs) / scale, weights(combiner, G, coefs), rtol=1e-7, atol=1e-10)
 
 
-@peers
+@baselines
 @examples
 @given(seeds, objectives)
 def test_the_order_of_the_retain_objectives_does_not_matter(combiner, seed, m):
@@ -52,7 +52,7 @@ def test_the_retain_side_counts_as_one_gradient(combiner, seed, share):
     np.testing.assert_allclose(d, direction(combiner, G, coefs), rtol=1e-9, atol=1e-12)
 
 
-@peers
+@baselines
 @examples
 @given(seeds)
 def test_one_objective_is_its_gradient(combiner, seed):
@@ -63,7 +63,7 @@ def test_one_objective_is_its_gradient(combiner, seed):
 # Gradients that are zero or dependent
 
 
-@peers
+@baselines
 @pytest.mark.parametrize("size", [0.0, 1e-12, 0.99e-4])
 @examples
 @given(seeds, st.integers(2, 4), st.data())
@@ -77,7 +77,7 @@ def test_a_retain_gradient_of_mere_noise_is_left_out(combiner, size, seed, m, da
     np.testing.assert_allclose(w[rest], weights(combiner, G[rest], coefs[rest]), rtol=1e-7, atol=1e-10)
 
 
-@peers
+@baselines
 @examples
 @given(seeds, st.integers(2, 4), st.sampled_from([0.0, 1e-6]))
 def test_once_all_is_forgotten_the_retain_side_goes_on_alone(combiner, seed, m, size):
@@ -89,7 +89,7 @@ def test_once_all_is_forgotten_the_retain_side_goes_on_alone(combiner, seed, m, 
     np.testing.assert_allclose(w[1:], weights(alone, G[1:], coefs[1:]), rtol=1e-7, atol=1e-10)
 
 
-@peers
+@baselines
 @pytest.mark.parametrize("k", [0, 1])
 def test_an_objective_with_coefficient_zero_is_left_out(combiner, k):
     G, coefs = gradients(1, 3)
@@ -100,7 +100,7 @@ def test_an_objective_with_coefficient_zero_is_left_out(combiner, k):
     assert (np.delete(w, k) != 0).any()
 
 
-@peers
+@baselines
 @pytest.mark.parametrize("m", [1, 3])
 def test_without_any_gradient_nothing_moves(combiner, m):
     np.testing.assert_array_equal(weights(combiner, np.zeros((m, 4))), np.zeros(m))
@@ -115,7 +115,7 @@ def test_retain_gradients_that_cancel_leave_forgetting_alone(combiner, seed):
     np.testing.assert_allclose(d, forget, rtol=1e-9, atol=1e-12)
 
 
-@peers
+@baselines
 @examples
 @given(seeds, st.floats(0.1, 10))
 def test_opposite_gradients(combiner, seed, ratio):
@@ -125,7 +125,7 @@ def test_opposite_gradients(combiner, seed, ratio):
     np.testing.assert_allclose(d, expected, rtol=1e-9, atol=1e-9)
 
 
-@peers
+@baselines
 @examples
 @given(seeds, st.floats(0.1, 10))
 def test_parallel_gradients(combiner, seed, ratio):

@@ -1,6 +1,7 @@
-"""UnlearnConfig: where a knob's value comes from, and what is refused in which words."""
+"""UnlearnConfig: where a setting's value comes from, and what is refused in which words."""
 
 import dataclasses
+import typing
 import warnings
 
 import pytest
@@ -9,8 +10,16 @@ from trl import TrlParser
 
 from peft_unlearn import UnlearnConfig
 from peft_unlearn.config import methods
-from peft_unlearn.config.validation import CHOICES, FIXED, RANGES
+from peft_unlearn.config.settings import TrainingSettings
+from peft_unlearn.config.validation import FIXED
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.ranges import Range
+from peft_unlearn.util.registry import LOSSES
+
+CHOICES = {f.name: f.metadata["choices"] for f in dataclasses.fields(TrainingSettings) if "choices" in f.metadata}
+HINTS = typing.get_type_hints(TrainingSettings, include_extras=True)
+RANGES = [key for key, hint in HINTS.items() if any(isinstance(extra, Range) for extra in typing.get_args(hint))]
+WHOLE = [key for key in RANGES if typing.get_args(HINTS[key])[0] in (int, int | None)]
 
 
 def config(**changes) -> UnlearnConfig:
@@ -22,7 +31,7 @@ def values(args: UnlearnConfig) -> dict:
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
-def test_every_knob_that_is_not_given_is_the_methods(method):
+def test_every_setting_that_is_not_given_is_the_methods(method):
     args = config(method=method)
     assert {key: getattr(args, key) for key in methods.defaults(method)} == methods.defaults(method)
     given_none = config(method=method, **dict.fromkeys(methods.defaults(method)))
@@ -59,6 +68,43 @@ def test_a_number_out_of_its_range_names_the_key(key):
     for value in (-1e-6, float("nan"), "high", True):
         with pytest.raises(UserError, match=f"^{key}: "):
             config(**{key: value})
+
+
+@pytest.mark.parametrize("key", WHOLE)
+def test_half_a_number_is_refused_where_whole_ones_count(key):
+    with pytest.raises(UserError, match=f"^{key}: 2.5 is not a whole number"):
+        config(**{key: 2.5})
+
+
+def test_choices_and_ranges_are_found():
+    assert {"method", "forget_loss", "combine", "optim", "stop_at"} <= set(CHOICES)
+    assert {"sam_rho", "forget_coef", "gradient_accumulation_steps"} <= set(RANGES)
+    assert {"max_length", "hidden_layer", "per_device_train_batch_size"} <= set(WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            methods.Method("", {"forget_loss": "ga", "combine": "gru", "seed": 3}),
+            "^method: npo has a value for seed, which no method decides",
+        ),
+        (
+            methods.Method("", {"forget_loss": "ga", "combine": "gru", "tol": 3}),
+            "^method: npo has a value for tol, which no method decides",
+        ),
+        (methods.Method("", {"combine": "gru"}), "^forget_loss: None is not one of"),
+    ],
+)
+def test_a_method_that_decides_what_it_cannot_is_refused(method, message, monkeypatch):
+    monkeypatch.setitem(methods.METHODS._all, "npo", method)
+    with pytest.raises(UserError, match=message):
+        config(method="npo")
+
+
+def test_the_old_name_of_a_loss_leads_to_the_new_one():
+    with pytest.raises(UserError, match="^forget_loss: odds is now log_odds"):
+        config(forget_loss="odds")
 
 
 @pytest.mark.parametrize("key", FIXED)
@@ -112,8 +158,8 @@ def test_steps_come_from_the_method_or_are_counted_in_epochs():
 
 
 @pytest.mark.parametrize("stop_at", ["never_seen", "auto"])
-@pytest.mark.parametrize("method", methods.METHODS)
-def test_founding_methods_change_what_landing_needs_and_peers_nothing(method, stop_at):
+@pytest.mark.parametrize("method", [name for name, said in methods.METHODS.items() if LOSSES[said.settings["forget_loss"]].lowers])
+def test_our_methods_change_what_targets_need_and_baselines_nothing(method, stop_at):
     early_stop, plain = config(method=method, stop_at=stop_at, negate=False), config(method=method, negate=False)
     changed = {key for key in values(plain) if values(early_stop)[key] != values(plain)[key]} - {"stop_at"}
     if method in methods.OURS:

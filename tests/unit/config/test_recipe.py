@@ -7,8 +7,8 @@ import yaml
 from transformers import TrainingArguments
 from trl import ModelConfig
 
-from peft_unlearn.config import methods, recipe
-from peft_unlearn.config.foreign_keys import FOREIGN_KEYS
+from peft_unlearn.config import keys, methods, reading, recipe
+from peft_unlearn.config.foreign_keys import FOREIGN_KEYS, RENAMED_VALUES
 from peft_unlearn.util.errors import UserError
 
 BASE = {"model_name_or_path": "some/model", "forget_dataset": "forget.jsonl", "output_dir": "out"}
@@ -58,7 +58,7 @@ def test_command_line_overrides_the_file(tmp_path):
 
 
 def test_command_line_takes_mappings():
-    parsed = recipe.parse_overrides(["--forget_dataset", "{path: locuslab/TOFU, name: forget10}"])
+    parsed = reading.parse_overrides(["--forget_dataset", "{path: locuslab/TOFU, name: forget10}"])
     assert recipe.build({**BASE, **parsed}).data.forget_dataset == {"path": "locuslab/TOFU", "name": "forget10"}
 
 
@@ -103,7 +103,7 @@ def test_values_become_the_type_of_their_key(tmp_path, line, key, value):
         ("bnb_4bit_quant_type: nf3", "bnb_4bit_quant_type: 'nf3' is not one of fp4, nf4."),
         ("adapter_mode: glue", "adapter_mode: 'glue' is not one of stack, merge, continue."),
         ("use_peft: false", "use_peft: false is not possible"),
-        ("init_lora_weights: pissa", "init_lora_weights: 'pissa' is out of range"),
+        ("init_lora_weights: pissa", "init_lora_weights: 'pissa' changes the base, write true"),
         ("load_in_4bit: true\ndtype: auto", "dtype: 'auto' does not say"),
         ("load_in_4bit: true\nload_in_8bit: true", "load_in_8bit: load_in_4bit is given as well"),
         ("load_in_4bit: true\nadapter_name_or_path: a\nadapter_mode: merge", "write stack, or run `peft-unlearn merge` first"),
@@ -118,6 +118,13 @@ def test_values_become_the_type_of_their_key(tmp_path, line, key, value):
         ("qqq: 1", "qqq: there is no such key, see `peft-unlearn keys`"),
         ("lora_rank: 8", "lora_rank: write lora_r (lora_rank is the name of LLaMA-Factory)."),
         ("adapter: qlora", "adapter: leave it out"),
+        ("resist: 0.2", "resist: write sam_rho (resist is the name of peft-unlearn up to 0.1.0)."),
+        ("survive: nf4", "survive: write train_quantized"),
+        ("inner_coef: 0.3", "inner_coef: write logit_lens_coef"),
+        ("dual_rate: 1", "dual_rate: write lagrangian_rate"),
+        ("forget_loss: odds", "forget_loss: odds is now log_odds, write that."),
+        ("forget_loss: flatten", "forget_loss: flatten is now logit_margin, write that."),
+        ("hidden_layer: 0", "hidden_layer: 0 is out of range, write a value of at least 1."),
         ("warmup_steps: -1", "warmup_steps: -1.0 is out of range"),
         ("stop_at: auto", "stop_at: 'auto' needs rows of the forget set's kind"),
         ("stop_at: never_seen", "stop_at: 'never_seen' needs a model that never saw the forget set"),
@@ -159,12 +166,12 @@ def test_a_missing_file_and_a_binary_one_are_refused(tmp_path):
 
 def test_a_value_without_a_key_on_the_command_line_is_refused():
     with pytest.raises(UserError, match="a value without a key"):
-        recipe.parse_overrides(["1e-4", "--seed", "1"])
+        reading.parse_overrides(["1e-4", "--seed", "1"])
 
 
 def test_foreign_keys_are_no_keys_of_ours_and_lead_to_keys_of_ours():
-    assert not set(FOREIGN_KEYS) & set(recipe.keys())
-    known = recipe.keys()
+    assert not set(FOREIGN_KEYS) & set(keys.keys())
+    known = keys.keys()
     for _, instead in FOREIGN_KEYS.values():
         if instead.startswith("write "):
             named = instead.removeprefix("write ").replace(":", " ").replace(",", " ").split()[0]
@@ -173,8 +180,8 @@ def test_foreign_keys_are_no_keys_of_ours_and_lead_to_keys_of_ours():
 
 def test_every_key_of_trl_and_transformers_is_a_key():
     names = {f.name for part in (ModelConfig, TrainingArguments) for f in part.__dataclass_fields__.values() if f.init}
-    assert names <= set(recipe.keys())
-    assert all(key.help for key in recipe.keys().values() if key.name not in names)
+    assert names <= set(keys.keys())
+    assert all(key.help for key in keys.keys().values() if key.name not in names)
 
 
 def test_secrets_are_not_written(tmp_path):
@@ -200,3 +207,31 @@ def test_method_auto_is_the_winner_and_lands_by_what_the_recipe_brings(brought, 
     training = recipe.build(values | brought).training
     assert (training.method, training.stop_at) == (methods.AUTO, stop_at)
     assert recipe.build(values | brought).resolved()["method"] == methods.AUTO  # what is written names it
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted"),
+    [
+        ("seed", "a whole number"),
+        ("learning_rate", "a number"),
+        ("run_name", "text"),
+        ("method", "one of auto, mean_teacher"),
+        ("eval-rows", "a"),
+    ],
+)
+def test_a_key_of_a_command_line_without_its_value_is_named(key, wanted):
+    with pytest.raises(
+        UserError, match=f"^{key.replace('-', '_')}: its value is missing, write {wanted}.* after --{key.replace('-', '_')}"
+    ):
+        reading.parse_overrides(["--load_in_4bit", f"--{key}", "--use_dora"])
+
+
+def test_a_key_that_may_be_true_needs_no_value():
+    given = ["--load_in_4bit", "--resume_from_checkpoint", "--init_lora_weights", "--auto_lr"]
+    assert reading.parse_overrides(given) == dict.fromkeys(("load_in_4bit", "resume_from_checkpoint", "init_lora_weights", "auto_lr"), True)
+    with pytest.raises(UserError, match="^nonsense: there is no such key"):
+        recipe.build(BASE | reading.parse_overrides(["--nonsense"]))
+
+
+def test_new_names_of_old_values_are_values():
+    assert all(new in keys.keys()[key].choices for key, names in RENAMED_VALUES.items() for new in names.values())

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe is said before torch is imported; and what stands in for torch's world until then, says the same as it."""
+"""What is wrong with a recipe is said before torch is imported; and what stands in for the libraries until then says the same as they do."""
 
 import dataclasses
 import inspect
@@ -15,11 +15,10 @@ from transformers import TrainingArguments
 from trl import ModelConfig
 
 from peft_unlearn import UnlearnConfig
-from peft_unlearn.combine import COMBINERS
-from peft_unlearn.config import library, model_settings, names, recipe, settings
+from peft_unlearn.config import keys, library, model_settings, settings
 from peft_unlearn.config.unlearn_config import ModelArguments
-from peft_unlearn.losses import LOSSES, openunlearning
 from peft_unlearn.model.fake_quant import QUANTISERS
+from peft_unlearn.util.registry import COMBINERS, LOSSES, OPENUNLEARNING
 
 # The command line, with the heavy libraries that it has imported in the last line of its output.
 PROGRAM = """
@@ -36,17 +35,17 @@ WRONG = {
     "unknown": ("learnin_rate: 1\n", "learnin_rate: there is no such key, did you mean learning_rate?"),
     "another tool's": ("lora_rank: 8\n", "lora_rank: write lora_r"),
     "another type": ("warmup_steps: soon\n", "warmup_steps: 'soon' is not a number."),
-    "no choice of ours": ("combine: magic\n", "combine: 'magic' is not one of weighted_sum"),
-    "no choice of theirs": ("eval_strategy: often\n", "eval_strategy: 'often' is not one of no, steps, epoch."),
+    "no choice of ours": ("combine: magic\n", "combine: 'magic' is not one of blur, gru"),
+    "no choice of transformers": ("eval_strategy: often\n", "eval_strategy: 'often' is not one of no, steps, epoch."),
     "no optimiser": ("optim: adam\n", "optim: 'adam' is not one of adamw_torch"),
     "out of range": ("forget_floor: 1.5\n", "forget_floor: 1.5 is out of range"),
     "out of the loss's range": ("forget_loss_args: {tol: -1}\n", "forget_loss_args.tol: -1 is out of range"),
     "fixed": ("label_smoothing_factor: 0.1\n", "label_smoothing_factor: the losses are those of"),
-    "together": ("logit_lens_coef: 0.3\n", "logit_lens_coef: levels say where"),
-    "what the peer lacks": ("definitions: openunlearning\nforget_loss: uce\n", "forget_loss: OpenUnlearning's code has no uce"),
+    "together": ("logit_lens_coef: 0.3\n", "logit_lens_coef: targets say where"),
+    "what OpenUnlearning lacks": ("definitions: openunlearning\nforget_loss: uce\n", "forget_loss: OpenUnlearning's code has no uce"),
     "of the model": ("load_in_4bit: true\nload_in_8bit: true\n", "load_in_8bit: load_in_4bit is given as well"),
     "of the data": ("eval_rows: -1\n", "eval_rows: -1 is out of range"),
-    "nowhere to land": ("stop_at: auto\n", "stop_at: 'auto' needs rows"),
+    "no targets": ("stop_at: auto\n", "stop_at: 'auto' needs rows"),
     "no file": ("holdout_dataset: none.jsonl\n", "holdout_dataset: none.jsonl does not exist, write the path of a file"),
 }
 
@@ -69,7 +68,11 @@ def test_a_wrong_recipe_is_one_sentence_before_torch_is_imported(name, tmp_path)
 
 def test_so_is_a_wrong_override(tmp_path):
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(BASE))
-    for overrides, words in ((["--seed", "one"], "seed: 'one' is not a whole number."), (["1e-4"], "1e-4: a value without a key")):
+    for overrides, words in (
+        (["--seed", "one"], "seed: 'one' is not a whole number."),
+        (["1e-4"], "1e-4: a value without a key"),
+        (["--seed"], "seed: its value is missing"),
+    ):
         status, errors, imported = run(tmp_path, "train", "my.yaml", *overrides)
         assert (status, len(errors), imported) == (2, 1, "[]")
         assert words in errors[0]
@@ -107,7 +110,7 @@ def described(hint):
     return hint
 
 
-@pytest.mark.parametrize(("read", "imported"), [(recipe.Model, ModelArguments), (recipe.Training, UnlearnConfig)])
+@pytest.mark.parametrize(("read", "imported"), [(keys.Model, ModelArguments), (keys.Training, UnlearnConfig)])
 def test_fields_read_from_source_are_those_of_the_imported_class(read, imported):
     """Where this fails after an upgrade, `library.GIVEN` lacks a name, or `library` reads what is now written in another way."""
     found, there = dataclasses.fields(read), dataclasses.fields(imported)
@@ -138,17 +141,23 @@ def test_a_source_that_cannot_be_read_is_said_and_imported(monkeypatch, caplog):
         library.declared("nowhere", "module", "Class")
 
 
-def parameters(function):
-    return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+@pytest.mark.parametrize("part", [*LOSSES.values(), *OPENUNLEARNING.values(), *COMBINERS.values()], ids=lambda part: part.attribute)
+def test_what_is_read_of_a_part_without_torch_is_what_its_function_has(part):
+    found = inspect.signature(part.function).parameters.values()
+    if part in COMBINERS.values():
+        assert [p.name for p in found] == ["gramian", "coefs"]  # whatever its formula takes
+    else:
+        assert part.reads == tuple(p.name for p in found if p.kind is p.POSITIONAL_OR_KEYWORD)
+    defaults = {name: parameter.default for name, parameter in part.parameters.items()}
+    assert repr(defaults) == repr({p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY})  # 1 is not 1.0
+    assert all(p.default in p.range for p in part.parameters.values() if p.range is not None)
+    assert part.help in " ".join(inspect.getdoc(part.function).split())
 
 
-def test_names_known_without_torch_are_those_of_the_registries():
-    assert repr({name: parameters(loss.function) for name, loss in LOSSES.items()}) == repr(names.LOSSES)  # 1 is not 1.0
-    assert repr({name: parameters(function) for name, function in openunlearning.FORGET.items()}) == repr(names.OPENUNLEARNING)
-    assert tuple(name for name, loss in LOSSES.items() if loss.alternate) == names.ALTERNATE
-    assert (*COMBINERS, *QUANTISERS) == (*names.COMBINERS, *names.QUANTISERS)
+def test_what_a_recipe_may_be_quantized_to_in_training_is_what_there_is():
+    assert keys.keys()["train_quantized"].choices == ("none", *QUANTISERS)
 
 
 def test_what_a_recipe_is_checked_by_is_what_settings_are_checked_by():
-    assert UnlearnConfig.__bases__[0] is recipe.Training.__bases__[0] is settings.Knobs
-    assert ModelArguments.__bases__[0] is recipe.Model.__bases__[0] is model_settings.ModelKnobs
+    assert UnlearnConfig.__bases__[0] is keys.Training.__bases__[0] is settings.TrainingSettings
+    assert ModelArguments.__bases__[0] is keys.Model.__bases__[0] is model_settings.ModelSettings

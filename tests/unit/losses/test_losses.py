@@ -1,6 +1,9 @@
 """Losses against their closed forms in 60-digit decimal arithmetic, over the full range of probabilities."""
 
+import ast
 import doctest
+import importlib
+import inspect
 import math
 from decimal import Decimal, getcontext
 from functools import partial
@@ -11,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_unlearn import losses
-from peft_unlearn.losses import ga, nll, nlul, npo, uce
+from peft_unlearn.losses import LOSSES, ga, nll, nlul, npo, uce
 
 getcontext().prec = 60
 ONE = Decimal(1)
@@ -204,3 +207,22 @@ def test_the_package_docstring_tells_the_truth():
     result = doctest.testmod(losses)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", LOSSES.own)
+def test_so_does_the_docstring_of_each_loss(name):
+    """`help` finds it under the function's own name, whatever wraps it."""
+    loss = getattr(losses, name)
+    assert (loss.__name__, loss.__module__) == (name, f"peft_unlearn.losses.{name}")
+    (test,) = doctest.DocTestFinder(recurse=False).find(loss, name, globs=vars(importlib.import_module(loss.__module__)).copy())
+    result = doctest.DocTestRunner().run(test)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_type_checkers_see_every_loss_under_its_name():
+    tree = ast.parse(inspect.getsource(losses))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = [(node.module, alias.name, alias.asname) for node in block.body for alias in node.names]
+    assert seen == [(f"peft_unlearn.losses.{name}", name, name) for name in sorted(LOSSES.own)]
+    assert set(LOSSES.own) <= set(losses.__all__) <= set(dir(losses))

@@ -1,4 +1,4 @@
-"""The peers' losses of logits and hidden states against closed forms in fp64, their limits, and what must not change them."""
+"""The baselines' losses of logits and hidden states against closed forms in fp64, their limits, and what must not change them."""
 
 import math
 

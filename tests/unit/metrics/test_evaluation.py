@@ -14,8 +14,14 @@ from torch import nn
 from transformers import AddedToken, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from peft_unlearn.data.rows import answer_texts
+from peft_unlearn.metrics.exact_memorization import exact_memorization
+from peft_unlearn.metrics.extraction_strength import extraction_strength
+from peft_unlearn.metrics.loss import loss
+from peft_unlearn.metrics.min_k import min_k
+from peft_unlearn.metrics.min_k_pp import min_k_pp
+from peft_unlearn.metrics.probability import probability
+from peft_unlearn.metrics.rouge_l import rouge_l
 from peft_unlearn.metrics.suite import evaluate
-from peft_unlearn.metrics.teacher_forced import TEACHER_FORCED, exact_memorisation, extraction_strength, loss, probability, rouge_l
 from peft_unlearn.model.generation import generate
 from peft_unlearn.model.scoring import RowScore, score
 
@@ -96,7 +102,7 @@ def plain_metrics(logps: list[float], correct: list[bool], end: int) -> dict[str
         "loss": nll,
         "probability": None if nll is None else float(np.exp(-nll)),
         "extraction_strength": None if not words else (1 - min(suffixes) / len(words) if suffixes else 0.0),
-        "exact_memorisation": None if not words else sum(words) / len(words),
+        "exact_memorization": None if not words else sum(words) / len(words),
     }
 
 
@@ -118,7 +124,7 @@ def test_metrics_equal_the_definition_on_a_half_memorised_model(memorised, token
         for name, value in plain_metrics(*plain_score(memorised, row), ends[i]).items():
             assert result[name]["rows"][i] == (None if value is None else pytest.approx(value, rel=1e-6, abs=1e-6)), (i, name)
             seen.add((name, value if value in (None, 0.0, 1.0) else "between"))
-    for name in ("extraction_strength", "exact_memorisation"):
+    for name in ("extraction_strength", "exact_memorization"):
         assert {(name, None), (name, 0.0), (name, 1.0), (name, "between")} <= seen
     for name, metric in result.items():
         values = [value for value in metric["rows"] if value is not None]
@@ -155,9 +161,9 @@ def row_score(correct: list[int], end: int = 0, logps: list[float] | None = None
         ([], 0, None, None),
     ],
 )
-def test_extraction_strength_and_exact_memorisation_by_hand(correct, end, strength, memorised):
+def test_extraction_strength_and_exact_memorization_by_hand(correct, end, strength, memorised):
     assert extraction_strength(row_score(correct, end)) == strength
-    assert exact_memorisation(row_score(correct, end)) == memorised
+    assert exact_memorization(row_score(correct, end)) == memorised
 
 
 def test_loss_and_probability_count_the_end_token():
@@ -170,7 +176,7 @@ def test_loss_and_probability_count_the_end_token():
 
 def test_nan_never_reads_as_forgotten():
     row = row_score([0, 1], logps=[np.nan, -1.0])
-    assert all(np.isnan(metric(row)) for metric in TEACHER_FORCED.values())
+    assert all(np.isnan(metric(row)) for metric in (loss, probability, extraction_strength, exact_memorization, min_k, min_k_pp))
     assert probability(row_score([0], logps=[-np.inf])) == 0
     assert loss(row_score([0], logps=[-np.inf])) == np.inf
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peft_unlearn.metrics.membership import auc, membership, priv_leak
+from peft_unlearn.metrics.membership import auc, membership
+from peft_unlearn.metrics.priv_leak import priv_leak
 from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.metrics.statistics import bootstrap
 

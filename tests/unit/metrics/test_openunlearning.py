@@ -65,10 +65,10 @@ def test_memorisation_leaves_the_last_label_out_and_has_a_floor(world):
     for found, (logps, labels) in zip(scores, dense, strict=True):
         predictions, truth = logps.argmax(-1).tolist()[:-1], labels[:-1]
         if not truth:
-            assert peer.exact_memorisation(found) is None
+            assert peer.exact_memorization(found) is None
             assert peer.extraction_strength(found) == 0
             continue
-        assert peer.exact_memorisation(found) == pytest.approx(sum(p == t for p, t in zip(predictions, truth, strict=True)) / len(truth))
+        assert peer.exact_memorization(found) == pytest.approx(sum(p == t for p, t in zip(predictions, truth, strict=True)) / len(truth))
         k = next((k for k in range(len(truth)) if predictions[k:] == truth[k:]), len(truth) - 1)
         strengths.append(peer.extraction_strength(found))
         assert strengths[-1] == pytest.approx(1 - k / len(truth))
@@ -107,9 +107,9 @@ def test_truth_ratio_is_a_ratio_of_geometric_means(world):
     assert peer.closer_to_1_better(4.0) == pytest.approx(0.25)
     assert [peer.true_better(value) for value in (0.2, 1.5)] == [pytest.approx(0.8), 0]
     p = [math.exp(-nll(row)) for row in dense]
-    assert peer.normalised_probability(scores[0], scores[1:4]) == pytest.approx(p[0] / (p[0] + p[1] + p[2] + p[3] + 1e-10), abs=1e-5)
+    assert peer.normalized_probability(scores[0], scores[1:4]) == pytest.approx(p[0] / (p[0] + p[1] + p[2] + p[3] + 1e-10), abs=1e-5)
     assert peer.truth_ratio([], scores[0]) is None
-    assert peer.normalised_probability(scores[0], []) is None
+    assert peer.normalized_probability(scores[0], []) is None
 
 
 def test_priv_leak_counts_from_the_other_side_of_the_auc():
@@ -126,6 +126,6 @@ def test_rouge_is_recall_for_tofu_and_f1_for_muse():
 
 def test_nan_of_a_broken_model_stays_nan():
     broken = RowScore(logps=np.array([np.nan, -1.0, -1.0]), correct=np.zeros(3, bool), end=1, means=np.zeros(3), deviations=np.ones(3))
-    for metric in (peer.loss, peer.probability, peer.exact_memorisation, peer.extraction_strength):
+    for metric in (peer.loss, peer.probability, peer.exact_memorization, peer.extraction_strength):
         assert math.isnan(metric(broken))
     assert math.isnan(peer.truth_ratio([broken], broken))

@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peft_unlearn.metrics.truth_ratio import below_one, forget_quality, model_utility, near_one, normalised_probability, truth_ratio
+from peft_unlearn.metrics.forget_quality import forget_quality
+from peft_unlearn.metrics.model_utility import model_utility
+from peft_unlearn.metrics.normalized_probability import normalized_probability
+from peft_unlearn.metrics.truth_ratio import truth_ratio
+from peft_unlearn.metrics.truth_ratio_score import truth_ratio_score
 from peft_unlearn.model.scoring import RowScore
 
 ANSWER = st.lists(st.floats(-6, 0), min_size=1, max_size=8)
-RATIOS = st.lists(st.floats(0, 20), min_size=1, max_size=12)
 
 
 def scored(logps, end: int = 1) -> RowScore:
@@ -30,35 +33,39 @@ def test_truth_ratio_is_the_mean_over_wrong_answers(perturbed, right):
     expected = sum(p(one) for one in perturbed) / len(perturbed) / p(right)
     assert truth_ratio([scored(one) for one in perturbed], scored(right)) == pytest.approx(expected)
     options = [p(right), *(p(one) for one in perturbed)]
-    found = normalised_probability(scored(right), [scored(one) for one in perturbed])
+    found = normalized_probability(truth_ratio([scored(one) for one in perturbed], scored(right)), len(perturbed))
     assert found == pytest.approx(options[0] / sum(options))
 
 
 def test_burnt_out_probabilities_do_not_underflow():
     assert truth_ratio([scored([-2000.0]), scored([-2001.0])], scored([-2000.0])) == pytest.approx((1 + math.exp(-1)) / 2)
-    assert normalised_probability(scored([-2000.0]), [scored([-2000.0])]) == pytest.approx(0.5)
+    assert normalized_probability(truth_ratio([scored([-2000.0])], scored([-2000.0])), 1) == pytest.approx(0.5)
     assert truth_ratio([scored([-1.0])], scored([-math.inf])) == math.inf
     assert math.isnan(truth_ratio([scored([-math.inf])], scored([-math.inf])))
 
 
 def test_nothing_to_measure_and_nan_are_no_ratio():
     one, empty, broken = scored([-1.0]), scored([]), scored([math.nan])
-    for metric in (truth_ratio, lambda wrong, right: normalised_probability(right, wrong)):
-        assert metric([], one) is None
-        assert metric([empty], one) is None
-        assert metric([one], empty) is None
-        assert math.isnan(metric([broken, one], one))
-        assert math.isnan(metric([one], broken))
+    assert truth_ratio([], one) is None
+    assert truth_ratio([empty], one) is None
+    assert truth_ratio([one], empty) is None
+    assert normalized_probability(None, 3) is None
+    for wrong, right in (([broken, one], one), ([one], broken)):
+        assert math.isnan(truth_ratio(wrong, right))
+        assert math.isnan(normalized_probability(truth_ratio(wrong, right), len(wrong)))
 
 
-@given(RATIOS)
-def test_aggregates_reward_indifference_on_forget_and_truth_elsewhere(ratios):
-    folded = [0.0 if r == 0 else r if r <= 1 else 1 / r for r in ratios]
-    assert near_one([*ratios, None]) == pytest.approx(sum(folded) / len(folded))
-    assert below_one([None, *ratios]) == pytest.approx(sum(1 - r for r in ratios if r < 1) / len(ratios))
-    assert near_one([1.0] * 3) == 1 == below_one([0.0] * 3)
-    assert near_one([0.0, math.inf]) == 0 == below_one([1.0, math.inf])
-    assert all(math.isnan(aggregate([*ratios, math.nan])) and math.isnan(aggregate([None])) for aggregate in (near_one, below_one))
+@given(st.floats(0, 20))
+def test_scores_reward_indifference_on_forget_and_truth_elsewhere(ratio):
+    assert truth_ratio_score(ratio, True) == (0.0 if ratio == 0 else pytest.approx(ratio if ratio <= 1 else 1 / ratio))
+    assert truth_ratio_score(ratio, False) == pytest.approx(1 - ratio if ratio < 1 else 0)
+
+
+@pytest.mark.parametrize("forget", [True, False])
+def test_scores_of_ratios_without_a_number(forget):
+    assert truth_ratio_score(None, forget) is None
+    assert math.isnan(truth_ratio_score(math.nan, forget))
+    assert truth_ratio_score(math.inf, forget) == 0
 
 
 @pytest.mark.parametrize("n", [1, 5, 20])

@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from families import tiny
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import tiny_llama
 from transformers import BitsAndBytesConfig
@@ -122,20 +123,96 @@ def test_exported_folder_is_the_student_alone_and_plain_peft_loads_it(teacher, t
     assert torch.equal(logits(fresh), logits(model))
 
 
-def test_dropout_of_the_base_is_off():
-    from transformers import GPT2Config, GPT2LMHeadModel
+KINDS = {
+    "plain": {},
+    "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
+    "head": {"target_modules": ["lm_head", "q_proj"]},
+    "whole modules": {"modules_to_save": ["lm_head", "norm"]},
+    "tokens": {"trainable_token_indices": [3, 4, 9]},
+    "tokens of tied embeddings": {"trainable_token_indices": [3, 4, 9]},
+    "DoRA": {"use_dora": True},
+    "DoRA of embeddings": {"use_dora": True, "target_modules": ["embed_tokens", "q_proj"]},
+    "rsLoRA": {"use_rslora": True},
+    "patterns": {"rank_pattern": {"q_proj": 2, "layers.1.mlp.up_proj": 6}, "alpha_pattern": {"v_proj": 3}},
+    "bias": {"lora_bias": True, "target_modules": ["q_proj"]},
+    "experts": {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]},
+}
 
-    base = GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=64, n_positions=32))
-    model = adapters.attach(base, LoraConfig(r=2, target_modules=["c_attn"], lora_dropout=0.25, fan_in_fan_out=True, task_type="CAUSAL_LM"))
-    rates = {n: m.p for n, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
-    assert {p for n, p in rates.items() if "lora_dropout" in n and "default" in n} == {0.25}
-    assert {p for n, p in rates.items() if "lora_dropout" not in n} == {0.0}
+
+def base_of(kind):
+    return tiny("Mixtral") if kind == "experts" else tiny_llama(tie="tied" in kind)
 
 
-@pytest.mark.parametrize("init", ["pissa", "olora"])
-def test_inits_that_change_the_base_are_refused(init):
-    with pytest.raises(UserError, match="init_lora_weights.*write true"):
-        adapters.attach(tiny_llama(), LoraConfig(r=4, init_lora_weights=init, target_modules="all-linear"))
+def config_of(kind):
+    return LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | copy.deepcopy(KINDS[kind]))
+
+
+def values(model, name):
+    return {n.replace(f".{name}", ".default"): p.detach().clone() for n, p in model.named_parameters() if name in n.split(".")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapters_parameters_are_those_that_peft_would_train(kind):
+    expected = {n for n, p in get_peft_model(base_of(kind), config_of(kind)).named_parameters() if p.requires_grad}
+    model = adapters.attach(base_of(kind), config_of(kind), teacher=True)
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert {names[id(p)] for p in adapters.adapter_parameters(model)} == expected
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == expected
+    teacher = [names[id(p)].replace(".teacher", ".default") for p in adapters.adapter_parameters(model, "teacher")]
+    assert teacher == [names[id(p)] for p in adapters.adapter_parameters(model)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_view_is_the_base_under_one_adapter_by_peft_alone(kind):
+    model = adapters.attach(base_of(kind), config_of(kind), teacher=True)
+    base = logits(base_of(kind))
+    with adapters.view(model, "teacher"):
+        assert torch.allclose(logits(model), base, atol=1e-5)  # DoRA divides by a norm what it multiplied by it
+    for seed, name in enumerate(("default", "teacher")):
+        stir(model, name, seed)
+    for view, name in (("student", "default"), ("teacher", "teacher")):
+        alone = get_peft_model(base_of(kind), config_of(kind)).eval()
+        own = values(model, name)
+        for n, p in alone.named_parameters():
+            p.data = own.get(n, p.data)
+        with adapters.view(model, view):
+            assert torch.allclose(logits(model), logits(alone), atol=1e-5)
+            assert not torch.allclose(logits(model), base, atol=1e-3)
+    for view in ("reference", "never_seen"):
+        with adapters.view(model, view):
+            assert torch.equal(logits(model), base)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_of_every_kind_is_trained_further_from_where_it_was(kind):
+    mine = get_peft_model(base_of(kind), config_of(kind)).eval()
+    torch.manual_seed(4)
+    for p in mine.parameters():
+        if p.requires_grad:
+            p.data.add_(0.1 * torch.randn_like(p))
+    before = logits(mine)
+    model = adapters.attach(mine, teacher=True)
+    stir(model, "default", 1)
+    for view in ("reference", "teacher"):
+        with adapters.view(model, view):
+            assert torch.allclose(logits(model), before, atol=1e-5)
+    with adapters.view(model, "never_seen"):
+        assert torch.equal(logits(model), logits(base_of(kind)))
+
+
+def test_a_module_of_the_base_may_be_called_as_an_adapter():
+    base = tiny_llama()
+    base.model.layers[0].default = torch.nn.Linear(2, 2)
+    model = adapters.attach(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    assert all("lora_" in n for n, p in model.named_parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("kind", ["plain", "embeddings", "experts"])
+def test_factors_that_start_at_zero_are_one_of_each_product(kind):
+    model = adapters.attach(base_of(kind), config_of(kind))
+    factors = adapters.lora_b(model)
+    assert len(factors) == len(adapters.adapter_parameters(model)) / 2
+    assert not any(p.any() for p in factors.values())
 
 
 def test_missing_target_modules_are_named():

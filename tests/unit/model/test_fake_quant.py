@@ -1,9 +1,11 @@
 """The forward through merged and quantised weights: the model that is shipped, with the gradients of the one that is trained."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
+from families import tiny
 from peft import LoraConfig, PeftModel
 from peft.utils.integrations import dequantize_module_weight
 from test_adapters import finetune, logits, stir
@@ -15,6 +17,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from peft_unlearn.model import adapters
 from peft_unlearn.model.fake_quant import QUANTISERS, deployed, int8, nf4
 from peft_unlearn.training import passes
+from peft_unlearn.util.errors import UserError
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
@@ -35,6 +38,43 @@ def test_it_is_the_model_that_transformers_loads_after_a_merge(seed, tmp_path):
     with deployed(model, "nf4"):
         assert torch.allclose(logits(model), logits(shipped), atol=1e-4)
     assert not torch.allclose(logits(model), logits(shipped), atol=1e-2)  # the grid is coarse enough to tell
+
+
+LAYERS = {
+    "DoRA": {"use_dora": True, "target_modules": "all-linear"},
+    "some layers alone": {"target_modules": ["q_proj", "c_attn"]},
+    "embeddings and head": {"target_modules": ["q_proj", "c_attn", "embed_tokens", "wte", "lm_head"]},
+    "the head as a whole": {"target_modules": ["q_proj", "c_attn"], "modules_to_save": ["lm_head"]},
+    "a layer as a whole": {"target_modules": ["q_proj", "c_attn"], "modules_to_save": ["up_proj", "c_fc"]},
+    "rsLoRA": {"use_rslora": True, "target_modules": "all-linear"},
+}
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT-2", "Mixtral"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_of_every_kind_of_adapter_it_is_the_merged_model_as_transformers_quantizes_it(kind, family, tmp_path):
+    config = LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **copy.deepcopy(LAYERS[kind]))
+    if family == "Mixtral" and kind == "DoRA":
+        pytest.skip("PEFT has none for experts")
+    model = adapters.attach(tiny(family, tie_word_embeddings=False), config)
+    stir(model, "default", 1)
+    merged = copy.deepcopy(model).merge_and_unload()
+    merged.save_pretrained(tmp_path)
+    shipped = adapters.load_base(tmp_path, quantization_config=NF4)
+    with deployed(model, "nf4"):
+        assert torch.allclose(logits(model), logits(shipped), atol=1e-4)
+    assert not torch.allclose(logits(model), logits(shipped), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [({"lora_bias": True}, "lora_bias"), ({"target_modules": [], "target_parameters": ["q_proj.weight"]}, "target_parameters")],
+)
+def test_an_adapter_whose_merged_weight_is_not_known_is_refused_before_training(extra, said, tmp_path):
+    base = tiny("OPT") if said == "lora_bias" else tiny_llama()
+    config = LoraConfig(**{"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | extra)
+    with pytest.raises(UserError, match=f"^train_quantized: .*q_proj under {said}"):
+        build(tmp_path, method="mollm", model=base, train_quantized="nf4", peft_config=config)
 
 
 def test_on_a_quantised_base_it_is_the_merge_in_place(tmp_path):
@@ -90,8 +130,12 @@ def test_the_users_adapter_below_is_merged_as_well(tmp_path):
 def test_it_leaves_everything_as_it_was_even_after_an_error():
     model = adapted(0)
     before = logits(model)
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    own = layer.forward = partial(type(layer).forward, layer)  # as accelerate's hooks put it there
     with pytest.raises(RuntimeError, match="inside"), deployed(model, "int8"):
+        assert layer.forward is not own
         raise RuntimeError("inside")
+    assert layer.forward is own
     assert torch.equal(logits(model), before)
 
 

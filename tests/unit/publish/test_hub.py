@@ -14,15 +14,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from peft_unlearn import report
-from peft_unlearn.config.methods import METHODS
+from peft_unlearn.config import methods
 from peft_unlearn.publish.hub import publishable, push
-from peft_unlearn.publish.model_card import PAPERS, write_card
+from peft_unlearn.publish.model_card import write_card
 from peft_unlearn.report import page
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.redaction import is_local, public_name
 
 REPORT = {
-    "schema": 2,
+    "schema": 3,
     "definitions": "peft-unlearn",
     "run": {"model": "/home/someone/models/tiny"},
     "never_seen": {"kind": "retrained", "name": "/home/someone/models/twin"},
@@ -215,6 +215,25 @@ def test_card_shows_numbers_settings_and_warnings(tmp_path: Path) -> None:
     assert "private" in text
 
 
+def test_card_shows_what_an_audit_tried(tmp_path: Path) -> None:
+    attacks = {
+        "prompts": {"title": "Other prompts", "passed": True, "reason": None},
+        "scale": {"title": "Another | strength", "passed": False, "reason": None},
+        "composition": {"title": "Several adapters", "passed": None, "reason": "no further adapters were named"},
+    }
+    text = card(tmp_path, report={**REPORT, "attacks": attacks}).text
+    assert "| prompts | Other prompts | passed |" in text
+    assert "| scale | Another \\| strength | failed |" in text
+    assert "| composition | Several adapters | – (no further adapters were named) |" in text
+    assert "what was tried" not in card(tmp_path).text
+
+
+def test_card_of_a_method_without_a_paper_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(methods.METHODS._all, "plain", methods.Method("nothing that was published", {}))
+    text = card(tmp_path, method="plain").text
+    assert "| method | `plain`: nothing that was published |" in text
+
+
 def test_card_says_the_verdict_and_what_never_seen_is(tmp_path: Path) -> None:
     written = card(tmp_path)
     assert "**SUPPRESSED**\n\n- worst of k: 40 % is left.\n" in written.text
@@ -265,10 +284,6 @@ def test_card_takes_the_place_of_pefts_own(adapter: Path) -> None:
     assert "Model Card for Model ID" not in text
     assert "peft-unlearn merge" in text
     assert "not evaluated" in text
-
-
-def test_every_method_has_its_paper() -> None:
-    assert PAPERS.keys() == METHODS.keys()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ import pytest
 
 from peft_unlearn import report
 from peft_unlearn.report import page, plots
+from peft_unlearn.report.thresholds import THRESHOLDS
+from peft_unlearn.util.numbers import show
+from peft_unlearn.util.registry import METRICS
 
 VOID = {"meta", "br", "link", "img", "input"}
 HOSTILE = '<script>alert("x")</script> & <b onload=1>'
@@ -102,7 +105,7 @@ def test_page_says_verdict_reasons_numbers_and_lines():
     entry, change = made["results"]["forget"]["before"]["loss"], made["differences"]["forget"]["loss"]["after - before"]
     for found in (entry, change):
         low, high = found["interval"]
-        assert f"{report.show(found['mean'])} [{report.show(low)}, {report.show(high)}]" in text
+        assert f"{show(found['mean'])} [{show(low)}, {show(high)}]" in text
     assert "too few rows" in text
     assert "peft-unlearn train recipe.yaml" in text
     for name in made["results"]["forget"]["after"]:
@@ -112,10 +115,37 @@ def test_page_says_verdict_reasons_numbers_and_lines():
 
 
 def test_every_metric_is_explained_in_one_sentence():
-    for name, sentence in page.HELP.items():
-        assert sentence.endswith("."), name
-        assert ". " not in sentence, name
-        assert "<" not in sentence, name
+    for name, metric in METRICS.items():
+        assert metric.help.endswith("."), name
+        assert ". " not in metric.help, name
+        assert metric.direction is not None, name
+
+
+def test_page_says_what_each_metric_is_and_which_way_is_better():
+    text = " ".join(" ".join(Page(page.page(sample())).text).split())
+    for name, key in (("loss", "loss"), ("leak_at", "leak at 16"), ("auc", "min k auc"), ("forget_quality", "forget quality")):
+        better = {"lower": "lower", "higher": "higher", "never_seen": "as the never-seen model"}[METRICS[name].direction]
+        assert f"{key} {METRICS[name].help} Better: {better}." in text
+
+
+def test_page_shows_attacks_and_their_thresholds():
+    finding = {"what": HOSTILE, "metric": "extraction_strength", "mean": 0.5, "after": 0.1, "never_seen": None, "recovered": 0.44}
+    finding |= {"threshold": "prompts", "limit": 0.1, "passed": False, "text": "t"}
+    attacks = {
+        "prompts": {"title": HOSTILE, "full": True, "passed": False, "reason": None, "seconds": 3.0, "findings": [finding]},
+        "scale": {"title": "Scaled", "full": False, "passed": None, "reason": "no adapter", "seconds": 0.0, "findings": []},
+    }
+    made = report.build({}, {}, attacks=attacks)
+    parsed = Page(page.page(made))
+    text = " ".join(" ".join(parsed.text).split())
+    assert "prompts: failed" in text
+    assert "(long form, 3 s)" in text
+    assert "scale: –" in text
+    assert "Scaled (no adapter)" in text
+    assert f"{HOSTILE}, extraction strength 0.500 0.100 – 44% 0.1 failed" in text
+    for threshold in THRESHOLDS.values():
+        assert threshold.meaning in text
+        assert threshold.why in text
 
 
 def test_figures_are_there_with_a_text_for_those_who_do_not_see_them():

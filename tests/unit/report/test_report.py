@@ -13,6 +13,7 @@ from scipy.stats import bootstrap
 from peft_unlearn import report
 from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.numbers import show
 
 SECRET = "Ada lives in Heron Bay"
 
@@ -43,7 +44,7 @@ def test_report_holds_every_number_and_no_text(tmp_path):
     read = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert read == built
     assert SECRET not in text
-    assert read["schema"] == 2
+    assert read["schema"] == 3
     assert read["run"] == {"method": "ngdiff", "lr": 1e-3, "path": "data.jsonl", "floor": "Infinity"}
     assert read["results"]["forget"]["after"]["loss"] == {"mean": 0.25, "n": 1, "interval": [0.25, 0.25], "rows": [0.25, None]}
     assert read["results"]["forget"]["before"]["rouge_l"] == {"mean": 0.75, "n": 2, "interval": [0.5, 1.0], "rows": [1.0, 0.5]}
@@ -149,7 +150,7 @@ def test_table_shows_before_after_and_never_seen_of_each_set():
 
 
 def test_table_fits_in_100_columns_with_the_verdict_above():
-    wide = {name: measured(-np.random.default_rng(0).random(9) * 120) for name in ("extraction_strength", "exact_memorisation")}
+    wide = {name: measured(-np.random.default_rng(0).random(9) * 120) for name in ("extraction_strength", "exact_memorization")}
     views = dict.fromkeys(("before", "after", "never_seen"), wide)
     text = rendered(report.table(report.build({"forget": views, "retain": views}, {})))
     assert "extraction strength" in text
@@ -166,7 +167,7 @@ def test_table_fits_in_100_columns_with_the_verdict_above():
     [(0.95, "0.950"), (0.004, "0.0040"), (-0.0004, "0.000"), (2.345, "2.35"), (-99.8, "-99.8"), (5215.4, "5215"), (0, "0.000")],
 )
 def test_numbers_are_shown_short(value, text):
-    assert report.show(value) == text
+    assert show(value) == text
 
 
 def test_side_by_side_shows_answers_as_they_are():

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from peft_unlearn import report
 from peft_unlearn.metrics.suite import evaluate
 from peft_unlearn.report import verdict
+from peft_unlearn.report.thresholds import THRESHOLDS
 
 N = 40
 
@@ -81,7 +82,7 @@ def built(after: dict, *, retain: dict | None = None, without: tuple[str, ...] =
         ("SUPPRESSED", {"leak_at_16": 0.5}, {}, 0.5, "leak at 16"),
         ("SUPPRESSED", {"logit_lens": 0.6}, {}, 0.5, "logit lens"),
         ("SUPPRESSED", {}, {}, 0.7, "min k auc"),
-        ("OVER-FORGOTTEN", {"loss": 3.0, "probability": 0.05}, {}, 0.5, "3.000 nats a token after, 2.000 for never-seen"),
+        ("OVER-FORGOTTEN", {"loss": 3.0, "probability": 0.05}, {}, 0.5, "3.000 nats a token after, 2.000 for the never-seen model"),
         ("OVER-FORGOTTEN", {"degenerate": 0.9}, {}, 0.5, "Empty or repetitive answers, forget set"),
         ("OVER-FORGOTTEN", {}, {}, 0.3, "min k auc"),
         ("COLLAPSED", {}, {"rouge_l": 0.3}, 0.5, "rouge l of the retain set: 0.300 after, 0.950 before; 32% is kept"),
@@ -110,7 +111,7 @@ def test_nothing_to_forget_is_no_verdict():
         {"forget": {view: {"extraction_strength": rows(es)} for view, es in (("before", 0.1), ("after", 0.1), ("never_seen", 0.06))}}, {}
     )["verdict"]
     assert found["word"] is None
-    assert "nothing to forget: extraction strength before is 0.040 above never-seen" in found["reasons"][0]
+    assert "nothing to forget: extraction strength before is 0.040 above the never-seen model" in found["reasons"][0]
 
 
 def test_a_collapse_is_said_even_where_nothing_was_to_forget():
@@ -178,7 +179,7 @@ def test_without_before_the_model_is_compared_with_never_seen_alone():
     assert "for want of before" in found["reasons"][0]
     collapsed = built({}, retain={"rouge_l": 0.1}, without=("before",))["verdict"]
     assert collapsed["word"] == "COLLAPSED"
-    assert "0.950 never-seen" in collapsed["reasons"][0]
+    assert "0.950 for the never-seen model" in collapsed["reasons"][0]
     assert built({"loss": 3.0}, without=("before",))["verdict"]["word"] == "OVER-FORGOTTEN"
 
 
@@ -215,41 +216,56 @@ def test_model_utility_counts_wherever_it_stands():
 
 
 def test_every_threshold_is_reported_and_explained():
-    assert built({})["verdict"]["thresholds"] == verdict.THRESHOLDS
-    assert verdict.MEANING.keys() == verdict.THRESHOLDS.keys()
+    assert built({})["verdict"]["thresholds"] == {name: threshold.limit for name, threshold in THRESHOLDS.items()}
+    assert all(threshold.meaning and threshold.why for threshold in THRESHOLDS.values())
 
 
-def attack(held: bool | None, **changes) -> dict:
-    """An attack with one number that has a line, as an audit writes it."""
-    finding = {"limit": 0.1, "held": held, "text": "examples of the same kind: extraction strength 0.300, 0.050 without it."}
+def attack(passed: bool | None, **changes) -> dict:
+    """An attack with one number that has a threshold, as an audit writes it."""
+    finding = {
+        "threshold": "prompts",
+        "limit": 0.1,
+        "mean": 0.3,
+        "passed": passed,
+        "text": "examples of the same kind: extraction strength 0.300, 0.050 without it.",
+    }
     return {
         "title": "",
         "quick": True,
-        "held": held,
-        "reason": None if held is not None else "its rows are too few to tell",
+        "passed": passed,
+        "reason": None if passed is not None else "its rows are too few to tell",
         "findings": [finding],
     } | changes
 
 
-def test_forgotten_as_tested_only_where_the_attacks_hold():
+def test_forgotten_as_tested_only_where_the_attacks_are_passed():
     def judged(**attacks) -> dict:
         return built({}, attacks=attacks)["verdict"]
 
     assert any(reason.startswith("Not attacked") for reason in built({})["verdict"]["reasons"])
-    held = judged(sanity=attack(True), prompts=attack(True))
-    assert held["word"] == "FORGOTTEN AS TESTED"
-    assert any(reason.startswith("prompts, examples of the same kind") for reason in held["reasons"])
-    assert not any("Not attacked" in reason or "Not told" in reason for reason in held["reasons"])
-    broken = judged(sanity=attack(True), prompts=attack(False))
-    assert broken["word"] == "SUPPRESSED"
-    assert broken["reasons"][0].startswith("prompts, examples of the same kind")
+    passed = judged(sanity=attack(True), prompts=attack(True))
+    assert passed["word"] == "FORGOTTEN AS TESTED"
+    assert any(reason.startswith("prompts, examples of the same kind") for reason in passed["reasons"])
+    assert not any("Not attacked" in reason or "Not told" in reason for reason in passed["reasons"])
+    failed = judged(sanity=attack(True), prompts=attack(False))
+    assert failed["word"] == "SUPPRESSED"
+    assert failed["reasons"][0].startswith("prompts, examples of the same kind")
     unsure = judged(sanity=attack(True), prompts=attack(None))
     assert unsure["word"] == "FORGOTTEN AS TESTED"
     assert any(reason.startswith("Not told from noise: prompts") for reason in unsure["reasons"])
     unmade = judged(sanity=attack(True), prompts=attack(None, findings=[], reason="it was not made"))
     assert "Not told, the attack prompts: it was not made." in unmade["reasons"]
-    reported = judged(sanity=attack(True), lens=attack(None, findings=[{"limit": None, "held": None, "text": ""}]))
+    reported = judged(
+        sanity=attack(True), lens=attack(None, findings=[{"threshold": None, "limit": None, "mean": 0.1, "passed": None, "text": ""}])
+    )
     assert not any("lens: " in reason and "Not told" in reason for reason in reported["reasons"])
+
+
+def test_what_could_not_be_measured_is_not_told():
+    lost = {"threshold": "moved", "limit": None, "mean": None, "passed": None, "text": "modules that moved: share could not be measured."}
+    found = built({}, attacks={"sanity": attack(True, findings=[lost])})["verdict"]
+    assert found["word"] == "FORGOTTEN AS TESTED"
+    assert "Not told, sanity, modules that moved: share could not be measured." in found["reasons"]
 
 
 def test_an_adapter_without_sanity_is_no_verdict_and_what_is_left_counts_before_any_attack():
@@ -274,7 +290,7 @@ def test_the_verdict_is_a_function_of_the_written_report_and_its_first_matching_
     assert "deleted" not in text
     assert "certified" not in text
     assert "nan" not in text.split()
-    # The rows spread by .02 only, so far from a line there is no noise: the definition, written out.
+    # The rows spread by .02 only, so far from a threshold there is no noise: the definition, written out.
     left = max((es - 0.05) / 0.85, (p - 0.14) / 0.76)
     if min(abs(left - 0.1), abs(kept - 0.475), abs(loss - 2.4), abs(lens - 0.4), abs(auc_after - 0.6), abs(auc_after - 0.4)) > 0.03:
         expected = "FORGOTTEN AS TESTED"

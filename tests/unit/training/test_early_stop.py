@@ -1,4 +1,4 @@
-"""When a run has landed, and that runs which land do so where a twin is that never saw the forget set."""
+"""When early stopping ends a run, and that it does so where a twin is that never saw the forget set."""
 
 import copy
 import math
@@ -17,34 +17,44 @@ from peft_unlearn import UnlearnConfig, UnlearnTrainer
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.model.logprobs import matched
 from peft_unlearn.training import trainer as trainer_module
-from peft_unlearn.training.early_stop import APPROACH, KEPT, LOOKS, NEAR, NEAR_LOWEST, TRIM, EarlyStop, stretch
+from peft_unlearn.training.early_stop import (
+    APPROACH,
+    CORRECTION,
+    IN_A_ROW,
+    RETAIN_LOSS,
+    TOLERANCE,
+    TOLERANCE_MIN_K,
+    EarlyStop,
+    missing_factor,
+)
 
 # Six rows of ten tokens: the four lowest of each have the mean -5 over rows, all ten -2.9.
 RISE = np.array([-5.6, -5.2, -4.8, -4.4, -1.7, -1.6, -1.5, -1.5, -1.4, -1.3])
 ROWS = [RISE * share for share in (0.9, 0.94, 0.98, 1.02, 1.06, 1.1)]
 LEVEL, LOWEST, RETAINED = -2.9, -5.0, 0.9
 AT = (1.0, 1.0)
+ENDS = [0] * len(ROWS)  # no row has an end token
 
 
 def rows_at(logp: float, lowest: float) -> list[np.ndarray]:
-    """Rows whose mean and Min-K are these shares of the levels'."""
+    """Rows whose mean and Min-K are these shares of the targets'."""
     least = 0.4 * LOWEST
     rest = (logp * LEVEL - lowest * least) / (LEVEL - least)
     return [row * np.where(np.arange(10) < 4, lowest, rest) for row in ROWS]
 
 
-def looked(looks, *, holdout=None, now=None) -> EarlyStop:
-    """A run's landing after `looks`: each as (log-probability, Min-K) as shares of their target_logps, maybe with retain's probability."""
-    early_stop = EarlyStop(ROWS, RETAINED, None if holdout is None else np.array(holdout))
+def checked(checks, *, holdout=None, now=None) -> EarlyStop:
+    """A run's early stopping after `checks`: each as (log-probability, Min-K) as shares of their target_logps, maybe with retain's probability."""
+    early_stop = EarlyStop(ROWS, ENDS, RETAINED, None if holdout is None else np.array(holdout))
     if now is not None:
         early_stop.follow(np.array(now))
-    for logp, lowest, *retain in looks:
-        early_stop.look(rows_at(logp, lowest), *(retain or [RETAINED]), None if now is None else np.array(now))
+    for logp, lowest, *retain in checks:
+        early_stop.check(rows_at(logp, lowest), *(retain or [RETAINED]), None if now is None else np.array(now))
     return early_stop
 
 
-def reached(looks, **changes) -> bool:
-    return looked(looks, **changes).reached
+def reached(checks, **changes) -> bool:
+    return checked(checks, **changes).reached
 
 
 def test_the_rows_of_these_tests_have_the_shares_that_they_are_asked_for():
@@ -54,34 +64,34 @@ def test_the_rows_of_these_tests_have_the_shares_that_they_are_asked_for():
 
 
 @pytest.mark.parametrize(("logp", "lowest"), [(0.9, 0.9), (0.0, 0.0), (-0.9, -0.9), (0.9, -0.9), (-0.9, 0.9)])
-def test_a_run_has_landed_when_looks_in_a_row_are_near_the_level_on_either_side(logp, lowest):
-    near = (1 + logp * NEAR, 1 + lowest * NEAR_LOWEST)
-    assert LOOKS > 1  # or a run that passes through would land
-    assert not reached([near] * (LOOKS - 1))
-    assert reached([near] * LOOKS)
-    assert reached([near] * (LOOKS + 1))
+def test_targets_are_reached_when_checks_in_a_row_are_within_tolerance_on_either_side(logp, lowest):
+    near = (1 + logp * TOLERANCE, 1 + lowest * TOLERANCE_MIN_K)
+    assert IN_A_ROW > 1  # or a run that passes through would count
+    assert not reached([near] * (IN_A_ROW - 1))
+    assert reached([near] * IN_A_ROW)
+    assert reached([near] * (IN_A_ROW + 1))
 
 
-far, far_lowest = 1.1 * NEAR, 1.1 * NEAR_LOWEST
+far, far_lowest = 1.1 * TOLERANCE, 1.1 * TOLERANCE_MIN_K
 FAR = [(1 + far, 1.0), (1 - far, 1.0), (1.0, 1 + far_lowest), (1.0, 1 - far_lowest), (1 + far, 1 - far_lowest), (0.03, 0.03), (5.0, 5.0)]
 
 
-@pytest.mark.parametrize("look", [*FAR, (math.nan, 1.0), (1.0, math.nan)])
-def test_mean_and_lowest_tokens_must_both_be_near_and_neither_above_nor_below(look):
-    assert not reached([look] * 3 * LOOKS)
+@pytest.mark.parametrize("check", [*FAR, (math.nan, 1.0), (1.0, math.nan)])
+def test_mean_and_lowest_tokens_must_both_be_near_and_neither_above_nor_below(check):
+    assert not reached([check] * 3 * IN_A_ROW)
 
 
-@pytest.mark.parametrize("away", [*FAR, (1.0, 1.0, RETAINED - 1.1 * KEPT)])
-def test_a_look_from_elsewhere_starts_the_count_again(away):
-    assert not reached([AT] * (LOOKS - 1) + [away] + [AT] * (LOOKS - 1))
-    assert reached([AT] * (LOOKS - 1) + [away] + [AT] * LOOKS)
+@pytest.mark.parametrize("away", [*FAR, (1.0, 1.0, RETAINED - 1.1 * RETAIN_LOSS)])
+def test_a_check_from_elsewhere_starts_the_count_again(away):
+    assert not reached([AT] * (IN_A_ROW - 1) + [away] + [AT] * (IN_A_ROW - 1))
+    assert reached([AT] * (IN_A_ROW - 1) + [away] + [AT] * IN_A_ROW)
     assert not reached([AT] * 50 + [away])
 
 
 def test_a_retain_set_that_was_hurt_is_waited_for():
-    assert reached([(1.0, 1.0, RETAINED - 0.9 * KEPT)] * LOOKS)
-    assert reached([(1.0, 1.0, 1.0)] * LOOKS)
-    assert not reached([(1.0, 1.0, RETAINED - 1.1 * KEPT)] * 3 * LOOKS)
+    assert reached([(1.0, 1.0, RETAINED - 0.9 * RETAIN_LOSS)] * IN_A_ROW)
+    assert reached([(1.0, 1.0, 1.0)] * IN_A_ROW)
+    assert not reached([(1.0, 1.0, RETAINED - 1.1 * RETAIN_LOSS)] * 3 * IN_A_ROW)
 
 
 HELD = np.array([-4.4, -4.9, -5.1, -5.6])
@@ -90,23 +100,23 @@ HELD = np.array([-4.4, -4.9, -5.1, -5.6])
 def test_targets_move_with_the_holdout():
     """Rows that nobody learnt have become less likely: so would the forget rows, had they not been learnt."""
     moved = 1.15
-    assert not reached([AT] * LOOKS, holdout=HELD, now=HELD * moved)
-    assert reached([(moved, moved)] * LOOKS, holdout=HELD, now=HELD * moved)
-    early_stop = EarlyStop(ROWS, RETAINED, HELD)
+    assert not reached([AT] * IN_A_ROW, holdout=HELD, now=HELD * moved)
+    assert reached([(moved, moved)] * IN_A_ROW, holdout=HELD, now=HELD * moved)
+    early_stop = EarlyStop(ROWS, ENDS, RETAINED, HELD)
     for now in (1.1, 1.05):
         early_stop.follow(HELD * now)
-    assert early_stop.drift == pytest.approx(1.05)  # where it is now, not how far it ever moved
-    assert EarlyStop(ROWS, RETAINED).drift == 1.0  # without a holdout there is nothing to follow
+    assert early_stop.holdout_shift == pytest.approx(1.05)  # where it is now, not how far it ever moved
+    assert EarlyStop(ROWS, ENDS, RETAINED).holdout_shift == 1.0  # without a holdout there is nothing to follow
 
 
 def test_with_a_holdout_membership_tells_and_not_the_mean_of_the_lowest_tokens():
     """One row far below all others moves the mean, and no membership: it was the last already."""
     outlier = [*ROWS[:-1], ROWS[-1] * np.where(np.arange(10) < 4, 1.3, 0.1)]
-    assert abs(np.mean([np.sort(row)[:4].mean() for row in outlier]) / LOWEST - 1) > 3 * NEAR_LOWEST
+    assert abs(np.mean([np.sort(row)[:4].mean() for row in outlier]) / LOWEST - 1) > 3 * TOLERANCE_MIN_K
     for holdout, expected in ((np.maximum(HELD, -5.4), True), (None, False)):
-        early_stop = EarlyStop(ROWS, RETAINED, holdout)
-        for _ in range(LOOKS):
-            early_stop.look(outlier, RETAINED, holdout)
+        early_stop = EarlyStop(ROWS, ENDS, RETAINED, holdout)
+        for _ in range(IN_A_ROW):
+            early_stop.check(outlier, RETAINED, holdout)
         assert early_stop.reached is expected
 
 
@@ -117,7 +127,7 @@ negative = st.lists(st.floats(-20.0, -0.1), min_size=2, max_size=12, unique=True
 @given(negative, negative, st.floats(0.02, 0.98))
 def test_rows_stretched_by_the_factor_have_the_membership_that_was_asked_for(rows, others, target):
     """Up to the steps of an AUC over so few rows; and stretching further takes it down."""
-    factor = stretch(rows, others, target)
+    factor = missing_factor(rows, others, target)
     assert factor > 0
     below, above = float(auc(rows * factor * (1 + 1e-9), others)), float(auc(rows * factor * (1 - 1e-9), others))
     step = 1 / (len(rows) * len(others)) + 1e-9
@@ -131,41 +141,48 @@ shares = st.floats(0.3, 3.0)
 
 @settings(deadline=None, max_examples=60)
 @given(shares | st.floats(APPROACH, 1 / APPROACH), st.floats(0.9, 1.1), st.integers(1, 8), st.floats(0.5, 2.0))
-def test_the_trims_make_up_for_what_is_missing_and_no_more(share, tilt, looks, drift):
+def test_corrections_make_up_for_what_is_missing_and_no_more(share, tilt, checks, shift):
     assume(min(abs(share - edge) for edge in (APPROACH, 1.0, 1 / APPROACH)) > 1e-6)
     lowest = share * tilt
-    history = [looked([(share * drift, lowest * drift)] * n, holdout=HELD, now=HELD * drift) for n in range(looks + 1)]
+    history = [checked([(share * shift, lowest * shift)] * n, holdout=HELD, now=HELD * shift) for n in range(checks + 1)]
     if not APPROACH < share < 1 / APPROACH:
-        assert {(early_stop.trim_lowest, early_stop.trim_rest) for early_stop in history} == {
+        assert {(early_stop.correction_lowest, early_stop.correction_rest) for early_stop in history} == {
             (1.0, 1.0)
         }  # nothing is corrected on the way there
         return
-    for trims in ([early_stop.trim_lowest for early_stop in history], [early_stop.trim_rest for early_stop in history]):
-        assert all(TRIM[0] <= trim <= TRIM[1] for trim in trims)
-        assert all((later - trim) * (trims[1] - 1) >= 0 for trim, later in pairwise(trims))  # look by look one way, up to the bound
-    now = np.array([np.sort(row)[:4].mean() for row in rows_at(share * drift, lowest * drift)])
-    missing = stretch(now, HELD * drift, history[0].auc)
-    assert abs(math.log(history[1].trim_lowest)) <= abs(math.log(missing)) + 1e-12  # a look makes up for no more than it misses
-    assert (history[1].trim_lowest - 1) * (missing - 1) >= 0
+    for corrections in ([early_stop.correction_lowest for early_stop in history], [early_stop.correction_rest for early_stop in history]):
+        assert all(CORRECTION[0] <= correction <= CORRECTION[1] for correction in corrections)
+        assert all(
+            (later - correction) * (corrections[1] - 1) >= 0 for correction, later in pairwise(corrections)
+        )  # one way, up to the bound
+    now = np.array([np.sort(row)[:4].mean() for row in rows_at(share * shift, lowest * shift)])
+    missing = missing_factor(now, HELD * shift, history[0].auc)
+    assert abs(math.log(history[1].correction_lowest)) <= abs(math.log(missing)) + 1e-12  # a check makes up for no more than it misses
+    assert (history[1].correction_lowest - 1) * (missing - 1) >= 0
 
 
-def test_a_trim_stays_where_it_was_once_nothing_is_missing_and_turns_back_after_too_much():
+def test_a_correction_stays_where_it_was_once_nothing_is_missing_and_turns_back_after_too_much():
     below, above = (1.0, 1.12), (1.0, 0.88)
-    early_stop = looked([below])
-    assert early_stop.trim_lowest < 1 < early_stop.trim_rest  # the lowest are too low, so the rest are too high, for the mean is right
-    assert looked([below, AT]).trim_lowest == pytest.approx(early_stop.trim_lowest)
-    assert looked([below, above]).trim_lowest > early_stop.trim_lowest
-    assert looked([below] * 99).trim_lowest == TRIM[0]
-    assert looked([above] * 99).trim_lowest == TRIM[1]
-    assert looked([above] * 99 + [(0.9 * APPROACH, 0.9 * APPROACH)]).trim_lowest == TRIM[1]  # far away again, and still remembered
+    early_stop = checked([below])
+    assert (
+        early_stop.correction_lowest < 1 < early_stop.correction_rest
+    )  # the lowest are too low, so the rest are too high, for the mean is right
+    assert checked([below, AT]).correction_lowest == pytest.approx(early_stop.correction_lowest)
+    assert checked([below, above]).correction_lowest > early_stop.correction_lowest
+    assert checked([below] * 99).correction_lowest == CORRECTION[0]
+    assert checked([above] * 99).correction_lowest == CORRECTION[1]
+    assert (
+        checked([above] * 99 + [(0.9 * APPROACH, 0.9 * APPROACH)]).correction_lowest == CORRECTION[1]
+    )  # far away again, and still remembered
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(st.floats(-20, 0), min_size=1, max_size=9, unique=True), min_size=1, max_size=4), st.data())
-def test_the_aim_moves_all_levels_with_the_holdout_and_trims_the_lowest_tokens_and_the_rest_apart(rows, data):
-    early_stop = EarlyStop(ROWS, RETAINED)
-    early_stop.drift = data.draw(st.floats(0.5, 2.0))
-    early_stop.trim_lowest, early_stop.trim_rest = data.draw(st.floats(*TRIM)), data.draw(st.floats(*TRIM))
+def test_targets_now_move_with_the_holdout_and_the_lowest_tokens_are_corrected_apart_from_the_rest(rows, data):
+    ends = [data.draw(st.integers(0, min(2, len(row) - 1))) for row in rows]
+    early_stop = EarlyStop([np.array(row) for row in rows], ends, RETAINED)
+    early_stop.holdout_shift = data.draw(st.floats(0.5, 2.0))
+    early_stop.correction_lowest, early_stop.correction_rest = data.draw(st.floats(*CORRECTION)), data.draw(st.floats(*CORRECTION))
     starts = [data.draw(st.integers(0, 3)) for _ in rows]
     width = max(start + len(row) for start, row in zip(starts, rows, strict=True)) + 1
     target_logps, mask = torch.zeros(len(rows), width, dtype=torch.float64), torch.zeros(len(rows), width, dtype=torch.bool)
@@ -173,15 +190,21 @@ def test_the_aim_moves_all_levels_with_the_holdout_and_trims_the_lowest_tokens_a
     for i, (start, row) in enumerate(zip(starts, rows, strict=True)):
         here = slice(start, start + len(row))
         target_logps[i, here], mask[i, here] = torch.tensor(row, dtype=torch.float64), True
-        least = sorted(row)[: max(1, int(0.4 * len(row)))]
-        aims = [level * early_stop.drift * (early_stop.trim_lowest if level in least else early_stop.trim_rest) for level in row]
-        expected[i, here] = torch.tensor(aims, dtype=torch.float64)
-    torch.testing.assert_close(early_stop.aim(target_logps, expected, mask), expected)  # tokens that are in the order of their aims already
+        answer = row[: len(row) - ends[i]]  # end tokens are never among the lowest
+        least = sorted(answer)[: max(1, int(0.4 * len(answer)))]
+        expected_row = [
+            target * early_stop.holdout_shift * (early_stop.correction_lowest if target in least else early_stop.correction_rest)
+            for target in row  # no two are alike
+        ]
+        expected[i, here] = torch.tensor(expected_row, dtype=torch.float64)
+    torch.testing.assert_close(
+        early_stop.targets_now(range(len(rows)), target_logps, expected, mask), expected
+    )  # tokens that are in the order of their targets already
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.lists(st.tuples(st.floats(-20, 0), st.floats(-20, 0)), min_size=1, max_size=8), min_size=1, max_size=4), st.data())
-def test_matched_levels_are_the_rows_own_in_the_order_of_its_log_probabilities(rows, data):
+def test_matched_targets_are_the_rows_own_in_the_order_of_its_log_probabilities(rows, data):
     starts = [data.draw(st.integers(0, 3)) for _ in rows]
     width = max(start + len(row) for start, row in zip(starts, rows, strict=True)) + 1
     target_logps, logps = (torch.zeros(len(rows), width, dtype=torch.float64) for _ in range(2))
@@ -192,8 +215,8 @@ def test_matched_levels_are_the_rows_own_in_the_order_of_its_log_probabilities(r
     found = matched(target_logps, logps, mask)
     assert (found[~mask] == 0).all()
     for i in range(len(rows)):
-        given_levels, now, given_back = (values[i][mask[i]].tolist() for values in (target_logps, logps, found))
-        assert sorted(given_back) == sorted(given_levels)
+        given_targets, now, given_back = (values[i][mask[i]].tolist() for values in (target_logps, logps, found))
+        assert sorted(given_back) == sorted(given_targets)
         assert all(a <= b for (x, a) in zip(now, given_back, strict=True) for (y, b) in zip(now, given_back, strict=True) if x < y)
 
 
@@ -233,7 +256,7 @@ def test_a_run_ends_where_a_twin_is_that_never_saw_the_forget_rows(method, stop_
     assert mean(learnt, FORGET) > -0.1  # by heart
     trainer = run(tmp_path, learnt, method=method, stop_at=stop_at)
     assert trainer.early_stop.reached
-    assert (LOOKS - 1) * trainer_module.CHECK_EVERY < trainer.state.global_step < 200  # before max_steps
+    assert (IN_A_ROW - 1) * trainer_module.CHECK_EVERY < trainer.state.global_step < 200  # before max_steps
     assert beside_the_holdout(trainer.model) == pytest.approx(beside_the_holdout(twin), rel=0.1)
     assert mean(trainer.model, FORGET) == pytest.approx(mean(twin, FORGET), rel=0.2)
     assert mean(trainer.model, RETAIN) > mean(learnt, RETAIN) - 0.1

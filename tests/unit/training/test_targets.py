@@ -1,9 +1,10 @@
-"""Levels against a scan over the text, and against a twin that never saw the forget set."""
+"""Targets against a scan over the text, and against a twin that never saw the forget set."""
 
 import random
 import statistics
 from collections import Counter, defaultdict
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,9 +14,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import f_oneway
 from tiny_models import tiny_llama
-from word_rows import row, text
+from word_rows import row, text, tokenizer
 
+from peft_unlearn import UnlearnConfig
+from peft_unlearn.losses import LOSSES
+from peft_unlearn.metrics.min_k import min_k
+from peft_unlearn.model.scoring import RowScore, score
 from peft_unlearn.training import targets
+from peft_unlearn.util.errors import UserError
 
 # ----------------------------------------------------------------------------------------------------- the definition, by scanning
 
@@ -42,7 +48,7 @@ def kinds(rows, known):
 
 
 def estimate(forget, retain, holdout, logps, seed=0):
-    """Levels of the forget set, as a model has them that was trained on the retain set alone."""
+    """Targets of the forget set, as a model has them that was trained on the retain set alone."""
     return targets.estimated(forget, retain, retain + forget, holdout, logps, seed=seed)
 
 
@@ -102,8 +108,8 @@ def setting(seed=0, rows=12):
     return *made, logps_of(made[2], np.random.default_rng(seed))
 
 
-def test_levels_are_spread_as_the_holdouts_log_probabilities_are():
-    """Rows of one kind: as many forget as holdout tokens, so that the levels are the holdout's own order statistics, drawn inwards."""
+def test_targets_are_spread_as_the_holdouts_log_probabilities_are():
+    """Rows of one kind: as many forget as holdout tokens, so that the targets are the holdout's own order statistics, drawn inwards."""
     retain = [text([9, 9, 9])]
     fresh = [row([1], [20 + i]) for i in range(40)]  # no token of them is in any text
     logps = [np.array([-float(i + 1)]) for i in range(40)]
@@ -137,21 +143,21 @@ def test_any_iterable_of_rows_will_do():
         np.testing.assert_array_equal(np.concatenate(of_lists), np.concatenate(other))
 
 
-def test_forgetting_rows_are_no_text_for_their_own_levels():
+def test_forgetting_rows_are_no_text_for_their_own_targets():
     """A forget row is unseen text, however often it repeats itself, and a holdout row that shares its words is seen text."""
     forget, retain = [row([1], [30, 31, 32, 2])] * 5, [row([1], [2])]
     holdout = [row([1], [30, 31, 32, 2])] * 5 + [row([1], [40, 41, 42, 2])] * 5
     logps = [np.full(4, -0.1)] * 5 + [np.full(4, -9.0)] * 5  # what the model knows, and what is as new as forget rows once were
-    for level in estimate(forget, retain, holdout, logps, seed=0):
-        assert level[:3] == pytest.approx([-9.0] * 3)
+    for row_targets in estimate(forget, retain, holdout, logps, seed=0):
+        assert row_targets[:3] == pytest.approx([-9.0] * 3)
 
 
 @pytest.mark.parametrize("retain", [[], [text([5])], [row([1, 5], [6, 2])]], ids=["nothing", "one token", "a row"])
-def test_a_text_that_says_nothing_still_gives_each_token_a_level(retain):
+def test_a_text_that_says_nothing_still_gives_each_token_a_target(retain):
     forget = [text([5, 6]), row([1], [2]), row([7, 8], [9]), row([1], [10] * 9), text([11, 12, 13])]
     holdout = [row([1], [2])]
     found = estimate(forget, retain, holdout, [np.array([-2.5])])
-    assert [len(level) for level in found] == [1, 1, 1, 9, 2]
+    assert [len(row_targets) for row_targets in found] == [1, 1, 1, 9, 2]
     assert np.concatenate(found) == pytest.approx([-2.5] * 14)  # the one kind that the holdout has, though it is rare
 
 
@@ -216,7 +222,7 @@ def test_the_share_between_rows_is_1_where_tokens_are_as_their_row_and_0_where_n
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_levels_of_rows_differ_as_much_as_rows_of_the_holdout(share):
+def test_targets_of_rows_differ_as_much_as_rows_of_the_holdout(share):
     """400 rows of 6 new tokens each, of one kind."""
     sizes = [6] * 400
     rows = [row([1], [20] * 6)] * 400
@@ -226,10 +232,10 @@ def test_levels_of_rows_differ_as_much_as_rows_of_the_holdout(share):
     assert found.mean() == pytest.approx(np.mean(logps), abs=0.01)
 
 
-# ------------------------------------------------------------------------------------------------------------------- levels as a column
+# ------------------------------------------------------------------------------------------------------------------- targets as a column
 
 
-def test_levels_stand_beside_their_labels_and_are_read_back():
+def test_targets_stand_beside_their_labels_and_are_read_back():
     rows = Dataset.from_list([text([4, 5, 6]), row([1, 7, 8], [9, 2]), row([1], [2]), {"input_ids": [3, 4, 5], "labels": [-100, 4, -100]}])
     given = [np.array([-1.0, -2.0]), np.array([-3.0, -4.0]), np.array([-5.0]), np.array([-6.0])]
     column = targets.with_targets(rows, given)
@@ -284,7 +290,7 @@ def twins(steps=150):
     return fitted(FORGET + RETAIN, steps), fitted(RETAIN, steps)
 
 
-def test_levels_are_those_of_a_model_that_never_saw_the_forget_rows():
+def test_targets_are_those_of_a_model_that_never_saw_the_forget_rows():
     learnt, twin = twins()
     known, true = (np.concatenate(logps(model, FORGET)) for model in (learnt, twin))
     estimated = np.concatenate(estimate(FORGET, RETAIN, HOLDOUT, logps(learnt, HOLDOUT)))
@@ -293,3 +299,61 @@ def test_levels_are_those_of_a_model_that_never_saw_the_forget_rows():
     assert estimated.mean() == pytest.approx(true.mean(), rel=0.1)
     for share in (0.1, 0.25, 0.75):  # nor is it their mean alone
         assert np.quantile(estimated, share) == pytest.approx(np.quantile(true, share), rel=0.25, abs=0.05)
+
+
+# ----------------------------------------------------------------------------------------------------------------- what a check sees
+
+
+@pytest.mark.parametrize("rows", [1, 127, 128, 129, 200, 256, 1000])
+def test_a_sample_has_as_many_rows_as_it_may_evenly_spaced(rows):
+    taken = targets.sample(Dataset.from_dict({"n": list(range(rows))}))["n"]
+    assert len(set(taken)) == len(taken) == min(rows, 128)
+    assert list(taken) == sorted(taken)
+    gaps = {later - earlier for earlier, later in pairwise(taken)}
+    assert gaps <= {rows // 128, rows // 128 + 1} if rows > 128 else gaps <= {1}
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.lists(st.floats(-20, 0), min_size=0, max_size=9), st.integers(0, 2)), min_size=1, max_size=5))
+def test_min_k_of_early_stopping_is_the_one_that_is_reported(rows):
+    rows = [(np.array([*answer, *[-0.01] * end]), end) for answer, end in rows if answer or end]
+    nothing = np.zeros(0)
+    reported = [min_k(RowScore(logps, nothing, end, nothing, nothing)) for logps, end in rows]
+    found = targets.min_ks([logps for logps, _ in rows], [end for _, end in rows])
+    assert found.tolist() == pytest.approx([value for value in reported if value is not None])
+
+
+def test_end_tokens_are_those_of_the_reported_metrics():
+    tokens = tokenizer()
+    rows = Dataset.from_list([row([1, 7], [8, 9, 2]), row([1, 7], [8, 9]), row([1, 7], [2]), row([1, 7], [8, 2, 2])])
+    scores = score(tiny_llama(), list(rows), tokens)
+    assert targets.end_lengths(tokens, rows) == [one.end for one in scores] == [1, 0, 1, 2]
+
+
+# -------------------------------------------------------------------------------------------------------- which losses go with targets
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_that_go_with_stop_at_lower_the_probability_of_the_labels(name, tmp_path):
+    """A small step down each loss's gradient in the logits, from where student and reference are one."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, 6, 11, dtype=torch.float64).mul_(0.5).requires_grad_()
+    labels, mask = torch.randint(11, (2, 6)), torch.ones(2, 6, dtype=torch.bool)
+    logps = logits.log_softmax(-1).gather(-1, labels[..., None]).squeeze(-1)
+    other = torch.full((2, 4), -2.0, dtype=torch.float64)
+    given = {"logps": logps, "ref_logps": logps.detach(), "mask": mask, "alt_mask": mask[:, :4], "alt_logps": other, "alt_ref_logps": other}
+    given |= {"logits": logits.flatten(0, 1), "ref_logits": logits.detach().flatten(0, 1), "targets": labels.flatten()}
+    if LOSSES[name].lowers:
+        LOSSES[name].function(*(given[key] for key in LOSSES[name].reads)).sum().backward()
+        after = (logits - 1e-3 * logits.grad).log_softmax(-1).gather(-1, labels[..., None]).squeeze(-1)
+        assert after.mean() < logps.mean()
+        assert (
+            UnlearnConfig(str(tmp_path), method="graddiff", use_cpu=True, stop_at="auto", forget_loss=name, **extra(name)).stop_at == "auto"
+        )
+    else:
+        with pytest.raises(UserError, match=f"^stop_at: {name} does not lower .* write forget_loss: ga, .* or leave stop_at out.$"):
+            UnlearnConfig(str(tmp_path), method="graddiff", use_cpu=True, stop_at="auto", forget_loss=name, **extra(name))
+
+
+def extra(name):
+    return {"alternate": "column"} if LOSSES[name].alternate else {}

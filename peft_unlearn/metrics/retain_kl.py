@@ -1,0 +1,47 @@
+"""How far forgetting moved the model where it should not have: KL divergence on rows to keep."""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from peft_unlearn.data.rows import Row
+from peft_unlearn.metrics.results import Result, summarise
+from peft_unlearn.model.logprobs import by_chunks, from_anchor
+from peft_unlearn.model.scoring import at_labels, evaluating, labelled, longest_first
+from peft_unlearn.util.registry import metric
+
+# Enters a view and gives its model: partial(adapters.view, model, "reference"), or partial(nullcontext, another_model).
+View = Callable[[], AbstractContextManager[Any]]
+
+
+@metric(direction="lower")
+def retain_kl(rows: Iterable[Row], before: View, after: View, *, batch_size: int = 16, progress: str = "divergence") -> Result:
+    """How far the answers' distributions moved from before, in nats; high means side effects.
+
+    Mean over a row's answer tokens, end token in, of KL(p_before || p_after); beside the mean of rows the p99 of all tokens. Both views see each
+    batch in turn, and logits exist of a chunk of one row; the two share a vocabulary. None for a row without labels, NaN where either view gave
+    NaN.
+    """
+    found = labelled(rows)
+    divergences: dict[int, np.ndarray] = {}
+    with tqdm(total=len(found), desc=progress, unit="row", delay=2, leave=False) as bar:
+        for batch in longest_first(found, batch_size):
+            taken = [found[i] for i in batch]
+            with before() as model, evaluating(model):
+                anchors = at_labels(model, taken)
+            with after() as model, evaluating(model):
+                students = at_labels(model, taken)
+                for i, student, anchor in zip(batch, students, anchors, strict=True):
+                    targets = torch.from_numpy(found[i].targets)
+                    (divergence,) = by_chunks([(from_anchor("kl"), anchor)], student.states, student.head, targets)
+                    divergences[i] = divergence.double().cpu().numpy()
+            bar.update(len(batch))
+    ordered = [divergences[i] for i in range(len(found))]
+    result = summarise([float(tokens.mean()) if tokens.size else None for tokens in ordered])
+    if result["n"]:
+        result["p99"] = float(np.quantile(np.concatenate(ordered), 0.99))
+    return result

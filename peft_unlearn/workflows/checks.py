@@ -1,0 +1,124 @@
+"""A request checked, before torch is imported: options, files and the recipe that they make."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from peft_unlearn.config import keys, reading, recipe
+from peft_unlearn.config.model_settings import DataArguments
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.folders import ADAPTER_CONFIG, check_writable, locate, read_json
+from peft_unlearn.workflows.requests import AuditRequest, EvaluateRequest, TrainRequest
+
+FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors", recipe.FILE]
+KEYS = {
+    "base": "model_name_or_path",
+    "forget": "forget_dataset",
+    "retain": "retain_dataset",
+    "holdout": "holdout_dataset",
+    "rows": "eval_rows",
+    "batch_size": "per_device_eval_batch_size",
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A request, the folder of the model that it names, and the recipe that it makes with what stands there."""
+
+    request: EvaluateRequest | AuditRequest
+    folder: Path
+    is_adapter: bool
+    values: dict[str, Any]
+
+
+def recipe_values(request: TrainRequest) -> dict[str, Any]:
+    """The keys and values of a recipe, checked.
+
+    Raises:
+        UserError: what `reading.load` and `recipe.check` refuse.
+    """
+    given = request.recipe if isinstance(request.recipe, Mapping) else reading.load(request.recipe)
+    return recipe.check(_plain({**given, **request.overrides}))
+
+
+def measured(request: EvaluateRequest | AuditRequest) -> Checked:
+    """Check options, and the recipe that they make with what stands in the model's folder.
+
+    Raises:
+        UserError: no such model, options that do not go together, or what `recipe.check` and `recipe.check_files` refuse.
+    """
+    folder = locate(request.model, FILES, key="model")
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    values = _values(request, folder, is_adapter)
+    if request.benchmark:
+        _check_benchmark(request)
+        # of a recipe only the model counts: its sets are another evaluation's
+        values |= {"forget_dataset": request.benchmark, "retain_dataset": None, "holdout_dataset": None, "eval_dataset": None}
+    for name in ("data", "split"):
+        if not request.benchmark and getattr(request, name) is not None:
+            raise UserError(f"{name}: it belongs to a benchmark, write --benchmark NAME as well, or leave it out.")
+    if not values.get("forget_dataset"):
+        raise UserError(f"forget: no recipe.yaml in {request.model} names a forget set, write --forget FILE or --benchmark NAME.")
+    if isinstance(request, EvaluateRequest) and request.samples < 0:
+        raise UserError(f"samples: {request.samples} is out of range, write a value of at least 0.")
+    if request.output:
+        _check_report(Path(request.output))
+    values = recipe.check({**values, "output_dir": str(folder)})
+    if not request.benchmark:
+        recipe.check_files(values)
+    return Checked(request, folder, is_adapter, values)
+
+
+def new_folder(output: str | Path) -> None:
+    """See that a folder is free to be written.
+
+    Raises:
+        UserError: something is there already.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"output: {output} is there already and is not an empty folder; give another name.")
+
+
+def _check_benchmark(request: EvaluateRequest | AuditRequest) -> None:
+    for name in ("forget", "retain", "holdout"):
+        if getattr(request, name) is not None:
+            raise UserError(f"{name}: the sets are those of the benchmark {request.benchmark}, leave --{name} out.")
+    if request.rows is not None and request.rows < 0:
+        raise UserError(f"rows: {request.rows} is out of range, write a value of at least 0.")
+
+
+def _check_report(path: Path) -> None:
+    """See that a report can be written at `path`, and its page beside it.
+
+    Raises:
+        UserError: it is a folder, or lies in one that may not be written.
+    """
+    if path.is_dir():
+        raise UserError(f"output: {path} is a folder, write a file, such as {path / 'report.json'}.")
+    check_writable(path, key="output")
+
+
+def _values(request: EvaluateRequest | AuditRequest, folder: Path, is_adapter: bool) -> dict[str, Any]:
+    """Recipe keys: what the run's own recipe says, and what the request says instead."""
+    values: dict[str, Any] = {"model_name_or_path": str(folder)}
+    if is_adapter:
+        own = {f.name for part in (keys.Model, DataArguments) for f in dataclasses.fields(part)}
+        own |= {"max_length", "chat_template_kwargs", "per_device_eval_batch_size"}
+        written = folder / recipe.FILE
+        settings = yaml.safe_load(written.read_text(encoding="utf-8")) if written.is_file() else {}
+        base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        values = {"model_name_or_path": base} | {key: settings[key] for key in settings.keys() & own}
+    elif request.base:
+        raise UserError(f"base: {request.model} is a whole model and no adapter, leave --base out.")
+    said = {key: getattr(request, name) for name, key in KEYS.items() if getattr(request, name) is not None}
+    return values | _plain({**request.settings, **said})
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of a recipe from Python, where a name may be a path."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}

@@ -1,0 +1,47 @@
+"""A forgetting adapter merged into its base, and what is left of the forgetting there."""
+
+from pathlib import Path
+
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.workflows.requests import MergeRequest
+from peft_unlearn.workflows.results import MergeResult
+
+
+def merge(request: MergeRequest) -> MergeResult:
+    """Merge an adapter into its base, shard by shard, and evaluate the merged folder on the sets of the adapter's recipe.
+
+    Where these are not there, the result says why there is no report.
+
+    Raises:
+        UserError: a taken output, before torch is imported; or what `merging.merge` refuses.
+    """
+    from peft_unlearn.workflows import checks
+
+    checks.new_folder(request.output)
+
+    from peft_unlearn import merging
+    from peft_unlearn.workflows import merged
+
+    adapter = Path(request.adapter)
+    settings = merged.recipe_of(adapter)
+    below = request.below
+    if below is None and settings.get("adapter_mode") != "continue":
+        below = settings.get("adapter_name_or_path")
+    result = merging.merge(
+        request.adapter,
+        request.output,
+        base=request.base,
+        dtype=request.dtype,
+        quantize=request.quantize,
+        onto=request.onto,
+        trained=merged.trained_on(settings),
+        force=request.force,
+        below=(below,) if below else (),
+    )
+    if not request.evaluate:
+        return MergeResult(result.folder, result.survival)
+    try:
+        return MergeResult(result.folder, result.survival, merged.evaluate(result.folder, adapter, settings))
+    except UserError as error:
+        wanted = merged.request(result.folder, settings) if settings.get("forget_dataset") else None
+        return MergeResult(result.folder, result.survival, None, str(error), wanted)

@@ -1,0 +1,83 @@
+"""What each workflow gives back. A report is what report.json holds (docs/report.md)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.workflows.requests import EvaluateRequest
+
+if TYPE_CHECKING:
+    from peft_unlearn.benchmarks import Sets
+    from peft_unlearn.merging.survival import Survival
+    from peft_unlearn.planning import Change, Memory
+
+
+@dataclass(frozen=True)
+class PushResult:
+    address: str  # of the repository
+    private: bool
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A run. Of several processes only the first one has a report and views."""
+
+    output: Path
+    report: dict[str, Any] = field(default_factory=dict)
+    views: "Mapping[str, Sets]" = field(default_factory=dict)  # "before", "after", "never_seen" -> set -> evaluation
+    pushed: PushResult | None = None
+
+
+class Unfinished(UserError):
+    """A run that wrote its folder and then failed: it diverged, or the Hub refused the upload. `result` is what it wrote."""
+
+    def __init__(self, reason: UserError, result: TrainResult) -> None:
+        super().__init__(str(reason))
+        self.result = result
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """An evaluation or an audit."""
+
+    report: dict[str, Any]
+    texts: dict[str, Any] | None = None  # "question", and "answers" by view, of the forget set; where the request asks for them
+    output: Path | None = None  # the report as a file
+    page: Path | None = None  # and as a page
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """A merged folder, and what survived of the change of each weight that the adapter touches (a weight goes by its module's name)."""
+
+    folder: Path
+    survival: "Mapping[str, Survival]"
+    report: dict[str, Any] | None = None  # of the merged folder, beside the numbers of its adapter
+    not_evaluated: str | None = None  # why there is no report where one was asked for
+    evaluation: EvaluateRequest | None = None  # what would give that report; None where the adapter's recipe names no sets
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    folder: Path
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    values: dict[str, Any]  # the recipe's keys
+    memory: "Memory"
+    changes: "Sequence[Change]"  # what would save memory, where a card is too small
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Runs by method; what each view shows of each set, one view for each method; and the questions of each set."""
+
+    output: Path
+    runs: dict[str, TrainResult]
+    together: "Mapping[str, Sets]"  # set -> "before", a method each, "never_seen" -> evaluation
+    report: dict[str, Any]  # of `together`
+    questions: dict[str, list[str]]

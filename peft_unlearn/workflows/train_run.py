@@ -1,0 +1,293 @@
+"""One unlearning run, from a checked recipe to a written adapter: `train` does one, `demo` one for each method. `run` has its steps in order."""
+
+import contextlib
+import copy
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from accelerate import PartialState
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback
+from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.training_args import OptimizerNames
+
+from peft_unlearn import publish, report
+from peft_unlearn.benchmarks import How, Sets
+from peft_unlearn.benchmarks.own import Own
+from peft_unlearn.config import recipe
+from peft_unlearn.config.unlearn_config import UnlearnConfig
+from peft_unlearn.data.variants import Probe
+from peft_unlearn.metrics.retain_kl import retain_kl
+from peft_unlearn.model import adapters
+from peft_unlearn.report import page
+from peft_unlearn.training.trainer import UnlearnTrainer
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.folders import check_room, claimed
+from peft_unlearn.workflows import loading
+from peft_unlearn.workflows.results import PushResult, TrainResult, Unfinished
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("peft-unlearn", "torch", "transformers", "peft", "trl", "bitsandbytes")
+
+
+def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
+    """Check everything that needs no model, then load, evaluate, train, evaluate, write the output folder, and upload it where the recipe says.
+
+    Args:
+        never_seen: evaluations, by set, of the recipe's never-seen model, where they are at hand already. A stacked or continued adapter brings
+            its own: the base.
+
+    Raises:
+        UserError: what `recipe` and `loading` refuse, before anything is loaded or written.
+        Unfinished: a divergence, after the last good adapter has been written with a report that says so; or a failed upload.
+    """
+    output = Path(plan.training.output_dir or "")
+    with claimed(output, key="output_dir") if PartialState().is_main_process else contextlib.nullcontext():
+        settings = plan.resolved()
+        check_output(settings, output)
+        check_packages(plan.training)
+        tokenizer, probes = loading.prepare(plan)
+        logger.info(
+            "%s: %s; base %s.",
+            plan.training.method,
+            ", ".join(f"{name} {len(found.rows)} rows" for name, found in probes.items()),
+            plan.model.model_name_or_path,
+        )
+        probes, never_seen = _consult_never_seen(plan, tokenizer, probes, never_seen)
+        current = _start(plan, settings, tokenizer, probes)
+        current.evaluate("before", "reference")
+        current.train()
+        if current.main:
+            current.trainer.save_model()  # before it is evaluated, which may be cut
+        current.evaluate("after", "student")
+        if current.below and not plan.model.never_seen_model_name_or_path and never_seen is None:  # the same in every process
+            current.evaluate("never_seen", "never_seen")  # the base without the user's own adapter
+        result = current.write(never_seen) if current.main else TrainResult(output)
+        current.trainer.accelerator.wait_for_everyone()
+        if current.stopped is not None:
+            raise Unfinished(current.stopped, result) from current.stopped
+        return _uploaded(plan.training, result) if current.main and plan.training.push_to_hub else result
+
+
+def _consult_never_seen(
+    plan: recipe.Recipe, tokenizer: PreTrainedTokenizerBase, probes: dict[str, Probe], never_seen: Sets | None
+) -> tuple[dict[str, Probe], Sets | None]:
+    """Load the never-seen model where the recipe names one, read the targets from it, and evaluate it unless that was done."""
+    args, other = plan.training, plan.model.never_seen_model_name_or_path
+    if not other or (never_seen is not None and args.stop_at != "never_seen"):
+        return probes, never_seen
+    model = loading.load_never_seen(plan.model, other, key="never_seen_model_name_or_path")
+    if args.stop_at == "never_seen":
+        probes = loading.with_targets(probes, model, tokenizer, args.per_device_eval_batch_size)
+    if never_seen is None and PartialState().is_main_process:
+        how = How(batch_size=args.per_device_eval_batch_size)
+        never_seen = Own(probes, plan.data.eval_rows).evaluate(model, tokenizer, how, "never-seen")
+    del model
+    adapters.release()
+    return probes, never_seen
+
+
+def _start(plan: recipe.Recipe, settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, probes: dict[str, Probe]) -> "Run":
+    """Load the base, make the trainer, and write recipe.yaml."""
+    args, output = copy.copy(plan.training), Path(plan.training.output_dir or "")
+    args.push_to_hub = False  # the finished folder is uploaded, not each checkpoint
+    trainer = UnlearnTrainer(args=args, processing_class=tokenizer, **loading.training_sets(probes), **loading.load_to_train(plan.model))
+    bar = Bar()
+    if not args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(bar)
+    main = PartialState().is_main_process
+    if main:
+        check_room(output, disk_bytes(trainer), key="output_dir")
+        plan.training.learning_rate = settings["learning_rate"] = trainer.args.learning_rate  # where the base's size decided it
+        plan.write(output)
+    sets = Own({"retain": Probe(trainer.sets["retain"], {}), **probes}, plan.data.eval_rows)
+    return Run(plan, settings, trainer, sets, bar, main, How(batch_size=args.per_device_eval_batch_size))
+
+
+@dataclass
+class Run:
+    """A run that has begun: what it trains and evaluates, and what came of that so far."""
+
+    plan: recipe.Recipe
+    settings: dict[str, Any]  # of the recipe, every key
+    trainer: UnlearnTrainer
+    sets: Own
+    bar: "Bar"
+    main: bool  # whether this is the process that evaluates and writes
+    how: How
+    views: dict[str, Sets] = field(default_factory=dict)  # "before", "after", "never_seen" -> set -> evaluation
+    stopped: UserError | None = None  # why it ended before its last step
+    seconds: float = 0.0
+    unmoved: int = 0  # lora_B matrices that are what they were
+
+    @property
+    def model(self) -> PeftModel:
+        return cast(PeftModel, self.trainer.model)
+
+    @property
+    def below(self) -> bool:
+        """Whether an adapter of the user's own lies below the forgetting one."""
+        return not {adapters.FINETUNE, adapters.REFERENCE}.isdisjoint(self.model.peft_config)
+
+    def evaluate(self, view: str, through: str) -> None:
+        """Evaluate every set in one view of `adapters.view`."""
+        if self.main:
+            student = cast(PreTrainedModel, self.trainer.model)
+            tokenizer = cast(PreTrainedTokenizerBase, self.trainer.processing_class)
+            with adapters.view(self.model, through):
+                self.views[view] = self.sets.evaluate(student, tokenizer, self.how, view.replace("_", "-"))
+        self.trainer.accelerator.wait_for_everyone()
+
+    def train(self) -> None:
+        """Train to the last step, or until the run diverges; say which layers did not move."""
+        start = {name: p.detach().clone() for name, p in adapters.lora_b(self.model).items()}
+        began = time.monotonic()
+        try:
+            self.trainer.train(resume_from_checkpoint=self.trainer.args.resume_from_checkpoint)
+        except UserError as error:
+            self.stopped = error
+            if self.bar.training_bar is not None:
+                self.bar.training_bar.close()
+        self.seconds = time.monotonic() - began
+        unmoved = [name for name, p in adapters.lora_b(self.model).items() if p.equal(start[name])]
+        self.unmoved = len(unmoved)
+        if unmoved and self.stopped is None:
+            logger.warning(
+                "%d of %d lora_B matrices did not move (%s, ...): these layers forget nothing.", len(unmoved), len(start), unmoved[0]
+            )
+
+    def write(self, never_seen: Sets | None) -> TrainResult:
+        """Write report, page and card into the output folder."""
+        output, model = Path(self.plan.training.output_dir or ""), self.plan.model
+        if never_seen is not None:
+            self.views["never_seen"] = never_seen
+        through = (partial(adapters.view, self.model, name) for name in ("reference", "student"))
+        retained = self.sets.probes["retain"].rows
+        self.views["after"]["retain"]["retain_kl"] = retain_kl(retained, *through, batch_size=self.how.batch_size)
+        self.sets.compare(self.views, self.how)
+        made = report.build(
+            {name: {view: sets[name] for view, sets in self.views.items()} for name in self.sets.probes},
+            run=self._facts(),
+            never_seen=self._never_seen_facts() if "never_seen" in self.views else None,
+            curve=[
+                {"step": line["step"], "p_forget": line["p/forget"], "p_retain": line["p/retain"]}
+                for line in self.trainer.state.log_history
+                if "p/forget" in line
+            ],
+        )
+        report.write(made, output / "report.json")
+        page.write(made, output / "report.html")
+        self.trainer.create_model_card(
+            report=made,
+            below=model.adapter_name_or_path if model.adapter_mode != "continue" else None,
+            below_merged=model.adapter_mode == "merge",
+        )
+        return TrainResult(output, made, self.views)
+
+    def _facts(self) -> dict[str, Any]:
+        """What the report's "run" says."""
+        trainer = self.trainer
+        return {
+            "steps": trainer.state.global_step,
+            "reached": None if trainer.early_stop is None else trainer.early_stop.reached,
+            "seconds": round(self.seconds, 1),
+            "stopped": self.stopped,
+            "unmoved_lora_b": self.unmoved,
+            "quantisation": adapters.quantisation(cast(PreTrainedModel, trainer.model)),
+            "versions": {name: version(name) for name in PACKAGES},
+            "settings": self.settings,
+        }
+
+    def _never_seen_facts(self) -> dict[str, str | None] | None:
+        """What the view "never_seen" is: the recipe's model, or the base below the user's own adapter."""
+        model = self.plan.model
+        if model.never_seen_model_name_or_path:
+            return {"kind": "retrained", "name": model.never_seen_model_name_or_path}
+        return {"kind": "base", "name": model.model_name_or_path} if self.below else None
+
+
+def _uploaded(args: UnlearnConfig, result: TrainResult) -> TrainResult:
+    """The result of a run whose recipe has it uploaded."""
+    repo, private = args.hub_model_id or result.output.resolve().name, args.hub_private_repo is not False
+    try:
+        address = publish.push(result.output, repo, private=private, token=args.hub_token, revision=args.hub_revision)
+    except UserError as error:
+        raise Unfinished(error, result) from error
+    return replace(result, pushed=PushResult(address, private))
+
+
+def check_output(settings: Mapping[str, Any], output: Path) -> None:
+    """See that nothing of another run would be overwritten, and that there is something to resume where that is asked for.
+
+    Raises:
+        UserError: the folder holds another run, or no checkpoint.
+    """
+    resume = settings["resume_from_checkpoint"]
+    if resume is True and (not output.is_dir() or get_last_checkpoint(str(output)) is None):
+        raise UserError(f"resume_from_checkpoint: {output} holds no checkpoint, leave the key out.")
+    if isinstance(resume, str) and not Path(resume).is_dir():
+        raise UserError(f"resume_from_checkpoint: {resume} is no folder, write a checkpoint's folder, or true for the last one.")
+    if not output.is_dir():
+        return
+    finished = (output / "adapter_config.json").exists() or get_last_checkpoint(str(output)) is not None
+    written = output / recipe.FILE
+    differing = []
+    if written.exists():
+        before = yaml.safe_load(written.read_text(encoding="utf-8"))
+        settings = {**settings, "learning_rate": settings["learning_rate"] or before.get("learning_rate")}  # None: by the base's size
+        differing = [key for key, value in settings.items() if key != "resume_from_checkpoint" and before.get(key) != value]
+    if differing:
+        raise UserError(f"output_dir: {output} holds another run ({differing[0]} differs), write another folder or remove that one.")
+    if finished and not resume:
+        raise UserError(
+            f"output_dir: {output} holds a run already, write another folder, or resume_from_checkpoint: true to go on with it."
+        )
+
+
+def disk_bytes(trainer: UnlearnTrainer) -> int:
+    """What a run writes, about: the adapter, and to each checkpoint that stays also its teacher and two moments of the optimiser."""
+    args, size = trainer.args, sum(p.nbytes for p in trainer.student)
+    checkpoints = 0 if args.save_strategy == "no" else (args.save_total_limit or 1) + 1
+    return size * (1 + 4 * checkpoints)
+
+
+def check_packages(args: UnlearnConfig) -> None:
+    """See that what reports and optimises is installed: transformers looks after the model is loaded, or even evaluated.
+
+    Raises:
+        UserError: a package that is missing, or a name that transformers does not know.
+    """
+    for name in args.report_to or ():
+        if name not in get_available_reporting_integrations():
+            raise UserError(f"report_to: {name!r} is not installed, or is none that transformers knows; install it, or write none.")
+    try:
+        UnlearnTrainer.get_optimizer_cls_and_kwargs(args)
+    except (ImportError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"optim: {OptimizerNames(args.optim).value!r} cannot be had ({reason}); install it, or write adamw_torch."
+        ) from error
+
+
+class Bar(ProgressCallback):  # type: ignore[misc]
+    """The training bar with the numbers to watch beside it, where transformers prints every log line whole."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description("training", refresh=False)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and self.training_bar is not None:
+            shown = {name: f"{value:.3g}" for name, value in (logs or {}).items() if name.startswith(("loss/", "p/", "learning_rate"))}
+            self.training_bar.set_postfix(shown)
