@@ -12,6 +12,7 @@ import yaml
 
 import facts
 from peft_unlearn.config import recipe
+from peft_unlearn.config.keys import keys
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -76,7 +77,7 @@ def test_files_that_are_named_exist(path):
     assert [file for file in named if not (ROOT / file).exists()] == []
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "recipes"])
+@pytest.mark.parametrize("folder", ["benchmarks", "peft_unlearn", "recipes", "tests"])
 def test_pages_that_code_names_exist(folder):
     files = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml", ".jinja")]
     lost = {(name(path), page) for path in files for page in re.findall(r"docs/[\w./-]+\.md", text(path)) if not (ROOT / page).exists()}
@@ -118,7 +119,7 @@ def test_commands_parse(path):
         _, command, *arguments = shlex.split(line, comments=True)
         options = facts.parsers()[command].parse_args(arguments)
         if command in ("train", "plan"):
-            unknown = set(recipe_overrides(options.overrides)) - set(facts.keys())
+            unknown = set(recipe_overrides(options.overrides)) - set(keys())
             assert unknown == set(), line
 
 

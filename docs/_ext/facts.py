@@ -1,12 +1,11 @@
 """What the package says of itself: commands, keys, methods and parts. The site's tables and tests/test_surface.py read it here."""
 
 import argparse
-from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from peft_unlearn import cli
-from peft_unlearn.config import library, methods, recipe
+from peft_unlearn.config import library, methods
+from peft_unlearn.config.keys import keys
 from peft_unlearn.util.registry import ATTACKS, COMBINERS, LOSSES, METRICS
 
 REGISTRIES = {"losses": LOSSES, "combine": COMBINERS, "metrics": METRICS, "attacks": ATTACKS}
@@ -26,12 +25,6 @@ def options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
 
 
-def keys() -> Mapping[str, Any]:
-    """Every key of a recipe, by name."""
-    found = recipe.keys
-    return found.keys() if isinstance(found, ModuleType) else found()
-
-
 def own_keys() -> list[str]:
     """Keys that are ours: not those that transformers and TRL declare and help with in the same words."""
     declared = {name: field for part in (library.Model, library.Training) for name, field in part.__dataclass_fields__.items()}
@@ -42,16 +35,7 @@ def own_keys() -> list[str]:
     return [name for name, key in keys().items() if key.help != words(name)]
 
 
-def settings(method: Any) -> dict[str, Any]:
-    """What a method sets over `methods.COMMON`."""
-    return dict(method if isinstance(method, Mapping) else method.settings)
-
-
 def with_targets(name: str) -> dict[str, Any]:
     """What a method sets otherwise with `stop_at`."""
     without, with_stop = methods.defaults(name), methods.defaults(name, "auto")
     return {key: value for key, value in with_stop.items() if without[key] != value}
-
-
-def papers(part: Any) -> tuple[str, ...]:
-    return tuple(part.papers)

@@ -11,6 +11,7 @@ from sphinx.util.docutils import SphinxDirective
 import facts
 import peft_unlearn
 from peft_unlearn.config import methods
+from peft_unlearn.config.keys import keys
 
 PACKAGE = Path(peft_unlearn.__file__).parent
 
@@ -78,7 +79,7 @@ class RecipeKeys(Written):
     def write(self) -> list[str]:
         ours = set(facts.own_keys())
         groups: dict[bool, list[list[str]]] = {True: [], False: []}
-        for name, key in facts.keys().items():
+        for name, key in keys().items():
             default = "*by method*" if name in methods.COMMON else code("" if key.default is None else key.default)
             groups[name in ours].append([code(name), default, cell(key.help)])
         heads = ["key", "default", "what it does"]
@@ -89,12 +90,17 @@ class Methods(Written):
     def write(self) -> list[str]:
         common = ", ".join(code(f"{key}: {value}") for key, value in methods.COMMON.items())
         rows = [
-            [code(name), ", ".join(code(f"{key}: {value}") for key, value in facts.settings(method).items())]
+            [
+                code(name),
+                cell(method.help),
+                ", ".join(code(f"{key}: {value}") for key, value in method.settings.items()),
+                ", ".join(f"arXiv {paper}" for paper in method.papers),
+            ]
             for name, method in methods.METHODS.items()
         ]
         with_stop = methods.defaults(methods.AUTO, "auto")
         early = sorted({key for name in methods.METHODS for key in facts.with_targets(name)})
-        lines = [f"All methods: {common}.", *table(["method", "sets"], rows)]
+        lines = [f"All methods: {common}.", *table(["method", "what it is", "sets", "source"], rows)]
         lines += [f"`method: auto` is {code(methods.AUTO)}. With `stop_at`, {', '.join(map(code, methods.OURS))} set instead:", ""]
         return lines + table(["key", "with `stop_at`"], [[code(key), code(with_stop[key])] for key in early])
 
@@ -108,11 +114,11 @@ class Parts(Written):
                 code(name),
                 cell(part.help),
                 ", ".join(code(f"{key}: {value}") for key, value in part.parameters.items()),
-                ", ".join(f"arXiv {paper}" for paper in facts.papers(part)),
+                ", ".join(f"arXiv {paper}" for paper in part.papers),
             ]
             for name, part in facts.REGISTRIES[self.arguments[0]].items()
         ]
-        return table(["name", "what it is", "parameters", "source"], rows) if rows else ["", "*No part is registered in this room.*", ""]
+        return table(["name", "what it is", "parameters", "source"], rows)
 
 
 class Modules(Written):
