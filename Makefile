@@ -1,25 +1,54 @@
-# Everything happens in a virtual environment of the checkout's own: `make demo` and `make test` need nothing but Python >= 3.10.
+# Everything happens in a virtual environment of the checkout's own: `make demo` and `make test` need nothing but Python >= 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo test clean
+.PHONY: help demo lint type fast test test-all docs coverage surface clean
+
+help:
+	@echo "demo      fictional people, a small model that memorized them, three methods that make it forget eight of them"
+	@echo "test      what CI runs: lint, type, tests (some ten minutes on two cores)"
+	@echo "fast      quick tests alone (under two minutes)"
+	@echo "test-all  test, and the docs without a warning"
+	@echo "lint, type, docs, coverage, surface (renew tests/surface.txt), clean"
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first and pinned: a plain `torch` may pull several GB of CUDA libraries
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
 demo: .venv/ready
 	$(BIN)/peft-unlearn demo
 
-test: .venv/ready
+lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+type: .venv/ready
 	$(BIN)/mypy
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+fast: .venv/ready
+	$(PYTEST) -m "not slow"
+
+test: lint type
+	$(PYTEST)
+
+test-all: test docs
+
+docs: .venv/ready
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "The site is docs/_build/html/index.html"
+
+coverage: .venv/ready
+	$(PYTEST) --cov --cov-report=term --cov-report=html
+	@echo "The report is htmlcov/index.html"
+
+# The names, keys and commands that users rely on: a change of them is made on purpose, and its diff is read.
+surface: .venv/ready
+	$(BIN)/python tests/test_surface.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov docs/_build

@@ -2,8 +2,8 @@
 
     python benchmarks/auto_lr.py [--runs runs/auto_lr.jsonl]
 
-NGDiff in the demo's world: nine fixed rates, and AutoLR from 1e-6, 1e-4 and 1e-1. A run's score is what it kept, ROUGE-L of the retain set, times
-what it forgot, 1 - |ES - ES of the never-seen twin| on the forget set.
+NGDiff on the demo's test bed: nine fixed rates, and AutoLR from 1e-6, 1e-4 and 1e-1. A run's score is what it kept, ROUGE-L of the retain set, times
+what it forgot, 1 - |ES - ES of the never-seen model| on the forget set.
 """
 
 from runs import Runs, options

@@ -1,4 +1,4 @@
-"""The step of the founding methods as one would write it by hand: no Trainer, no objectives, no Gram matrix, rows in lists.
+"""The step of our three methods as one would write it by hand: no Trainer, no objectives, no Gram matrix, rows in lists.
 
 It has the trainer's mathematics at the methods' defaults, and its economies: logits by chunks of tokens, one forward for the objectives of a batch,
 the base's states of a row once.
@@ -46,7 +46,7 @@ FORGET = {
 
 
 class Loop:
-    """A founding method at its defaults, one step a call for so many `steps`, on rows of one length without prompts."""
+    """One of our three methods at its defaults, one step a call for so many `steps`, on rows of one length without prompts."""
 
     def __init__(self, method: str, model: PeftModel, trainer: UnlearnTrainer, steps: int):
         self.method, self.model = method, model

@@ -1,11 +1,11 @@
-"""What the three papers claim, measured in adapter space in the demo's world.
+"""What the three papers claim, measured in adapter space on the demo's test bed.
 
     python benchmarks/claims.py [--runs runs/claims.jsonl]
 
 1. Under the mean teacher, LL (gradient ascent) and NPO (in the paper's code: of the per-token mean log-ratio) stay where they start while NLUL
    leaves: p of the forget batches on the way.
 2. NGDiff keeps more than GradDiff at equal forgetting: both without a floor, stopped at the first logged step (of 10, 20, ... 150) at which the
-   forget set's mean p is under the never-seen twin's.
+   forget set's mean p is under the never-seen model's.
 3. MOLLM stays bounded where gradient ascent collapses: UCE under the common descent direction, without a floor, against GA in the same place
    and GA alone.
 """
@@ -53,7 +53,7 @@ def main() -> None:
                 curve = {point["step"]: point["p/forget"] for point in found["curve"]}
                 line(seed, f"{name}, {optimiser}", *(curve[step] for step in (10, 50, 100, 150)), found["retain"]["rouge_l"])
 
-    print("\n**At equal forgetting** (first stop with forget p under the twin's)\n")
+    print("\n**At equal forgetting** (first stop with forget p under the never-seen model's)\n")
     line("seed", "method", "stop at step", "forget p", "forget ES", "retain p", "retain ES", "retain ROUGE-L")
     line(*["---"] * 8)
     for seed in chosen.seeds:

@@ -1,4 +1,4 @@
-"""Where the methods' defaults come from: each knob moved from its default, in the demo's world or on real input.
+"""Where the methods' defaults come from: each key moved from its default, on the demo's test bed or on real input.
 
     python benchmarks/defaults.py [--real runs/real_input] [--only "default|learning_rate"] [--runs runs/defaults.jsonl]
 

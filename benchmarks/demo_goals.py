@@ -2,8 +2,8 @@
 
     python benchmarks/demo_goals.py [--runs runs/demo_goals.jsonl]
 
-Goals: extraction strength of the forget set within .05 of the never-seen twin's, ROUGE-L of the retain set at least .95 of before; and, of the
-world itself, that NF4 keeps at least .95 of what the model memorised.
+Goals: extraction strength of the forget set within .05 of the never-seen model's, ROUGE-L of the retain set at least .95 of before; and, of the
+test bed itself, that NF4 keeps at least .95 of what the model memorized.
 """
 
 from runs import Runs, options

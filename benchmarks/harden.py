@@ -1,9 +1,9 @@
-"""What makes an adapter hold: inner layers, half of its strength, and how fast it is learnt again from half of the forget set.
+"""What makes an adapter withstand attacks: inner layers, half of its strength, and how fast half of the forget set teaches the other half again.
 
     python benchmarks/harden.py run --world demo|tofu [--worlds 0 1 2] [--arms ...] [--folder runs/harden]
     python benchmarks/harden.py table [--folder runs/harden]
 
-The founding methods as they land (`stop_at: never_seen`), without and with `logit_lens_coef` and `sam_rho`, baselines,
+Our three methods with early stopping (`stop_at: never_seen`), without and with `logit_lens_coef` and `sam_rho`, baselines,
 and the never-seen model.
 Attacks are the audit's: `scale` at .5, and `relearning` in its long form, whose steps to 50 % are the worst of three learning rates; the arms "for
 200 steps" go on for twice as many.
@@ -29,10 +29,10 @@ HARDENED = {"logit_lens_coef": 0.3, "sam_rho": 0.2}
 ARMS: dict[str, dict[str, Any]] = {"never-seen": {}}
 for method in OURS:
     ARMS[method] = {"method": method, "stop_at": "never_seen"}
-    ARMS[f"{method}, inner and sam"] = ARMS[method] | HARDENED
+    ARMS[f"{method}, lens and SAM"] = ARMS[method] | HARDENED
 ARMS |= {f"mollm, {key}": ARMS["mollm"] | {key: value} for key, value in HARDENED.items()}
 STEPS, LONG = relearning.STEPS[True], 200  # of relearning
-ARMS |= {f"{name} for {LONG} steps": ARMS[name] | {"relearn": LONG} for name in ("mollm", "mollm, inner and sam")}
+ARMS |= {f"{name} for {LONG} steps": ARMS[name] | {"relearn": LONG} for name in ("mollm", "mollm, lens and SAM")}
 ARMS |= {name: settings for name, settings in study.ARMS.items() if settings["method"] not in OURS}
 
 
@@ -71,7 +71,7 @@ def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
 
 def table(runs: dict[str, Runs], worlds: list[int]) -> None:
     last = (*STEPS, LONG)
-    heads = ["world", "run", "steps", "log p", "Min-K AUC", "retain KL", "utility", "degenerate", "logit lens", "ES", "ES at scale .5"]
+    heads = ["test bed", "run", "steps", "log p", "Min-K AUC", "retain KL", "utility", "degenerate", "logit lens", "ES", "ES at scale .5"]
     heads += [*(f"relearnt, {n}" for n in last), "steps to 50 %"]
     print("| " + " | ".join(heads) + " |\n" + "| --- " * len(heads) + "|")
     for kind, kept in runs.items():

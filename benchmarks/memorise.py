@@ -1,4 +1,4 @@
-"""Make a small pretrained model memorise question/answer rows, as a user's fine-tune would.
+"""Make a small pretrained model memorize question/answer rows, as a user's fine-tune would.
 
     python benchmarks/memorise.py MODEL ROWS.jsonl [ROWS.jsonl ...] --output DIR [--epochs 80] [--lr 3e-3]
 

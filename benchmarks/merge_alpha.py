@@ -24,7 +24,7 @@ def held(kind: str) -> Format:
 
 
 def through(kind: str, weight: torch.Tensor) -> torch.Tensor:
-    """What is written of a weight, dequantised."""
+    """What is written of a weight, dequantized."""
     return held(kind).get(NAME, NAME, held(kind).put(NAME, NAME, weight)).float()
 
 

@@ -1,9 +1,9 @@
-"""Real questions, a really trained tokenizer and model: TOFU pairs, memorised by a small pretrained model, forgotten through the command line.
+"""Real questions, a really trained tokenizer and model: TOFU pairs, memorized by a small pretrained model, forgotten through the command line.
 
     python benchmarks/real_input.py --model MODEL --tofu FOLDER [--output runs/real_input]
 
 MODEL is a small pretrained causal model (stories260K: 260 032 parameters), FOLDER holds TOFU's forget01.json and retain99.json.
-The 40 rows of forget01 (2 authors) and the first 160 of retain99 (8 authors) are memorised; a never-seen twin memorises the 160 alone. Then
+The 40 rows of forget01 (2 authors) and the first 160 of retain99 (8 authors) are memorized; a never-seen model memorizes the 160 alone. Then
 `peft-unlearn train` runs each method at its defaults. What is finished in the output folder is not done again.
 """
 

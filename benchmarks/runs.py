@@ -1,4 +1,4 @@
-"""Unlearning runs in a small world, each kept in a file as it ends, so that an experiment can be cut and taken up again."""
+"""Unlearning runs on a small test bed, each kept in a file as it ends, so that an experiment can be cut and taken up again."""
 
 import argparse
 import json
@@ -61,11 +61,11 @@ def demo_world(seed: int) -> World:
 
 
 def tofu_world(folder: Path) -> Callable[[int], World]:
-    """What benchmarks/tofu_world.py left in `folder`; the base in fp32."""
+    """What benchmarks/tofu_test_bed.py left in `folder`; the base in fp32."""
 
     def world(n: int) -> World:
         rows = {name: data.load(str(folder / str(n) / f"{name}.jsonl"), name=name) for name in ("forget", "retain", "unseen")}
-        # three of the five wrong answers, as in the demo's worlds; nobody attacks what is kept
+        # three of the five wrong answers, as on the demo's test beds; nobody attacks what is kept
         forget, retain = (rows[name].map(lambda row: {"perturbed_answer": row["perturbed_answer"][:3]}) for name in ("forget", "retain"))
         holdout = rows["unseen"].select_columns(["question", "answer"])
         folders = folder / str(n) / "memorised", folder / str(n) / "never_seen"
@@ -76,13 +76,13 @@ def tofu_world(folder: Path) -> Callable[[int], World]:
 
 
 def real_world(folder: Path) -> Callable[[int], World]:
-    """What benchmarks/real_input.py left in `folder`, one world for all seeds; the base in fp32, since NF4 takes a third of so small a model."""
+    """What benchmarks/real_input.py left in `folder`, one test bed for all seeds; the base in fp32, since NF4 takes a third of so small a model."""
     rows = {name: data.load(str(folder / f"{name}.jsonl"), name=name) for name in ("forget", "retain")}
     return lambda seed: World(folder / "memorised", folder / "never_seen", rows["forget"], rows["retain"], None, None)
 
 
 def options(description: str, runs: str) -> argparse.Namespace:
-    """The command line that the experiments in the demo's worlds share: --runs and --seeds."""
+    """The command line that the experiments on the demo's test beds share: --runs and --seeds."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", default=runs, help="file of the runs that have ended (default %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -96,7 +96,7 @@ def by_arm(
     run: Callable[[World, int, dict[str, Any]], dict[str, Any]],
     table: Callable[[dict[str, "Runs"], list[int]], None],
 ) -> None:
-    """The command line of an experiment of named settings, in either kind of worlds: run those that are missing, or print the table."""
+    """The command line of an experiment of named settings, on either kind of test bed: run those that are missing, or print the table."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("do", choices=("run", "table"))
     parser.add_argument("--world", choices=("demo", "tofu"), default="demo")
@@ -138,7 +138,7 @@ class Runs:
         return self.once(json.dumps([seed, settings], sort_keys=True), lambda: _unlearn(self.make(seed), seed, settings))
 
     def look(self, seed: int, which: str) -> dict[str, Any]:
-        """The world's "memorised" or "never_seen" model as it is."""
+        """The test bed's "memorised" or "never_seen" model as it is."""
         return self.once(f"{which} {seed}", lambda: _look(self.make(seed), which))
 
 

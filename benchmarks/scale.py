@@ -6,7 +6,7 @@
     python benchmarks/scale.py --parts step --device cuda
 
 A step is the trainer's, graddiff on a small model of random weights in NF4 (speed.py), after one that does not count; the values of a quantity
-take turns. Its memory is the peak of all that a run of two steps makes, adapter and optimiser included, base excluded. An evaluation (without
+take turns. Its memory is the peak of all that a run of two steps makes, adapter and optimizer included, base excluded. An evaluation (without
 generation, a tiny model) and an epoch of pairs run in a process of their own, whose resident memory is read.
 
 Nothing is to more than double, but for length what attention itself adds, by its share of the multiplications, and for objectives those whose

@@ -135,7 +135,7 @@ def unlearning(base: PreTrainedModel, sets: dict[str, Dataset], batch: int, rank
 
 
 class Paced(TrainerCallback):
-    """A trainer that runs for real, in a thread of its own, and goes one optimiser step whenever it is called.
+    """A trainer that runs for real, in a thread of its own, and goes one optimizer step whenever it is called.
 
     A step is all that lies between two ends of steps: batches, callbacks and log lines too. The first has the start of the run besides.
     """

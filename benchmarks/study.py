@@ -1,12 +1,12 @@
-"""Every method beside every other, in two worlds: how far each forgets, and what that costs.
+"""Every method beside every other, on two kinds of test beds: how far each forgets, and what that costs.
 
     python benchmarks/study.py run --world demo [--folder runs/study]
     python benchmarks/study.py run --world tofu --tofu-worlds runs/tofu
     python benchmarks/study.py cost --world demo|tofu             # CPU seconds and peak memory of a step, each method in a process of its own
-    python benchmarks/study.py table [--folder runs/study]        # docs/study.md's tables; --plots FOLDER draws its figures
+    python benchmarks/study.py table [--folder runs/study]        # docs/studies/study-tables.md; --plots FOLDER draws the figures
 
-Worlds 0, 1 and 2 are reported; world 3, of other people and authors, chooses the learning rate of each method from a sweep that is as large for
-each: the default and its third and triple. Runs with `stop_at` are not swept: what they show is what a user gets. Every run is looked at twice:
+Test beds 0, 1 and 2 are reported; test bed 3, of other people and authors, chooses the learning rate of each method from a sweep that is as large for
+each: the default and its third and triple. Runs with `stop_at` are not swept: what they show is what a user gets. Every run is measured twice:
 where it ends, and where it was nearest to never-seen on its way if that was within 20 % (log-probability of the forget set, every 10 steps), as if
 somebody had stopped it there who knew. Runs are kept as they end, and none is done twice.
 """
@@ -41,15 +41,15 @@ from peft_unlearn.model import adapters
 from runs import Runs, World, demo_world, tofu_world
 
 REPORTED, CHOOSING = (0, 1, 2), 3
-# arm: settings. `dpo` needs alternate answers, which the worlds do not have; `idkdpo` stands for both.
+# arm: settings. `dpo` needs alternate answers, which the test beds do not have; `idkdpo` stands for both.
 ARMS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS if name != "dpo"}
 ARMS |= {f"{name} to {stop}": {"method": name, "stop_at": stop} for stop in ("auto", "never_seen") for name in OURS}
 RATES = (1.0, 1 / 3, 3.0)  # times the default learning rate
 PARTS = ("defaults", "sweep", "best")
 SWEPT = [arm for arm in ARMS if "stop_at" not in ARMS[arm]]
 COST_STEPS = 20
-NEAR = 0.2  # of never-seen's log-probability: a run that was never nearer on its way is not looked at there
-EVERY, WATCHED = 10, 50  # steps between two looks at the forget set on the way, and rows of it
+NEAR = 0.2  # of never-seen's log-probability: a run that was never nearer on its way is not measured there
+EVERY, WATCHED = 10, 50  # steps between two checks of the forget set on the way, and rows of it
 METRICS = ("loss", "probability", "extraction_strength", "exact_memorization", "min_k", "rouge_l", "degenerate", "worst_of_k")
 
 
@@ -95,7 +95,7 @@ def unlearn(where: World, seed: int, chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def cost(world: str, folder: Path, name: str) -> dict[str, float]:
-    """CPU seconds of a step, looks of a landing included, and by how many MB training goes beyond the loaded model at its peak.
+    """CPU seconds of a step, checks of early stopping included, and by how many MB training goes beyond the loaded model at its peak.
 
     For a process of its own, on Linux, whose kernel keeps that peak.
     """
@@ -164,7 +164,7 @@ def look(model: Any, tokenizer: Any, sets: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole(where: World, which: str) -> dict[str, Any]:
-    """The memorised or the never-seen model as it is."""
+    """The memorized or the never-seen model as it is."""
     tokenizer = AutoTokenizer.from_pretrained(where.memorised)
     model = adapters.load_base(getattr(where, which), quantization_config=where.quantization_config)
     length = min(1024, model.config.max_position_embeddings)
@@ -175,7 +175,7 @@ def whole(where: World, which: str) -> dict[str, Any]:
 
 
 class Study(Runs):
-    """The runs of one world kind, in a file of their own."""
+    """The runs of one kind of test bed, in a file of their own."""
 
     def arm(self, n: int, name: str, rate: float) -> dict[str, Any]:
         chosen = settings(name, rate)
@@ -197,7 +197,7 @@ class Study(Runs):
 
 
 def run(study: Study, arms: list[str], parts: list[str]) -> None:
-    """Defaults on the reported worlds, the sweep on the other, then its best on the reported ones."""
+    """Defaults on the reported test beds, the sweep on the other, then its best on the reported ones."""
     for n in (*REPORTED, CHOOSING):
         for which in ("memorised", "never_seen"):
             study.whole(n, which)

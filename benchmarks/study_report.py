@@ -57,7 +57,7 @@ def write(
     rates: tuple[float, ...],
     plots: Path | None,
 ) -> None:
-    """Print the tables of every world kind whose runs have ended, and draw forgetting against utility into `plots`."""
+    """Print the tables of every kind of test bed whose runs have ended, and draw forgetting against utility into `plots`."""
     for kind, study in studies.items():
         done = [arm for arm in arms if all(study.has(n, arm, 1.0) for n in reported)]
         best: dict[str, tuple[float, str]] = {arm: (1.0, "end") for arm in done if arm not in swept}
@@ -66,7 +66,7 @@ def write(
                 rate, point = best_point(study, arm, choosing, rates)
                 if all(study.has(n, arm, rate) for n in reported):
                     best[arm] = rate, point
-        print(f"\n### {kind}: where each run lands\n")
+        print(f"\n### {kind}: where each run of our three methods ends\n")
         landing(study, [arm for arm in done if arm.split()[0] in OURS], reported)
         print(f"\n### {kind}: every method at its defaults, where it ends\n")
         table(study, done, reported, lambda arm: (1.0, "end"))
@@ -82,14 +82,14 @@ def write(
 
 
 def best_point(study: Any, arm: str, n: int, rates: tuple[float, ...]) -> tuple[float, str]:
-    """Learning rate and point ("end" or "nearest") that rank first in world `n`."""
+    """Learning rate and point ("end" or "nearest") that rank first on test bed `n`."""
     never = study.whole(n, "never_seen")
     candidates = [(rate, point) for rate in rates for point in ("end", "nearest")]
     return max(candidates, key=lambda c: rank(points(study.arm(n, arm, c[0]))[c[1]], never))
 
 
 def landing(study: Any, arms: list[str], worlds: tuple[int, ...]) -> None:
-    print("| world | run | steps | log p | never-seen's | off by | Min-K AUC | never-seen's | retain utility | lands |")
+    print("| test bed | run | steps | log p | never-seen's | off by | Min-K AUC | never-seen's | retain utility | as never-seen |")
     print("| --- " * 10 + "|")
     for n in worlds:
         never = study.whole(n, "never_seen")
@@ -105,7 +105,7 @@ def landing(study: Any, arms: list[str], worlds: tuple[int, ...]) -> None:
 
 
 def table(study: Any, arms: list[str], worlds: tuple[int, ...], choice: Any) -> None:
-    """Means over `worlds`, "lowest" the lowest utility of them; "as never-seen" counts those where `within` holds."""
+    """Means over the test beds `worlds`, "lowest" the lowest utility of them; "as never-seen" counts those where `within` holds."""
     heads = ["run", "rate", "point", *(head for head, _, _ in COLUMNS), "lowest", "as never-seen"]
     print("| " + " | ".join(heads) + " |")
     print("| --- " * len(heads) + "|")
@@ -147,7 +147,9 @@ def draw(study: Any, kind: str, arms: list[str], best: dict[str, tuple[float, st
         y = [pair[0]["retain"]["utility"] for pair in found]
         ours = arm.split()[0] in OURS
         axes.scatter(x, y, s=40 if ours else 22, marker="o" if ours else "x", color=plt.get_cmap("tab20")(i % 20), label=arm)
-    axes.set(xlabel="loss of the forget set, of never-seen's (4 and more at 4)", ylabel="utility of the retain set", title=f"{kind} worlds")
+    axes.set(
+        xlabel="loss of the forget set, of never-seen's (4 and more at 4)", ylabel="utility of the retain set", title=f"{kind} test beds"
+    )
     axes.legend(fontsize=6, ncol=2, loc="lower left")
     folder.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()

@@ -1,11 +1,11 @@
-"""How near `stop_at: auto` estimates, before training, what true never-seen twins show of the forget set.
+"""How near `stop_at: auto` estimates, before training, what true never-seen models show of the forget set.
 
-    python benchmarks/levels.py --world demo [--worlds 0 1 2 3] [--seeds 0 1 2 3 4]
-    python benchmarks/levels.py --world tofu --tofu-worlds runs/tofu
+    python benchmarks/targets.py --world demo [--worlds 0 1 2 3] [--seeds 0 1 2 3 4]
+    python benchmarks/targets.py --world tofu --tofu-worlds runs/tofu
 
-Min-K AUC: of the forget set against the holdout, under the twin; and of the estimated levels against those of the holdout, where a run lands.
-"estimated" is the mean of the levels that a run starts with, its drift included; "simple" is that of the holdout's log-probabilities under the
-memorised model.
+Min-K AUC: of the forget set against the holdout, under the never-seen model; and of the estimated targets against
+those of the holdout, which a run is stopped at. "estimated" is the mean of the targets that a run starts with, corrected for the holdout shift;
+"simple" is that of the holdout's log-probabilities under the memorized model.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     make = demo_world if options.world == "demo" else tofu_world(options.tofu_worlds)
     print(
-        "| world | twin's log p | simple | off by | estimated | off by | row correlation | twin's Min-K AUC | estimated, mean | lowest to highest |"
+        "| test bed | never-seen log p | simple | off by | estimated | off by | row correlation | true AUC | estimated, mean | lowest to highest |"
     )
     print("| --- " * 10 + "|")
     for n in options.worlds:

@@ -1,4 +1,4 @@
-"""A small base for benchmarks/tofu_world.py: a tokenizer and a Llama of .9 million parameters, trained on TOFU authors that no world has.
+"""A small base for benchmarks/tofu_test_bed.py: a tokenizer and a Llama of .9 million parameters, trained on TOFU authors that no test bed has.
 
     python benchmarks/tofu_base.py --tofu FOLDER [--output runs/tofu_base]
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--tofu", required=True, type=Path)
     parser.add_argument("--output", default=Path("runs/tofu_base"), type=Path)
     options = parser.parse_args()
-    # of retain90, authors 20 to 99: the first 20 are those of retain_perturbed.json, which the worlds keep
+    # of retain90, authors 20 to 99: the first 20 are those of retain_perturbed.json, which the test beds keep
     rows: Dataset = data.load(str(options.tofu / "retain90.json"), name="retain90").select(range(400, 2000))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

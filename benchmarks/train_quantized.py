@@ -66,7 +66,7 @@ def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(runs: dict[str, Runs], worlds: list[int]) -> None:
-    print("| world | run | change | way | forget ES | R of ES | rephrased | R of rephrased | log p | AUC | retain utility |")
+    print("| test bed | run | change | way | forget ES | R of ES | rephrased | R of rephrased | log p | AUC | retain utility |")
     print("| --- " * 11 + "|")
     for kind, kept in runs.items():
         for arm, settings in ARMS.items():

@@ -1,5 +1,6 @@
 import gc
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -7,6 +8,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import pytest
 import torch
 from cli_world import no_model, recipe, world  # noqa: F401
+
+ROOT = Path(__file__).parent
+# Folders and files whose tests load whole models or run whole commands: some nine tenths of the suite's time. `make fast` leaves them out.
+SLOW = (
+    "integration",
+    "test_feature_matrix.py",
+    "test_recipes.py",
+    "unit/attacks",
+    "unit/benchmarks",
+    "unit/merging",
+    "unit/planning",
+    "unit/training/test_early_stop.py",
+    "unit/workflows",
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if any(item.path.is_relative_to(ROOT / slow) for slow in SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish():

@@ -4,10 +4,9 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-
-import tomllib
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs/howto"
