@@ -143,4 +143,5 @@ def _merged(layer: Any, quantize: Quantize, x: Tensor) -> Tensor:
 def _scales(layer: Any, name: str, moved: Tensor) -> Tensor:
     """m / |V| of each row: (out, in) -> (out,)."""
     magnitudes: Tensor = layer.lora_magnitude_vector[name].weight
-    return magnitudes / torch.linalg.vector_norm(moved, dim=1)
+    scales: Tensor = magnitudes / torch.linalg.vector_norm(moved, dim=1)
+    return scales

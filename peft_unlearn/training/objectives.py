@@ -165,7 +165,9 @@ def _of_openunlearning(loss: Loss, **parameters: Any) -> Function:
     """A loss of OpenUnlearning's on everything that the micro-batch gave."""
 
     def whole(scores: Scores, anchor: Scores | None) -> Tensor:
-        return loss.function(*_readings(cast(Dense, scores.dense), None if anchor is None else anchor.dense, loss.reads), **parameters)
+        read = _readings(cast(Dense, scores.dense), None if anchor is None else anchor.dense, loss.reads)
+        value: Tensor = loss.function(*read, **parameters)
+        return value
 
     return whole
 
