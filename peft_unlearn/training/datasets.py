@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn import data
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.data.formats import is_tokenised
+from peft_unlearn.data.formats import is_tokenized
 from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.model import adapters
 from peft_unlearn.training import targets
@@ -75,7 +75,7 @@ def prepare(
         sets["holdout"] = rows(holdout, "holdout_dataset")
     for name in ("retain", "holdout"):
         if given[name] is not None:  # not what the model wrote itself
-            _check_apart(sets if any(map(is_tokenised, (forget, given[name]))) else given, name)
+            _check_apart(sets if any(map(is_tokenized, (forget, given[name]))) else given, name)
     sets |= {name: rows(found, f"eval_dataset.{name}") for name, found in others.items()}
 
     if args.alternate == "none":
@@ -100,7 +100,7 @@ def _check_apart(sets: Mapping[str, Dataset | None], name: str) -> None:
     try:
         data.check_apart(forget, other, f"{name}_dataset")
     except UserError as error:
-        if not is_tokenised(forget):
+        if not is_tokenized(forget):
             raise
         logger.warning("Warning: as they are tokenised, %s", error)
 
@@ -114,7 +114,7 @@ def tokenised(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, length: int,
         )
     if len(dataset) == 0:
         raise UserError(f"{name}: it is empty, give at least one row.")
-    if not is_tokenised(dataset):
+    if not is_tokenized(dataset):
         return data.tokenize(dataset, tokenizer, length, name=name).rows
     for number, row in enumerate(dataset.select_columns(["input_ids", "labels"]).with_format("numpy"), 1):
         if len(row["input_ids"]) > length:

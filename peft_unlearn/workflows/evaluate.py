@@ -149,7 +149,7 @@ def run_facts(job: Job, model: PreTrainedModel) -> dict[str, Any]:
     facts = {
         "model": job.options.model,
         "base": job.plan.model.model_name_or_path,
-        "quantisation": adapters.quantisation(model),
+        "quantisation": adapters.quantization(model),
         "benchmark": job.options.benchmark,
         "split": job.options.split,
         "data": job.options.data,

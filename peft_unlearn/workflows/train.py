@@ -152,7 +152,7 @@ def _run(plan: recipe.Recipe, output: Path, never_seen: Sets | None, show: bool)
             "seconds": round(seconds, 1),
             "stopped": stopped,
             "unmoved_lora_b": len(unmoved),
-            "quantisation": adapters.quantisation(student),
+            "quantisation": adapters.quantization(student),
             "versions": {name: version(name) for name in PACKAGES},
             "settings": settings,
         }

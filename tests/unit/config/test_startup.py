@@ -19,7 +19,7 @@ from peft_unlearn.combine import COMBINERS
 from peft_unlearn.config import library, model_settings, names, recipe, settings
 from peft_unlearn.config.unlearn_config import ModelArguments
 from peft_unlearn.losses import LOSSES, openunlearning
-from peft_unlearn.model.fake_quant import QUANTISERS
+from peft_unlearn.model.fake_quant import QUANTIZERS
 
 # The command line, with the heavy libraries that it has imported in the last line of its output.
 PROGRAM = """
@@ -146,7 +146,7 @@ def test_names_known_without_torch_are_those_of_the_registries():
     assert repr({name: parameters(loss.function) for name, loss in LOSSES.items()}) == repr(names.LOSSES)  # 1 is not 1.0
     assert repr({name: parameters(function) for name, function in openunlearning.FORGET.items()}) == repr(names.OPENUNLEARNING)
     assert tuple(name for name, loss in LOSSES.items() if loss.alternate) == names.ALTERNATE
-    assert (*COMBINERS, *QUANTISERS) == (*names.COMBINERS, *names.QUANTISERS)
+    assert (*COMBINERS, *QUANTIZERS) == (*names.COMBINERS, *names.QUANTISERS)
 
 
 def test_what_a_recipe_is_checked_by_is_what_settings_are_checked_by():
