@@ -99,14 +99,14 @@ def _finding(way: str, evaluation: Evaluation, alphas: Mapping[str, float]) -> l
 @contextlib.contextmanager
 def dense(context: Context) -> Iterator[PreTrainedModel | PeftModel]:
     """The 16/32-bit base without any adapter: the loaded one, or where that is quantised another one beside it."""
-    if adapters.quantisation(context.model) is None:
+    if adapters.quantization(context.model) is None:
         with adapters.activated(context.model, []) if isinstance(context.model, PeftModel) else contextlib.nullcontext():
             yield context.model
     elif context.load_dense is None:
         raise Skipped("the model is held quantised, and its 16/32-bit weights are not at hand")
     else:
         base = context.load_dense()
-        if adapters.quantisation(base) is not None:
+        if adapters.quantization(base) is not None:
             raise Skipped("the base is quantised on the disk, and its 16/32-bit weights are not at hand")
         yield base
 

@@ -1,4 +1,4 @@
-"""From files to batches: sources -> formats -> tokenising -> pairs -> collating. Nothing here needs a model but `write_retain_rows`."""
+"""From files to batches: sources -> formats -> tokenizing -> pairs -> collating. Nothing here needs a model but `write_retain_rows`."""
 
 from peft_unlearn.data.alternates import alternates
 from peft_unlearn.data.collating import Unpadded, by_length, collate, collate_rows, padding, padding_id

@@ -25,7 +25,7 @@ REFUSALS = (
 
 
 def alternates(dataset: Dataset, kind: str, *, seed: int, name: str = "forget_dataset") -> Dataset:
-    """The same rows with other answers, in the same format; tokenised, they become the column `alternate` of the forget rows.
+    """The same rows with other answers, in the same format; tokenized, they become the column `alternate` of the forget rows.
 
     Args:
         dataset: the forget set, as `load` returns it: question and answer, or prompt and completion as text.

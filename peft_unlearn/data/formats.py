@@ -43,7 +43,7 @@ def columns(dataset: Dataset, name: str) -> tuple[str, ...]:
     raise UserError(f"{name}: its columns are {has}, write text, prompt and completion, question and answer, or messages.")
 
 
-def is_tokenised(dataset: Dataset) -> bool:
+def is_tokenized(dataset: Dataset) -> bool:
     return {"input_ids", "labels"} <= set(dataset.column_names)
 
 
@@ -116,7 +116,7 @@ def _is_message(message: Any) -> bool:
 
 
 def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, template_arguments: Mapping[str, Any]) -> tuple[str, str]:
-    """(prompt, prompt and completion) of a checked row as the text that is tokenised.
+    """(prompt, prompt and completion) of a checked row as the text that is tokenized.
 
     `template_arguments` are variables of the chat template, the same for both sides, such as Qwen3's enable_thinking.
 

@@ -12,7 +12,7 @@ from peft_unlearn.util.errors import UserError
 def check_apart(forget: Dataset, other: Dataset, name: str) -> None:
     """Refuse forget rows that also stand in another set, `name`.
 
-    Texts are compared word for word: spacing, line breaks and the format do not count. Sets that are tokenised, both of them, are compared by
+    Texts are compared word for word: spacing, line breaks and the format do not count. Sets that are tokenized, both of them, are compared by
     their tokens. Linear in the rows of both.
 
     Raises:
@@ -34,7 +34,7 @@ def check_apart(forget: Dataset, other: Dataset, name: str) -> None:
 
 def _said(dataset: Dataset, name: str) -> Iterator[Hashable]:
     """What each row says: its tokens, or its text with single spaces between words."""
-    if formats.is_tokenised(dataset):
+    if formats.is_tokenized(dataset):
         return (tuple(row["input_ids"]) for row in formats.rows(dataset, ("input_ids",)))
     return (_words(row) for row in formats.rows(dataset, formats.columns(dataset, name)))
 

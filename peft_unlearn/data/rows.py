@@ -1,4 +1,4 @@
-"""What evaluation needs to know about tokenised rows: where the answer begins, where it ends, and how rows share a batch.
+"""What evaluation needs to know about tokenized rows: where the answer begins, where it ends, and how rows share a batch.
 
 A row is `{"input_ids": [int], "labels": [int]}`, labels -100 on the prompt.
 """

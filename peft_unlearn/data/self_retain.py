@@ -37,7 +37,7 @@ def write_retain_rows(
         model: in the view whose text is to be kept; its mode is restored.
         max_length: tokens a text. The cost is rows / batch_size * max_length forward steps.
         seed: decides the texts; the global random state is left as it was.
-        forget: the tokenised forget set.
+        forget: the tokenized forget set.
 
     Returns:
         At most `rows` texts in a column `text`; fewer, with a warning, when the bound on draws (`DRAWS` * rows) is met.

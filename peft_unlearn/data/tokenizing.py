@@ -20,7 +20,7 @@ FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("in
 
 
 class Tokenized(NamedTuple):
-    """Tokenised rows in source order (`input_ids`, `labels`; a long text is several), and how many of them were cut at max_length."""
+    """Tokenized rows in source order (`input_ids`, `labels`; a long text is several), and how many of them were cut at max_length."""
 
     rows: Dataset
     truncated: int
@@ -34,7 +34,7 @@ def tokenize(
     name: str,
     template_arguments: Mapping[str, Any] | None = None,
 ) -> Tokenized:
-    """Tokenise a set of any format of `peft_unlearn.data.formats`.
+    """Tokenize a set of any format of `peft_unlearn.data.formats`.
 
     Plain rows get the BOS that the tokenizer adds, once, and one EOS if the tokenizer has one; chat rows are what the chat template writes.
     The end is part of the labels. The prompt (of a text: its first token, which nothing predicts) has label -100. The completion begins
@@ -113,7 +113,7 @@ def _start(prompt: list[int], whole: list[int], max_length: int, row: str) -> in
 
 def _truncated(tokens: Dataset, texts: int, max_length: int, name: str) -> int:
     """How many rows were cut; logged, as is how many texts were split."""
-    truncated = sum(tokens["cut"])
+    truncated: int = sum(tokens["cut"])
     if truncated:
         logger.warning("%s: %d of %d rows are longer than max_length %d and were cut.", name, truncated, len(tokens), max_length)
     rows_of_texts = [count for count in Counter(tokens["source"]).values() if count > 1]

@@ -16,7 +16,7 @@ KINDS = {"paraphrased_question": 0, "paraphrased_answer": 1, "perturbed_answer":
 
 
 class Probe(NamedTuple):
-    """Tokenised rows, and for each kind of variant that the set has a list for each row, possibly empty."""
+    """Tokenized rows, and for each kind of variant that the set has a list for each row, possibly empty."""
 
     rows: Dataset
     variants: dict[str, list[list[Row]]]
@@ -30,7 +30,7 @@ def probe(
     name: str,
     template_arguments: Mapping[str, Any] | None = None,
 ) -> Probe:
-    """Tokenise a set and the variants that stand in its columns beside the rows.
+    """Tokenize a set and the variants that stand in its columns beside the rows.
 
     | format | paraphrased question | paraphrased answer | wrong answers |
     | --- | --- | --- | --- |

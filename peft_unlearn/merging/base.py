@@ -17,10 +17,10 @@ from peft_unlearn.util.folders import read_json
 
 @dataclass(frozen=True)
 class Base:
-    """A model's folder: its tensors, those that stand beside each quantised weight, the names of its parameters, and how it is held.
+    """A model's folder: its tensors, those that stand beside each quantized weight, the names of its parameters, and how it is held.
 
     names: parameter -> tensor, for the tensors that transformers loads as they are.
-    beside: quantised weight -> the tensors that its scales lie in.
+    beside: quantized weight -> the tensors that its scales lie in.
     """
 
     folder: Path
@@ -40,10 +40,10 @@ class Base:
         return self.shapes[parameter] if parameter is not None and parameter in self.held.transposed else self.tensors[name].shape
 
     def read(self, name: str, parameter: str | None) -> torch.Tensor:
-        """A weight in the layout of the model; one that is quantised on the disk is dequantised.
+        """A weight in the layout of the model; one that is quantized on the disk is dequantized.
 
         Raises:
-            UserError: a quantised weight has another shape than the model.
+            UserError: a quantized weight has another shape than the model.
         """
         tensors = {part: shards.read(self.folder, self.tensors[part], part) for part in (name, *self.beside.get(name, []))}
         weight = self.held.get(name, parameter, tensors)
@@ -59,7 +59,7 @@ def open_base(folder: Path) -> Base:
     """Read what stands in a base's headers and config. No weight is read.
 
     Raises:
-        UserError: no causal language model of transformers, a missing or damaged shard, weights that bitsandbytes did not quantise.
+        UserError: no causal language model of transformers, a missing or damaged shard, weights that bitsandbytes did not quantize.
     """
     model_config = read_json(folder / "config.json")
     config = quantized.read_config(model_config)
@@ -84,7 +84,7 @@ def read_dtype(model_config: Mapping[str, Any]) -> torch.dtype:
 
 
 def skeleton(folder: Path) -> PreTrainedModel:
-    """The model of a folder's config on the meta device, not quantised: names, shapes and ties, no memory.
+    """The model of a folder's config on the meta device, not quantized: names, shapes and ties, no memory.
 
     Raises:
         UserError: transformers has no causal language model for the config, or it needs code of its own.

@@ -1,8 +1,8 @@
-"""Merge LoRA adapters into their base, shard by shard on the CPU, into 16/32-bit weights or quantised ones.
+"""Merge LoRA adapters into their base, shard by shard on the CPU, into 16/32-bit weights or quantized ones.
 
-W + scaling * B A is computed in fp32, in blocks of rows, rounded once, and then quantised if asked for. In place into quantised weights
-(dequantise, add, quantise again) only by force: NF4 keeps some 2 % of a change that is 1 to 2 % of the weights that way, while 16-bit weights
-that are quantised afterwards keep nearly all of it. How much was kept is measured on what is written.
+W + scaling * B A is computed in fp32, in blocks of rows, rounded once, and then quantized if asked for. In place into quantized weights
+(dequantize, add, quantize again) only by force: NF4 keeps some 2 % of a change that is 1 to 2 % of the weights that way, while 16-bit weights
+that are quantized afterwards keep nearly all of it. How much was kept is measured on what is written.
 """
 
 import json
@@ -52,7 +52,7 @@ def merge(
 ) -> MergeResult:
     """Write the base with the adapter merged into it, as a plain transformers folder with the base's shard names, and a merge.json in it.
 
-    Memory: one shard, the adapters, and of one weight at a time blocks of 2**23 entries, or all of it where it is quantised. An interrupted
+    Memory: one shard, the adapters, and of one weight at a time blocks of 2**23 entries, or all of it where it is quantized. An interrupted
     merge leaves nothing under the name `output`.
 
     Args:
@@ -60,12 +60,12 @@ def merge(
         output: folder to write, which must be new or empty.
         base: folder or Hub name of the base; by default the one that the adapter names.
         dtype: "bf16", "fp16" or "fp32" for every floating-point tensor; by default each keeps its own.
-        quantize: "nf4" (with double quantisation) or "int8": what linear layers are quantised to after merging, as transformers would.
-        onto: "original", or "dequantized": the base is first put through the quantisation that it had in training, and the merge then is exact
+        quantize: "nf4" (with double quantization) or "int8": what linear layers are quantized to after merging, as transformers would.
+        onto: "original", or "dequantized": the base is first put through the quantization that it had in training, and the merge then is exact
             for an adapter that was trained on those weights.
-        trained: with "dequantized", that quantisation (None: there was none) and the dtype that the base was loaded in; by default NF4 with
-            double quantisation and the base's own. A base that is quantised on the disk says so itself.
-        force: allow a merge in place into quantised weights.
+        trained: with "dequantized", that quantization (None: there was none) and the dtype that the base was loaded in; by default NF4 with
+            double quantization and the base's own. A base that is quantized on the disk says so itself.
+        force: allow a merge in place into quantized weights.
         below: adapters that this one was trained on top of, each stacked and not merged.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Between which precisions a merge goes: from the weights as they are or as training saw them, into 16/32 bit or quantised ones."""
+"""Between which precisions a merge goes: from the weights as they are or as training saw them, into 16/32 bit or quantized ones."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ ONTO = ("original", "dequantized")
 
 @dataclass(frozen=True)
 class Precision:
-    """start: how the weights of a 16/32-bit base are put through quantisation before merging, or None. held: how the result is written.
+    """start: how the weights of a 16/32-bit base are put through quantization before merging, or None. held: how the result is written.
 
     onto, written: the same in a word, such as "original" and "nf4".
     """
@@ -38,7 +38,7 @@ def decide(
     """See `merging.merge` for the arguments.
 
     Raises:
-        UserError: an unknown word, a merge in place without force, or onto a quantisation that there was not.
+        UserError: an unknown word, a merge in place without force, or onto a quantization that there was not.
     """
     for key, value, choices in (("to", dtype, (None, *DTYPES)), ("quantize", quantize, (None, *quantized.KINDS)), ("onto", onto, ONTO)):
         if value not in choices:
@@ -50,7 +50,7 @@ def decide(
     if start is not None and onto == "original":
         if not force:
             raise UserError(
-                f"base: its weights are quantised themselves ({quantized.kind_of(start)}), and a merge in place can erase most of an adapter; "
+                f"base: its weights are quantized themselves ({quantized.kind_of(start)}), and a merge in place can erase most of an adapter; "
                 "give the 16-bit weights as --base ORIGINAL, or write --onto dequantized for 16-bit weights made of these, or "
                 "--force."
             )
@@ -59,7 +59,7 @@ def decide(
         start, start_dtype = trained or (quantized.config_for("nf4", base.dtype), base.dtype)
         if start is None:
             raise UserError(
-                "onto: this run's base was not quantised as it was loaded, says recipe.yaml; leave --onto out, or give a base that is quantised "
+                "onto: this run's base was not quantized as it was loaded, says recipe.yaml; leave --onto out, or give a base that is quantized "
                 "on the disk as --base."
             )
     if start is not None and target is not None and quantized.kind_of(start) == quantized.kind_of(target) and not force:

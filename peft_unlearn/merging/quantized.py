@@ -1,6 +1,6 @@
-"""bitsandbytes weights as files: which weights a config quantises, the tensors that stand for one, and the weight that these are worth.
+"""bitsandbytes weights as files: which weights a config quantizes, the tensors that stand for one, and the weight that these are worth.
 
-All of it by bitsandbytes' and transformers' own functions, so that a folder holds what `save_pretrained` of a quantised model writes.
+All of it by bitsandbytes' and transformers' own functions, so that a folder holds what `save_pretrained` of a quantized model writes.
 """
 
 import math
@@ -28,9 +28,9 @@ class Format:
     """How a folder holds the weights of a model.
 
     Args:
-        dtype: of every floating-point tensor that is not quantised, and of what is quantised just before; None for each its own.
-        config: of the quantised weights.
-        transposed: the parameters that are quantised, and whether each lies transposed in the model (`Conv1D`).
+        dtype: of every floating-point tensor that is not quantized, and of what is quantized just before; None for each its own.
+        config: of the quantized weights.
+        transposed: the parameters that are quantized, and whether each lies transposed in the model (`Conv1D`).
     """
 
     dtype: torch.dtype | None = None
@@ -43,14 +43,14 @@ class Format:
             weight = weight.to(self.dtype)
         if parameter is None or parameter not in self.transposed:
             return {name: weight}
-        made = quantise(weight.T if self.transposed[parameter] else weight, self.config)
+        made = quantize(weight.T if self.transposed[parameter] else weight, self.config)
         return {name.removesuffix("weight") + key: tensor for key, tensor in made.items()}
 
     def get(self, name: str, parameter: str | None, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The weight that the tensors of `put` are worth, in the layout of the model."""
         if parameter is None or parameter not in self.transposed:
             return tensors[name]
-        weight = dequantise({key.removeprefix(name.removesuffix("weight")): tensor for key, tensor in tensors.items()})
+        weight = dequantize({key.removeprefix(name.removesuffix("weight")): tensor for key, tensor in tensors.items()})
         return weight.T if self.transposed[parameter] else weight
 
     def size(self, parameter: str | None, shape: tuple[int, ...], itemsize: int) -> int:
@@ -70,22 +70,22 @@ def format_of(model: PreTrainedModel, config: BitsAndBytesConfig | None, dtype: 
     if config is None:
         return Format(dtype)
     AutoHfQuantizer.from_config(config, pre_quantized=False).preprocess_model(model=model, device_map=None)
-    quantised = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit | Linear8bitLt)}
-    return Format(dtype, config, {f"{name}.weight": issubclass(module.source_cls, Conv1D) for name, module in quantised.items()})
+    quantized = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit | Linear8bitLt)}
+    return Format(dtype, config, {f"{name}.weight": issubclass(module.source_cls, Conv1D) for name, module in quantized.items()})
 
 
 def config_for(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """What `kind` stands for: "nf4" with double quantisation, computing in `dtype`, or "int8" (LLM.int8)."""
+    """What `kind` stands for: "nf4" with double quantization, computing in `dtype`, or "int8" (LLM.int8)."""
     if kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
 
 
 def read_config(model_config: Mapping[str, Any]) -> BitsAndBytesConfig | None:
-    """How the weights beside a config.json are quantised; None where they are not.
+    """How the weights beside a config.json are quantized; None where they are not.
 
     Raises:
-        UserError: quantised by something else than bitsandbytes.
+        UserError: quantized by something else than bitsandbytes.
     """
     found = model_config.get("quantization_config")
     if found is None:
@@ -93,7 +93,7 @@ def read_config(model_config: Mapping[str, Any]) -> BitsAndBytesConfig | None:
     if not (found.get("load_in_4bit") or found.get("load_in_8bit")):
         method = found.get("quant_method", "an unknown method")
         raise UserError(
-            f"base: its weights are quantised by {method}, which cannot be undone here; give the original 16-bit weights as --base."
+            f"base: its weights are quantized by {method}, which cannot be undone here; give the original 16-bit weights as --base."
         )
     return BitsAndBytesConfig.from_dict(found)
 
@@ -103,8 +103,8 @@ def kind_of(config: BitsAndBytesConfig) -> str:
     return "int8" if config.load_in_8bit else config.bnb_4bit_quant_type
 
 
-def quantise(weight: torch.Tensor, config: BitsAndBytesConfig) -> dict[str, torch.Tensor]:
-    """The tensors of a linear layer whose weight (out, in) is quantised, by their names in the layer.
+def quantize(weight: torch.Tensor, config: BitsAndBytesConfig) -> dict[str, torch.Tensor]:
+    """The tensors of a linear layer whose weight (out, in) is quantized, by their names in the layer.
 
     Source: `Linear4bit` and `Linear8bitLt` of bitsandbytes, `_save_to_state_dict`.
     """
@@ -121,8 +121,8 @@ def quantise(weight: torch.Tensor, config: BitsAndBytesConfig) -> dict[str, torc
     return {"weight": packed.data} | {f"weight.{key}": tensor for key, tensor in packed.quant_state.as_dict(packed=True).items()}
 
 
-def dequantise(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The weight (out, in) that `quantise`'s tensors are worth: of int8 in fp32, of 4 bit in the dtype that was quantised."""
+def dequantize(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The weight (out, in) that `quantize`'s tensors are worth: of int8 in fp32, of 4 bit in the dtype that was quantized."""
     if "SCB" in tensors:
         found: torch.Tensor = int8_vectorwise_dequant(tensors["weight"], tensors["SCB"])
         return found

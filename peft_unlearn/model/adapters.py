@@ -2,7 +2,7 @@
 
 Adapter names: "default" is the forgetting adapter (the student; PEFT writes the files of an adapter of that name at the folder's root, so plain
 `PeftModel.from_pretrained(base, folder)` finds them), "teacher" its EMA, "finetune" the user's own LoRA below it, "reference" a frozen copy of an
-adapter that is trained further. There is never a second model: student, teacher, reference and never-seen are views of one base.
+adapter that is trained further. There is never a second model: student, teacher, reference and never-seen model are views of one base.
 """
 
 import contextlib
@@ -35,14 +35,14 @@ def default_lora() -> LoraConfig:
 
 
 def load_base(name: str | Path, *, dtype: torch.dtype | str = "auto", quantization_config: Any = None, **kwargs: Any) -> PreTrainedModel:
-    """Load a causal language model, quantised if asked, so that it can be trained through and evaluated in turns.
+    """Load a causal language model, quantized if asked, so that it can be trained through and evaluated in turns.
 
     Raises:
         UserError: the folder or Hub name cannot be loaded.
     """
     if quantization_config is not None:
         kwargs.setdefault("device_map", {"": PartialState().device})
-        kwargs["quantization_config"] = quantization_config  # given as None, it would hide the one of a folder that is quantised itself
+        kwargs["quantization_config"] = quantization_config  # given as None, it would hide the one of a folder that is quantized itself
     try:
         with undamaged(f"model_name_or_path: a weight file of {str(name)!r}"):
             model = AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, **kwargs)
@@ -60,7 +60,7 @@ def release() -> None:
 
 
 def place(model: PeftModel, device: torch.device) -> None:
-    """Bring a model to the device where it is trained; a quantised one, or one that is spread over several, is there already."""
+    """Bring a model to the device where it is trained; a quantized one, or one that is spread over several, is there already."""
     base = model.get_base_model()
     if not getattr(base, "is_quantized", False) and getattr(base, "hf_device_map", None) is None:
         model.to(device)
@@ -217,7 +217,7 @@ def activated(model: PeftModel, names: list[str]) -> Iterator[PeftModel]:
             parameter.requires_grad_(True)
 
 
-def quantisation(model: PreTrainedModel | PeftModel) -> str | None:
+def quantization(model: PreTrainedModel | PeftModel) -> str | None:
     """How the base is held, such as "NF4, double quantisation, bfloat16 compute"; None for 16/32 bit."""
     found = model.config.to_dict().get("quantization_config")
     if found is None:

@@ -28,8 +28,8 @@ Quantize = Callable[[Tensor], Tensor]
 
 def nf4(weight: Tensor) -> Tensor:
     """The fp32 weights that `Linear4bit` computes with once it holds `weight`: NF4, blocks of 64, double quantization."""
-    quantised, state = quantize_4bit(weight.contiguous(), blocksize=64, quant_type="nf4", compress_statistics=True)
-    found: Tensor = dequantize_4bit(quantised, state)
+    quantized, state = quantize_4bit(weight.contiguous(), blocksize=64, quant_type="nf4", compress_statistics=True)
+    found: Tensor = dequantize_4bit(quantized, state)
     return found.to(weight.dtype)
 
 
@@ -40,7 +40,7 @@ def int8(weight: Tensor) -> Tensor:
     return found.to(weight.dtype)
 
 
-QUANTISERS: dict[str, Quantize] = {"nf4": nf4, "int8": int8}
+QUANTIZERS: dict[str, Quantize] = {"nf4": nf4, "int8": int8}
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def deployed(model: PeftModel, kind: str) -> Iterator[None]:
     Raises:
         UserError: an adapter whose merged weight is not known here.
     """
-    forwards = _forwards(model, QUANTISERS[kind])
+    forwards = _forwards(model, QUANTIZERS[kind])
     own = {layer: vars(layer)["forward"] for layer in forwards if "forward" in vars(layer)}  # of accelerate's hooks
     for layer, forward in forwards.items():
         layer.forward = forward

@@ -62,7 +62,7 @@ def sample(
 
 
 def context_length(model: PreTrainedModel | PeftModel) -> int:
-    """Tokens that the model can look back on; state-space models and ALiBi have no such limit, and so no such key."""
+    """Tokens that the model can see at once; state-space models and ALiBi have no such limit, and so no such key."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**9
 
 

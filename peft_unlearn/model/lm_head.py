@@ -43,7 +43,7 @@ class Forward(NamedTuple):
 def forward(model: nn.Module, **inputs: Any) -> Forward:
     """Run `model` on `input_ids`, `attention_mask`, ... up to its head.
 
-    Whatever a model makes of its last hidden states (a tied or quantised head, scaling, soft-capping) is its own code: the head is its forward
+    Whatever a model makes of its last hidden states (a tied or quantized head, scaling, soft-capping) is its own code: the head is its forward
     with these states in place of what its body would give. Where what follows the body is trained or has an adapter, or where the model is none
     of transformers', `states` are the logits themselves.
     """

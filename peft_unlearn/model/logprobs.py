@@ -1,6 +1,6 @@
 """From a batch to what losses are made of: log-probabilities and divergences at the label positions.
 
-This is the one room that sees the vocabulary, a chunk of tokens at a time. Whatever is asked of a token's logits, here a scalar f of its hidden
+Nothing else sees the vocabulary; here it is a chunk of tokens at a time. Whatever is asked of a token's logits, here a scalar f of its hidden
 state h, is computed with its gradient df/dh at once, (N, H) of them in place of (N, V) logits. To the backward pass f + df/dh (h - h) is as
 good as f itself; so two products with the head are made, as many as with logits that are kept.
 """
@@ -40,7 +40,7 @@ class Scores(NamedTuple):
     states: Tensor  # (N, H) the last hidden states, of which `head` makes logits
     head: Head
     hidden: Tensor | None = None  # (N, H) fp32 hidden states of a layer, where one was asked for
-    target_logps: Tensor | None = None  # (B, T) log-probabilities to land on, where the rows bring them
+    target_logps: Tensor | None = None  # (B, T) target log-probabilities, where the rows bring them
     alternate: "Scores | None" = None  # of the answers to give instead, where the rows bring them
     dense: Dense | None = None  # the same at all positions, where that was asked for
     inner: Tensor | None = None  # (B, T) log-probabilities as an inner layer has them, where one was asked for
@@ -137,9 +137,9 @@ def by_chunks(asked: Sequence[tuple[OfLogits, Scores | Forward | None]], states:
         h = states[chunk].detach().requires_grad_() if differentiable else states[chunk]
         logits = head.logits(h)
         with torch.no_grad():
-            theirs = {key: anchor.head.logits(anchor.states[chunk]) for key, anchor in anchors.items()}
+            of_anchors = {key: anchor.head.logits(anchor.states[chunk]) for key, anchor in anchors.items()}
         for k, (function, anchor) in enumerate(asked):
-            value = function(logits, targets[chunk], theirs.get(id(anchor)))
+            value = function(logits, targets[chunk], of_anchors.get(id(anchor)))
             if differentiable and value.requires_grad:
                 slopes[k].append(_slope(value, h))
                 value = value.detach()
@@ -209,7 +209,7 @@ def lowest(logps: Tensor, mask: Tensor, share: float = 0.4) -> Tensor:
 
 
 def matched(target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
-    """Each row's levels in the order of its log-probabilities, all (B, T): the lowest level goes to the least likely token."""
+    """Each row's targets in the order of its log-probabilities, all (B, T): the least likely token gets the lowest target."""
     ranks = logps.masked_fill(~mask, math.inf).argsort(-1).argsort(-1)
     return target_logps.masked_fill(~mask, math.inf).sort(-1).values.gather(-1, ranks).where(mask, 0.0)
 

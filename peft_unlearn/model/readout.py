@@ -14,7 +14,7 @@ def find_readout(model: PreTrainedModel) -> nn.Module | None:
     `hidden_states`, so the final norm is the first module of a forward whose output lies in that memory.
     """
     head = model.get_output_embeddings()
-    outputs: list[tuple[nn.Module, object]] = []  # held until compared: memory that is given back is used again
+    outputs: list[tuple[nn.Module, object]] = []  # kept until compared: memory that is given back is used again
     hooks = [module.register_forward_hook(lambda module, _, output: outputs.append((module, output))) for module in model.modules()]
     try:
         with evaluating(model):

@@ -104,7 +104,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
             base=self.model.config._name_or_path or "./base",  # a model made in memory has no name
             method=self.args.method,
             settings=shown(settings, adapter, self.state.global_step),
-            quantisation=adapters.quantisation(self.model),
+            quantisation=adapters.quantization(self.model),
             report=report,
             below=below or (adapters.FINETUNE if adapters.FINETUNE in self.model.peft_config else None),
             below_merged=below_merged,

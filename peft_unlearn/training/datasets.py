@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from peft_unlearn import data
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.data.formats import is_tokenised
+from peft_unlearn.data.formats import is_tokenized
 from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.data.variants import Probe, probe
 from peft_unlearn.model import adapters
@@ -76,7 +76,7 @@ def tokenize(args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, length: in
     probes = {name: _probe(rows, args, tokenizer, length, KEYS.get(name, f"eval_dataset.{name}")) for name, rows in sets.items()}
     rows = {name: found.rows for name, found in probes.items()}
     for name in sets.keys() & {"retain", "holdout"}:
-        _check_apart(rows if is_tokenised(sets["forget"]) or is_tokenised(sets[name]) else sets, name)
+        _check_apart(rows if is_tokenized(sets["forget"]) or is_tokenized(sets[name]) else sets, name)
     return probes | {"forget": probes["forget"]._replace(rows=_with_alternates(args, tokenizer, length, sets["forget"], rows["forget"]))}
 
 
@@ -118,7 +118,7 @@ def _probe(dataset: Dataset, args: UnlearnConfig, tokenizer: PreTrainedTokenizer
         )
     if len(dataset) == 0:
         raise UserError(f"{name}: it is empty, give at least one row.")
-    if not is_tokenised(dataset):
+    if not is_tokenized(dataset):
         return probe(dataset, tokenizer, length, name=name, template_arguments=args.chat_template_kwargs)
     for number, row in enumerate(dataset.select_columns(["input_ids", "labels"]).with_format("numpy"), 1):
         if len(row["input_ids"]) > length:
@@ -135,7 +135,7 @@ def _with_alternates(args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, le
     if "alternate" in rows.column_names:
         _probe(Dataset.from_list(rows["alternate"]), args, tokenizer, length, "forget_dataset.alternate")
         return rows
-    if is_tokenised(given):
+    if is_tokenized(given):
         raise UserError(f"forget_dataset: {args.forget_loss} reads alternate answers, give the tokenised rows a column alternate.")
     answers = data.alternates(given, args.alternate, seed=args.seed)
     return rows.add_column("alternate", _probe(answers, args, tokenizer, length, "forget_dataset").rows.to_list())
@@ -146,7 +146,7 @@ def _check_apart(sets: Mapping[str, Dataset], name: str) -> None:
     try:
         data.check_apart(sets["forget"], sets[name], KEYS[name])
     except UserError as error:
-        if not is_tokenised(sets["forget"]):
+        if not is_tokenized(sets["forget"]):
             raise
         logger.warning("Warning: as they are tokenised, %s", error)
 

@@ -203,7 +203,7 @@ class Run:
             "seconds": round(self.seconds, 1),
             "stopped": self.stopped,
             "unmoved_lora_b": self.unmoved,
-            "quantisation": adapters.quantisation(cast(PreTrainedModel, trainer.model)),
+            "quantisation": adapters.quantization(cast(PreTrainedModel, trainer.model)),
             "versions": {name: version(name) for name in PACKAGES},
             "settings": self.settings,
         }

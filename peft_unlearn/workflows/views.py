@@ -154,7 +154,7 @@ def run_facts(job: Job, model: PreTrainedModel) -> dict[str, Any]:
     facts = {
         "model": str(job.request.model),
         "base": job.plan.model.model_name_or_path,
-        "quantisation": adapters.quantisation(model),
+        "quantisation": adapters.quantization(model),
         "benchmark": job.request.benchmark,
         "split": job.request.split,
         "data": None if job.request.data is None else str(job.request.data),

@@ -13,7 +13,7 @@ from plain_losses import SEQUENCE, loss_of_row
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from peft_unlearn.model.fake_quant import QUANTISERS  # test_fake_quant.py holds them to bitsandbytes' own layers
+from peft_unlearn.model.fake_quant import QUANTIZERS  # test_fake_quant.py holds them to bitsandbytes' own layers
 
 
 def rows_of(model, rows):
@@ -120,7 +120,7 @@ def shipped(shell, student, names, kind):
     """`shell`, a base of its own, with the student's weights merged and rounded; the gradient goes through as if they were not rounded."""
 
     def rounded(weight):
-        return weight + (QUANTISERS[kind](weight.detach()) - weight).detach()
+        return weight + (QUANTIZERS[kind](weight.detach()) - weight).detach()
 
     inside, done = student.get_base_model(), []
     head = inside.get_output_embeddings()

@@ -17,7 +17,7 @@ from trl import ModelConfig
 from peft_unlearn import UnlearnConfig
 from peft_unlearn.config import keys, library, model_settings, settings
 from peft_unlearn.config.unlearn_config import ModelArguments
-from peft_unlearn.model.fake_quant import QUANTISERS
+from peft_unlearn.model.fake_quant import QUANTIZERS
 from peft_unlearn.util.registry import COMBINERS, LOSSES, OPENUNLEARNING
 
 # The command line, with the heavy libraries that it has imported in the last line of its output.
@@ -155,7 +155,7 @@ def test_what_is_read_of_a_part_without_torch_is_what_its_function_has(part):
 
 
 def test_what_a_recipe_may_be_quantized_to_in_training_is_what_there_is():
-    assert keys.keys()["train_quantized"].choices == ("none", *QUANTISERS)
+    assert keys.keys()["train_quantized"].choices == ("none", *QUANTIZERS)
 
 
 def test_what_a_recipe_is_checked_by_is_what_settings_are_checked_by():

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from peft_unlearn.model import adapters
-from peft_unlearn.model.fake_quant import QUANTISERS, deployed, int8, nf4
+from peft_unlearn.model.fake_quant import QUANTIZERS, deployed, int8, nf4
 from peft_unlearn.training import passes
 from peft_unlearn.util.errors import UserError
 
@@ -93,7 +93,7 @@ def test_int8_is_what_bitsandbytes_holds(tmp_path):
     assert torch.equal(dequantize_module_weight(layer).float(), int8(exact.weight.data))
 
 
-@pytest.mark.parametrize("kind", sorted(QUANTISERS))
+@pytest.mark.parametrize("kind", sorted(QUANTIZERS))
 def test_gradients_are_straight_through(kind):
     """Of a model whose weights are Δ + (Q(W + Δ) − Δ), the bracket held constant, by autograd through the whole (out, in) matrix."""
     model = adapted(0)
@@ -106,7 +106,7 @@ def test_gradients_are_straight_through(kind):
         if hasattr(layer, "lora_A"):
             a, b = (getattr(layer, f"lora_{m}")["default"].weight.detach().clone().requires_grad_() for m in "AB")
             change = 2.0 * b @ a
-            weights[f"{name}.weight"] = change + (QUANTISERS[kind](plain.get_submodule(name).weight + change) - change).detach()
+            weights[f"{name}.weight"] = change + (QUANTIZERS[kind](plain.get_submodule(name).weight + change) - change).detach()
             factors |= {f"{name}.lora_A.": a, f"{name}.lora_B.": b}
     functional_call(plain, weights, (IDS,), {"labels": IDS}).loss.backward()
     for name, gradient in found.items():

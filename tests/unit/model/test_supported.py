@@ -3,9 +3,11 @@
 import copy
 
 import pytest
+import torch
 from families import load
 from peft import IA3Config, LoraConfig, get_peft_model
 from peft.tuners.lora.config import LoftQConfig
+from test_trainer import build
 from tiny_models import tiny_llama
 
 from peft_unlearn.model import adapters
@@ -54,3 +56,17 @@ def test_what_both_adapters_of_a_stack_train_as_a_whole_is_refused_and_what_one_
         adapters.attach(below(**whole), LoraConfig(**LORA, **copy.deepcopy(whole)))
     adapters.attach(below(**whole), LoraConfig(**LORA))
     adapters.attach(below(), LoraConfig(**LORA, **copy.deepcopy(whole)))
+
+
+def test_a_negated_run_takes_away_what_the_same_run_would_add_embeddings_included(tmp_path):
+    def change(negate):
+        config = LoraConfig(**LORA | {"target_modules": ["embed_tokens", "q_proj"]})
+        run = build(tmp_path, method="task_arithmetic", negate=negate, max_steps=2, peft_config=config)
+        run.train()
+        merged, base = run.model.merge_and_unload().state_dict(), tiny_llama().state_dict()
+        return {name: merged[name] - base[name] for name in base}
+
+    added, taken = change(False), change(True)
+    for name in ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"):
+        assert added[name].norm() > 1e-3
+        assert torch.allclose(taken[name], -added[name], atol=1e-6)
