@@ -55,17 +55,14 @@ def with_targets(
     probes: Mapping[str, Probe], never_seen: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
 ) -> dict[str, Probe]:
     """The sets, those that `stop_at: never_seen` reads with the never-seen model's scores as their targets."""
-    found = dict(probes)
-    for name in {"forget", "holdout"} & set(probes):
-        rows, variants = probes[name]
-        found[name] = Probe(targets.with_targets(rows, targets.scored(never_seen, tokenizer, rows, batch_size)), variants)
-    return found
+    told = targets.of_never_seen(never_seen, tokenizer, {name: found.rows for name, found in probes.items()}, batch_size)
+    return {name: found._replace(rows=told.get(name, found.rows)) for name, found in probes.items()}
 
 
 def training_sets(probes: Mapping[str, Probe]) -> dict[str, Any]:
     """The sets as `UnlearnTrainer` takes them."""
     rows = {name: found.rows for name, found in probes.items()}
-    named = {datasets.KEYS[name]: rows.pop(name, None) for name in datasets.KEYS}
+    named = {key: rows.pop(name, None) for name, key in datasets.KEYS.items()}
     return {**named, "eval_dataset": rows}
 
 
@@ -75,10 +72,8 @@ def load_sets(arguments: DataArguments) -> dict[str, Dataset]:
     Raises:
         UserError: what `data.load` refuses.
     """
-    sets = {"forget": data.load(arguments.forget_dataset or "", name="forget_dataset")}
-    for name, spec in (("retain", arguments.retain_dataset), ("holdout", arguments.holdout_dataset)):
-        if spec is not None:
-            sets[name] = data.load(spec, name=datasets.KEYS[name])
+    specs = {"forget": arguments.forget_dataset, "retain": arguments.retain_dataset, "holdout": arguments.holdout_dataset}
+    sets = {name: data.load(spec, name=datasets.KEYS[name]) for name, spec in specs.items() if spec is not None}
     return sets | {name: data.load(spec, name=f"eval_dataset.{name}") for name, spec in (arguments.eval_dataset or {}).items()}
 
 
@@ -101,8 +96,7 @@ def load_tokenizer(model: ModelArguments, longest: int) -> tuple[PreTrainedConfi
         raise UserError(
             f"model_name_or_path: {name!r} has no tokenizer that loads, put the base's tokenizer files beside its weights."
         ) from error
-    context = config.get_text_config().to_dict().get("max_position_embeddings")  # ALiBi and state-space models have none
-    return config, tokenizer, min(longest, context or longest)
+    return config, tokenizer, datasets.row_length(config, longest)
 
 
 def check_vocabulary(never_seen: str | Path, tokenizer: PreTrainedTokenizerBase, *, key: str) -> None:
