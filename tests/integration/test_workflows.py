@@ -13,7 +13,7 @@ import yaml
 from cli_world import refused
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoUrl
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -273,7 +273,7 @@ names = st.lists(words, max_size=2)
 AUDITS = st.builds(AuditRequest, **measured, full=st.booleans(), attacks=names, others=names)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.tuples(st.just("evaluate"), EVALUATIONS) | st.tuples(st.just("audit"), AUDITS))
 def test_the_command_of_a_report_makes_the_same_request_again(named):
     name, request = named
