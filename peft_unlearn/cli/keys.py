@@ -26,6 +26,8 @@ def main(options: argparse.Namespace) -> None:
             for row in asked:
                 grid.add_row(*map(Text, row))  # as it stands: a help may hold brackets
             show(grid)
+            if title == "keys":
+                show("A key without a default takes the value of its method.")
     if not found:
         raise UserError(f"{options.name[0]}: no key and no part has that in its name; `peft-unlearn keys` prints them all.")
 
@@ -36,19 +38,19 @@ def _tables() -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     from peft_unlearn.config.methods import METHODS
     from peft_unlearn.util.registry import ATTACKS, COMBINERS, LOSSES, METRICS
 
-    columns = ("key", "default, or the method's", "choices", "what it does")
+    columns: tuple[str, ...] = ("key", "default", "what it does")
     yield (
         "keys",
         columns,
-        [(k.name, "" if k.default is None else str(k.default), ", ".join(map(str, k.choices)), k.help) for k in keys().values()],
+        [(k.name, "" if k.default is None else str(k.default), _with_choices(k.help, k.choices)) for k in keys().values()],
     )
     columns = ("method", "settings", "what it is", "papers (arXiv)")
     yield (
         "methods",
         columns,
         [
-            (name, "\n".join(f"{key}: {value}" for key, value in m.settings.items()), m.help, ", ".join(m.papers))
-            for name, m in METHODS.items()
+            (name, "\n".join(f"{key}: {value}" for key, value in method.settings.items()), method.help, ", ".join(method.papers))
+            for name, method in METHODS.items()
         ],
     )
     columns = ("name", "parameters", "what it is", "papers (arXiv)")
@@ -61,3 +63,9 @@ def _tables() -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
                 for part in registry.values()
             ],
         )
+
+
+def _with_choices(help_text: str, choices: tuple[str, ...]) -> str:
+    """The help, and after it the choices that it does not name."""
+    named = all(choice in help_text for choice in choices)
+    return help_text if named else f"{help_text} One of: {', '.join(choices)}."

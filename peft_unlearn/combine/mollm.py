@@ -7,7 +7,7 @@ from peft_unlearn.combine._active import on_active
 from peft_unlearn.util.registry import combiner
 
 # Relative cut-offs of the pseudo-inverse, on the eigenvalues of the cosine matrix. Gradients within some 8 degrees of one another count as one
-# direction where that still lowers every loss. Held apart, a retain cross-entropy and a KL on the same rows (cosine .9995 after 40 steps) leave
+# direction where that still lowers every loss. Kept apart, a retain cross-entropy and a KL on the same rows (cosine .9995 after 40 steps) leave
 # only what they differ in as their dual vectors: nothing then holds the retain loss against the forgetting, which went from .04 to 2.1
 # (measured, docs/methods.md; .1 with the cut-off).
 PARALLEL = 1e-2
@@ -27,7 +27,7 @@ def mollm(gramian: Tensor, coefs: Tensor) -> Tensor:
     orthogonal to every other gradient, so each term lowers one loss and leaves the others alone: g_i·d > 0 for every gradient that does
     not lie in the span of the others. A preconditioned optimiser such as Adam does not keep that property.
 
-    The paper's own formula could not be read: this is a reading of its "dual space", held to common descent by tests.
+    The paper's own formula could not be read: this is a reading of its "dual space", whose common descent is tested.
 
     Dependent gradients, and nearly parallel ones: the pseudo-inverse makes parallel gradients one direction that all of them share, and lets
     opposite ones cancel by their coefficients, as a sum would, while the independent gradients still descend. If everything cancels there is

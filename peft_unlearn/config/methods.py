@@ -55,12 +55,12 @@ COMMON: dict[str, Any] = {
 
 SUMMED: dict[str, Any] = {"retain_loss": "nll", "combine": "weighted_sum"}
 
-# Our three methods pull until each token meets its target: NLUL and UCE die before most targets, gradient ascent starts late. And what was never
-# seen is held where it was, or it sinks with the forget set, which would then have to sink further (docs/levels.md).
+# Our three methods pull until each token meets its target. NLUL and UCE die before most targets, and gradient ascent starts late. The holdout is kept
+# where it was: otherwise it sinks with the forget set, which would then have to sink further (docs/levels.md).
 WITH_TARGETS: dict[str, Any] = {
     "forget_loss": "log_odds",
     "forget_loss_args": {},
-    "forget_coef": 1.0,  # at .1 the mean teacher had forgotten nothing of a TOFU model after 200 steps: the held holdout outweighs it
+    "forget_coef": 1.0,  # at .1 the mean teacher had forgotten nothing of a TOFU model after 200 steps: the KL on the holdout outweighs it
     "forget_floor": 0.0,
     "holdout_kl": "reference",
     "max_steps": 200,

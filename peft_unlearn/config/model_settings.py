@@ -64,7 +64,7 @@ class ModelSettings:
 
 @dataclass
 class DataArguments:
-    """Which texts to forget, to keep and to look at: each a file, a Hub name, or a mapping with `load_dataset` keys."""
+    """Which texts to forget, to keep and to evaluate: each a file, a Hub name, or a mapping with `load_dataset` keys."""
 
     forget_dataset: str | dict[str, Any] | None = field(
         default=None, metadata={"help": "The texts to forget: a file, a Hub name, or a mapping."}

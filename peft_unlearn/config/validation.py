@@ -13,7 +13,7 @@ from peft_unlearn.util.ranges import Range, check_number
 from peft_unlearn.util.registry import LOSSES, openunlearning_losses
 
 # With definitions: openunlearning, what that code has.
-THEIRS: dict[str, tuple[Any, ...]] = {
+IN_OPENUNLEARNING: dict[str, tuple[Any, ...]] = {
     "forget_loss": tuple(openunlearning_losses("forget_loss")),
     "retain_kl": ("reference", "none"),
     "divergence": ("kl",),
@@ -141,7 +141,7 @@ def _check_together(args: Any) -> None:
         raise UserError(f"lr_scheduler_type: {args.lr_scheduler_type!r} does not go with auto_lr, write constant, linear or cosine.")
     if args.auto_lr and args.warmup_steps:
         raise UserError("warmup_steps: auto_lr finds its rate at the first step, leave the key out.")
-    for key, choices in THEIRS.items() if args.definitions == "openunlearning" else ():
+    for key, choices in IN_OPENUNLEARNING.items() if args.definitions == "openunlearning" else ():
         if getattr(args, key) not in choices:
             takes = " or ".join(", ".join(map(str, choices)).rsplit(", ", 1))
             raise UserError(f"{key}: OpenUnlearning's code has no {getattr(args, key)}, write {takes}, or leave definitions out.")

@@ -1,1 +1,1 @@
-"""What every room may use: errors and folders."""
+"""What every room may use: errors, folders, ranges of numbers, and the registries of parts."""

@@ -70,6 +70,8 @@ class Part:
 
     # What the decorator takes besides: the values that each may have, the default first. None: anything.
     KEYWORDS: ClassVar[Mapping[str, tuple[Any, ...]] | None] = None
+    # Inputs that its function may read, in sets of those that go together. Empty: anything.
+    READS: ClassVar[tuple[frozenset[str], ...]] = ()
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -85,6 +87,10 @@ class Loss(Part):
     """A loss, with what the trainer must know to call and average it."""
 
     KEYWORDS: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {"per": ("token", "sequence"), "lowers": (True, False)}
+    READS: ClassVar[tuple[frozenset[str], ...]] = (
+        frozenset({"logits", "targets", "ref_logits"}),  # computed a chunk of tokens at a time, apart from all else
+        frozenset({"mask", "alt_mask"} | {of + name for of in ("", "ref_", "alt_", "alt_ref_") for name in ("logps", "hidden")}),
+    )
 
     @property
     def per(self) -> Literal["token", "sequence", "batch"]:
@@ -117,6 +123,7 @@ class OpenUnlearningLoss(Loss):
     """A loss as OpenUnlearning computes it, over a whole micro-batch; `said` holds the keys of a recipe that it serves, and under which value."""
 
     KEYWORDS: ClassVar[Mapping[str, tuple[Any, ...]] | None] = None
+    READS: ClassVar[tuple[frozenset[str], ...]] = ()
 
     @property
     def per(self) -> Literal["token", "sequence", "batch"]:
@@ -278,6 +285,9 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
         name, paper, ranges = said.pop("name", found.function), said.pop("paper", ()), said.pop("ranges", {})
         if wrong := sorted(set(ranges) - set(found.defaults)):
             raise ValueError(f"{name} has no keyword-only parameter {wrong[0]!r}, whose range its decorator gives")
+        if self.kind.READS and not any(readable.issuperset(found.positional) for readable in self.kind.READS):
+            readable = ", or ".join(", ".join(sorted(names)) for names in self.kind.READS)
+            raise ValueError(f"{name} reads {', '.join(found.positional)}, it may read {readable}")
         for key, value in said.items() if self.kind.KEYWORDS is not None else ():
             if key not in known:
                 raise ValueError(f"@{self.decorator} has no keyword {key!r}, it takes name, paper, ranges, {', '.join(known)}")

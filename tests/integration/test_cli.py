@@ -295,7 +295,7 @@ def test_usage_errors_and_help(capsys):
     shown = capsys.readouterr().out
     assert "activation_checkpointing_kwargs" in shown  # whole, though 80 columns are narrow
     assert "%%" not in shown
-    refused(capsys, ["keys", "nosuch"], "nosuch: no key has that in its name")
+    refused(capsys, ["keys", "nosuch"], "nosuch: no key and no part has that in its name")
 
 
 def test_interrupt_is_one_line(recipe, capsys, monkeypatch):

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from test_losses_openunlearning import THEIRS, V, their_ceu, their_simnpo
+from test_losses_openunlearning import PLAIN, V, their_ceu, their_simnpo
 from test_trainer import build
 from test_trainer_equivalence import PREFERRED, flat
 from tiny_models import tiny_llama
@@ -100,11 +100,11 @@ def expected(trainer, stream, loss, *, size=8, batches=1, padding=0, **parameter
 @pytest.mark.parametrize("method", METHODS)
 def test_a_runs_losses_are_theirs(method, tmp_path):
     trainer = run(tmp_path, method)
-    assert trainer.losses["loss/forget"] == pytest.approx(expected(trainer, "forget", THEIRS[METHODS[method]][1]), rel=1e-5)
-    assert trainer.losses["loss/kl"] == pytest.approx(expected(trainer, "retain", THEIRS["kl_retain"][1]), rel=1e-5)
+    assert trainer.losses["loss/forget"] == pytest.approx(expected(trainer, "forget", PLAIN[METHODS[method]][1]), rel=1e-5)
+    assert trainer.losses["loss/kl"] == pytest.approx(expected(trainer, "retain", PLAIN["kl_retain"][1]), rel=1e-5)
     retain = {"rmu": "rmu_retain", "task_arithmetic": None}.get(method, "nll")
     if retain is not None:
-        assert trainer.losses["loss/retain"] == pytest.approx(expected(trainer, "retain", THEIRS[retain][1]), rel=1e-5)
+        assert trainer.losses["loss/retain"] == pytest.approx(expected(trainer, "retain", PLAIN[retain][1]), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ["npo", "dpo", "undial", "ceu", "rmu", "pdu"])
@@ -112,7 +112,7 @@ def test_its_gradient_is_that_of_their_loss(method, tmp_path):
     trainer = run(tmp_path, method)
     model = trainer.start
     given = readings(model, [trainer.train_dataset[n]["forget"] for n in range(8)])
-    loss = OPENUNLEARNING[METHODS[method]](*(given[name] for name in THEIRS[METHODS[method]][0]))
+    loss = OPENUNLEARNING[METHODS[method]](*(given[name] for name in PLAIN[METHODS[method]][0]))
     student = [p for p in model.parameters() if p.requires_grad]
     gradient = flat(torch.autograd.grad(loss, student, materialize_grads=True))
     assert trainer.losses["grad_norm/forget"] == pytest.approx(gradient.norm().item(), rel=1e-4)
@@ -132,7 +132,7 @@ def test_micro_batches_count_alike_however_long(method, tmp_path):
     whole, cut = run(tmp_path, method), run(tmp_path, method, size=4, accumulation=2)
     retain = "rmu_retain" if method == "rmu" else "nll"
     for name, stream, loss in (("forget", "forget", METHODS[method]), ("retain", "retain", retain), ("kl", "retain", "kl_retain")):
-        theirs = expected(cut, stream, THEIRS[loss][1], size=4, batches=2)
+        theirs = expected(cut, stream, PLAIN[loss][1], size=4, batches=2)
         assert cut.losses[f"loss/{name}"] == pytest.approx(theirs, rel=1e-5)
         if stream == "retain":
             assert abs(cut.losses[f"loss/{name}"] / whole.losses[f"loss/{name}"] - 1) > 1e-4, name
@@ -149,7 +149,7 @@ def test_padding_changes_their_undial_and_kl_and_nothing_else(method, tmp_path):
         changed = abs(wide.losses[f"loss/{name}"] / narrow.losses[f"loss/{name}"] - 1)
         assert changed > 1e-3 if depends else changed < 1e-5, name
         assert ours[1].losses[f"loss/{name}"] == pytest.approx(ours[0].losses[f"loss/{name}"], rel=1e-5)
-    assert wide.losses["loss/kl"] == pytest.approx(expected(wide, "retain", THEIRS["kl_retain"][1], padding=20), rel=1e-5)
+    assert wide.losses["loss/kl"] == pytest.approx(expected(wide, "retain", PLAIN["kl_retain"][1], padding=20), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ["graddiff", "npo", "wga", "satimp"])

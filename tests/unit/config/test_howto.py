@@ -7,6 +7,9 @@ import pytest
 import yaml
 from howto import LONGEST, ROOT, blocks, code_lines, command, install, run
 
+from peft_unlearn.config.methods import METHODS, Method
+from peft_unlearn.publish import write_card
+
 PARTS = {"add-a-loss.md": "soft_ascent", "add-a-combiner.md": "strongest", "add-a-method.md": "gentle"}
 PAPERS = {"add-a-loss.md": "2502.19301", "add-a-combiner.md": "2203.12817", "add-a-method.md": "2203.12817"}
 pages = pytest.mark.parametrize("page", PARTS)
@@ -92,6 +95,14 @@ def test_its_parameters_are_checked_before_torch_is_imported(arguments, words, i
     folder = installed["add-a-loss.md"]
     write_recipe(folder, **settings("add-a-loss.md") | {"forget_loss_args": arguments})
     assert refused(folder) == (2, f"peft-unlearn: error: {words}\n", "[]")
+
+
+def test_a_method_needs_no_paper(tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS._all, "mine", Method("a method of mine", {"forget_loss": "log_odds", "combine": "gru"}))
+    card = write_card(tmp_path, base="some/base", method="mine", settings=METHODS["mine"].settings).read_text(encoding="utf-8")
+    assert "| method | `mine`: a method of mine |" in card
+    assert "| forget loss | `log_odds`: Log-odds of each token" in card
+    assert "(https://arxiv.org/abs/2503.09117)) |" in card  # the combiner's
 
 
 @pages

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe is said before torch is imported; and what stands in for torch's world until then, says the same as it."""
+"""What is wrong with a recipe is said before torch is imported; and what stands in for the libraries until then says the same as they do."""
 
 import dataclasses
 import inspect
@@ -36,7 +36,7 @@ WRONG = {
     "another tool's": ("lora_rank: 8\n", "lora_rank: write lora_r"),
     "another type": ("warmup_steps: soon\n", "warmup_steps: 'soon' is not a number."),
     "no choice of ours": ("combine: magic\n", "combine: 'magic' is not one of blur, gru"),
-    "no choice of theirs": ("eval_strategy: often\n", "eval_strategy: 'often' is not one of no, steps, epoch."),
+    "no choice of transformers": ("eval_strategy: often\n", "eval_strategy: 'often' is not one of no, steps, epoch."),
     "no optimiser": ("optim: adam\n", "optim: 'adam' is not one of adamw_torch"),
     "out of range": ("forget_floor: 1.5\n", "forget_floor: 1.5 is out of range"),
     "out of the loss's range": ("forget_loss_args: {tol: -1}\n", "forget_loss_args.tol: -1 is out of range"),

@@ -142,8 +142,8 @@ def their_rmu_forget(given, scale=2.0):
     return their_activation_loss(given["hidden"], aim, given["labels"])
 
 
-# name: (positional arguments, their loss)
-THEIRS = {
+# name: (positional arguments, OpenUnlearning's loss in plain loops)
+PLAIN = {
     "grad_ascent": (("logits", "labels"), lambda given: mean(tokens(given))),
     "nll": (("logits", "labels"), lambda given: -mean(tokens(given))),
     "npo": (("logits", "labels", "ref_logits"), their_npo),
@@ -163,8 +163,8 @@ THEIRS = {
 }
 
 
-def theirs_of(name, given, **parameters):
-    return OPENUNLEARNING[name](*(given[key] for key in THEIRS[name][0]), **parameters).item()
+def packaged(name, given, **parameters):
+    return OPENUNLEARNING[name](*(given[key] for key in PLAIN[name][0]), **parameters).item()
 
 
 def at_labels(given, prefix="", ref=""):
@@ -214,36 +214,36 @@ def raw():
 
 @pytest.mark.parametrize("name", OPENUNLEARNING)
 def test_the_packages_versions_compute_what_their_code_does(rows, raw, name):
-    assert theirs_of(name, rows) == pytest.approx(float(THEIRS[name][1](rows)), rel=1e-9)
-    assert theirs_of(name, raw) == pytest.approx(float(THEIRS[name][1](raw)), rel=1e-9)
+    assert packaged(name, rows) == pytest.approx(float(PLAIN[name][1](rows)), rel=1e-9)
+    assert packaged(name, raw) == pytest.approx(float(PLAIN[name][1](raw)), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["grad_ascent", "nll", "npo", "simnpo", "dpo", "wga", "satimp", "ceu"])
 def test_ours_are_theirs_under_their_reduction(rows, name):
-    assert ours(rows)[name] == pytest.approx(float(THEIRS[name][1](rows)), rel=1e-5)
+    assert ours(rows)[name] == pytest.approx(float(PLAIN[name][1](rows)), rel=1e-5)
 
 
 def test_graddiff_is_ascent_on_one_batch_and_descent_on_the_other(rows):
     retain = dense(ALTERNATE)
     theirs = -0.3 * rows["loss"].item() + 2.0 * retain["loss"].item()  # as Transformers itself computes it
-    assert 0.3 * theirs_of("grad_ascent", rows) + 2.0 * theirs_of("nll", retain) == pytest.approx(theirs, rel=1e-5)
+    assert 0.3 * packaged("grad_ascent", rows) + 2.0 * packaged("nll", retain) == pytest.approx(theirs, rel=1e-5)
     assert 0.3 * ours(rows)["grad_ascent"] + 2.0 * ours(retain)["nll"] == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("npo", {"beta": 0.5}), ("simnpo", {"beta": 2.0, "delta": 0.7}), ("ceu", {"skip": 0})])
 def test_their_parameters_mean_what_they_mean_there(rows, name, parameters):
     theirs = {"npo": their_npo, "simnpo": their_simnpo, "ceu": their_ceu}[name]
-    assert theirs_of(name, rows, **parameters) == pytest.approx(float(theirs(rows, **parameters)), rel=1e-9)
+    assert packaged(name, rows, **parameters) == pytest.approx(float(theirs(rows, **parameters)), rel=1e-9)
 
 
 def test_the_margin_of_simnpo_is_beta_times_their_delta(rows):
     logps, mask, _, _ = at_labels(rows)
-    assert simnpo(logps, mask, beta=2.0, gamma=1.4).mean().item() == pytest.approx(theirs_of("simnpo", rows, beta=2.0, delta=0.7), rel=1e-9)
+    assert simnpo(logps, mask, beta=2.0, gamma=1.4).mean().item() == pytest.approx(packaged("simnpo", rows, beta=2.0, delta=0.7), rel=1e-9)
 
 
 def test_ceu_over_every_label_is_theirs_that_skips_none(rows):
     _, _, logits, targets = at_labels(rows)
-    assert ceu(logits, targets).mean().item() == pytest.approx(theirs_of("ceu", rows, skip=0), rel=1e-9)
+    assert ceu(logits, targets).mean().item() == pytest.approx(packaged("ceu", rows, skip=0), rel=1e-9)
 
 
 def test_gradients_of_theirs_are_those_of_ours(rows):
@@ -261,14 +261,14 @@ def test_gradients_of_theirs_are_those_of_ours(rows):
 def test_padding_changes_their_undial_and_kl_and_nothing_else(rows):
     padded = dense(padding=20)
     for name in OPENUNLEARNING:
-        changed = abs(theirs_of(name, padded) / theirs_of(name, rows) - 1)
+        changed = abs(packaged(name, padded) / packaged(name, rows) - 1)
         assert changed > 0.01 if name in ("undial", "kl_retain") else changed < 1e-5, name
     before, after = ours(rows), ours(padded)
     assert after == pytest.approx(before, rel=1e-5)
 
 
 def test_their_undial_is_ours_where_every_position_is_a_label(raw):
-    assert ours(raw)["undial"] == pytest.approx(theirs_of("undial", raw), rel=1e-9)
+    assert ours(raw)["undial"] == pytest.approx(packaged("undial", raw), rel=1e-9)
 
 
 def test_their_undial_lowers_a_token_where_there_is_no_label(rows):
@@ -277,24 +277,24 @@ def test_their_undial_lowers_a_token_where_there_is_no_label(rows):
     plain = -(rows["ref_logits"][1, 9].softmax(0) * rows["logits"][1, 9].log_softmax(0)).sum()
     alone = {key: value[1:2, 9:11] for key, value in marked.items() if key in ("logits", "labels", "ref_logits")}
     assert (alone["labels"] == -100).all()
-    assert theirs_of("undial", alone) == pytest.approx(plain.item(), rel=1e-9)
+    assert packaged("undial", alone) == pytest.approx(plain.item(), rel=1e-9)
 
 
 def test_their_rmu_divides_every_row_by_every_length(rows):
     for name in ("rmu_forget", "rmu_retain"):
-        assert abs(theirs_of(name, rows) / ours(rows)[name] - 1) > 0.1
+        assert abs(packaged(name, rows) / ours(rows)[name] - 1) > 0.1
     equal = dense(EQUAL)
     for name in ("rmu_forget", "rmu_retain"):
-        assert theirs_of(name, equal) == pytest.approx(ours(equal)[name], rel=1e-9)
+        assert packaged(name, equal) == pytest.approx(ours(equal)[name], rel=1e-9)
 
 
 def test_their_pdu_flattens_one_position_late(rows):
     late = rows | {"logits": rows["logits"].roll(1, 1)}  # the logits that predict a token, where that token stands
-    assert theirs_of("pdu", late) == pytest.approx(ours(rows)["pdu"], rel=1e-9)
-    assert theirs_of("pdu", rows) != pytest.approx(ours(rows)["pdu"], rel=1e-2)
+    assert packaged("pdu", late) == pytest.approx(ours(rows)["pdu"], rel=1e-9)
+    assert packaged("pdu", rows) != pytest.approx(ours(rows)["pdu"], rel=1e-2)
 
 
 def test_their_simnpo_counts_a_token_that_nobody_predicted(raw):
     logps, mask, _, _ = at_labels(raw)
     assert mask.sum() == 5
-    assert theirs_of("simnpo", raw) == pytest.approx(simnpo(logps * 5 / 6, mask).item(), rel=1e-9)
+    assert packaged("simnpo", raw) == pytest.approx(simnpo(logps * 5 / 6, mask).item(), rel=1e-9)

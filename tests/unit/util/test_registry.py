@@ -1,5 +1,6 @@
 """Registries: what other packages bring, and how what is wrong with them is said."""
 
+import ast
 import importlib
 import pickle
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 from peft_unlearn.config import methods
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.registry import COMBINERS, LOSSES, Combiner, Loss, Registry, loss
+from peft_unlearn.util.registry import COMBINERS, LOSSES, PACKAGE, Combiner, Loss, Registry, loss
 
 GOOD = '''
 import nowhere_to_be_found  # a registry does not run the file
@@ -33,6 +34,8 @@ WRONG = {
     "@loss()\ndef mine(logps, *, tol): ...": "mine: the keyword tol has no default",
     "@loss('mine')\ndef mine(logps): ...": "mine: write the decorator's arguments as keyword=value",
     "@loss(**said)\ndef mine(logps): ...": "mine: write the decorator's arguments as keyword=value",
+    "@loss()\ndef mine(logprobs): ...": "mine reads logprobs, it may read logits, ref_logits, targets, or alt_hidden, alt_logps",
+    "@loss()\ndef mine(logits, logps): ...": "mine reads logits, logps, it may read",
     "@loss(lower=True)\ndef mine(logps): ...": "@loss has no keyword 'lower', it takes name, paper, ranges, per, lowers",
     "@loss(per='row')\ndef mine(logps): ...": "per is 'row', write 'token' or 'sequence'",
     "@loss(ranges={'tol': 'small'})\ndef mine(logps, *, tol=1.0): ...": "'small' is no range, write one such as",
@@ -143,3 +146,13 @@ def test_parts_and_their_functions_can_be_pickled(part):
 
 def test_only_ngdiff_pulls_with_unit_vectors():
     assert [name for name, combiner in COMBINERS.items() if combiner.unit] == ["ngdiff"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(path for room in ("losses", "combine") for path in (PACKAGE / room).glob("*.py")), ids=lambda p: p.stem
+)
+def test_losses_and_combiners_import_nothing_of_the_project_but_the_registry(path):
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom | ast.Import)]
+    modules = [node.module if isinstance(node, ast.ImportFrom) else alias.name for node in nodes for alias in node.names]
+    allowed = (f"peft_unlearn.{path.parent.name}.", "peft_unlearn.util.registry")
+    assert [name for name in modules if name.startswith("peft_unlearn") and not name.startswith(allowed)] == []
