@@ -33,9 +33,9 @@ import study_report
 from peft_unlearn import UnlearnConfig, UnlearnTrainer, metrics
 from peft_unlearn.config.methods import METHODS, OURS, learning_rate
 from peft_unlearn.data.variants import probe
-from peft_unlearn.metrics.retain_kl import retain_kl
 from peft_unlearn.metrics.membership import membership
 from peft_unlearn.metrics.results import summarise
+from peft_unlearn.metrics.retain_kl import retain_kl
 from peft_unlearn.metrics.truth_ratio_score import truth_ratio_score
 from peft_unlearn.model import adapters
 from runs import Runs, World, demo_world, tofu_world

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from peft_unlearn.attacks.context import Context, Shown, Skipped, number, recalled, shown
 from peft_unlearn.util import registry
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.registry import Attack
+from peft_unlearn.util.parts import Attack
 
 __all__ = ["ATTACKS", "Attack", "Context", "Shown", "Skipped", "choose", "number", "recalled", "shown"]
 

@@ -43,7 +43,8 @@ does, the inverted hinge as gradient ascent does on memorised text, and UNDIAL b
 from typing import TYPE_CHECKING
 
 from peft_unlearn.losses.rmu import hidden_distance
-from peft_unlearn.util.registry import LOSSES, Loss
+from peft_unlearn.util.parts import Loss
+from peft_unlearn.util.registry import LOSSES
 
 if TYPE_CHECKING:  # type checkers take a file for a function of its name otherwise; at run time nothing needs these lines
     from peft_unlearn.losses.ceu import ceu as ceu

@@ -24,7 +24,8 @@ from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.model import generation
 from peft_unlearn.model.scoring import score
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.registry import METRICS, Metric
+from peft_unlearn.util.parts import Metric
+from peft_unlearn.util.registry import METRICS
 
 Variants = Mapping[str, Sequence[Sequence[Row]]]
 

@@ -12,7 +12,8 @@ from peft_unlearn.losses.log_odds import log_odds
 from peft_unlearn.losses.nll import nll
 from peft_unlearn.losses.rmu import hidden_distance
 from peft_unlearn.model.logprobs import Dense, OfLogits, Scores, from_anchor, matched, row_means, spread
-from peft_unlearn.util.registry import LOSSES, Loss, openunlearning_losses
+from peft_unlearn.util.parts import Loss
+from peft_unlearn.util.registry import LOSSES, openunlearning_losses
 
 Function = Callable[[Scores, Any], Tensor]  # of the student's scores, and the anchor's
 Unit = Literal["token", "sequence", "batch"]

@@ -1,5 +1,6 @@
 """The audit command on small models that were really trained: it tells them apart, goes on where it was cut, and shows no text."""
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_an_audit_adds_to_the_report_of_the_training(world, audited):
     assert found["run"]["settings"]["method"] == "mollm"
     assert found["curve"]
     assert found["never_seen"]["kind"] == "retrained"
-    page = (world / "ours" / "report.html").read_text()
+    page = html.unescape((world / "ours" / "report.html").read_text())
     for name, attack in found["attacks"].items():
         assert name in page
         for finding in attack["findings"]:

@@ -9,7 +9,8 @@ import pytest
 
 from peft_unlearn.config import methods
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.registry import COMBINERS, LOSSES, PACKAGE, Combiner, Loss, Registry, loss
+from peft_unlearn.util.parts import Combiner, Loss
+from peft_unlearn.util.registry import COMBINERS, LOSSES, PACKAGE, Registry, loss
 
 GOOD = '''
 import nowhere_to_be_found  # a registry does not run the file
