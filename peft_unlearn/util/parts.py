@@ -1,4 +1,4 @@
-"""What is known of a part that a recipe or an audit can name, before it is imported: a loss, a combiner, a metric, an attack."""
+"""What is known of a loss, a combiner, a metric or an attack without importing it."""
 
 import importlib
 from collections.abc import Callable, Mapping
