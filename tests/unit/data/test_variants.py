@@ -2,7 +2,7 @@
 
 import pytest
 from datasets import Dataset
-from test_tokenizing import CHATML, byte_level, llama_style
+from tiny_tokenizers import CHATML, byte_level, llama_style
 
 from peft_unlearn.data import tokenize
 from peft_unlearn.data.variants import probe

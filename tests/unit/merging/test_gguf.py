@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from merge_folders import SIZES, llama, save_adapter, save_base
 from peft import LoraConfig
 from safetensors.torch import load_file
-from test_merging import SIZES, llama, save_adapter, save_base
 from transformers import AutoModelForCausalLM, PreTrainedConfig, Qwen3Config
 
 from peft_unlearn.merging.merging import merge

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from merge_folders import CASES, adapted_logits, folders, gpt2, llama, logits, refused, relative_error, save_adapter, save_base
 from peft import PeftModel
 from safetensors.torch import load_file
-from test_merging import CASES, adapted_logits, folders, gpt2, llama, logits, relative_error, save_adapter, save_base
-from test_merging_refusals import refused
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from peft_unlearn.merging.merging import merge

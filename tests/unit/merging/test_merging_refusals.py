@@ -7,21 +7,12 @@ import signal
 from pathlib import Path
 
 import pytest
+from merge_folders import CASES, folders, llama, refused, save_adapter, save_base
 from safetensors.torch import load_file, save_file
-from test_merging import CASES, folders, llama, save_adapter, save_base
 
 from peft_unlearn.merging.merging import merge
 from peft_unlearn.merging.shards import checkpoint, written_whole
 from peft_unlearn.util.errors import UserError
-
-
-def refused(adapter: Path, output: Path, **arguments) -> str:
-    """The sentence of the refusal, after which nothing may lie under the output's name or beside it."""
-    there = set(output.parent.iterdir())
-    with pytest.raises(UserError) as caught:
-        merge(adapter, output, **arguments)
-    assert set(output.parent.iterdir()) == there
-    return str(caught.value)
 
 
 def test_quantised_base_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from adapted import LORA, finetune, logits, stir
 from families import tiny
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import tiny_llama
@@ -13,27 +14,6 @@ from transformers import BitsAndBytesConfig
 
 from peft_unlearn.model import adapters
 from peft_unlearn.util.errors import UserError
-
-IDS = torch.arange(3, 15).view(2, 6)
-LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-
-
-def stir(model, name, seed):
-    torch.manual_seed(seed)
-    for p in adapters.adapter_parameters(model, name):
-        p.data.add_(0.1 * torch.randn_like(p))
-
-
-def finetune(folder) -> None:
-    """A user's own fine-tune, saved by plain PEFT."""
-    model = get_peft_model(tiny_llama(), copy.deepcopy(LORA))
-    stir(model, "default", 3)
-    model.save_pretrained(folder)
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(IDS).logits
 
 
 def test_views_are_the_models_they_claim_to_be():

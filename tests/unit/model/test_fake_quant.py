@@ -5,10 +5,10 @@ from functools import partial
 
 import pytest
 import torch
+from adapted import IDS, LORA, finetune, logits, stir
 from families import tiny
 from peft import LoraConfig, PeftModel
 from peft.utils.integrations import dequantize_module_weight
-from test_adapters import finetune, logits, stir
 from test_trainer import build
 from tiny_models import tiny_llama
 from torch.func import functional_call
@@ -19,9 +19,7 @@ from peft_unlearn.model.fake_quant import QUANTIZERS, deployed, int8, nf4
 from peft_unlearn.training import passes
 from peft_unlearn.util.errors import UserError
 
-LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
-IDS = torch.arange(3, 15).view(2, 6)
 
 
 def adapted(seed: int, base=None):
