@@ -18,7 +18,7 @@ Rows = Sequence[float | None]
 
 
 def judge(found: Sequence[Shown], control: Sequence[Shown], plain: Plain) -> list[dict[str, Any]]:
-    """What each number of an attack says, as the report has it: docs/report.md, `attacks.<name>.findings`.
+    """What each number of an attack says, as the report has it: docs/reference/report-json.md, `attacks.<name>.findings`.
 
     Args:
         control: what the same attack shows of the never-seen model; for a number that is not there, its plain one counts.

@@ -1,4 +1,4 @@
-"""Benchmarks by name: TOFU, MUSE and WMDP, from their official files. docs/evaluation.md says which files each one reads."""
+"""Benchmarks by name: TOFU, MUSE and WMDP, from their official files. docs/howto/benchmarks.md says which files each one reads."""
 
 from collections.abc import Callable
 

@@ -9,7 +9,7 @@ from peft_unlearn.workflows import AuditRequest, audit
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = evaluate.add_common_arguments(parser, AuditRequest)
-    attacks = parser.add_argument_group("attacks (docs/audit.md)")
+    attacks = parser.add_argument_group("attacks (docs/howto/audit.md)")
     depth = attacks.add_mutually_exclusive_group()
     depth.add_argument("--quick", action="store_true", help="the attacks of the quick set, each in its shorter form (default)")
     fields.add(depth, AuditRequest, "full")

@@ -26,7 +26,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, request: type[Measured
     own = parser.add_argument_group("your own texts (each a file, a Hub name, or a YAML mapping)")
     for name in ("forget", "retain", "holdout"):
         add(own, name=name, metavar="SET", type=_texts)
-    named = parser.add_argument_group("or a benchmark (docs/evaluation.md)")
+    named = parser.add_argument_group("or a benchmark (docs/howto/benchmarks.md)")
     add(named, name="benchmark")
     add(named, name="data", metavar="FOLDER")
     add(named, name="split")

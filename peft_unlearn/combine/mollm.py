@@ -9,7 +9,7 @@ from peft_unlearn.util.registry import combiner
 # Relative cut-offs of the pseudo-inverse, on the eigenvalues of the cosine matrix. Gradients within some 8 degrees of one another count as one
 # direction where that still lowers every loss. Kept apart, a retain cross-entropy and a KL on the same rows (cosine .9995 after 40 steps) leave
 # only what they differ in as their dual vectors: nothing then holds the retain loss against the forgetting, which went from .04 to 2.1
-# (measured, docs/methods.md; .1 with the cut-off).
+# (measured, docs/log.md; .1 with the cut-off).
 PARALLEL = 1e-2
 # Rounding of relative size 1e-6 in fp32 gradients turns them by an angle of 1e-6, and moves an eigenvalue by the square of it: gradients that
 # are dependent within this cut-off cannot be told from dependent ones.

@@ -1,7 +1,7 @@
 """A method is data: a named set of values for the keys of a recipe.
 
-What a recipe does not say comes from its method, and from nowhere else. docs/defaults.md tells how each number was found. Other packages bring theirs
-by an entry point of the group `peft_unlearn.methods`, whose name is the method's and whose value is `module:NAME` of a `Method`.
+What a recipe does not say comes from its method, and from nowhere else. docs/studies/defaults.md tells how each number was found. Other packages
+bring theirs by an entry point of the group `peft_unlearn.methods`, whose name is the method's and whose value is `module:NAME` of a `Method`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -56,7 +56,7 @@ COMMON: dict[str, Any] = {
 SUMMED: dict[str, Any] = {"retain_loss": "nll", "combine": "weighted_sum"}
 
 # Our three methods pull until each token meets its target. NLUL and UCE die before most targets, and gradient ascent starts late. The holdout is kept
-# where it was: otherwise it sinks with the forget set, which would then have to sink further (docs/levels.md).
+# where it was: otherwise it sinks with the forget set, which would then have to sink further (docs/concepts/early-stopping.md).
 WITH_TARGETS: dict[str, Any] = {
     "forget_loss": "log_odds",
     "forget_loss_args": {},
@@ -120,7 +120,7 @@ OWN: dict[str, Method] = {
         ("2412.20412",),
         WITH_TARGETS,
     ),
-    # Baselines (docs/methods.md), with the parameters of their public code.
+    # Baselines (docs/concepts/methods.md), with the parameters of their public code.
     "graddiff": _retained("gradient difference", "2203.12817", forget_loss="ga"),
     "npo": _retained("negative preference optimisation", "2404.05868", forget_loss="npo", forget_loss_args={"beta": 0.1}),
     "simnpo": _retained(
@@ -201,8 +201,8 @@ class Methods(Mapping[str, Method]):
 
 
 METHODS = Methods()
-# What `method: auto` stands for: with `stop_at` it ends where a never-seen model is in every test bed of docs/study.md, as no baseline does at its
-# defaults, nor in two test beds of six at the best of a sweep, and keeps the retain set as useful as it was.
+# What `method: auto` stands for: with `stop_at` it ends where a never-seen model is in every test bed of docs/studies/study.md, as no
+# baseline does at its defaults, nor in two test beds of six at the best of a sweep, and keeps the retain set as useful as it was.
 AUTO = "mollm"
 OURS = tuple(name for name, method in OWN.items() if method.with_targets)
 
@@ -218,7 +218,7 @@ def learning_rate(parameters: int, *, falling: bool = False) -> float:
 
     Twice that where a linear schedule takes it down to 0.
 
-    1e-3 is measured on bases of .3 and .9 million parameters (docs/defaults.md). From there the line goes to what public LoRA unlearning runs
+    1e-3 is measured on bases of .3 and .9 million parameters (docs/studies/defaults.md). From there the line goes to what public LoRA unlearning runs
     use: it gives 1.8e-4 for 1B and 1.1e-4 for 8B, and between them it is not measured.
     """
     return float((2e-3 if falling else 1e-3) * min(1.0, (1e6 / parameters) ** 0.25))

@@ -34,7 +34,7 @@ class TrainingSettings:
 
     method: str = _setting(
         "mean_teacher",
-        f"Set of values to start from; auto is the winner of docs/study.md, {methods.AUTO}.",
+        f"Set of values to start from; auto is the winner of docs/studies/study.md, {methods.AUTO}.",
         ["auto", *methods.METHODS],
     )
     forget_loss: str = _setting(FROM_METHOD, "Loss on the forget set.", LOSSES)

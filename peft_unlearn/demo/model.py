@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How both models are built and trained; measured in docs/demo.md. Sizes are multiples of 64 because bitsandbytes needs them on CPU."""
+    """How both models are built and trained; measured in docs/studies/demo.md. Sizes are multiples of 64 because bitsandbytes needs them on CPU."""
 
     hidden_size: int = 128
     intermediate_size: int = 384

@@ -25,6 +25,6 @@ def log_odds(logps: Tensor, *, tol: float = 0.02) -> Tensor:
     >>> log_odds(torch.tensor([0.999, 0.5, 0.01]).log(), tol=0.0)
     tensor([ 6.9068,  0.0000, -4.5951])
 
-    Source: our own, from arXiv 2504.13388's NLUL; docs/levels.md has what it changes.
+    Source: our own, from arXiv 2504.13388's NLUL; docs/concepts/forget-losses.md has what it changes.
     """
     return logps + nlul(logps, tol=tol)

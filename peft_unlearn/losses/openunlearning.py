@@ -7,7 +7,7 @@ gamma * forget + alpha * retain. With `definitions: openunlearning` a run here m
 the value, under our name. It is a mean over each micro-batch, and under accumulation the mean of those over micro-batches and processes: what
 Transformers 4.45.1, which that commit asks for, makes of a `compute_loss` that is not told the number of items.
 
-Source: github.com/locuslab/open-unlearning, src/trainer, at d3d7cf9 (2025-12-24). docs/openunlearning.md says where ours differ.
+Source: github.com/locuslab/open-unlearning, src/trainer, at d3d7cf9 (2025-12-24). docs/reference/openunlearning-losses.md says where ours differ.
 """
 
 import torch

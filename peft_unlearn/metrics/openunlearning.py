@@ -2,8 +2,8 @@
 beside its tables.
 
 Pure functions of the same row scores as `metrics`, which define each quantity as its source does. Where the two differ, and why ours is
-another, stands in docs/openunlearning.md; AUCs, forget quality and model utility are the same there and here. The last label of a row counts
-as its end token here, whichever token it is.
+another, stands in docs/reference/openunlearning-metrics.md; AUCs, forget quality and model utility are the same there and here. The last label
+of a row counts as its end token here, whichever token it is.
 """
 
 import zlib as zlib_

@@ -1,7 +1,7 @@
 """TOFU's truth ratio: how much likelier wrong answers are than the right one in words that were never trained on.
 
 0 where the model knows the answer, about 1 where it cannot tell. It works on log p, so that a burnt-out model's probabilities do not underflow.
-docs/openunlearning.md says what OpenUnlearning's code does instead.
+docs/reference/openunlearning-metrics.md says what OpenUnlearning's code does instead.
 """
 
 from collections.abc import Sequence

@@ -30,7 +30,7 @@ STUDENT, TEACHER, FINETUNE, REFERENCE = "default", "teacher", "finetune", "refer
 
 
 def default_lora() -> LoraConfig:
-    """LoRA r 16, alpha 32 on every linear layer but the head: the smallest setting that public work saw forget (docs/defaults.md)."""
+    """LoRA r 16, alpha 32 on every linear layer but the head: the smallest setting that public work saw forget (docs/studies/defaults.md)."""
     return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
 
 

@@ -1,6 +1,6 @@
 """The report of a run: numbers before, after and of a model that never saw the forget set, a verdict on them, and no text of any row.
 
-docs/report.md documents the schema.
+docs/reference/report-json.md documents the schema.
 """
 
 import json
@@ -49,7 +49,7 @@ def build(
             a holdout set before unlearning is named as what stands for it.
         definitions: whose definitions the metrics follow, "peft-unlearn" or "openunlearning".
         curve: {"step", "p_forget", "p_retain"} over training: mean probabilities of a token of the forget and of the retain batches.
-        attacks: what an audit found, by attack, as docs/report.md has it.
+        attacks: what an audit found, by attack, as docs/reference/report-json.md has it.
 
     Raises:
         UserError: two views of a set have different rows, and cannot be compared row by row.

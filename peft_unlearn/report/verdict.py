@@ -30,7 +30,7 @@ class Finding:
 
 
 def judge(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The verdict on the "after" view of `report` (its "results", "differences" and "never_seen"), as docs/report.md has it.
+    """The verdict on the "after" view of `report` (its "results", "differences" and "never_seen"), as docs/reference/report-json.md has it.
 
     What the never-seen model shows is taken from the view "never_seen"; where there is none, from the "holdout" set before unlearning; where
     there is neither, extraction strength is taken as 0 there, and what needs the other numbers is named as not checked.

@@ -1,7 +1,8 @@
 """The automatic learning rate: GeN (arXiv 2407.02772) on the retain loss, as NGDiff uses it (arXiv 2410.22086).
 
 Along the step s that the optimiser really took at rate lr, the retain loss is fitted by a parabola through w - s, w and w + s; its minimum lies at
-w + ratio * s, so ratio * lr is the rate that suits the retain loss best. The guards are ours; docs/auto_lr.md has the measurements behind them.
+w + ratio * s, so ratio * lr is the rate that suits the retain loss best. The guards are ours;
+docs/concepts/automatic-learning-rate.md has them, docs/log.md the measurements behind them.
 """
 
 from collections.abc import Callable, Mapping

@@ -37,7 +37,7 @@ def combine_step(
         max_grad_norm: the longest step; 0 is no limit.
         missing: with `stop_at`, how far the forget rows still are from their targets, about 1 at the start and 0 at the targets. Under a combiner
             that makes unit vectors of the gradients, the forget objective's coefficient is multiplied with the root of it: at length 1 it would
-            never come to rest at its targets (docs/levels.md).
+            never come to rest at its targets (docs/concepts/early-stopping.md).
         scale: by which a gradient scaler has made all gradients too long (fp16 only).
     """
     gramian, weights = gramian / scale**2, torch.tensor(coefficients, dtype=torch.float64)

@@ -23,7 +23,7 @@ from peft_unlearn.model import adapters
 from peft_unlearn.model.scoring import score
 from peft_unlearn.util.errors import UserError
 
-LONGEST = 5  # tokens of an n-gram; docs/levels.md has the errors for 1 to 5
+LONGEST = 5  # tokens of an n-gram; docs/log.md has the errors for 1 to 5
 FREQUENCIES = (0.02, 0.1, 0.5, 0.9)  # bounds between rare and certain continuations
 SAMPLE = 128  # rows of a set that a check sees
 FEWEST = 5  # holdout tokens that make a kind; a rarer one borrows from its neighbour
@@ -100,7 +100,7 @@ def of_never_seen(
 
 
 def known(retain: Iterable[dict[str, Any]], forget: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The text that tells of the holdout: the retain set and every second row of the forget set (docs/levels.md says why half)."""
+    """The text that tells of the holdout: the retain set and every second row of the forget set (docs/concepts/target-estimate.md says why half)."""
     return [*retain, *list(forget)[::2]]
 
 
@@ -187,7 +187,7 @@ def estimated(
         seed: of the order.
 
     Returns:
-        For each row its (T,) targets. Against true twins the mean of a forget set is within 12 % (docs/levels.md).
+        For each row its (T,) targets. Against true never-seen models the mean of a forget set is within 12 % (docs/concepts/target-estimate.md).
 
     Source: back-off after Katz 1987, with counts over the whole text as in arXiv 2401.17377 (infini-gram); the use is our own.
     """

@@ -1,4 +1,4 @@
-"""What each workflow gives back. A report is what report.json holds (docs/report.md)."""
+"""What each workflow gives back. A report is what report.json holds (docs/reference/report-json.md)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

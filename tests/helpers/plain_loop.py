@@ -302,7 +302,10 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
 
 
 def gen(at, lr, maximum, calibrated):
-    """GeN with the guards of docs/auto_lr.md, from three losses a probe. Returns (rate, share of the step kept, calibrated)."""
+    """GeN with the guards of docs/concepts/automatic-learning-rate.md, from three losses a probe.
+
+    Returns (rate, share of the step kept, calibrated).
+    """
 
     def minimum(x):
         left, middle, right = at(-x), at(0.0), at(x)

@@ -1,4 +1,4 @@
-"""Every forget loss once more, of one row, from docs/methods.md's table: logits (T, V), labels (T,), hidden states (T, H)."""
+"""Every forget loss once more, of one row, from docs/concepts/forget-losses.md's table: logits (T, V), labels (T,), hidden states (T, H)."""
 
 import math
 

@@ -1,6 +1,6 @@
 """What llama.cpp's converters expect of an adapter's folder (convert_lora_to_gguf.py) and of a merged one (convert_hf_to_gguf.py).
 
-The names are those of llama.cpp's tensor maps, the rules those of the two scripts (docs/deploy.md says which version was run by hand).
+The names are those of llama.cpp's tensor maps, the rules those of the two scripts (docs/howto/gguf.md says which version was run by hand).
 """
 
 import json
