@@ -43,6 +43,7 @@ def main() -> None:
         sets = {}
         for name in ("forget", "retain", "holdout"):
             sets[name] = data.tokenize(getattr(where, name), tokenizer, 256, name=name).rows
+        ends = {name: targets.end_lengths(tokenizer, rows) for name, rows in sets.items()}
         found = {}
         for which in ("memorised", "never_seen"):
             model = adapters.load_base(getattr(where, which), quantization_config=where.quantization_config)
@@ -54,13 +55,13 @@ def main() -> None:
             forget, holdout = (
                 targets.estimated(sets[name], retain, text, sets["holdout"], now, seed=seed) for name in ("forget", "holdout")
             )
-            drift = targets.lowest_means(now).mean() / targets.lowest_means(holdout).mean()
+            drift = targets.min_ks(now, ends["holdout"]).mean() / targets.min_ks(holdout, ends["holdout"]).mean()
             estimates.append([drift * row for row in forget])
-            aucs.append(float(auc(targets.lowest_means(forget), targets.lowest_means(holdout))))
+            aucs.append(float(auc(targets.min_ks(forget, ends["forget"]), targets.min_ks(holdout, ends["holdout"]))))
         true, simple, estimate = mean(twin["forget"]), mean(now), float(np.mean([mean(rows) for rows in estimates]))
         rows = [np.mean([rows[i].mean() for rows in estimates]) for i in range(len(sets["forget"]))]
         correlation = np.corrcoef(rows, [row.mean() for row in twin["forget"]])[0, 1]
-        beside = float(auc(*(targets.lowest_means(twin[name]) for name in ("forget", "holdout"))))
+        beside = float(auc(*(targets.min_ks(twin[name], ends[name]) for name in ("forget", "holdout"))))
         print(
             f"| {n} | {true:.2f} | {simple:.2f} | {simple / true - 1:+.0%} | {estimate:.2f} | {estimate / true - 1:+.0%} | {correlation:.2f} "
             f"| {beside:.3f} | {np.mean(aucs):.3f} | {min(aucs):.3f} to {max(aucs):.3f} |",

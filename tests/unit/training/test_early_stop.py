@@ -263,8 +263,8 @@ def test_a_run_ends_where_a_twin_is_that_never_saw_the_forget_rows(method, stop_
 
 
 def test_a_model_that_forgot_too_much_is_brought_back_up(tmp_path):
-    burnt, twin = run(tmp_path / "burnt", twins()[0], method="graddiff", max_steps=60).model.merge_and_unload(), twins()[1]
-    assert beside_the_holdout(burnt) > 2
+    burnt, twin = run(tmp_path / "burnt", twins()[0], method="graddiff", max_steps=50).model.merge_and_unload(), twins()[1]
+    assert beside_the_holdout(burnt) > 1.5
     trainer = run(tmp_path / "back", burnt, method="graddiff", stop_at="never_seen")
     assert trainer.early_stop.reached
     assert trainer.state.global_step < 200
