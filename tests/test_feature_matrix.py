@@ -200,7 +200,7 @@ def differences(case, folder) -> dict[str, float]:
     else:
         below = [own["finetune"]] if case["adapter_mode"] == "stack" else []
     stir(run.model, "default", 5)
-    for teacher, student in zip(run.teacher, run.student, strict=bool(run.teacher)):
+    for teacher, student in zip(run.teacher.parameters, run.student, strict=True) if run.teacher else ():
         teacher.data.copy_(student.data)
     start = weights(run.model, "default")
     stack = [own["finetune"], start] if case["adapter_mode"] == "stack" else [start]

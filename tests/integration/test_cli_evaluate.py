@@ -60,7 +60,7 @@ def test_an_adapter_on_a_benchmark_beside_a_never_seen_model(world, here, capsys
     found, page = evaluated(
         world / "lora", "--benchmark", "tofu", "--data", world / "tofu", "--rows", "3", "--never-seen", world / "other", "--samples", "2"
     )
-    assert found["schema"] == 2
+    assert found["schema"] == 3
     assert found["definitions"] == "peft-unlearn"
     assert found["never_seen"] == {"kind": "retrained", "name": str(world / "other")}
     assert set(found["results"]) == {"forget", "retain", "real_authors", "world_facts"}

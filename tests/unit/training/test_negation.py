@@ -16,7 +16,6 @@ ADAPTERS = {
     "orthogonal init": {"target_modules": ["q_proj", "up_proj"], "init_lora_weights": "orthogonal"},
     "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
     "whole modules": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]},
-    "biases of the base": {"target_modules": ["q_proj"], "bias": "all"},
 }
 
 
