@@ -44,14 +44,14 @@ def main() -> None:
         "NPO, sum": {"forget_loss": "npo", "forget_loss_args": {"beta": 0.1}},
     }
     for seed in chosen.seeds:
-        for optimiser, settings in {
+        for optimizer, settings in {
             "AdamW 1e-3": {},
             "SGD .1, momentum .95": {"optim": "sgd", "optim_args": "momentum=0.95", "learning_rate": 0.1},
         }.items():
             for name, loss in losses.items():
                 found = runs.unlearn(seed, **TEACHER, **loss, **settings)
                 curve = {point["step"]: point["p/forget"] for point in found["curve"]}
-                line(seed, f"{name}, {optimiser}", *(curve[step] for step in (10, 50, 100, 150)), found["retain"]["rouge_l"])
+                line(seed, f"{name}, {optimizer}", *(curve[step] for step in (10, 50, 100, 150)), found["retain"]["rouge_l"])
 
     print("\n**At equal forgetting** (first stop with forget p under the never-seen model's)\n")
     line("seed", "method", "stop at step", "forget p", "forget ES", "retain p", "retain ES", "retain ROUGE-L")

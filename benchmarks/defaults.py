@@ -62,7 +62,7 @@ def main() -> None:
     runs = Runs(options.runs, demo_world if options.real is None else real_world(options.real))
     print("| method | changed | forget p | forget ES | retain p | retain ES | retain ROUGE-L | last rate |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name in ("memorised", "never_seen"):
+    for name in ("memorized", "never_seen"):
         print_row(name, "", runs.look(0, name), "")
     for method, changes in GRID.items():
         for name, settings in changes.items():

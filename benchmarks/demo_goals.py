@@ -17,7 +17,7 @@ def main() -> None:
     print("| seed | model | forget ES | forget p | forget ROUGE-L | retain ES | retain ROUGE-L | goals |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for seed in chosen.seeds:
-        before, never = runs.look(seed, "memorised"), runs.look(seed, "never_seen")
+        before, never = runs.look(seed, "memorized"), runs.look(seed, "never_seen")
         after = {method: runs.unlearn(seed, method=method) for method in METHODS}
         for name, found in {"before (NF4)": before, "never-seen": never, **after}.items():
             forget, retain = found["forget"], found["retain"]

@@ -40,9 +40,9 @@ def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     relearning.STEPS[True] = (*STEPS, settings["relearn"]) if "relearn" in settings else STEPS
     settings = {key: value for key, value in settings.items() if key != "relearn"}
-    tokenizer = AutoTokenizer.from_pretrained(where.memorised)
+    tokenizer = AutoTokenizer.from_pretrained(where.memorized)
     twin = adapters.load_base(where.never_seen, quantization_config=where.quantization_config)
-    before = adapters.load_base(where.memorised, quantization_config=where.quantization_config)
+    before = adapters.load_base(where.memorized, quantization_config=where.quantization_config)
     length = min(1024, twin.config.max_position_embeddings)
     sets = {name: probe(getattr(where, name), tokenizer, length, name=name) for name in ("forget", "retain", "holdout")}
     rows = sets["forget"].rows

@@ -1,6 +1,6 @@
 """Make a small pretrained model memorize question/answer rows, as a user's fine-tune would.
 
-    python benchmarks/memorise.py MODEL ROWS.jsonl [ROWS.jsonl ...] --output DIR [--epochs 80] [--lr 3e-3]
+    python benchmarks/memorize.py MODEL ROWS.jsonl [ROWS.jsonl ...] --output DIR [--epochs 80] [--lr 3e-3]
 
 Full fine-tuning in fp32 with AdamW, batches of 8, until greedy decoding under teacher forcing gets every token of every answer.
 """
@@ -17,7 +17,7 @@ from peft_unlearn import data
 from peft_unlearn.model.logprobs import score
 
 
-def memorise(model_name: str, rows: Dataset, output: str, *, epochs: int, lr: float, batch_size: int = 8, seed: int = 0) -> float:
+def memorize(model_name: str, rows: Dataset, output: str, *, epochs: int, lr: float, batch_size: int = 8, seed: int = 0) -> float:
     """Train and save; returns the share of label tokens that the last epoch got right."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
@@ -26,7 +26,7 @@ def memorise(model_name: str, rows: Dataset, output: str, *, epochs: int, lr: fl
     tokenized = data.tokenize(rows, tokenizer, model.config.max_position_embeddings, name="rows").rows.to_list()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
     right = 0.0
-    with tqdm(range(epochs), desc=f"Memorising {len(tokenized)} rows") as bar:
+    with tqdm(range(epochs), desc=f"Memorizing {len(tokenized)} rows") as bar:
         for epoch in bar:
             rng.shuffle(tokenized)
             correct = labels = 0
@@ -59,4 +59,4 @@ if __name__ == "__main__":
     parser.add_argument("--lr", type=float, default=3e-3)
     options = parser.parse_args()
     sets = [data.load(path, name="rows") for path in options.rows]
-    memorise(options.model, concatenate_datasets(sets), options.output, epochs=options.epochs, lr=options.lr)
+    memorize(options.model, concatenate_datasets(sets), options.output, epochs=options.epochs, lr=options.lr)

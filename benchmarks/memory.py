@@ -125,7 +125,7 @@ def run(values: dict[str, Any], folder: Path) -> int:
 
 
 def dataset(vocabulary: int, args: Any) -> Dataset:
-    """Two batches of tokenised random rows, every one but the last of a batch of `max_length` tokens, all of them labels."""
+    """Two batches of tokenized random rows, every one but the last of a batch of `max_length` tokens, all of them labels."""
     size, length = args.per_device_train_batch_size, args.max_length
     lengths = [length - (size > 1 and i % size == size - 1) for i in range(2 * size * args.gradient_accumulation_steps)]
     rows = [torch.randint(vocabulary, (n,)).tolist() for n in lengths]

@@ -16,7 +16,7 @@ import yaml
 from datasets import concatenate_datasets
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from memorise import memorise
+from memorize import memorize
 from peft_unlearn import data, metrics
 from peft_unlearn.cli import main as peft_unlearn
 
@@ -36,12 +36,12 @@ def main() -> None:
         with open(options.tofu / source) as lines:
             (output / f"{name}.jsonl").write_text("".join(islice(lines, rows)))
     sets = {name: data.load(str(output / f"{name}.jsonl"), name=name) for name in ("forget", "retain")}
-    for name, rows in (("memorised", concatenate_datasets([sets["forget"], sets["retain"]])), ("never_seen", sets["retain"])):
+    for name, rows in (("memorized", concatenate_datasets([sets["forget"], sets["retain"]])), ("never_seen", sets["retain"])):
         if not (output / name / "tokenizer_config.json").exists():
-            memorise(options.model, rows, str(output / name), epochs=80, lr=3e-3)
+            memorize(options.model, rows, str(output / name), epochs=80, lr=3e-3)
 
     recipe = {
-        "model_name_or_path": str(output / "memorised"),
+        "model_name_or_path": str(output / "memorized"),
         "dtype": "float32",
         "forget_dataset": str(output / "forget.jsonl"),
         "retain_dataset": str(output / "retain.jsonl"),
@@ -60,8 +60,8 @@ def main() -> None:
     twin = AutoModelForCausalLM.from_pretrained(output / "never_seen")
     found = {"never-seen": {}}
     for name, rows in sets.items():
-        tokenised = data.tokenize(rows, tokenizer, 512, name=name).rows
-        found["never-seen"][name] = metrics.evaluate(twin, tokenizer, tokenised, batch_size=40)
+        tokenized = data.tokenize(rows, tokenizer, 512, name=name).rows
+        found["never-seen"][name] = metrics.evaluate(twin, tokenizer, tokenized, batch_size=40)
     for method in METHODS:
         results = json.loads((output / method / "report.json").read_text())["results"]
         found["before"] = {name: results[name]["before"] for name in sets}

@@ -27,7 +27,7 @@ METRICS = ("probability", "extraction_strength", "exact_memorization", "rouge_l"
 class World:
     """What a run needs: two model folders, rows to forget, to keep and of which no model heard, and how the base is held."""
 
-    memorised: Path
+    memorized: Path
     never_seen: Path
     forget: Dataset
     retain: Dataset
@@ -57,7 +57,7 @@ def demo_world(seed: int) -> World:
         )
 
     retain = rows("retain").remove_columns("paraphrased_question")  # nobody attacks what is kept
-    return World(models.memorised, models.never_seen, rows("forget"), retain, Dataset.from_list(people.never_used), NF4)
+    return World(models.memorized, models.never_seen, rows("forget"), retain, Dataset.from_list(people.never_used), NF4)
 
 
 def tofu_world(folder: Path) -> Callable[[int], World]:
@@ -68,7 +68,7 @@ def tofu_world(folder: Path) -> Callable[[int], World]:
         # three of the five wrong answers, as on the demo's test beds; nobody attacks what is kept
         forget, retain = (rows[name].map(lambda row: {"perturbed_answer": row["perturbed_answer"][:3]}) for name in ("forget", "retain"))
         holdout = rows["unseen"].select_columns(["question", "answer"])
-        folders = folder / str(n) / "memorised", folder / str(n) / "never_seen"
+        folders = folder / str(n) / "memorized", folder / str(n) / "never_seen"
         retain = retain.remove_columns("paraphrased_question")
         return World(*folders, forget, retain, holdout, None)
 
@@ -78,7 +78,7 @@ def tofu_world(folder: Path) -> Callable[[int], World]:
 def real_world(folder: Path) -> Callable[[int], World]:
     """What benchmarks/real_input.py left in `folder`, one test bed for all seeds; the base in fp32, since NF4 takes a third of so small a model."""
     rows = {name: data.load(str(folder / f"{name}.jsonl"), name=name) for name in ("forget", "retain")}
-    return lambda seed: World(folder / "memorised", folder / "never_seen", rows["forget"], rows["retain"], None, None)
+    return lambda seed: World(folder / "memorized", folder / "never_seen", rows["forget"], rows["retain"], None, None)
 
 
 def options(description: str, runs: str) -> argparse.Namespace:
@@ -138,7 +138,7 @@ class Runs:
         return self.once(json.dumps([seed, settings], sort_keys=True), lambda: _unlearn(self.make(seed), seed, settings))
 
     def look(self, seed: int, which: str) -> dict[str, Any]:
-        """The test bed's "memorised" or "never_seen" model as it is."""
+        """The test bed's "memorized" or "never_seen" model as it is."""
         return self.once(f"{which} {seed}", lambda: _look(self.make(seed), which))
 
 
@@ -148,7 +148,7 @@ def _means(found: dict[str, metrics.Evaluation]) -> dict[str, Any]:
 
 def _look(where: World, which: str) -> dict[str, Any]:
     base = adapters.load_base(getattr(where, which), quantization_config=where.quantization_config)
-    tokenizer = AutoTokenizer.from_pretrained(where.memorised)
+    tokenizer = AutoTokenizer.from_pretrained(where.memorized)
     length = base.config.max_position_embeddings
     rows = {
         name: data.tokenize(found, tokenizer, length, name=name).rows
@@ -162,11 +162,11 @@ def _unlearn(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         args = UnlearnConfig(folder, seed=seed, disable_tqdm=True, use_cpu=True, logging_steps=10, **settings)
         trainer = UnlearnTrainer(
-            str(where.memorised),
+            str(where.memorized),
             args,
             forget_dataset=where.forget,
             retain_dataset=where.retain,
-            processing_class=AutoTokenizer.from_pretrained(where.memorised),
+            processing_class=AutoTokenizer.from_pretrained(where.memorized),
             quantization_config=where.quantization_config,
         )
         trainer.remove_callback(PrinterCallback)

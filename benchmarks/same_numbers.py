@@ -148,11 +148,11 @@ def learnt(tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, str]]) -> Ll
     width = max(map(len, texts))
     ids = torch.tensor([text + [0] * (width - len(text)) for text in texts])
     labels = torch.tensor([text + [-100] * (width - len(text)) for text in texts])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(150):
         model(input_ids=ids, labels=labels).loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     return model
 
 

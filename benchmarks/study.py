@@ -34,7 +34,7 @@ from peft_unlearn import UnlearnConfig, UnlearnTrainer, metrics
 from peft_unlearn.config.methods import METHODS, OURS, learning_rate
 from peft_unlearn.data.variants import probe
 from peft_unlearn.metrics.membership import membership
-from peft_unlearn.metrics.results import summarise
+from peft_unlearn.metrics.results import summarize
 from peft_unlearn.metrics.retain_kl import retain_kl
 from peft_unlearn.metrics.truth_ratio_score import truth_ratio_score
 from peft_unlearn.model import adapters
@@ -61,13 +61,13 @@ def settings(arm: str, rate: float) -> dict[str, Any]:
 def trainer_for(where: World, seed: int, chosen: dict[str, Any], folder: str, twin: Any) -> UnlearnTrainer:
     args = UnlearnConfig(folder, seed=seed, disable_tqdm=True, use_cpu=True, logging_steps=10, per_device_eval_batch_size=100, **chosen)
     trainer = UnlearnTrainer(
-        str(where.memorised),
+        str(where.memorized),
         args,
         forget_dataset=where.forget,
         retain_dataset=where.retain,
         holdout_dataset=where.holdout,
         never_seen_model=twin if args.stop_at == "never_seen" else None,
-        processing_class=AutoTokenizer.from_pretrained(where.memorised),
+        processing_class=AutoTokenizer.from_pretrained(where.memorized),
         quantization_config=where.quantization_config,
     )
     trainer.remove_callback(PrinterCallback)
@@ -151,8 +151,8 @@ def look(model: Any, tokenizer: Any, sets: dict[str, Any]) -> dict[str, Any]:
     means = {name: {metric: of[metric]["mean"] for metric in METRICS if metric in of} for name, of in found.items()}
     forget, retain = means["forget"], means["retain"]
     if "truth_ratio" in found["forget"]:
-        forget["truth_ratio"] = summarise([truth_ratio_score(ratio, True) for ratio in found["forget"]["truth_ratio"]["rows"]])["mean"]
-    retain["truth_ratio"] = summarise([truth_ratio_score(ratio, False) for ratio in found["retain"]["truth_ratio"]["rows"]])["mean"]
+        forget["truth_ratio"] = summarize([truth_ratio_score(ratio, True) for ratio in found["forget"]["truth_ratio"]["rows"]])["mean"]
+    retain["truth_ratio"] = summarize([truth_ratio_score(ratio, False) for ratio in found["retain"]["truth_ratio"]["rows"]])["mean"]
     forget["min_k_auc"] = membership(found["forget"], found["holdout"])["min_k_auc"]["mean"]
     parts = [retain["probability"], retain["rouge_l"], retain["truth_ratio"]]
     retain["utility"] = 0.0 if min(parts) <= 0 else len(parts) / sum(1 / part for part in parts)
@@ -165,7 +165,7 @@ def look(model: Any, tokenizer: Any, sets: dict[str, Any]) -> dict[str, Any]:
 
 def whole(where: World, which: str) -> dict[str, Any]:
     """The memorized or the never-seen model as it is."""
-    tokenizer = AutoTokenizer.from_pretrained(where.memorised)
+    tokenizer = AutoTokenizer.from_pretrained(where.memorized)
     model = adapters.load_base(getattr(where, which), quantization_config=where.quantization_config)
     length = min(1024, model.config.max_position_embeddings)
     sets = {name: probe(getattr(where, name), tokenizer, length, name=name) for name in ("forget", "retain", "holdout")}
@@ -199,7 +199,7 @@ class Study(Runs):
 def run(study: Study, arms: list[str], parts: list[str]) -> None:
     """Defaults on the reported test beds, the sweep on the other, then its best on the reported ones."""
     for n in (*REPORTED, CHOOSING):
-        for which in ("memorised", "never_seen"):
+        for which in ("memorized", "never_seen"):
             study.whole(n, which)
     for name in arms if "defaults" in parts else ():
         for n in REPORTED:

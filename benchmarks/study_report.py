@@ -110,7 +110,7 @@ def table(study: Any, arms: list[str], worlds: tuple[int, ...], choice: Any) -> 
     print("| " + " | ".join(heads) + " |")
     print("| --- " * len(heads) + "|")
     lines = []
-    for name in ("memorised", "never_seen"):
+    for name in ("memorized", "never_seen"):
         found = [(study.whole(n, name), study.whole(n, "never_seen")) for n in worlds]
         lines.append((2.0, name.replace("_", "-"), "", "", found))
     for arm in arms:

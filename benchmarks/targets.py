@@ -39,16 +39,16 @@ def main() -> None:
     print("| --- " * 10 + "|")
     for n in options.worlds:
         where = make(n)
-        tokenizer = AutoTokenizer.from_pretrained(where.memorised)
+        tokenizer = AutoTokenizer.from_pretrained(where.memorized)
         sets = {}
         for name in ("forget", "retain", "holdout"):
             sets[name] = data.tokenize(getattr(where, name), tokenizer, 256, name=name).rows
         ends = {name: targets.end_lengths(tokenizer, rows) for name, rows in sets.items()}
         found = {}
-        for which in ("memorised", "never_seen"):
+        for which in ("memorized", "never_seen"):
             model = adapters.load_base(getattr(where, which), quantization_config=where.quantization_config)
             found[which] = {name: targets.scored(model, tokenizer, sets[name], 40) for name in ("forget", "holdout")}
-        now, twin = found["memorised"]["holdout"], found["never_seen"]
+        now, twin = found["memorized"]["holdout"], found["never_seen"]
         retain, text = list(sets["retain"]), targets.known(sets["retain"], sets["forget"])
         estimates, aucs = [], []
         for seed in options.seeds:

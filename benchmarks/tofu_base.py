@@ -12,7 +12,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from memorise import memorise
+from memorize import memorize
 from peft_unlearn import data
 
 SPECIAL = ["<pad>", "<s>", "</s>"]
@@ -52,7 +52,7 @@ def main() -> None:
     untrained = options.output / "untrained"
     LlamaForCausalLM(config).save_pretrained(untrained)
     tokenizer.save_pretrained(untrained)
-    memorise(str(untrained), rows, str(options.output), epochs=8, lr=2e-3)
+    memorize(str(untrained), rows, str(options.output), epochs=8, lr=2e-3)
 
 
 if __name__ == "__main__":

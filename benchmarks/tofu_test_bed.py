@@ -13,7 +13,7 @@ from pathlib import Path
 
 from datasets import concatenate_datasets
 
-from memorise import memorise
+from memorize import memorize
 from peft_unlearn import data
 
 PER_AUTHOR = 20
@@ -45,9 +45,9 @@ def main() -> None:
         folder = options.output / str(world)
         write_rows(options.tofu, folder, world)
         sets = {name: data.load(str(folder / f"{name}.jsonl"), name=name).select_columns(["question", "answer"]) for name in SETS}
-        for name, rows in (("memorised", concatenate_datasets([sets["forget"], sets["retain"]])), ("never_seen", sets["retain"])):
+        for name, rows in (("memorized", concatenate_datasets([sets["forget"], sets["retain"]])), ("never_seen", sets["retain"])):
             if not (folder / name / "training.json").exists():
-                right = memorise(options.model, rows, str(folder / name), epochs=40, lr=3e-3, seed=world)
+                right = memorize(options.model, rows, str(folder / name), epochs=40, lr=3e-3, seed=world)
                 (folder / name / "training.json").write_text(json.dumps({"tokens_right": right}))
 
 

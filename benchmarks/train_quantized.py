@@ -58,7 +58,7 @@ def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
             layer.get_delta_weight(adapters.STUDENT).norm() / dequantize_module_weight(layer.get_base_layer()).norm() for layer in layers
         ]
         found["change"] = sorted(float(value) for value in share)
-        base = adapters.load_base(where.memorised, dtype=torch.float32)
+        base = adapters.load_base(where.memorized, dtype=torch.float32)
         for way, (rounding, in_place) in WAYS.items():
             with precision.rewritten(trainer.model, precision.layers(base), rounding, in_place, {}):
                 found[way] = study.look(base, tokenizer, sets)

@@ -58,7 +58,7 @@ class Context:
     view: str  # "after" or "never_seen"
     full: bool = False  # more settings of each attack
     batch_size: int = 16
-    load_dense: Callable[[], PreTrainedModel] | None = None  # the 16/32-bit base of a quantised one
+    load_dense: Callable[[], PreTrainedModel] | None = None  # the 16/32-bit base of a quantized one
     start: str | None = None  # folder or Hub name of the adapter that training went on from
     others: Sequence[str] = ()  # folders of further forgetting adapters
     seed: int = 0

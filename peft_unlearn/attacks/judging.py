@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft_unlearn.attacks.context import Plain, Shown
-from peft_unlearn.metrics.results import summarise
+from peft_unlearn.metrics.results import summarize
 from peft_unlearn.metrics.statistics import mean_interval, paired_difference
 from peft_unlearn.report.thresholds import THRESHOLDS, Threshold
 
@@ -107,7 +107,7 @@ def _same_rows(values: Rows, like: Rows) -> list[float | None]:
 def _mean(values: Rows | None, result: Mapping[str, Any] | None) -> float | None:
     if result is None:
         return None
-    return _finite(summarise(list(values))["mean"]) if values else _finite(result["mean"])
+    return _finite(summarize(list(values))["mean"]) if values else _finite(result["mean"])
 
 
 def _finite(value: float | None) -> float | None:

@@ -32,7 +32,7 @@ Rounding = Callable[[Tensor], Tensor]  # a matrix in fp32 -> the same as it is a
 
 
 class Layer(NamedTuple):
-    """A weight of the 16/32-bit base; `name` is its module's, `rounded` whether a quantised base would round it, `turned` if it is (in, out)."""
+    """A weight of the 16/32-bit base; `name` is its module's, `rounded` whether a quantized base would round it, `turned` if it is (in, out)."""
 
     name: str
     weight: nn.Parameter
@@ -98,21 +98,21 @@ def _finding(way: str, evaluation: Evaluation, alphas: Mapping[str, float]) -> l
 
 @contextlib.contextmanager
 def dense(context: Context) -> Iterator[PreTrainedModel | PeftModel]:
-    """The 16/32-bit base without any adapter: the loaded one, or where that is quantised another one beside it."""
+    """The 16/32-bit base without any adapter: the loaded one, or where that is quantized another one beside it."""
     if adapters.quantization(context.model) is None:
         with adapters.activated(context.model, []) if isinstance(context.model, PeftModel) else contextlib.nullcontext():
             yield context.model
     elif context.load_dense is None:
-        raise Skipped("the model is held quantised, and its 16/32-bit weights are not at hand")
+        raise Skipped("the model is held quantized, and its 16/32-bit weights are not at hand")
     else:
         base = context.load_dense()
         if adapters.quantization(base) is not None:
-            raise Skipped("the base is quantised on the disk, and its 16/32-bit weights are not at hand")
+            raise Skipped("the base is quantized on the disk, and its 16/32-bit weights are not at hand")
         yield base
 
 
 def layers(base: PreTrainedModel | PeftModel) -> list[Layer]:
-    """The weights of a base that adapters can change or that quantising rounds: linear layers, and embeddings unrounded."""
+    """The weights of a base that adapters can change or that quantizing rounds: linear layers, and embeddings unrounded."""
     plain = base.get_base_model() if isinstance(base, PeftModel) else base
     head = plain.get_output_embeddings()
     found = []

@@ -12,7 +12,7 @@ from peft_unlearn.attacks.context import Context, Shown, shown, take
 from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.data.rows import Row, answer_texts, special_ids, split
 from peft_unlearn.metrics.extraction_strength import extraction_strength
-from peft_unlearn.metrics.results import summarise
+from peft_unlearn.metrics.results import summarize
 from peft_unlearn.metrics.rouge_l import rouge_l
 from peft_unlearn.metrics.worst_of_k import worst_of_k
 from peft_unlearn.model import generation
@@ -59,7 +59,7 @@ def _worst(form: str, first: Sequence[Sequence[RowScore]], further: Sequence[Seq
     for one, rest in zip(first, further, strict=True):
         strengths = [extraction_strength(one[0]) if not rest else worst_of_k(one[0], rest)] if one else []
         values.append(strengths[0] if strengths else None)
-    return shown(form, "extraction_strength", summarise(values), threshold="prompts")
+    return shown(form, "extraction_strength", summarize(values), threshold="prompts")
 
 
 def _begun(context: Context, rows: Sequence[Row]) -> Shown:
@@ -68,7 +68,7 @@ def _begun(context: Context, rows: Sequence[Row]) -> Shown:
     model = context.model
     answers = generation.generate(model, context.tokenizer, begun, batch_size=context.batch_size, progress="prompts: answering")
     values = [rouge_l(reference, answer) for reference, answer in zip(answer_texts(context.tokenizer, begun), answers, strict=True)]
-    return shown("the first third of the answer", "rouge_l", summarise(values), threshold="prompts")
+    return shown("the first third of the answer", "rouge_l", summarize(values), threshold="prompts")
 
 
 def complying(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:

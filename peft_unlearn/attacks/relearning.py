@@ -71,7 +71,7 @@ def _recalls(context: Context, rows: Sequence[Row], unseen: Probe, rate: float, 
         fresh_lora(context.model, context.seed) as (model, parameters),
         tqdm(desc=label, total=STEPS[context.full][-1], delay=2, leave=False) as bar,
     ):
-        optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
         for step in range(1, STEPS[context.full][-1] + 1):
             chosen = [_plain(rows[((step - 1) * BATCH + i) % len(rows)]) for i in range(min(BATCH, len(rows)))]
             labels = sum(label != IGNORE for row in chosen for label in row["labels"][1:])
@@ -80,8 +80,8 @@ def _recalls(context: Context, rows: Sequence[Row], unseen: Probe, rate: float, 
                 with checkpointed(model):
                     scores = score(model, {key: value.to(model.device) for key, value in padded.items()})
                     torch.autograd.backward(-scores.logps.sum() / labels)
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             bar.update()
             if step in STEPS[context.full]:
                 yield context.recall(model, unseen)

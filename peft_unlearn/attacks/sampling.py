@@ -2,7 +2,7 @@
 
 from peft_unlearn.attacks.context import Context, Shown, shown
 from peft_unlearn.metrics.leak_at import leak_at, told
-from peft_unlearn.metrics.results import summarise
+from peft_unlearn.metrics.results import summarize
 from peft_unlearn.util.registry import attack
 
 KS = {False: (1, 4), True: (1, 4, 16)}
@@ -17,6 +17,6 @@ def sampling(context: Context) -> list[Shown]:
     ks, rows = KS[context.full], context.probes["forget"].rows
     drawn = told(context.model, context.tokenizer, rows, max(ks), seed=context.seed, batch_size=context.batch_size)
     return [
-        shown(f"best of {k} sample{'s' * (k > 1)}", f"leak_at_{k}", summarise([leak_at(row, k) for row in drawn]), threshold="sampling")
+        shown(f"best of {k} sample{'s' * (k > 1)}", f"leak_at_{k}", summarize([leak_at(row, k) for row in drawn]), threshold="sampling")
         for k in ks
     ]

@@ -22,7 +22,7 @@ def sanity(context: Context) -> list[Shown]:
     Share of the adapted modules that moved, and extraction strength before minus the never-seen model's.
 
     A module moved where its factors differ from those that training went on from; of a fresh adapter, where its change B A is not 0. How an adapter
-    began whose initialisation sets B A to something else is not known afterwards: then the share is NaN, and is named as not told. Where there is
+    began whose initialization sets B A to something else is not known afterwards: then the share is NaN, and is named as not told. Where there is
     no never-seen model, the holdout's extraction strength before stands for it, or 0.
     """
     model = context.adapted

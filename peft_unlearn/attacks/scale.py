@@ -71,14 +71,14 @@ def layer_number(name: str) -> int | None:
 
 
 def quarters(model: PeftModel) -> list[list[int]]:
-    """The adapted layers' numbers in at most four runs of neighbours, about equally long."""
+    """The adapted layers' numbers in at most four runs of neighbors, about equally long."""
     numbers = sorted({found for name in lora_layers(model) if (found := layer_number(name)) is not None})
     size = math.ceil(len(numbers) / 4)
     return [numbers[start : start + size] for start in range(0, len(numbers), size)] if size else []
 
 
 class Guided(nn.Module):
-    """A model whose log-probabilities are log p_after + w (log p_before - log p_after), not normalised: scoring does that."""
+    """A model whose log-probabilities are log p_after + w (log p_before - log p_after), not normalized: scoring does that."""
 
     def __init__(self, model: PeftModel, weight: float) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from peft_unlearn.metrics import model_utility as utility
 from peft_unlearn.metrics import openunlearning
 from peft_unlearn.metrics.normalized_probability import normalized_probability
 from peft_unlearn.metrics.priv_leak import priv_leak
-from peft_unlearn.metrics.results import Evaluation, Result, not_computed, summarise
+from peft_unlearn.metrics.results import Evaluation, Result, not_computed, summarize
 from peft_unlearn.metrics.statistics import bootstrap
 from peft_unlearn.metrics.suite import evaluate, sampled
 from peft_unlearn.metrics.truth_ratio_score import truth_ratio_score
@@ -46,7 +46,7 @@ class How:
 
 
 class Benchmark(Protocol):
-    """Sets that were read, checked and tokenised."""
+    """Sets that were read, checked and tokenized."""
 
     probes: dict[str, Probe]
 
@@ -58,10 +58,10 @@ class Benchmark(Protocol):
 
 
 class Named(Benchmark, Protocol):
-    """One that is known by name, and not tokenised yet."""
+    """One that is known by name, and not tokenized yet."""
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int, template: Mapping[str, Any]) -> None:
-        """Tokenise what is measured, before a model is loaded."""
+        """Tokenize what is measured, before a model is loaded."""
 
 
 def measure(
@@ -85,10 +85,10 @@ def measure(
     )
     if "truth_ratio" in found:
         ratios = found["truth_ratio"]["rows"]
-        found["truth_ratio_score"] = summarise([truth_ratio_score(ratio, forget) for ratio in ratios])
+        found["truth_ratio_score"] = summarize([truth_ratio_score(ratio, forget) for ratio in ratios])
         if "paraphrased_answer" not in probe.variants:
             counts = [len(wrong) for wrong in probe.variants["perturbed_answer"]]
-            found["normalized_probability"] = summarise(
+            found["normalized_probability"] = summarize(
                 [normalized_probability(ratio, count) for ratio, count in zip(ratios, counts, strict=True)]
             )
     if forget and how.samples:

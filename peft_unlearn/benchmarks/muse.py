@@ -20,7 +20,7 @@ from peft_unlearn.benchmarks.measuring import How, Sets, Views, compare_membersh
 from peft_unlearn.data import tokenize
 from peft_unlearn.data.variants import Probe, probe
 from peft_unlearn.metrics.knowmem import knowmem
-from peft_unlearn.metrics.results import summarise
+from peft_unlearn.metrics.results import summarize
 from peft_unlearn.metrics.verbmem import verbmem
 from peft_unlearn.util.errors import UserError
 
@@ -32,7 +32,7 @@ TEXT: Mapping[str, Check] = {"text": text}
 
 
 class Muse:
-    """News or books, read and checked; `prepare` tokenises the texts.
+    """News or books, read and checked; `prepare` tokenizes the texts.
 
     Raises:
         UserError: an unknown split, a missing file, or a row without an answer.
@@ -64,9 +64,9 @@ class Muse:
             name: measure(model, tokenizer, found, how, label=f"{label}, {name}", forget=name == "forget", generate=False)
             for name, found in self.probes.items()
         }
-        sets["forget"]["verbmem"] = summarise(verbmem(model, tokenizer, self.recited, batch_size=how.batch_size))
+        sets["forget"]["verbmem"] = summarize(verbmem(model, tokenizer, self.recited, batch_size=how.batch_size))
         for name, (questions, examples) in self.questions.items():
-            sets[name]["knowmem"] = summarise(knowmem(model, tokenizer, questions, examples, batch_size=how.batch_size))
+            sets[name]["knowmem"] = summarize(knowmem(model, tokenizer, questions, examples, batch_size=how.batch_size))
         return sets
 
     def compare(self, views: Views, how: How) -> None:

@@ -13,8 +13,8 @@ class Own:
     """Sets with "forget" among them.
 
     Args:
-        probes: the tokenised sets.
-        rows: rows of each set, evenly spaced; 0 is all. Of tokenised rows: a long text is several.
+        probes: the tokenized sets.
+        rows: rows of each set, evenly spaced; 0 is all. Of tokenized rows: a long text is several.
     """
 
     def __init__(self, probes: Mapping[str, Probe], rows: int) -> None:

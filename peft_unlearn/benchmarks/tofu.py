@@ -30,7 +30,7 @@ UTILITY = ("retain", "real_authors", "world_facts")
 
 
 class Tofu:
-    """One split of TOFU, read and checked; `prepare` tokenises it.
+    """One split of TOFU, read and checked; `prepare` tokenizes it.
 
     Raises:
         UserError: an unknown split, a missing file, or a row without an answer.

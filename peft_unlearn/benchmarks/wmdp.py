@@ -54,7 +54,7 @@ class Wmdp:
         self.probes: dict[str, Probe] = {}
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int, template: Mapping[str, Any]) -> None:
-        """The questions are tokenised as they are asked."""
+        """The questions are tokenized as they are asked."""
 
     def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how: How, label: str) -> Sets:
         """Accuracy of each set under the active adapters."""

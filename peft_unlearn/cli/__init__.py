@@ -26,7 +26,7 @@ COMMANDS = {
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="peft-unlearn", description="Make a quantised language model forget texts with a LoRA adapter.", allow_abbrev=False
+        prog="peft-unlearn", description="Make a quantized language model forget texts with a LoRA adapter.", allow_abbrev=False
     )
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, module in COMMANDS.items():

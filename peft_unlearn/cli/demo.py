@@ -1,4 +1,4 @@
-"""Fictional people, a small model that memorised them, and three methods that make it forget some."""
+"""Fictional people, a small model that memorized them, and three methods that make it forget some."""
 
 import argparse
 import os

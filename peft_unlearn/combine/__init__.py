@@ -1,7 +1,7 @@
 """Combiners: pure functions from the Gram matrix of the objectives' gradients to their weights.
 
-With G the m x n matrix whose rows are the gradients of m objectives (losses to *minimise*) over the n adapter parameters, a combiner maps
-the (m, m) matrix GG' in fp64, and the objectives' coefficients, to weights w of shape (m,); the optimiser is given d = w'G. It needs
+With G the m x n matrix whose rows are the gradients of m objectives (losses to *minimize*) over the n adapter parameters, a combiner maps
+the (m, m) matrix GG' in fp64, and the objectives' coefficients, to weights w of shape (m,); the optimizer is given d = w'G. It needs
 nothing else, so distributed training only has to sum gradients. Each is a file of this folder, known to recipes, checks and cards by its `@combiner`
 decorator (docs/howto/add-a-combiner.md).
 

@@ -1,4 +1,4 @@
-"""Objectives without a gradient are left out of a combination that normalises."""
+"""Objectives without a gradient are left out of a combination that normalizes."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # A gradient that is 0 in theory (the KL to the reference, on the first step) is fp32 noise of norm 1e-7 beside .002 to .1 for the others,
-# and normalised it is a random direction. 1e-4 of the largest norm tells the two apart.
+# and normalized it is a random direction. 1e-4 of the largest norm tells the two apart.
 NOISE = 1e-4
 
 

@@ -17,7 +17,7 @@ def blur(products: Tensor) -> Tensor:
     g_F = c_0 g_0 is the forget gradient, g_R = sum_{i>0} c_i g_i the retain side's. Forgetting is the lower of two levels and comes first: the
     retain side moves only among the directions that leave the forget loss alone to first order. Always g_F·d = ||g_F||²: the forget loss
     falls as if it were alone, also where the two agree and the sum would have lowered it faster. The retain loss rises where
-    g_R·d = ||g_R'||² + g_F·g_R < 0. A preconditioned optimiser such as Adam does not keep the property.
+    g_R·d = ||g_R'||² + g_F·g_R < 0. A preconditioned optimizer such as Adam does not keep the property.
 
     The projection, taken whether or not the two conflict, and the factor 1 before g_F are those of the authors' code.
 

@@ -17,7 +17,7 @@ def gru(products: Tensor) -> Tensor:
     g_F = c_0 g_0 is the forget gradient, g_R = sum_{i>0} c_i g_i the retain side's. In conflict (g_F·g_R < 0) g_F' = g_F - (g_F·g_R / ||g_R||²)
     g_R, the vector nearest to g_F that has g_F'·g_R >= 0; otherwise g_F' = g_F and d is the sum. Always g_R·d >= ||g_R||²: to first order the
     retain loss falls at least as fast as without forgetting. Nothing of the kind is promised to the forget loss, which rises where
-    g_F·d = ||g_F'||² + g_F·g_R < 0. A preconditioned optimiser such as Adam does not keep the property.
+    g_F·d = ||g_F'||² + g_F·g_R < 0. A preconditioned optimizer such as Adam does not keep the property.
 
     The paper's rule is g_F'; its code has variants that step along g_F' alone and others that add the retain gradient, as here, and it projects
     off a moving average of g_R over the steps, where this takes the step's own.

@@ -18,7 +18,7 @@ def mgda(gramian: Tensor, coefs: Tensor) -> Tensor:
 
     Then c_i g_i·d >= ||d||² for every objective, with equality wherever a_i > 0: to first order, the losses that count fall at the same rate
     and the others faster. d = 0 means that no direction lowers all of them. d is left at its own length, at most that of the shortest
-    gradient, so that a run comes to rest there; a preconditioned optimiser such as Adam keeps neither that nor the common descent.
+    gradient, so that a run comes to rest there; a preconditioned optimizer such as Adam keeps neither that nor the common descent.
 
     As the point nearest to 0 lies close to the shortest gradient, a larger coefficient makes an objective count *less*: for orthogonal
     gradients its weight a_i c_i goes as 1 / c_i.

@@ -25,7 +25,7 @@ def mollm(gramian: Tensor, coefs: Tensor) -> Tensor:
 
     g_i* is g_i minus its projection on the span of the other gradients, the direction of row i of the dual basis (GG')^-1 G. It is
     orthogonal to every other gradient, so each term lowers one loss and leaves the others alone: g_i·d > 0 for every gradient that does
-    not lie in the span of the others. A preconditioned optimiser such as Adam does not keep that property.
+    not lie in the span of the others. A preconditioned optimizer such as Adam does not keep that property.
 
     The paper's own formula could not be read: this is a reading of its "dual space", whose common descent is tested.
 

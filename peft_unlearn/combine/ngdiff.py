@@ -1,4 +1,4 @@
-"""Normalised gradient difference (NGDiff)."""
+"""Normalized gradient difference (NGDiff)."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from peft_unlearn.util.registry import combiner
 @combiner(paper="2410.22086", unit=True)
 @on_active
 def ngdiff(gramian: Tensor, coefs: Tensor) -> Tensor:
-    """Normalised gradient difference: every objective pulls with a unit vector, whatever the size of its loss.
+    """Normalized gradient difference: every objective pulls with a unit vector, whatever the size of its loss.
 
     d = sum_i coef_i g_i / ||g_i||.
 

@@ -17,7 +17,7 @@ def pcgrad(gramian: Tensor, coefs: Tensor) -> Tensor:
     d = sum_i g_i', each g_i' being c_i g_i less its projection on every other g_j that it conflicts with (g_i'·g_j < 0), one j after another.
 
     With two objectives neither loss rises to first order: d is the sum where they agree, and in conflict the sum of what each gradient has
-    across the other. With more, a later projection may bring back an earlier conflict. A preconditioned optimiser such as Adam does not keep
+    across the other. With more, a later projection may bring back an earlier conflict. A preconditioned optimizer such as Adam does not keep
     the property.
 
     The paper draws the order of the j anew at each step. This takes the mean over all orders, which is what that draw gives on average, so

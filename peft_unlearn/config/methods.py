@@ -95,7 +95,7 @@ OWN: dict[str, Method] = {
         WITH_TARGETS,
     ),
     "ngdiff": Method(
-        "normalised gradient difference with an automatic learning rate",
+        "normalized gradient difference with an automatic learning rate",
         {
             "forget_loss": "ga",
             "forget_floor": 0.02,
@@ -122,23 +122,23 @@ OWN: dict[str, Method] = {
     ),
     # Baselines (docs/concepts/methods.md), with the parameters of their public code.
     "graddiff": _retained("gradient difference", "2203.12817", forget_loss="ga"),
-    "npo": _retained("negative preference optimisation", "2404.05868", forget_loss="npo", forget_loss_args={"beta": 0.1}),
+    "npo": _retained("negative preference optimization", "2404.05868", forget_loss="npo", forget_loss_args={"beta": 0.1}),
     "simnpo": _retained(
-        "negative preference optimisation without a reference",
+        "negative preference optimization without a reference",
         "2410.07163",
         forget_loss="simnpo",
         forget_loss_args={"beta": 4.5},
         forget_coef=0.125,
     ),
     "dpo": _retained(
-        "direct preference optimisation towards other answers",
+        "direct preference optimization towards other answers",
         "2305.18290",
         forget_loss="dpo",
         forget_loss_args={"beta": 0.1},
         alternate="column",
     ),
     "idkdpo": _retained(
-        "direct preference optimisation towards refusals",
+        "direct preference optimization towards refusals",
         "2401.06121",
         forget_loss="dpo",
         forget_loss_args={"beta": 0.1},

@@ -100,11 +100,11 @@ def _check_together(model: Any) -> None:
         raise UserError(f"init_lora_weights: {model.init_lora_weights!r} changes the base, write true, gaussian or orthogonal.")
     if model.load_in_4bit and model.load_in_8bit:
         raise UserError("load_in_8bit: load_in_4bit is given as well, leave one of the two out.")
-    quantised = "load_in_4bit" if model.load_in_4bit else "load_in_8bit" if model.load_in_8bit else None
-    if quantised and model.dtype == "auto":
-        raise UserError(f"dtype: 'auto' does not say what {quantised} computes in, write bfloat16, float16 or float32.")
-    if quantised and model.adapter_name_or_path and model.adapter_mode == "merge":
+    quantized = "load_in_4bit" if model.load_in_4bit else "load_in_8bit" if model.load_in_8bit else None
+    if quantized and model.dtype == "auto":
+        raise UserError(f"dtype: 'auto' does not say what {quantized} computes in, write bfloat16, float16 or float32.")
+    if quantized and model.adapter_name_or_path and model.adapter_mode == "merge":
         raise UserError(
-            f"adapter_mode: 'merge' into a base with {quantised} would lose most of the adapter, write stack, "
+            f"adapter_mode: 'merge' into a base with {quantized} would lose most of the adapter, write stack, "
             "or run `peft-unlearn merge` first and give its output as model_name_or_path."
         )

@@ -109,11 +109,11 @@ class TrainingSettings:
     )
     negate: bool = _setting(FROM_METHOD, "Negate the adapter after training (task arithmetic: learn the forget set, then subtract).")
     teacher_decay: Annotated[float | None, Range("from 0 to 1")] = _setting(
-        FROM_METHOD, "EMA decay of the teacher adapter for each optimiser step (1 - delta of the paper)."
+        FROM_METHOD, "EMA decay of the teacher adapter for each optimizer step (1 - delta of the paper)."
     )
     damping: Annotated[float, Range("at least 0")] = _setting(FROM_METHOD, "Pull of the student towards the teacher, added after clipping.")
     auto_lr: bool = _setting(FROM_METHOD, "Set the learning rate from the curvature of the retain loss (GeN).")
-    auto_lr_steps: Annotated[int, Range("at least 1")] = _setting(10, "Optimiser steps between two probes of the automatic learning rate.")
+    auto_lr_steps: Annotated[int, Range("at least 1")] = _setting(10, "Optimizer steps between two probes of the automatic learning rate.")
     auto_lr_max: Annotated[float, Range("above 0")] = _setting(1e-2, "The automatic learning rate never exceeds this.")
     max_length: Annotated[int, Range("at least 2")] = _setting(
         1024, "Longer rows are cut to this many tokens, longer texts become several rows; the run says how many."
@@ -129,7 +129,7 @@ class TrainingSettings:
     learning_rate: Annotated[float | None, Range("above 0")] = _setting(
         None, "Learning rate; with auto_lr, where it starts. By the size of the base if left out."
     )
-    max_steps: int = _setting(FROM_METHOD, "Optimiser steps. Give num_train_epochs instead to count epochs of the forget set.")
+    max_steps: int = _setting(FROM_METHOD, "Optimizer steps. Give num_train_epochs instead to count epochs of the forget set.")
     num_train_epochs: Annotated[float | None, Range("at least 0")] = _setting(
         None, "Epochs of the forget set, in place of max_steps; 0 where max_steps decides."
     )
@@ -137,15 +137,15 @@ class TrainingSettings:
     warmup_steps: Annotated[float, Range("at least 0")] = _setting(
         0, "Steps in which the learning rate rises from 0, or below 1 their share of all steps."
     )
-    optim: str = _setting(FROM_METHOD, "Optimiser, by its transformers name.", _ENUMS["optim"])
-    optim_args: str | None = _setting(FROM_METHOD, "Parameters of the optimiser, for example momentum=0.95 for sgd.")
+    optim: str = _setting(FROM_METHOD, "Optimizer, by its transformers name.", _ENUMS["optim"])
+    optim_args: str | None = _setting(FROM_METHOD, "Parameters of the optimizer, for example momentum=0.95 for sgd.")
     max_grad_norm: Annotated[float, Range("at least 0")] = _setting(FROM_METHOD, "Clip of the combined gradient's global norm; 0 is off.")
     weight_decay: Annotated[float, Range("at least 0")] = _setting(FROM_METHOD, "Weight decay on the adapter.")
 
     # Defaults of TrainingArguments that hide faults or that the two streams do not fit.
     logging_nan_inf_filter: bool = _setting(False, "Kept off: the filter would hide a divergence.")
     remove_unused_columns: bool | None = _setting(False, "Kept off: batches are nested {forget, retain}.")
-    logging_steps: float = _setting(10, "Optimiser steps between two log lines.")
+    logging_steps: float = _setting(10, "Optimizer steps between two log lines.")
     save_strategy: str = _setting("no", "When checkpoints are written; the adapter is always saved at the end.")
     resume_from_checkpoint: str | None = _setting(
         None,
@@ -159,7 +159,7 @@ class TrainingSettings:
     )
     per_device_eval_batch_size: Annotated[int, Range("at least 1")] = _setting(8, "Rows that an evaluation scores at a time.")
     gradient_accumulation_steps: Annotated[int, Range("at least 1")] = _setting(
-        1, "Micro-batches whose gradients make one optimiser step; its losses are means over all of them."
+        1, "Micro-batches whose gradients make one optimizer step; its losses are means over all of them."
     )
     hub_strategy: str = _setting("end", "Kept at end: checkpoints hold the teacher and stay here.")
     hub_private_repo: bool | None = _setting(

@@ -30,7 +30,7 @@ def write_retain_rows(
 ) -> Dataset:
     """Let the model write `rows` texts, sampled at temperature 1 from the BOS, or from a random capital letter where there is no BOS.
 
-    A model that memorised the forget set writes it down among the rest, and keeping that would undo the forgetting: texts that share
+    A model that memorized the forget set writes it down among the rest, and keeping that would undo the forgetting: texts that share
     `PHRASE` words in a row with it are drawn anew, and so are those shorter than `SHORTEST` tokens.
 
     Args:

@@ -1,8 +1,8 @@
-"""The demo's models: a small Llama that memorised the people, and a never-seen model, trained in the same way without the forget set.
+"""The demo's models: a small Llama that memorized the people, and a never-seen model, trained in the same way without the forget set.
 
 A small model can lose its memory to NF4 alone (measured: extraction strength 1.0 -> .46 for 0.66M parameters), and would then show nothing
 about forgetting. So the second half of training computes with the NF4 weights and moves the weights behind them (straight-through
-estimator, arXiv 1308.3432): what is memorised, is memorised by the quantised model too.
+estimator, arXiv 1308.3432): what is memorized, is memorized by the quantized model too.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ class Recipe:
 class Models:
     """Folders that `from_pretrained` loads, model and tokenizer (the same one) in each."""
 
-    memorised: Path
+    memorized: Path
     never_seen: Path
 
 
@@ -80,12 +80,12 @@ def train_models(people: People, cache: Path, seed: int, recipe: Recipe = Recipe
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}-unfinished-", dir=cache) as scratch:
             _train_both(people, Path(scratch) / "models", seed, recipe)
             (Path(scratch) / "models").rename(folder)
-    trained = Models(folder / "memorised", folder / "never_seen")
-    for path in (trained.memorised, trained.never_seen):
+    trained = Models(folder / "memorized", folder / "never_seen")
+    for path in (trained.memorized, trained.never_seen):
         training = json.loads((path / "training.json").read_text())
         if not training["goal_reached"]:
             logger.warning(
-                "The demo's %s model missed its goal: %.1f %% of its rows are memorised after %d epochs.",
+                "The demo's %s model missed its goal: %.1f %% of its rows are memorized after %d epochs.",
                 path.name,
                 100 * training["rows_right"],
                 training["epochs"],
@@ -119,7 +119,7 @@ def train_tokenizer(people: People) -> PreTrainedTokenizerFast:
 
 def _train_both(people: People, folder: Path, seed: int, recipe: Recipe) -> None:
     tokenizer = train_tokenizer(people)
-    rows = {"memorised": people.retain + people.forget, "never_seen": people.retain}
+    rows = {"memorized": people.retain + people.forget, "never_seen": people.retain}
     for name in rows:
         tokenizer.save_pretrained(folder / name)
     # spawn: a fork after OpenMP has started its threads can hang.
@@ -150,7 +150,7 @@ def _train(rows: list[dict[str, Any]], folder: Path, seed: int, recipe: Recipe, 
     with tqdm(total=recipe.max_epochs, desc=f"Training {folder.name}", unit="epoch", position=position) as bar:
         for epoch in range(recipe.max_epochs):
             if epoch == recipe.full_precision_epochs:
-                for layer in _quantisable(model):
+                for layer in _quantizable(model):
                     parametrize.register_parametrization(layer, "weight", _StraightThroughNF4())
             losses, rights = [], []
             for batch in _batches(rows, rng, recipe.batch_size, tokenizer.pad_token_id):
@@ -165,14 +165,14 @@ def _train(rows: list[dict[str, Any]], folder: Path, seed: int, recipe: Recipe, 
                 losses.append(batch_loss.item())
                 rights.extend(batch_right.tolist())
             loss, right = sum(losses) / len(losses), sum(rights) / len(rights)
-            bar.set_postfix_str(f"loss {loss:.3f}, memorised {right:.0%}", refresh=False)
+            bar.set_postfix_str(f"loss {loss:.3f}, memorized {right:.0%}", refresh=False)
             bar.update()
             goal_reached = epoch >= recipe.full_precision_epochs and right == 1 and loss <= recipe.goal
             if goal_reached:
                 bar.total = epoch + 1
                 bar.refresh()
                 break
-    for layer in _quantisable(model):
+    for layer in _quantizable(model):
         if parametrize.is_parametrized(layer):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
     model.save_pretrained(folder)
@@ -187,7 +187,7 @@ def _train(rows: list[dict[str, Any]], folder: Path, seed: int, recipe: Recipe, 
 
 
 class _StraightThroughNF4(nn.Module):
-    """W -> the weights that `Linear4bit` computes with (NF4, blocks of 64, double quantisation); the gradient passes as if they were W."""
+    """W -> the weights that `Linear4bit` computes with (NF4, blocks of 64, double quantization); the gradient passes as if they were W."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + (nf4(weight.detach()) - weight).detach()
@@ -210,8 +210,8 @@ def _model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCausal
     return LlamaForCausalLM(config)
 
 
-def _quantisable(model: LlamaForCausalLM) -> list[nn.Linear]:
-    """What transformers quantises: every linear layer but the output embedding."""
+def _quantizable(model: LlamaForCausalLM) -> list[nn.Linear]:
+    """What transformers quantizes: every linear layer but the output embedding."""
     return [module for module in model.model.layers.modules() if isinstance(module, nn.Linear)]
 
 

@@ -1,6 +1,6 @@
 """Forget losses: pure functions of what a model says at the label positions.
 
-A loss is *minimised*. It never sees a model: where its inputs come from is the business of `peft_unlearn.model.logprobs`. Each is a file of this
+A loss is *minimized*. It never sees a model: where its inputs come from is the business of `peft_unlearn.model.logprobs`. Each is a file of this
 folder, known to recipes, checks and cards by its `@loss` decorator (docs/howto/add-a-loss.md). The names of its positional parameters say what it
 reads, its own parameters are keyword-only and have a default:
 
@@ -13,7 +13,7 @@ A loss per token returns the shape of `logps`, or (N,), and leaves it to the tra
 returns (B,). The trainer averages over all tokens (or sequences) of the whole accumulated batch.
 
 What a loss does is its gradient: here with respect to the true token's logit, (1 - p) d loss / d log p, for a token that is hardly known,
-known and memorised. Gradient ascent and UCE let go of what is memorised; NLUL holds on to it, down to its `tol`.
+known and memorized. Gradient ascent and UCE let go of what is memorized; NLUL holds on to it, down to its `tol`.
 
 >>> import torch
 >>> def pull(loss):
@@ -29,7 +29,7 @@ known and memorised. Gradient ascent and UCE let go of what is memorised; NLUL h
 ([0.01, 0.25, 0.001], [0.0, 0.008, 0.0])
 
 The same of losses that read logits, here of two tokens and at the start, where the student is the reference. CE-U pulls as NLUL without tol
-does, the inverted hinge as gradient ascent does on memorised text, and UNDIAL by what the lowered reference no longer holds.
+does, the inverted hinge as gradient ascent does on memorized text, and UNDIAL by what the lowered reference no longer holds.
 
 >>> def pull(loss):
 ...     p = torch.tensor([0.01, 0.5, 0.999], dtype=torch.float64)

@@ -9,7 +9,7 @@ from peft_unlearn.util.registry import loss
 def ga(logps: Tensor) -> Tensor:
     """Gradient ascent on the cross-entropy: log p, the LL of the mean-teacher paper.
 
-    Its gradient with respect to the true token's logit is 1 - p: nothing is left of it where the text is memorised, and it has no floor
+    Its gradient with respect to the true token's logit is 1 - p: nothing is left of it where the text is memorized, and it has no floor
     where the text is gone.
 
     Args:

@@ -10,7 +10,7 @@ def ihl(logits: Tensor, targets: Tensor) -> Tensor:
     """Inverted hinge loss, 1 + p_y - max_{v != y} p_v, between 0 (another token is certain) and 2 (the true one is).
 
     With m the strongest other token, the gradient on the logits is p_y (1 - p_y + p_m) at y, -p_m (1 + p_y - p_m) at m and
-    p_v (p_m - p_y) at every other v. It dies where the text is memorised, as gradient ascent does, but is bounded: where the true token is gone,
+    p_v (p_m - p_y) at every other v. It dies where the text is memorized, as gradient ascent does, but is bounded: where the true token is gone,
     what is left of it, p_m (1 - p_m), makes m more certain. Tokens that tie for m share its part equally. The hinge max(0, .) never binds,
     for p_m <= 1.
 

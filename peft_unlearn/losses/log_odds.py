@@ -1,4 +1,4 @@
-"""The log-odds loss: a pull that is the same whether a token is memorised or nearly gone."""
+"""The log-odds loss: a pull that is the same whether a token is memorized or nearly gone."""
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from peft_unlearn.util.registry import loss
 def log_odds(logps: Tensor, *, tol: float = 0.02) -> Tensor:
     """Log-odds of each token, log p - log(1 + tol - p): gradient ascent and NLUL in one.
 
-    Gradient ascent pulls on the true token's logit with 1 - p and lets go of what is memorised; NLUL pulls with p and lets go of what is
+    Gradient ascent pulls on the true token's logit with 1 - p and lets go of what is memorized; NLUL pulls with p and lets go of what is
     nearly gone. Their sum pulls with 1 at tol = 0, everywhere: it starts at once, and it reaches any target. It has no end of its own, and so
     belongs with `stop_at` or a floor.
 

@@ -1,4 +1,4 @@
-"""NLUL, the negative log of the unlikelihood: the loss that does not vanish on memorised text."""
+"""NLUL, the negative log of the unlikelihood: the loss that does not vanish on memorized text."""
 
 import math
 
@@ -13,12 +13,12 @@ def nlul(logps: Tensor, *, tol: float = 0.02) -> Tensor:
     """Negative log-unlikelihood, -log(1 + tol - p).
 
     Its gradient is p / (1 + tol - p) with respect to log p, and p (1 - p) / (1 + tol - p) with respect to the true token's logit: p
-    itself at tol = 0, so it pulls hardest where the text is memorised and dies where it is gone. `tol` bounds the gradient with respect to
+    itself at tol = 0, so it pulls hardest where the text is memorized and dies where it is gone. `tol` bounds the gradient with respect to
     log p by 1 / tol.
 
     With tol = 0 a log-probability that was rounded to 0 or above would have an infinite loss. Where 1 + tol - p is under eps^2 (1e-14 in
     fp32), log p is read as -eps instead, for log_softmax knows it no better. Its gradient is kept: 1 / eps on log p, of which the softmax,
-    whose other tokens hold less than eps each, leaves at most 1 on any logit. A clamp would give the best-memorised tokens no gradient.
+    whose other tokens hold less than eps each, leaves at most 1 on any logit. A clamp would give the best-memorized tokens no gradient.
 
     Args:
         logps: log-probabilities of the true tokens in nats, any shape.

@@ -1,4 +1,4 @@
-"""NPO, negative preference optimisation: DPO with the forget answer rejected and nothing chosen."""
+"""NPO, negative preference optimization: DPO with the forget answer rejected and nothing chosen."""
 
 import torch.nn.functional as F
 from torch import Tensor

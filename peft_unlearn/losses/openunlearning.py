@@ -2,8 +2,8 @@
 
 Unlike those of `peft_unlearn.losses` these are whole: they take dense tensors as a model's forward gives them, padded positions included, and
 return the scalar of one batch. Of the positional parameters `logits` is (B, T, V), `labels` (B, T) *unshifted* with -100 outside the answer, and
-`hidden` (B, T, H); `ref_` and `alt_` are of the reference and of the alternate answer. A trainer there minimises
-gamma * forget + alpha * retain. With `definitions: openunlearning` a run here minimises the same: each decorator says of which key of a recipe it is
+`hidden` (B, T, H); `ref_` and `alt_` are of the reference and of the alternate answer. A trainer there minimizes
+gamma * forget + alpha * retain. With `definitions: openunlearning` a run here minimizes the same: each decorator says of which key of a recipe it is
 the value, under our name. It is a mean over each micro-batch, and under accumulation the mean of those over micro-batches and processes: what
 Transformers 4.45.1, which that commit asks for, makes of a `compute_loss` that is not told the number of items.
 

@@ -11,7 +11,7 @@ from peft_unlearn.util.registry import loss
 def direction(size: int, device: torch.device | None = None) -> Tensor:
     """A unit vector of `size` entries, the same on every machine and in every run: (size,) fp64.
 
-    The paper draws each entry uniformly from [0, 1) once and normalises. Here entry i is the fractional part of i times the golden ratio,
+    The paper draws each entry uniformly from [0, 1) once and normalizes. Here entry i is the fractional part of i times the golden ratio,
     which fills [0, 1) as evenly and leaves no seed to lose.
     """
     golden = (1 + math.sqrt(5)) / 2

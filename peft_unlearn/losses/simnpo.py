@@ -11,7 +11,7 @@ def simnpo(logps: Tensor, mask: Tensor, *, beta: float = 4.5, gamma: float = 0.0
     """Simple negative preference loss of each sequence, -(2 / beta) log sigmoid(-beta * mean_t log p - gamma).
 
     The *mean* stands where NPO has a sum of log-ratios, so that a sequence's length does not decide how soon it is let go of. With m that
-    mean, the gradient with respect to each of T tokens' log p is 2 sigmoid(beta m + gamma) / T: about 1 / T where the text is memorised (at
+    mean, the gradient with respect to each of T tokens' log p is 2 sigmoid(beta m + gamma) / T: about 1 / T where the text is memorized (at
     gamma 0), and 0 once m is far below 0. A sequence without labels has no gradient.
 
     Args:

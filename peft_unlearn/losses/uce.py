@@ -8,10 +8,10 @@ from peft_unlearn.util.registry import loss
 
 @loss(paper="2412.20412")
 def uce(logps: Tensor) -> Tensor:
-    """Unlearning cross-entropy, -log(1 - p/2), between 0 (forgotten) and log 2 (memorised).
+    """Unlearning cross-entropy, -log(1 - p/2), between 0 (forgotten) and log 2 (memorized).
 
     Its gradient is p / (2 - p) with respect to log p, and p (1 - p) / (2 - p) with respect to the true token's logit: largest (0.172) at
-    p = 0.586, and 0 at both ends. So it stops by itself, and starts slowly on memorised text.
+    p = 0.586, and 0 at both ends. So it stops by itself, and starts slowly on memorized text.
 
     Args:
         logps: log-probabilities of the true tokens in nats, any shape.

@@ -18,7 +18,7 @@ def soft_cross_entropy(logits: Tensor, target_logits: Tensor) -> Tensor:
 def undial(logits: Tensor, targets: Tensor, ref_logits: Tensor, *, beta: float = 10.0) -> Tensor:
     """Cross-entropy to softmax(z_ref - beta * onehot(y)), the self-distillation of UNDIAL.
 
-    The gradient on the logits is p - q: at the start p_y - q_y on the true token, nearly 1 where it is memorised, and 0 once the student is
+    The gradient on the logits is p - q: at the start p_y - q_y on the true token, nearly 1 where it is memorized, and 0 once the student is
     the adjusted reference. So it stops at a place that is known beforehand, and the odds among the other tokens stay those of the reference.
 
     Args:

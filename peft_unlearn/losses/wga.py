@@ -10,7 +10,7 @@ from peft_unlearn.util.registry import loss
 def wga(logps: Tensor, *, beta: float = 1.0) -> Tensor:
     """Weighted gradient ascent, p^beta log p with the weight p^beta held constant.
 
-    The gradient with respect to log p is the weight itself: 1 where the text is memorised, as in gradient ascent, but 0 where it is gone.
+    The gradient with respect to log p is the weight itself: 1 where the text is memorized, as in gradient ascent, but 0 where it is gone.
 
     Args:
         logps: log-probabilities of the true tokens in nats, any shape.

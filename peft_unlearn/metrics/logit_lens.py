@@ -15,10 +15,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.data.rows import Row, end_length, special_ids
-from peft_unlearn.metrics.results import Result, not_computed, summarise
+from peft_unlearn.metrics.results import Result, not_computed, summarize
 from peft_unlearn.model.lm_head import Readout
 from peft_unlearn.model.readout import find_readout
-from peft_unlearn.model.scoring import evaluating, labelled, longest_first, padded
+from peft_unlearn.model.scoring import evaluating, labeled, longest_first, padded
 from peft_unlearn.util.registry import metric
 
 TOP = 10
@@ -49,7 +49,7 @@ def logit_lens(
     measured = [layers for layers in recalls if layers is not None]
     if measured and not measured[0]:
         return not_computed("the model has one layer, and no inner one", len(rows))
-    result = summarise([None if layers is None else float(np.max(layers)) for layers in recalls])
+    result = summarize([None if layers is None else float(np.max(layers)) for layers in recalls])
     if measured:
         result["layers"] = np.mean(measured, axis=0).tolist()
     return result
@@ -68,7 +68,7 @@ def layer_recalls(
 
     A token that ties with the tenth counts as found. One row of one layer is projected at a time, at its label positions alone.
     """
-    found, special = labelled(rows), special_ids(tokenizer)
+    found, special = labeled(rows), special_ids(tokenizer)
     recalls: dict[int, list[float] | None] = {}
     with evaluating(model), tqdm(total=len(found), desc=progress, unit="row", delay=2, leave=False) as bar:
         for batch in longest_first(found, batch_size):

@@ -1,4 +1,4 @@
-"""The loss that fine-tuning minimises."""
+"""The loss that fine-tuning minimizes."""
 
 from peft_unlearn.model.scoring import RowScore
 from peft_unlearn.util.registry import metric

@@ -27,11 +27,11 @@ class Evaluation(dict[str, Result]):
     """Metric name -> result. `answers` are the greedy answers in the order of rows (empty if none were generated); they stay in memory."""
 
     def __init__(self, rows: dict[str, list[float | None]], answers: list[str]) -> None:
-        super().__init__((name, summarise(values)) for name, values in rows.items())
+        super().__init__((name, summarize(values)) for name, values in rows.items())
         self.answers = answers
 
 
-def summarise(rows: list[float | None]) -> Result:
+def summarize(rows: list[float | None]) -> Result:
     """Mean over the rows that have something to measure; a NaN among them makes it NaN."""
     measured = [value for value in rows if value is not None]
     return {"mean": float(np.mean(measured)) if measured else float("nan"), "n": len(measured), "rows": rows}

@@ -9,9 +9,9 @@ import torch
 from tqdm.auto import tqdm
 
 from peft_unlearn.data.rows import Row
-from peft_unlearn.metrics.results import Result, summarise
+from peft_unlearn.metrics.results import Result, summarize
 from peft_unlearn.model.logprobs import by_chunks, from_anchor
-from peft_unlearn.model.scoring import at_labels, evaluating, labelled, longest_first
+from peft_unlearn.model.scoring import at_labels, evaluating, labeled, longest_first
 from peft_unlearn.util.registry import metric
 
 # Enters a view and gives its model: partial(adapters.view, model, "reference"), or partial(nullcontext, another_model).
@@ -26,7 +26,7 @@ def retain_kl(rows: Iterable[Row], before: View, after: View, *, batch_size: int
     batch in turn, and logits exist of a chunk of one row; the two share a vocabulary. None for a row without labels, NaN where either view gave
     NaN.
     """
-    found = labelled(rows)
+    found = labeled(rows)
     divergences: dict[int, np.ndarray] = {}
     with tqdm(total=len(found), desc=progress, unit="row", delay=2, leave=False) as bar:
         for batch in longest_first(found, batch_size):
@@ -41,7 +41,7 @@ def retain_kl(rows: Iterable[Row], before: View, after: View, *, batch_size: int
                     divergences[i] = divergence.double().cpu().numpy()
             bar.update(len(batch))
     ordered = [divergences[i] for i in range(len(found))]
-    result = summarise([float(tokens.mean()) if tokens.size else None for tokens in ordered])
+    result = summarize([float(tokens.mean()) if tokens.size else None for tokens in ordered])
     if result["n"]:
         result["p99"] = float(np.quantile(np.concatenate(ordered), 0.99))
     return result

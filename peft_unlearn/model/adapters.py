@@ -218,12 +218,12 @@ def activated(model: PeftModel, names: list[str]) -> Iterator[PeftModel]:
 
 
 def quantization(model: PreTrainedModel | PeftModel) -> str | None:
-    """How the base is held, such as "NF4, double quantisation, bfloat16 compute"; None for 16/32 bit."""
+    """How the base is held, such as "NF4, double quantization, bfloat16 compute"; None for 16/32 bit."""
     found = model.config.to_dict().get("quantization_config")
     if found is None:
         return None
     if found.get("load_in_4bit"):
-        nested = ", double quantisation" if found["bnb_4bit_use_double_quant"] else ""
+        nested = ", double quantization" if found["bnb_4bit_use_double_quant"] else ""
         return f"{found['bnb_4bit_quant_type'].upper()}{nested}, {found['bnb_4bit_compute_dtype']} compute"
     return "int8" if found.get("load_in_8bit") else str(found["quant_method"])
 

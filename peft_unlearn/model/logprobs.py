@@ -180,8 +180,8 @@ def qkl(logits: Tensor, anchor: Tensor) -> Tensor:
     """
     p = anchor.softmax(-1)
     d = logits - anchor
-    centred = d - (p * d).sum(-1, keepdim=True)
-    return (p * centred.square()).sum(-1) / 2
+    centered = d - (p * d).sum(-1, keepdim=True)
+    return (p * centered.square()).sum(-1) / 2
 
 
 DIVERGENCES = {"kl": kl, "qkl": qkl}

@@ -33,7 +33,7 @@ class RowScore:
     deviations: np.ndarray  # (T,) float64, standard deviation of the same
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """A row as arrays: its tokens, the positions that predict a label, and the labels they predict, which are T each."""
 
     tokens: np.ndarray
@@ -62,7 +62,7 @@ def score(
     Results do not depend on batch size, padding or the order of rows beyond rounding (int8 bases excepted: bitsandbytes picks outlier
     features per batch). Logits exist at label positions only, and of a chunk of one row at a time.
     """
-    found = labelled(rows)
+    found = labeled(rows)
     special = special_ids(tokenizer)
     scores: dict[int, RowScore] = {}
     with evaluating(model), tqdm(total=len(found), desc=progress, unit="row", delay=2, leave=False) as bar:
@@ -74,17 +74,17 @@ def score(
     return [scores[i] for i in range(len(found))]
 
 
-def labelled(rows: Iterable[Row]) -> list[Labelled]:
+def labeled(rows: Iterable[Row]) -> list[Labeled]:
     """Rows as arrays, and where their labels are predicted."""
     found = []
     for row in rows:
         tokens, labels = np.asarray(row["input_ids"]), np.asarray(row["labels"])
         positions = np.flatnonzero(labels[1:] != IGNORE)
-        found.append(Labelled(tokens, positions, labels[positions + 1]))
+        found.append(Labeled(tokens, positions, labels[positions + 1]))
     return found
 
 
-def longest_first(rows: Sequence[Labelled], batch_size: int) -> Iterator[list[int]]:
+def longest_first(rows: Sequence[Labeled], batch_size: int) -> Iterator[list[int]]:
     """Batches of row numbers: rows of about one length together, at most `MAX_TOKENS` padded tokens a batch (a row alone always fits)."""
 
     def fits(batch: list[int]) -> bool:
@@ -93,7 +93,7 @@ def longest_first(rows: Sequence[Labelled], batch_size: int) -> Iterator[list[in
     return batches(sorted(range(len(rows)), key=lambda i: -len(rows[i].tokens)), batch_size, fits)
 
 
-def at_labels(model: nn.Module, rows: Sequence[Labelled]) -> list[Forward]:
+def at_labels(model: nn.Module, rows: Sequence[Labeled]) -> list[Forward]:
     """One forward over `rows`: each row's last hidden states at its T positions, (T, H), and the head."""
     found = forward(model, **padded(model, rows))
     return [
@@ -102,7 +102,7 @@ def at_labels(model: nn.Module, rows: Sequence[Labelled]) -> list[Forward]:
     ]
 
 
-def padded(model: PreTrainedModel, rows: Sequence[Labelled]) -> dict[str, Tensor]:
+def padded(model: PreTrainedModel, rows: Sequence[Labeled]) -> dict[str, Tensor]:
     """`input_ids` and `attention_mask` of a batch, padded on the right, where padding changes nothing that stands before it."""
     lengths = np.array([len(row.tokens) for row in rows])
     mask = np.arange(lengths.max()) < lengths[:, None]

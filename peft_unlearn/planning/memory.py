@@ -154,8 +154,8 @@ def _settings(plan: recipe.Recipe) -> Iterator[dict[str, Any]]:
         yield {"load_in_4bit": True, "load_in_8bit": False, "use_bnb_nested_quant": True}
     elif not model.use_bnb_nested_quant:
         yield {"use_bnb_nested_quant": True}
-    optimiser = OptimizerNames(args.optim).value
-    if "adam" in optimiser and "8bit" not in optimiser:
+    optimizer = OptimizerNames(args.optim).value
+    if "adam" in optimizer and "8bit" not in optimizer:
         yield {"optim": "paged_adamw_8bit"}
         yield {"optim": "adamw_8bit"}
     if model.lora_r > 4:

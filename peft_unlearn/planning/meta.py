@@ -22,7 +22,7 @@ def build(recipe: Recipe, config: PreTrainedConfig) -> PeftModel:
     """What `UnlearnTrainer` would train: the base as the recipe holds it, the user's adapter, the forgetting adapter, and the teacher.
 
     Raises:
-        UserError: a base that is quantised by other means than bitsandbytes, an adapter that is not there, modules that the model lacks.
+        UserError: a base that is quantized by other means than bitsandbytes, an adapter that is not there, modules that the model lacks.
     """
     model, args = recipe.model, recipe.training
     peft_config: Any = get_peft_config(model)
@@ -51,20 +51,20 @@ def _adapter_config(name: str) -> PeftConfig:
     return config
 
 
-def load_base(config: PreTrainedConfig, dtype: str, quantisation: Any, attention: str | None) -> PreTrainedModel:
+def load_base(config: PreTrainedConfig, dtype: str, quantization: Any, attention: str | None) -> PreTrainedModel:
     """The base, its linear layers in bitsandbytes' form where the recipe or the base's own config say so."""
     config = copy.deepcopy(config)
     own = config.to_dict().get("quantization_config")
     if own is not None:
         if own.get("quant_method") != "bitsandbytes":
-            raise UserError(f"model_name_or_path: the base is quantised by {own.get('quant_method')}, plan the one in 16 bits.")
-        quantisation = BitsAndBytesConfig.from_dict(own)
+            raise UserError(f"model_name_or_path: the base is quantized by {own.get('quant_method')}, plan the one in 16 bits.")
+        quantization = BitsAndBytesConfig.from_dict(own)
         del config.quantization_config
     how: dict[str, Any] = {} if dtype == "auto" else {"dtype": getattr(torch, dtype)}
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config, attn_implementation=attention, **how)
-        if quantisation is not None:
-            AutoHfQuantizer.from_config(quantisation, pre_quantized=False).preprocess_model(base, device_map={"": "meta"})
+        if quantization is not None:
+            AutoHfQuantizer.from_config(quantization, pre_quantized=False).preprocess_model(base, device_map={"": "meta"})
     for module in base.modules():
         if isinstance(module, Linear4bit):
             old = module.weight

@@ -94,13 +94,13 @@ def _copy(_: "Ledger", x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _gemm_4bit(ledger: "Ledger", a: Tensor, b: Tensor, shape: list[int], *args: Any, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
-    """Batches of more than some hundred tokens are multiplied with the weight dequantised within the operation."""
+    """Batches of more than some hundred tokens are multiplied with the weight dequantized within the operation."""
     weight = a.new_empty(shape)
     ledger.add(weight, "activations")
     return F.linear(a, weight, bias)
 
 
-def _quantised_rows(_: "Ledger", a: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor, Tensor | None]:
+def _quantized_rows(_: "Ledger", a: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor, Tensor | None]:
     rows = a.numel() // a.shape[-1]
     return a.new_empty(a.shape, dtype=torch.int8), a.new_empty(rows, dtype=torch.float32), a.new_empty(0, dtype=torch.long)
 
@@ -123,7 +123,7 @@ STAND_INS: dict[Any, Callable[..., Any]] = {
     aten._index_put_impl_.default: _index_put_,
     aten._to_copy.default: _copy,
     bnb.gemm_4bit.default: _gemm_4bit,
-    bnb.int8_vectorwise_quant.default: _quantised_rows,
+    bnb.int8_vectorwise_quant.default: _quantized_rows,
     bnb.int8_mixed_scaled_mm.default: _int8_mixed,
 }
 

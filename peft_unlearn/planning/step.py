@@ -1,4 +1,4 @@
-"""One optimiser step of `UnlearnTrainer` on the meta device, its passes and what combining, AutoLR and teacher add."""
+"""One optimizer step of `UnlearnTrainer` on the meta device, its passes and what combining, AutoLR and teacher add."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ from peft_unlearn.training.sam import Sam
 from peft_unlearn.training.teacher import Teacher
 from peft_unlearn.training.trainer import UnlearnTrainer
 
-PAGED = 100_000  # elements from which on bitsandbytes keeps an optimiser's state in paged memory
+PAGED = 100_000  # elements from which on bitsandbytes keeps an optimizer's state in paged memory
 EVALUATED = 8192  # padded tokens that evaluation puts into a batch at most
 
 
@@ -36,7 +36,7 @@ class Run:
     model: PeftModel
     ledger: Ledger
     passes: Passes
-    optimiser: Any
+    optimizer: Any
     start: list[Tensor]
     streams: dict[str, dict[str, Any]]
 
@@ -55,7 +55,7 @@ def trace(recipe: Recipe, config: PreTrainedConfig) -> dict[str, Items]:
         counts = dict.fromkeys(("token", "sequence", "batch"), torch.ones((), device="meta"))
         with ledger:
             run = _begin(recipe, model, ledger, config.get_text_config())
-            for _ in range(2):  # the first makes the optimiser's state, which is there in all that follows
+            for _ in range(2):  # the first makes the optimizer's state, which is there in all that follows
                 _update(run)
             for step in (0, 1) if run.passes.sam or run.args.train_quantized != "none" else (0,):
                 for stream, batch in run.streams.items():
@@ -111,9 +111,9 @@ def _update(run: Run) -> None:
         if teacher is not None and args.damping:
             teacher.damp(views, student, args.damping)
         del views
-    with run.ledger.phase("update", "optimiser state"):
-        _step(run.optimiser)
-        run.optimiser.zero_grad()
+    with run.ledger.phase("update", "optimizer state"):
+        _step(run.optimizer)
+        run.optimizer.zero_grad()
     if teacher is not None:
         teacher.follow(student)
     if args.auto_lr:
@@ -125,17 +125,17 @@ def _update(run: Run) -> None:
             del moved
 
 
-def _step(optimiser: Any) -> None:
-    """A step of a torch optimiser; of bitsandbytes' the state alone, as its kernels need nothing beside it."""
-    if not isinstance(optimiser, Optimizer8bit):
-        optimiser.step()
+def _step(optimizer: Any) -> None:
+    """A step of a torch optimizer; of bitsandbytes' the state alone, as its kernels need nothing beside it."""
+    if not isinstance(optimizer, Optimizer8bit):
+        optimizer.step()
         return
-    paged, optimiser.is_paged = optimiser.is_paged, False
-    for g, group in enumerate(optimiser.param_groups):
+    paged, optimizer.is_paged = optimizer.is_paged, False
+    for g, group in enumerate(optimizer.param_groups):
         for p, parameter in enumerate(group["params"]):
-            optimiser.init_state(group, parameter, g, p)
+            optimizer.init_state(group, parameter, g, p)
             if paged and parameter.numel() >= PAGED:
-                del optimiser.state[parameter]["state1"], optimiser.state[parameter]["state2"]
+                del optimizer.state[parameter]["state1"], optimizer.state[parameter]["state2"]
 
 
 def _evaluate(run: Run) -> None:

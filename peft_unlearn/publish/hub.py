@@ -31,7 +31,7 @@ def push(
 ) -> str:
     """Upload the adapter in `folder` in one commit, and return the address of its repository.
 
-    Checkpoints, the teacher, optimiser states and data stay here. Local paths in the texts are cut to their last component, and a warning
+    Checkpoints, the teacher, optimizer states and data stay here. Local paths in the texts are cut to their last component, and a warning
     names each. With `private`, an existing public repository is refused.
 
     Args:

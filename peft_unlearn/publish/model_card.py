@@ -1,6 +1,6 @@
 """The model card of a forgetting adapter: method, settings, numbers, how to load and merge it, and what it gives away.
 
-PEFT's own card leaves out the quantisation and shows local paths (measured, peft 0.21.2); write this one after `save_pretrained`.
+PEFT's own card leaves out the quantization and shows local paths (measured, peft 0.21.2); write this one after `save_pretrained`.
 """
 
 import json
@@ -41,7 +41,7 @@ A LoRA adapter that makes {base_link} forget a set of texts and keep the rest, m
 | | |
 | --- | --- |
 {parts}
-| base in training | {quantisation} |{below_row}
+| base in training | {quantization} |{below_row}
 
 ## Numbers
 
@@ -57,7 +57,7 @@ Forgetting was tested by these metrics, on these weights, at this precision, and
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained("{base}")  # quantised as above, it gives the numbers above
+base = AutoModelForCausalLM.from_pretrained("{base}")  # quantized as above, it gives the numbers above
 {load}
 ```
 
@@ -66,7 +66,7 @@ base = AutoModelForCausalLM.from_pretrained("{base}")  # quantised as above, it 
     peft-unlearn merge {name} --output merged{below_option}
 
 This adds the adapter to the 16-bit weights of the base, shows how much of the change is left in what was written, and evaluates that;
-`--quantize nf4` or `int8` quantises afterwards. Do not merge in place into 4-bit weights: the change is smaller than their rounding step, so
+`--quantize nf4` or `int8` quantizes afterwards. Do not merge in place into 4-bit weights: the change is smaller than their rounding step, so
 most of it is rounded away and the forgotten texts come back.
 
 ## What this adapter gives away
@@ -84,7 +84,7 @@ by default. To hand out a model that has forgotten, hand out the merged weights.
 
 
 def shown(settings: Mapping[str, Any], adapter: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    """What a card shows of a run's settings, its adapter's configuration and the optimiser steps that it took."""
+    """What a card shows of a run's settings, its adapter's configuration and the optimizer steps that it took."""
     of_adapter = {key: adapter[key] for key in SHOWN_OF_ADAPTER if key in adapter}
     return {key: settings[key] for key in SHOWN} | of_adapter | {"max_steps": steps}
 
@@ -95,7 +95,7 @@ def write_card(
     base: str,
     method: str,
     settings: Mapping[str, Any],
-    quantisation: str | None = None,
+    quantization: str | None = None,
     report: Mapping[str, Any] | None = None,
     below: str | None = None,
     below_merged: bool = False,
@@ -106,7 +106,7 @@ def write_card(
         base: folder or Hub name of the base; of a local folder only the last component is shown.
         method: a name of `peft_unlearn.config.methods.METHODS`.
         settings: what the run was trained with, a row each; paths are cut to their last component, None is left out.
-        quantisation: how the base was loaded in training, such as "NF4, double quantisation, bf16 compute"; None for 16/32 bit.
+        quantization: how the base was loaded in training, such as "NF4, double quantization, bf16 compute"; None for 16/32 bit.
         report: as `report.build` makes it; of its rows nothing is shown.
         below: folder or Hub name of the adapter that this one was trained on top of.
         below_merged: whether that adapter had been merged into the base, and is not active beside this one.
@@ -131,7 +131,7 @@ def write_card(
         base=shown,
         base_link=f"`{shown}`" if is_local(base) else f"[{shown}](https://huggingface.co/{shown})",
         parts="\n".join(_parts(method, settings)),
-        quantisation=quantisation or "16/32-bit weights, not quantised",
+        quantization=quantization or "16/32-bit weights, not quantized",
         below_row=f"\n| trained on top of | `{finetune}` |" if finetune else "",
         stopped=f"The run was stopped early, and this is the last good adapter: {stopped}\n\n" if stopped else "",
         verdict=_verdict_text(verdict),

@@ -88,7 +88,7 @@ def _facts(report: Mapping[str, Any], run: Mapping[str, Any], never_seen: Mappin
     found = {
         "method": settings.get("method"),
         "model": settings.get("model_name_or_path") or run.get("base") or run.get("model"),
-        "precision": run.get("quantisation"),
+        "precision": run.get("quantization"),
         "never-seen": KINDS[never_seen["kind"]] + (f": {never_seen['name']}" if never_seen["name"] else ""),
         "definitions": report["definitions"],
         "stopped early": run.get("stopped"),

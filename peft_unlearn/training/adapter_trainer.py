@@ -89,7 +89,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
     def create_model_card(
         self, output_dir: str | None = None, *, report: dict[str, Any] | None = None, below: str | None = None, below_merged: bool = False
     ) -> None:
-        """Write README.md beside the adapter: method, settings, quantisation, how to load and merge it.
+        """Write README.md beside the adapter: method, settings, quantization, how to load and merge it.
 
         Args:
             report: numbers to show, as `report.build` makes it.
@@ -104,7 +104,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
             base=self.model.config._name_or_path or "./base",  # a model made in memory has no name
             method=self.args.method,
             settings=shown(settings, adapter, self.state.global_step),
-            quantisation=adapters.quantization(self.model),
+            quantization=adapters.quantization(self.model),
             report=report,
             below=below or (adapters.FINETUNE if adapters.FINETUNE in self.model.peft_config else None),
             below_merged=below_merged,

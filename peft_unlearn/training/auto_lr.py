@@ -1,6 +1,6 @@
 """The automatic learning rate: GeN (arXiv 2407.02772) on the retain loss, as NGDiff uses it (arXiv 2410.22086).
 
-Along the step s that the optimiser really took at rate lr, the retain loss is fitted by a parabola through w - s, w and w + s; its minimum lies at
+Along the step s that the optimizer really took at rate lr, the retain loss is fitted by a parabola through w - s, w and w + s; its minimum lies at
 w + ratio * s, so ratio * lr is the rate that suits the retain loss best. The guards are ours;
 docs/concepts/automatic-learning-rate.md has them, docs/log.md the measurements behind them.
 """
@@ -46,7 +46,7 @@ class AutoLR:
 
     Args:
         maximum: the rate never exceeds it.
-        every: optimiser steps between two probes.
+        every: optimizer steps between two probes.
         calibrated: the first rate found, 0 before.
         noise: share of the loss below which differences are rounding.
     """
@@ -57,7 +57,7 @@ class AutoLR:
     noise: float = NOISE
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The calibrated rate; a checkpoint keeps the rate itself with optimiser and schedule."""
+        """The calibrated rate; a checkpoint keeps the rate itself with optimizer and schedule."""
         return {"calibrated": torch.tensor(self.calibrated, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -65,7 +65,7 @@ class AutoLR:
         self.calibrated = state["calibrated"].item()
 
     def due(self, step: int) -> bool:
-        """Whether optimiser step number `step`, from 0, is to be probed."""
+        """Whether optimizer step number `step`, from 0, is to be probed."""
         return step % self.every == 0 or (not self.calibrated and step < EARLY)
 
     def probe(
@@ -77,7 +77,7 @@ class AutoLR:
         loss: Callable[[], float],
         here: float | None = None,
     ) -> None:
-        """Probe the step that an optimiser of `groups` took from `start` to `parameters`, by the retain loss there, and set its rate.
+        """Probe the step that an optimizer of `groups` took from `start` to `parameters`, by the retain loss there, and set its rate.
 
         `here` is that loss at `start`, where it is known.
 

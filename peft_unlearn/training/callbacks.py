@@ -10,7 +10,7 @@ from peft_unlearn.training.early_stop import EarlyStop
 
 
 class AroundSteps(TrainerCallback):  # type: ignore[misc]  # annotations of transformers are not followed
-    """Calls `begin` before the first step and `between` between the optimiser's and the scheduler's; ends a run that is where it is to stop."""
+    """Calls `begin` before the first step and `between` between the optimizer's and the scheduler's; ends a run that is where it is to stop."""
 
     def __init__(self, begin: Callable[[], None], between: Callable[[], None], early_stop: EarlyStop | None):
         self.begin, self.between, self.early_stop = begin, between, early_stop

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps beside adapter, optimiser and schedule: the states of the run's own components, in one safetensors file."""
+"""What a checkpoint keeps beside adapter, optimizer and schedule: the states of the run's own components, in one safetensors file."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -16,7 +16,7 @@ from peft_unlearn.training.teacher import Teacher
 
 
 class Components(NamedTuple):
-    """What a checkpoint keeps beside adapter, optimiser and schedule."""
+    """What a checkpoint keeps beside adapter, optimizer and schedule."""
 
     teacher: Teacher | None
     auto_lr: AutoLR | None

@@ -1,4 +1,4 @@
-"""What a run trains on: the one path from sets as they are given to tokenised rows, the forget rows with what their loss reads besides.
+"""What a run trains on: the one path from sets as they are given to tokenized rows, the forget rows with what their loss reads besides.
 
 `tokenize` needs no model, so that rows that cannot be used are refused before one is loaded; `prepare` adds what a model must tell.
 """
@@ -28,7 +28,7 @@ KEYS = {"forget": "forget_dataset", "retain": "retain_dataset", "holdout": "hold
 
 
 class Streams(NamedTuple):
-    """`sets` are tokenised: "forget", "retain", "holdout" if there is one, and those of `eval_dataset`.
+    """`sets` are tokenized: "forget", "retain", "holdout" if there is one, and those of `eval_dataset`.
 
     Forget rows have a column `alternate` for a loss that reads alternate answers, and `target_logps` with `stop_at`. `holdout_target` is then
     the Min-K of a sample of the holdout rows under the same never-seen model.
@@ -63,12 +63,12 @@ def row_length(config: PreTrainedConfig, max_length: int) -> int:
 
 
 def tokenize(args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, length: int, sets: Mapping[str, Dataset]) -> dict[str, Probe]:
-    """Check the sets, and tokenise those that are text, with the variants of their rows that stand in their columns.
+    """Check the sets, and tokenize those that are text, with the variants of their rows that stand in their columns.
 
     Args:
         args: `chat_template_kwargs` are for the chat template; with `alternate`, forget rows get their alternate answers as a column.
         length: tokens a row may have, see `row_length`.
-        sets: "forget", "retain" and "holdout" if they are there, and any others, each text in a format of `peft_unlearn.data` or tokenised.
+        sets: "forget", "retain" and "holdout" if they are there, and any others, each text in a format of `peft_unlearn.data` or tokenized.
 
     Raises:
         UserError: no `Dataset`, rows that cannot be used, or forget rows that also stand in the retain set or the holdout.
@@ -110,7 +110,7 @@ def prepare(
 
 
 def _probe(dataset: Dataset, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, length: int, name: str) -> Probe:
-    """Rows of at most `length` tokens, each with something to predict; of rows that are tokenised already, a check."""
+    """Rows of at most `length` tokens, each with something to predict; of rows that are tokenized already, a check."""
     if not isinstance(dataset, Dataset):
         raise UserError(
             f"{name}: a Dataset is needed and this is a {type(dataset).__name__}, "
@@ -129,26 +129,26 @@ def _probe(dataset: Dataset, args: UnlearnConfig, tokenizer: PreTrainedTokenizer
 
 
 def _with_alternates(args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, length: int, given: Dataset, rows: Dataset) -> Dataset:
-    """The tokenised forget `rows` with a column `alternate` where the loss reads it, made of the rows as they were `given`."""
+    """The tokenized forget `rows` with a column `alternate` where the loss reads it, made of the rows as they were `given`."""
     if args.alternate == "none":
         return _without(rows, "alternate")
     if "alternate" in rows.column_names:
         _probe(Dataset.from_list(rows["alternate"]), args, tokenizer, length, "forget_dataset.alternate")
         return rows
     if is_tokenized(given):
-        raise UserError(f"forget_dataset: {args.forget_loss} reads alternate answers, give the tokenised rows a column alternate.")
+        raise UserError(f"forget_dataset: {args.forget_loss} reads alternate answers, give the tokenized rows a column alternate.")
     answers = data.alternates(given, args.alternate, seed=args.seed)
     return rows.add_column("alternate", _probe(answers, args, tokenizer, length, "forget_dataset").rows.to_list())
 
 
 def _check_apart(sets: Mapping[str, Dataset], name: str) -> None:
-    """Refuse forget rows that also stand in the set `name`; of tokenised rows, which may be alike only as they were cut, warn."""
+    """Refuse forget rows that also stand in the set `name`; of tokenized rows, which may be alike only as they were cut, warn."""
     try:
         data.check_apart(sets["forget"], sets[name], KEYS[name])
     except UserError as error:
         if not is_tokenized(sets["forget"]):
             raise
-        logger.warning("Warning: as they are tokenised, %s", error)
+        logger.warning("Warning: as they are tokenized, %s", error)
 
 
 def _without(rows: Dataset, column: str) -> Dataset:

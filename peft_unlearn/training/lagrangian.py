@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass
 class Lagrangian:
-    """The multiplier λ of `loss <= bound`, for a run that minimises objective + λ · loss.
+    """The multiplier λ of `loss <= bound`, for a run that minimizes objective + λ · loss.
 
     Each `update` moves it along the gradient of the Lagrangian in λ: λ <- max(0, λ + rate · (loss - bound)). It grows while the loss is above
     its bound, shrinks while the loss is below, and comes to rest where the two meet, or at 0 where the constraint does not bind.

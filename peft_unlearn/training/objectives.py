@@ -1,4 +1,4 @@
-"""Objectives: what a run minimises, each a loss on one of the two streams with a gradient of its own."""
+"""Objectives: what a run minimizes, each a loss on one of the two streams with a gradient of its own."""
 
 import math
 from collections.abc import Callable

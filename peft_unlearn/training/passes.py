@@ -57,7 +57,7 @@ class Passes:
 
         Args:
             forward: `model`, or what wraps it for several processes.
-            step: number of the optimiser step, from 0.
+            step: number of the optimizer step, from 0.
             counts: tokens, sequences and micro-batches of the stream in the whole accumulated batch; losses are divided by the one they are per.
 
         Returns:
@@ -115,7 +115,7 @@ class Passes:
 
     @contextlib.contextmanager
     def _perturbed(self, sam: Sam | None) -> Iterator[None]:
-        """The adapter merged and quantised under `train_quantized`, and a step of relearning further under `sam_rho`."""
+        """The adapter merged and quantized under `train_quantized`, and a step of relearning further under `sam_rho`."""
         shipped = nullcontext() if self.args.train_quantized == "none" else deployed(self.model, self.args.train_quantized)
         with self.phase("perturbed", "kept copies"), shipped, nullcontext() if sam is None else sam.perturbed():
             yield

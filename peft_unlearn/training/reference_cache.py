@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from peft_unlearn.model import adapters
 from peft_unlearn.model.lm_head import Forward, Head
-from peft_unlearn.model.scoring import at_labels, evaluating, labelled, longest_first
+from peft_unlearn.model.scoring import at_labels, evaluating, labeled, longest_first
 
 LIMIT = 2 << 30  # bytes of the host's memory for one set
 OFTEN = 1.5  # times that a row must be drawn on average, or it is as cheap to run the reference on what is drawn
@@ -25,13 +25,13 @@ class Reference:
 
     Args:
         model: as it is now.
-        rows: tokenised.
+        rows: tokenized.
         batch_size: rows of a forward, at most.
         name: of the set, for the bar.
     """
 
     def __init__(self, model: PeftModel, rows: Dataset, batch_size: int, name: str):
-        found = labelled(rows)
+        found = labeled(rows)
         kept: dict[int, Tensor] = {}
         self.head: Head
         with evaluating(model), tqdm(total=len(found), desc=f"reference on the {name} set", unit="row", delay=2, leave=False) as bar:

@@ -50,12 +50,12 @@ def load(model: str | Path | PreTrainedModel | PeftModel, quantization_config: A
     """The model; one that is given by name is loaded.
 
     Raises:
-        UserError: no such model, or one that is loaded already and is to be quantised.
+        UserError: no such model, or one that is loaded already and is to be quantized.
     """
     if isinstance(model, str | Path):
         return adapters.load_base(model, quantization_config=quantization_config)
     if quantization_config is not None:
-        raise UserError("quantization_config: it applies to a model given by name; quantise a loaded one when loading it.")
+        raise UserError("quantization_config: it applies to a model given by name; quantize a loaded one when loading it.")
     return model
 
 

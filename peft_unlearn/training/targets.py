@@ -26,7 +26,7 @@ from peft_unlearn.util.errors import UserError
 LONGEST = 5  # tokens of an n-gram; docs/log.md has the errors for 1 to 5
 FREQUENCIES = (0.02, 0.1, 0.5, 0.9)  # bounds between rare and certain continuations
 SAMPLE = 128  # rows of a set that a check sees
-FEWEST = 5  # holdout tokens that make a kind; a rarer one borrows from its neighbour
+FEWEST = 5  # holdout tokens that make a kind; a rarer one borrows from its neighbor
 
 Gram = tuple[int, ...]
 Kind = tuple[int, int]
@@ -42,7 +42,7 @@ def find(
     """The forget set with its target_logps, and the Min-K of a sample of the holdout (None without one) under the same never-seen model.
 
     Args:
-        sets: tokenised "forget", "retain" and maybe "holdout"; forget and holdout may bring a never-seen model's targets already.
+        sets: tokenized "forget", "retain" and maybe "holdout"; forget and holdout may bring a never-seen model's targets already.
         never_seen: that model; if None, the base where an adapter lies below.
 
     Raises:
@@ -93,7 +93,7 @@ def _told(
 def of_never_seen(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], batch_size: int
 ) -> dict[str, Dataset]:
-    """The tokenised sets "forget" and "holdout", where they are among `sets`, with a column `target_logps` of what a never-seen model says."""
+    """The tokenized sets "forget" and "holdout", where they are among `sets`, with a column `target_logps` of what a never-seen model says."""
     return {
         name: with_targets(rows, scored(model, tokenizer, rows, batch_size)) for name, rows in sets.items() if name in ("forget", "holdout")
     }
@@ -120,7 +120,7 @@ def mean(rows: Sequence[np.ndarray]) -> float:
 
 
 def end_lengths(tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]]) -> list[int]:
-    """Number of end tokens among the label tokens of each tokenised row."""
+    """Number of end tokens among the label tokens of each tokenized row."""
     special = special_ids(tokenizer)
     return [end_length(tokenizer, special, [label for label in row["labels"][1:] if label != IGNORE]) for row in rows]
 
@@ -135,12 +135,12 @@ def min_ks(rows: Sequence[np.ndarray], ends: Sequence[int]) -> np.ndarray:
 
 
 def mean_distance(rows: Dataset) -> float:
-    """Mean over label tokens of |target|, in nats: about how far memorised text has to go."""
+    """Mean over label tokens of |target|, in nats: about how far memorized text has to go."""
     return float(np.mean(np.abs(np.concatenate(read(rows)))))
 
 
 def with_targets(rows: Dataset, target_logps: Sequence[np.ndarray]) -> Dataset:
-    """Tokenised rows with a column `target_logps`: for each label token its target in nats, 0 elsewhere.
+    """Tokenized rows with a column `target_logps`: for each label token its target in nats, 0 elsewhere.
 
     Args:
         target_logps: for each row the (T,) targets of its label tokens, in order; the first token of a row is never among them.
@@ -181,7 +181,7 @@ def estimated(
     spaced quantiles, in a random order in which the rows differ as much from one another as the holdout's do.
 
     Args:
-        rows, seen, seen_now, holdout: tokenised rows (`input_ids`, `labels`): those whose targets are wanted; the text to be known (the retain
+        rows, seen, seen_now, holdout: tokenized rows (`input_ids`, `labels`): those whose targets are wanted; the text to be known (the retain
             set); the text that is known (`known`); rows that are not.
         holdout_logps: for each holdout row the (T,) log-probabilities of its label tokens, in nats, under the model before training.
         seed: of the order.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Teacher:
-    """The weights of the teacher, `parameters`, in the order of the student's, and the decay of their average for each optimiser step."""
+    """The weights of the teacher, `parameters`, in the order of the student's, and the decay of their average for each optimizer step."""
 
     def __init__(self, parameters: Sequence[Tensor], decay: float):
         self.parameters, self.decay = list(parameters), decay

@@ -1,7 +1,7 @@
 """UnlearnTrainer: set-up, step and checkpoint of an unlearning run, on `transformers.Trainer`.
 
 For every micro-batch each objective's gradient over the adapter is added to its own row of a matrix G (`passes`). With the last micro-batch of a
-step the Gram matrix GG' decides the objectives' weights (`combine_step`), w'G is clipped and damped and becomes `.grad`; the optimiser steps, the
+step the Gram matrix GG' decides the objectives' weights (`combine_step`), w'G is clipped and damped and becomes `.grad`; the optimizer steps, the
 automatic learning rate probes, the teacher follows.
 """
 
@@ -35,7 +35,7 @@ from peft_unlearn.training.passes import Passes, layers_read
 from peft_unlearn.training.reference_cache import References
 from peft_unlearn.util.errors import UserError
 
-CHECK_EVERY = 10  # optimiser steps between two checks for early stopping
+CHECK_EVERY = 10  # optimizer steps between two checks for early stopping
 
 
 class UnlearnTrainer(AdapterTrainer):
@@ -44,7 +44,7 @@ class UnlearnTrainer(AdapterTrainer):
     Args:
         model: a name or folder, a model, or a `PeftModel` (with an adapter "finetune" to stack on, or "default" to train further).
         args: the settings; the defaults of the method "mean_teacher" if left out.
-        forget_dataset: rows to forget, in any format of `peft_unlearn.data`, or already tokenised (`input_ids`, `labels`; for a
+        forget_dataset: rows to forget, in any format of `peft_unlearn.data`, or already tokenized (`input_ids`, `labels`; for a
             preference loss also `alternate`, a row of the same two; for `stop_at: never_seen` maybe `target_logps`).
         retain_dataset: rows to keep. Without any, the model writes `args.self_retain_rows` texts itself before training.
         eval_dataset: further named sets that `evaluate` scores beside the forget and the retain set.
@@ -52,7 +52,7 @@ class UnlearnTrainer(AdapterTrainer):
         never_seen_model: a model that never saw the forget set, for `stop_at: never_seen`; the base itself where an adapter lies below.
         processing_class: the tokenizer; loaded from the model's name if left out.
         peft_config: the forgetting adapter; LoRA r 16 on all linear layers if left out.
-        quantization_config: how to quantise a base that is given by name.
+        quantization_config: how to quantize a base that is given by name.
         callbacks, optimizers: as in `transformers.Trainer`.
 
     Raises:
@@ -274,7 +274,7 @@ class UnlearnTrainer(AdapterTrainer):
     def evaluate(
         self, eval_dataset: dict[str, Dataset] | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Score the forget set, the retain set and every set of `eval_dataset` (or only the sets given here, tokenised) without generation."""
+        """Score the forget set, the retain set and every set of `eval_dataset` (or only the sets given here, tokenized) without generation."""
         results: dict[str, float] = {}
         for name, rows in (eval_dataset or self.sets).items():
             result = metrics.evaluate(

@@ -76,7 +76,7 @@ def write_card(job: views.Job, made: dict[str, Any]) -> None:
         base=adapter["base_model_name_or_path"] or "./base",
         method=run["settings"]["method"],
         settings=shown(run["settings"], adapter, run["steps"]),
-        quantisation=run["quantisation"],
+        quantization=run["quantization"],
         report=made,
         below=model.adapter_name_or_path if model.adapter_mode != "continue" else None,
         below_merged=model.adapter_mode == "merge",
@@ -156,7 +156,7 @@ class Progress:
 
 
 def _key(job: views.Job, request: AuditRequest) -> str:
-    """Of everything that the numbers depend on: adapter and settings, models by their files, the tokenised rows."""
+    """Of everything that the numbers depend on: adapter and settings, models by their files, the tokenized rows."""
     model, other, others = job.plan.model, job.never_seen, [str(name) for name in request.others]
     inputs = [
         peft_unlearn.__version__,

@@ -22,7 +22,7 @@ MARK = "demo.json"  # of a folder that the demo may write over
 
 
 def demo(request: DemoRequest, begin: Callable[[str], object] = logger.info) -> DemoResult:
-    """Invent people, train a model that memorised them and a never-seen model, and make the first forget some people, once with each method.
+    """Invent people, train a model that memorized them and a never-seen model, and make the first forget some people, once with each method.
 
     Args:
         begin: called with the title of each part as it begins.
@@ -39,7 +39,7 @@ def demo(request: DemoRequest, begin: Callable[[str], object] = logger.info) -> 
 
     invented = people.make_people(request.seed)
     people.write(invented, output / "data")
-    begin("A small model that memorised them, and one that never met those to be forgotten")
+    begin("A small model that memorized them, and one that never met those to be forgotten")
     models = model.train_models(invented, output / "models" if request.fresh else model.default_cache(), request.seed)
     plans = {method: _recipe(request, method, models) for method in request.method}
     never_seen = _evaluate_never_seen(next(iter(plans.values())))
@@ -77,7 +77,7 @@ def _recipe(request: DemoRequest, method: str, models: "Models") -> "Recipe":
 
     output = Path(request.output)
     values: dict[str, Any] = {
-        "model_name_or_path": str(models.memorised),
+        "model_name_or_path": str(models.memorized),
         "dtype": "float32",
         "load_in_4bit": True,
         "use_bnb_nested_quant": True,

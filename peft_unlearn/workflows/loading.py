@@ -1,4 +1,4 @@
-"""From a recipe's names to what they name: tokenised sets, base and adapters.
+"""From a recipe's names to what they name: tokenized sets, base and adapters.
 
 What can be wrong without a model is found before one is loaded.
 """
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
-    """Check what a recipe names, and tokenise its sets: "forget", "retain" and "holdout" if they are there, and those of eval_dataset.
+    """Check what a recipe names, and tokenize its sets: "forget", "retain" and "holdout" if they are there, and those of eval_dataset.
 
     The forget rows of a preference loss bring their alternate answers along, as the column `alternate`.
 
@@ -190,7 +190,7 @@ def load_base(model: ModelArguments) -> PreTrainedModel:
 
 
 def load_whole(model: ModelArguments) -> PreTrainedModel:
-    """The base alone, on the device where it is evaluated. Quantised weights, also of a folder that is quantised itself, are there already."""
+    """The base alone, on the device where it is evaluated. Quantized weights, also of a folder that is quantized itself, are there already."""
     base = load_base(model)
     return base if getattr(base, "is_quantized", False) else base.to(PartialState().device)
 

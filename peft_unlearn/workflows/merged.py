@@ -31,7 +31,7 @@ def recipe_of(adapter: Path) -> dict[str, Any]:
 
 
 def trained_on(settings: Mapping[str, Any]) -> tuple[BitsAndBytesConfig | None, torch.dtype | None] | None:
-    """How the base was quantised in training and the dtype that it was loaded in, by the keys of a run's recipe; None without a recipe."""
+    """How the base was quantized in training and the dtype that it was loaded in, by the keys of a run's recipe; None without a recipe."""
     if not settings:
         return None
     model = ModelArguments(**{f.name: settings[f.name] for f in dataclasses.fields(ModelArguments) if f.init and f.name in settings})

@@ -120,16 +120,16 @@ class MergeRequest(Request):
         },
     )
     quantize: str | None = field(
-        default=None, metadata={"help": "quantise after merging; nf4 with double quantisation", "choices": ("nf4", "int8")}
+        default=None, metadata={"help": "quantize after merging; nf4 with double quantization", "choices": ("nf4", "int8")}
     )
     onto: str = field(
         default="original",
         metadata={
-            "help": "dequantized: onto the quantised weights that the adapter was trained on, as recipe.yaml says (nf4 if there is none)",
+            "help": "dequantized: onto the quantized weights that the adapter was trained on, as recipe.yaml says (nf4 if there is none)",
             "choices": ("original", "dequantized"),
         },
     )
-    force: bool = field(default=False, metadata={"help": "merge in place into quantised weights, which erases small changes"})
+    force: bool = field(default=False, metadata={"help": "merge in place into quantized weights, which erases small changes"})
     evaluate: bool = field(default=True, metadata={"help": "evaluate the merged folder", "option": "no-evaluate"})
 
 
@@ -154,7 +154,7 @@ class PushRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoRequest(Request):
-    """Fictional people, a small model that memorised them, and methods that make it forget some."""
+    """Fictional people, a small model that memorized them, and methods that make it forget some."""
 
     method: Sequence[str] = field(default=OURS, metadata={"help": "methods to show", "choices": METHODS})
     seed: int = field(default=0, metadata={"help": "other people, other models, other runs"})

@@ -203,7 +203,7 @@ class Run:
             "seconds": round(self.seconds, 1),
             "stopped": self.stopped,
             "unmoved_lora_b": self.unmoved,
-            "quantisation": adapters.quantization(cast(PreTrainedModel, trainer.model)),
+            "quantization": adapters.quantization(cast(PreTrainedModel, trainer.model)),
             "versions": {name: version(name) for name in PACKAGES},
             "settings": self.settings,
         }
@@ -255,14 +255,14 @@ def check_output(settings: Mapping[str, Any], output: Path) -> None:
 
 
 def disk_bytes(trainer: UnlearnTrainer) -> int:
-    """What a run writes, about: the adapter, and to each checkpoint that stays also its teacher and two moments of the optimiser."""
+    """What a run writes, about: the adapter, and to each checkpoint that stays also its teacher and two moments of the optimizer."""
     args, size = trainer.args, sum(p.nbytes for p in trainer.student)
     checkpoints = 0 if args.save_strategy == "no" else (args.save_total_limit or 1) + 1
     return size * (1 + 4 * checkpoints)
 
 
 def check_packages(args: UnlearnConfig) -> None:
-    """See that what reports and optimises is installed: transformers looks after the model is loaded, or even evaluated.
+    """See that what reports and optimizes is installed: transformers looks after the model is loaded, or even evaluated.
 
     Raises:
         UserError: a package that is missing, or a name that transformers does not know.

@@ -64,7 +64,7 @@ class Job:
 
 
 def prepare(checked: checks.Checked, *, definitions: str = benchmarks.DEFINITIONS[0], samples: int = 0) -> Job:
-    """Check files, rows, tokenizers and adapters, and tokenise.
+    """Check files, rows, tokenizers and adapters, and tokenize.
 
     Raises:
         UserError: whatever the user can mend.
@@ -154,7 +154,7 @@ def run_facts(job: Job, model: PreTrainedModel) -> dict[str, Any]:
     facts = {
         "model": str(job.request.model),
         "base": job.plan.model.model_name_or_path,
-        "quantisation": adapters.quantization(model),
+        "quantization": adapters.quantization(model),
         "benchmark": job.request.benchmark,
         "split": job.request.split,
         "data": None if job.request.data is None else str(job.request.data),

@@ -1,4 +1,4 @@
-"""A tiny random model of each family of bases, whole or quantised, and where its parts are. Sizes are multiples of 64, as bitsandbytes needs them."""
+"""A tiny random model of each family of bases, whole or quantized, and where its parts are. Sizes are multiples of 64, as bitsandbytes needs them."""
 
 import copy
 import tempfile
@@ -89,7 +89,7 @@ def _folder(family: str) -> tempfile.TemporaryDirectory:
 
 
 def load(family: str, quantization: str = "none"):
-    """The same with seed 0, quantised if asked."""
+    """The same with seed 0, quantized if asked."""
     if quantization == "none":
         return tiny(family)
     model = AutoModelForCausalLM.from_pretrained(

@@ -119,7 +119,7 @@ BAD = {
     "one module that the model lacks": (lambda w: {"lora_target_modules": ["q_proj", "qkv"]}, "no module named qkv;", "q_proj"),
     "output in a file": (lambda w: {"output_dir": "my.yaml/out"}, "output_dir: my.yaml/out cannot be made in"),
     "reporter that is not there": (lambda w: {"report_to": "magic"}, "report_to: 'magic' is not installed"),
-    "optimiser that is not there": (lambda w: {"optim": "galore_adamw"}, "optim: 'galore_adamw'", "galore_torch"),
+    "optimizer that is not there": (lambda w: {"optim": "galore_adamw"}, "optim: 'galore_adamw'", "galore_torch"),
     "broken line": (lambda w: {"forget_dataset": str(w / "broken.jsonl")}, "forget_dataset: cannot load", "broken.jsonl (line 2 is not JSON)"),
     "nothing to resume": (lambda w: {"resume_from_checkpoint": True}, "resume_from_checkpoint", "no checkpoint"),
 }  # fmt: skip

@@ -26,7 +26,7 @@ def world(tmp_path_factory):
     audit_world.make(folder)
     audit_world.refusing(folder).save_pretrained(folder / "refusing")
     recipe = {
-        "model_name_or_path": str(folder / "memorised"),
+        "model_name_or_path": str(folder / "memorized"),
         "never_seen_model_name_or_path": str(folder / "never_seen"),
         "dtype": "float32",
         "method": "mollm",

@@ -91,7 +91,7 @@ def test_a_merged_model_has_the_numbers_of_its_adapter_on_the_same_base(recipe, 
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_merge_evaluates_the_quantised_folder_that_it_wrote(kind, recipe, world, capsys, caplog):
+def test_merge_evaluates_the_quantized_folder_that_it_wrote(kind, recipe, world, capsys, caplog):
     """The numbers are those of the 32-bit merge put into the same format by transformers, and stand beside the adapter's own."""
     assert main(["train", recipe(learning_rate="1e-2", max_steps=4, holdout_dataset=str(world / "holdout.jsonl"))]) == 0
     assert main(["merge", "out", "--output", "plain", "--no-evaluate"]) == 0
@@ -116,7 +116,7 @@ def test_merge_evaluates_the_quantised_folder_that_it_wrote(kind, recipe, world,
 
 
 def test_merge_onto_what_training_saw_keeps_the_numbers_of_the_report(recipe, world, capsys):
-    """The adapter was trained on NF4 without double quantisation, which only its recipe.yaml knows."""
+    """The adapter was trained on NF4 without double quantization, which only its recipe.yaml knows."""
     assert main(["train", recipe(load_in_4bit=True, learning_rate="1e-2", max_steps=4)]) == 0
     assert main(["merge", "out", "--output", "merged", "--onto", "dequantized"]) == 0
     for views in json.loads(Path("merged/report.json").read_text())["results"].values():
@@ -140,10 +140,10 @@ def test_merge_onto_what_training_saw_keeps_the_numbers_of_the_report(recipe, wo
     assert "peft-unlearn evaluate tuned --forget FILE --retain FILE" in capsys.readouterr().out
 
 
-def test_merge_onto_a_quantisation_that_there_was_not_is_refused(recipe, capsys):
+def test_merge_onto_a_quantization_that_there_was_not_is_refused(recipe, capsys):
     assert main(["train", recipe(max_steps=1)]) == 0
     refused(
-        capsys, ["merge", "out", "--output", "merged", "--onto", "dequantized"], "onto: this run's base was not quantised", "recipe.yaml"
+        capsys, ["merge", "out", "--output", "merged", "--onto", "dequantized"], "onto: this run's base was not quantized", "recipe.yaml"
     )
     assert not Path("merged").exists()
 

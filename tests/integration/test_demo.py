@@ -89,10 +89,10 @@ def test_every_word_is_one_token_and_decodes_to_itself():
 def test_training_computes_with_the_weights_of_linear4bit():
     torch.manual_seed(0)
     plain = nn.Linear(128, 64, bias=False)
-    quantised = Linear4bit(128, 64, bias=False, compute_dtype=torch.float32, compress_statistics=True, quant_type="nf4")
-    quantised.load_state_dict(plain.state_dict())
-    quantised.to("cpu")
-    weight = quantised.weight
+    quantized = Linear4bit(128, 64, bias=False, compute_dtype=torch.float32, compress_statistics=True, quant_type="nf4")
+    quantized.load_state_dict(plain.state_dict())
+    quantized.to("cpu")
+    weight = quantized.weight
     if weight.quant_state is None:
         weight = weight._quantize("cpu")
     expected = dequantize_4bit(weight.data, weight.quant_state)
@@ -122,9 +122,9 @@ def test_killed_training_leaves_nothing_under_the_final_name_and_the_next_one_co
     assert all("-unfinished-" in path.name for path in cache.iterdir())
 
     trained = demo.train_models(people, cache, 0, SMALL)
-    assert trained.memorised.parent == trained.never_seen.parent
+    assert trained.memorized.parent == trained.never_seen.parent
     assert "missed its goal" in caplog.text
-    for folder in (trained.memorised, trained.never_seen):
+    for folder in (trained.memorized, trained.never_seen):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder)
         assert not [name for name, _ in model.named_parameters() if "parametrizations" in name]
@@ -132,9 +132,9 @@ def test_killed_training_leaves_nothing_under_the_final_name_and_the_next_one_co
         tokens = tokenizer(people.retain[0]["question"], return_tensors="pt")
         assert torch.isfinite(model(**tokens).logits).all()
 
-    written = {path: path.stat().st_mtime_ns for path in trained.memorised.iterdir()}
+    written = {path: path.stat().st_mtime_ns for path in trained.memorized.iterdir()}
     assert demo.train_models(people, cache, 0, SMALL) == trained
-    assert {path: path.stat().st_mtime_ns for path in trained.memorised.iterdir()} == written
+    assert {path: path.stat().st_mtime_ns for path in trained.memorized.iterdir()} == written
 
 
 def test_training_is_a_function_of_its_seed(tmp_path):

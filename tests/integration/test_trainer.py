@@ -96,7 +96,7 @@ def test_without_a_retain_set_the_model_writes_one(tmp_path):
     trainer.train()
 
 
-def test_text_rows_and_named_sets_are_tokenised_and_evaluated(tmp_path):
+def test_text_rows_and_named_sets_are_tokenized_and_evaluated(tmp_path):
     words = Dataset.from_list([{"prompt": f"w{i} w{i + 1}", "completion": f"w{i + 2} w{i + 3}"} for i in range(5, 21)])
     trainer = UnlearnTrainer(
         tiny_llama(), config(tmp_path, "npo"), words, RETAIN, {"paraphrases": words}, processing_class=tokenizer(), peft_config=LORA
@@ -146,7 +146,7 @@ def test_bad_arguments_are_named(changes, message, tmp_path):
         build(tmp_path, **changes)
 
 
-def test_a_loaded_model_cannot_be_quantised_again(tmp_path):
+def test_a_loaded_model_cannot_be_quantized_again(tmp_path):
     with pytest.raises(UserError, match="quantization_config"):
         UnlearnTrainer(tiny_llama(), config(tmp_path, "npo"), FORGET, RETAIN, processing_class=tokenizer(), quantization_config=object())
 
@@ -226,24 +226,24 @@ def test_rows_that_cannot_be_trained_on_are_named(changes, message, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["retain_dataset", "holdout_dataset"])
-@pytest.mark.parametrize("tokenised", ["neither", "forget", "other", "both"])
-def test_forget_rows_in_another_set_are_refused_as_on_the_command_line(name, tokenised, tmp_path, caplog):
+@pytest.mark.parametrize("tokenized", ["neither", "forget", "other", "both"])
+def test_forget_rows_in_another_set_are_refused_as_on_the_command_line(name, tokenized, tmp_path, caplog):
     """As text of any format where both sets are text, so that a row is the user's own; by tokens, which were perhaps cut, there is a warning."""
     words = [f"w{i} w{i + 1} w{i + 2}" for i in range(5, 9)]
     forget, other = Dataset.from_list([{"text": text} for text in words]), Dataset.from_list([{"text": words[2]}, {"text": "w40 w41"}])
-    if tokenised == "neither":
+    if tokenized == "neither":
         other = Dataset.from_list([{"prompt": "w40", "completion": " w41"}, {"prompt": "w7 w8", "completion": " w9"}])
-    if tokenised in ("forget", "both"):
+    if tokenized in ("forget", "both"):
         forget = data.tokenize(forget, tokenizer(), 64, name="forget").rows
-    if tokenised in ("other", "both"):
+    if tokenized in ("other", "both"):
         other = data.tokenize(other, tokenizer(), 64, name="other").rows
-    said = f"forget_dataset: row 3 also stands in {name} as row {2 if tokenised == 'neither' else 1}, take it out of one of the two."
-    if tokenised == "neither":
+    said = f"forget_dataset: row 3 also stands in {name} as row {2 if tokenized == 'neither' else 1}, take it out of one of the two."
+    if tokenized == "neither":
         with pytest.raises(UserError, match=f"^{said}$"):
             build(tmp_path, forget_dataset=forget, **{name: other})
     else:
         build(tmp_path, forget_dataset=forget, **{name: other})
-        assert f"Warning: as they are tokenised, {said}" in caplog.messages
+        assert f"Warning: as they are tokenized, {said}" in caplog.messages
 
 
 def test_of_a_text_that_is_split_the_row_is_named_and_not_the_piece(tmp_path):

@@ -41,7 +41,7 @@ def test_a_negated_adapter_is_the_one_that_learnt_the_forget_set_subtracted(tmp_
 
 
 def test_what_is_preferred_comes_from_the_text_of_the_rows(tmp_path):
-    """A column of alternates, or refusals, tokenised as the forget answers are."""
+    """A column of alternates, or refusals, tokenized as the forget answers are."""
     words = Dataset.from_list(
         [{"question": f"w{i}", "answer": f"w{i + 1}", "alternate_answer": f"w{i + 2} w{i + 3}"} for i in range(30, 46)]
     )

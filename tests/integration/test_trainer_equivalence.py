@@ -218,23 +218,23 @@ def test_batch_splits_and_checkpointing_change_nothing(name, whole, tmp_path):
 
 
 def nf4(folder) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """An NF4 model and its dequantised fp32 twin."""
+    """An NF4 model and its dequantized fp32 twin."""
     tiny_llama().save_pretrained(folder)
-    quantisation = BitsAndBytesConfig(
+    quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
     )
-    quantised = adapters.load_base(folder, dtype=torch.float32, quantization_config=quantisation)
+    quantized = adapters.load_base(folder, dtype=torch.float32, quantization_config=quantization)
     twin = tiny_llama()
-    for name, module in quantised.named_modules():
+    for name, module in quantized.named_modules():
         if isinstance(module, Linear4bit):
             twin.get_submodule(name).weight.data = dequantize_4bit(module.weight.data, module.weight.quant_state)
-    return quantised, twin
+    return quantized, twin
 
 
 @pytest.mark.parametrize("method", [*OURS, "dpo", "rmu"])
-def test_nf4_base_trains_exactly_as_its_dequantised_twin(method, tmp_path):
-    quantised, twin = nf4(tmp_path / "base")
-    on_nf4 = trained(tmp_path / "nf4", method, quantised, forget_floor=FLOOR, eval_strategy="steps", eval_steps=1)
+def test_nf4_base_trains_exactly_as_its_dequantized_twin(method, tmp_path):
+    quantized, twin = nf4(tmp_path / "base")
+    on_nf4 = trained(tmp_path / "nf4", method, quantized, forget_floor=FLOOR, eval_strategy="steps", eval_steps=1)
     on_fp32 = trained(tmp_path / "fp32", method, twin, forget_floor=FLOOR)
     assert isinstance(on_nf4.model.base_model.model.model.layers[0].self_attn.q_proj.base_layer, Linear4bit)
     assert torch.equal(flat(on_nf4.student), flat(on_fp32.student))

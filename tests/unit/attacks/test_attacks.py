@@ -128,7 +128,7 @@ def test_scale_is_a_merge_of_that_share(world):
     assert [entry["what"] for entry in seen.values() if entry.get("threshold")] == ["scale 0.5", "scale 0.5"]
 
 
-def test_layers_fall_into_four_runs_of_neighbours():
+def test_layers_fall_into_four_runs_of_neighbors():
     class Model(nn.Module):
         def named_modules(self, *args, **kwargs):
             layer = next(iter(scale.lora_layers(adapted()).values()))
@@ -252,7 +252,7 @@ def test_relearning_is_a_fresh_lora_on_the_merged_model(view, monkeypatch):
         plain = adapted().merge_and_unload() if view == "after" else tiny_llama(4)
         torch.manual_seed(0)
         learner = get_peft_model(plain, adapters.default_lora())
-        optimiser = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
         for step in range(1, 7):
             batch = [rows[:3][((step - 1) * 2 + i) % 3] for i in range(2)]
             losses = []
@@ -261,8 +261,8 @@ def test_relearning_is_a_fresh_lora_on_the_merged_model(view, monkeypatch):
                 losses.append(nn.functional.cross_entropy(logits, torch.tensor(row["labels"][1:]), reduction="none"))
             counts = sum((torch.tensor(row["labels"][1:]) != -100).sum() for row in batch)
             (sum(loss.sum() for loss in losses) / counts).backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             if step in found:
                 found[step].append(strengths(learner, rows[3:]))
     for steps, by_rate in found.items():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from peft_unlearn.attacks import judging
 from peft_unlearn.attacks.context import number, shown
-from peft_unlearn.metrics.results import summarise
+from peft_unlearn.metrics.results import summarize
 from peft_unlearn.report.thresholds import THRESHOLDS
 
 N = 40
@@ -21,12 +21,12 @@ def rows(mean: float, spread: float = 0.02) -> list[float | None]:
 
 def plain(before=0.9, after=0.1, never=0.05, metric="extraction_strength", spread=0.02) -> dict:
     views = {"before": before, "after": after, "never_seen": never}
-    return {view: {"forget": {metric: summarise(rows(mean, spread))}} for view, mean in views.items() if mean is not None}
+    return {view: {"forget": {metric: summarize(rows(mean, spread))}} for view, mean in views.items() if mean is not None}
 
 
 def judged(attack: float, threshold: str, *, never=None, spread=0.02, of=None, metric="extraction_strength") -> dict:
-    entry = shown("form", metric, summarise(rows(attack, spread)), threshold=threshold)
-    control = [] if never is None else [shown("form", metric, summarise(rows(never, spread)), threshold=threshold)]
+    entry = shown("form", metric, summarize(rows(attack, spread)), threshold=threshold)
+    control = [] if never is None else [shown("form", metric, summarize(rows(never, spread)), threshold=threshold)]
     (found,) = judging.judge([entry], control, plain() if of is None else of)
     return found
 
@@ -79,7 +79,7 @@ def test_what_is_past_a_line_within_the_noise_holds_nothing_and_breaks_nothing()
     assert noisy["recovered"] == pytest.approx(0.25)
     assert noisy["passed"] is None
     loud = [0.0] * 38 + [8.0, -1.0]
-    (found,) = judging.judge([shown("form", "extraction_strength", summarise(loud), threshold="prompts")], [], plain(after=0.0, never=0.0))
+    (found,) = judging.judge([shown("form", "extraction_strength", summarize(loud), threshold="prompts")], [], plain(after=0.0, never=0.0))
     assert found["recovered"] > 0.1
     assert found["passed"] is None
     assert judging.passed([found]) is None
@@ -98,10 +98,10 @@ def test_rows_that_an_attack_leaves_out_count_nowhere():
     """Relearning asks for the second half alone: before, after and the never-seen model are those of the same rows."""
     half = N // 2
     of = {
-        view: {"forget": {"extraction_strength": summarise([1.0] * half + [mean] * half)}}
+        view: {"forget": {"extraction_strength": summarize([1.0] * half + [mean] * half)}}
         for view, mean in (("before", 0.8), ("after", 0.2), ("never_seen", 0.1))
     }
-    (found,) = judging.judge([shown("f", "extraction_strength", summarise([None] * half + [0.5] * half), threshold="relearning")], [], of)
+    (found,) = judging.judge([shown("f", "extraction_strength", summarize([None] * half + [0.5] * half), threshold="relearning")], [], of)
     assert (found["before"], found["after"], found["never_seen"]) == (pytest.approx(0.8), pytest.approx(0.2), pytest.approx(0.1))
     assert found["recovered"] == pytest.approx(0.5)
     assert found["n"] == half
@@ -120,7 +120,7 @@ def test_without_before_the_whole_is_one():
 
 
 def test_what_is_not_finite_is_null_and_judged_by_nobody():
-    broken = shown("form", "extraction_strength", summarise([math.nan] * N), threshold="prompts")
+    broken = shown("form", "extraction_strength", summarize([math.nan] * N), threshold="prompts")
     assert broken["mean"] is None
     (found,) = judging.judge([broken], [], plain())
     assert found["passed"] is None

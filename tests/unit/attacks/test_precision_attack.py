@@ -43,8 +43,8 @@ def test_merged_into_the_weights_is_pefts_merge(found):
 
 def test_rounded_to_nf4_is_the_merged_folder_loaded_in_4_bits(found, folder):
     ours, seen = found
-    quantised = adapters.load_base(folder / "merged", dtype=torch.float32, quantization_config=NF4)
-    own = strengths(quantised, ours.probes["forget"].rows)
+    quantized = adapters.load_base(folder / "merged", dtype=torch.float32, quantization_config=NF4)
+    own = strengths(quantized, ours.probes["forget"].rows)
     assert seen["rounded to NF4", "extraction_strength"]["rows"] == pytest.approx(own)
     assert 0 < np.mean(own) < 1
 
@@ -57,11 +57,11 @@ def test_in_place_is_pefts_merge_into_4_bits(found, folder):
     assert seen["merged in place into NF4", "extraction_strength"]["rows"] == pytest.approx(own)
 
 
-def test_a_base_that_is_quantised_on_the_disk_has_no_weights_to_merge_into(folder):
-    quantised = adapters.load_base(folder / "base", dtype=torch.float32, quantization_config=NF4)
-    model = PeftModel.from_pretrained(quantised, folder / "adapter")
-    with pytest.raises(attacks.Skipped, match="quantised on the disk"):
-        precision.precision(context(model, load_dense=lambda: quantised))
+def test_a_base_that_is_quantized_on_the_disk_has_no_weights_to_merge_into(folder):
+    quantized = adapters.load_base(folder / "base", dtype=torch.float32, quantization_config=NF4)
+    model = PeftModel.from_pretrained(quantized, folder / "adapter")
+    with pytest.raises(attacks.Skipped, match="quantized on the disk"):
+        precision.precision(context(model, load_dense=lambda: quantized))
 
 
 def test_alpha_by_module_from_its_definition(found):
@@ -111,7 +111,7 @@ def test_a_rounded_adapter_by_a_plain_loop(found, bits, largest):
     assert seen[f"adapter rounded to int{bits}", "extraction_strength"]["rows"] == pytest.approx(own)
 
 
-def test_a_quantised_base_is_merged_into_its_16_bit_weights(found, folder):
+def test_a_quantized_base_is_merged_into_its_16_bit_weights(found, folder):
     _, dense = found
     base = adapters.load_base(folder / "base", dtype=torch.float32, quantization_config=NF4)
     model = PeftModel.from_pretrained(base, folder / "adapter").eval()

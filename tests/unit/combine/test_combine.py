@@ -115,7 +115,7 @@ def test_ngdiff_lowers_the_retain_loss_and_raises_the_forget_cross_entropy(seed,
     (g_R, noise), _ = gradients(seed, 2, spread=3.0)
     perpendicular = unit(noise - (noise @ unit(g_R)) * unit(g_R))
     g_F = np.linalg.norm(noise) * (cosine * unit(g_R) + math.sqrt(1 - cosine**2) * perpendicular)
-    d = direction(ngdiff, np.stack([g_R, -g_F]))  # the forget loss to minimise is the negative cross-entropy
+    d = direction(ngdiff, np.stack([g_R, -g_F]))  # the forget loss to minimize is the negative cross-entropy
     assert g_R @ d > 0 > g_F @ d
     assert np.linalg.norm(d) == pytest.approx(math.sqrt(2 - 2 * cosine), rel=1e-6)
 

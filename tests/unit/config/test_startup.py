@@ -37,7 +37,7 @@ WRONG = {
     "another type": ("warmup_steps: soon\n", "warmup_steps: 'soon' is not a number."),
     "no choice of ours": ("combine: magic\n", "combine: 'magic' is not one of blur, gru"),
     "no choice of transformers": ("eval_strategy: often\n", "eval_strategy: 'often' is not one of no, steps, epoch."),
-    "no optimiser": ("optim: adam\n", "optim: 'adam' is not one of adamw_torch"),
+    "no optimizer": ("optim: adam\n", "optim: 'adam' is not one of adamw_torch"),
     "out of range": ("forget_floor: 1.5\n", "forget_floor: 1.5 is out of range"),
     "out of the loss's range": ("forget_loss_args: {tol: -1}\n", "forget_loss_args.tol: -1 is out of range"),
     "fixed": ("label_smoothing_factor: 0.1\n", "label_smoothing_factor: the losses are those of"),

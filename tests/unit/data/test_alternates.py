@@ -51,7 +51,7 @@ def split(row):
 
 
 @pytest.mark.parametrize("kind", ["column", "refusals"])
-def test_tokenised_they_differ_from_the_forget_rows_in_the_completion_alone(kind):
+def test_tokenized_they_differ_from_the_forget_rows_in_the_completion_alone(kind):
     forget = data.tokenize(PROMPTS, tokenizer(), 64, name="forget").rows
     other = data.tokenize(data.alternates(PROMPTS, kind, seed=0), tokenizer(), 64, name="forget").rows
     assert len(forget) == len(other)

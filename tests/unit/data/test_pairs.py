@@ -145,7 +145,7 @@ def test_forget_rows_in_another_set_are_named_whatever_their_spacing_and_format(
         check_apart(forget, forget, name)
 
 
-def test_tokenised_rows_are_told_by_their_tokens_whatever_their_labels():
+def test_tokenized_rows_are_told_by_their_tokens_whatever_their_labels():
     forget, other = numbered(5), numbered(9).select(range(3, 9))
     check_apart(forget.select(range(3)), other, "retain_dataset")
     relabelled = other.map(lambda row: {"labels": [-100, *row["input_ids"][1:]]})

@@ -40,8 +40,8 @@ def tiny(tokenizer):
 
 
 @pytest.fixture(scope="module")
-def memorised():
-    """A model that knows the forget text and four others by heart, its tokenizer and the tokenised forget set."""
+def memorized():
+    """A model that knows the forget text and four others by heart, its tokenizer and the tokenized forget set."""
     tokenizer = words(bos=True)
     model = tiny(tokenizer)
     rows = tokenize(Dataset.from_dict({"text": [FORGET, *KEPT]}), tokenizer, 32, name="x").rows
@@ -54,8 +54,8 @@ def memorised():
     return model, tokenizer, rows.select([0])
 
 
-def test_the_model_writes_what_it_knows_but_not_the_forget_text(memorised):
-    model, tokenizer, forget = memorised
+def test_the_model_writes_what_it_knows_but_not_the_forget_text(memorized):
+    model, tokenizer, forget = memorized
     unrelated = tokenize(Dataset.from_dict({"text": ["no word of it"]}), tokenizer, 32, name="x").rows
     freely = write_retain_rows(model, tokenizer, 48, max_length=32, seed=0, forget=unrelated)["text"][:]
     kept = write_retain_rows(model, tokenizer, 48, max_length=32, seed=0, forget=forget)["text"][:]
@@ -65,16 +65,16 @@ def test_the_model_writes_what_it_knows_but_not_the_forget_text(memorised):
     assert not any("seven red hens behind the old mill near" in text for text in kept)
 
 
-def test_a_forget_row_shorter_than_a_phrase_is_kept_out_as_well(memorised):
-    model, tokenizer, _ = memorised
+def test_a_forget_row_shorter_than_a_phrase_is_kept_out_as_well(memorized):
+    model, tokenizer, _ = memorized
     forget = tokenize(Dataset.from_list([{"prompt": "seven red", "completion": " hens behind"}]), tokenizer, 32, name="x").rows
     kept = write_retain_rows(model, tokenizer, 48, max_length=32, seed=0, forget=forget)["text"][:]
     assert kept
     assert not any("seven red hens behind" in text for text in kept)
 
 
-def test_texts_depend_on_the_seed_alone_and_leave_random_state_and_mode_as_they_were(memorised):
-    model, tokenizer, forget = memorised
+def test_texts_depend_on_the_seed_alone_and_leave_random_state_and_mode_as_they_were(memorized):
+    model, tokenizer, forget = memorized
     model.train()
     model.generation_config.do_sample, model.generation_config.temperature = True, 1e-4
     torch.manual_seed(1)
@@ -111,8 +111,8 @@ def silent(tokenizer, bias):
     return model
 
 
-def test_short_texts_are_drawn_anew_within_a_bound(memorised, caplog):
-    _, tokenizer, forget = memorised
+def test_short_texts_are_drawn_anew_within_a_bound(memorized, caplog):
+    _, tokenizer, forget = memorized
     texts = write_retain_rows(silent(tokenizer, 1.5), tokenizer, 40, max_length=16, seed=0, forget=forget)["text"][:]
     assert len(texts) == 40
     assert all(len(text.split()) >= 8 for text in texts)

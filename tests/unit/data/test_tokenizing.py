@@ -236,7 +236,7 @@ WORDS = st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cs", 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(prompt=WORDS, answer=WORDS, name=st.sampled_from(["byte_level", "llama_style"]))
-def test_prompt_and_completion_are_tokenised_as_one_text_and_every_answer_token_is_learnt(prompt, answer, name):
+def test_prompt_and_completion_are_tokenized_as_one_text_and_every_answer_token_is_learnt(prompt, answer, name):
     """Against the plain definition: the labels begin at or before the answer's first character, and hold all that follows."""
     tokenizer = TOKENIZERS[name]
     (row,) = encode([{"prompt": prompt, "completion": answer}], tokenizer)

@@ -1,4 +1,4 @@
-"""Variants are what tokenising the reworded row alone gives, and stand in the order of rows and columns."""
+"""Variants are what tokenizing the reworded row alone gives, and stand in the order of rows and columns."""
 
 import pytest
 from datasets import Dataset
@@ -44,7 +44,7 @@ def alone(row: dict, tokenizer) -> dict:
 
 
 @pytest.mark.parametrize("make", [byte_level, llama_style, chatty])
-def test_variants_are_the_reworded_rows_tokenised_alone(make):
+def test_variants_are_the_reworded_rows_tokenized_alone(make):
     tokenizer = make(eos_token="</s>") if make is byte_level else make()
     found = probe(Dataset.from_list(FACTS), tokenizer, 64, name="forget_dataset")
     assert list(found.rows) == [alone({key: row[key] for key in ("question", "answer")}, tokenizer) for row in FACTS]

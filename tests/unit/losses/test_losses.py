@@ -98,7 +98,7 @@ def test_fp32_logit_gradients_equal_the_closed_form_to_the_rounding_of_the_softm
     ],
     ids=["LL", "NLUL", "NLUL with tol", "UCE"],
 )
-def test_pull_on_memorised_tokens_is_that_of_the_papers(loss, expected):
+def test_pull_on_memorized_tokens_is_that_of_the_papers(loss, expected):
     for p, pull in zip(("0.9", "0.99", "0.999"), expected, strict=True):
         assert true_token_gradient(loss, Decimal(p))[0, 0].item() == pytest.approx(pull, rel=0.01)
 

@@ -165,19 +165,19 @@ def test_a_vocabulary_entry_that_is_switched_off_changes_nothing(name):
 
 
 @pytest.mark.parametrize(
-    ("loss", "memorised", "gone"),
+    ("loss", "memorized", "gone"),
     [(ihl, 0.0, 0.0), (ceu, 1.0, 0.0), (lambda z, y: undial(z, y, torch.tensor([[12.0, 0, 0, 0]]).to(z)), None, None)],
     ids=["ihl", "ceu", "undial"],
 )
-def test_pull_on_the_true_token_at_both_ends(loss, memorised, gone):
+def test_pull_on_the_true_token_at_both_ends(loss, memorized, gone):
     ends = [
         gradient(lambda z: loss(z, torch.tensor([0])), torch.tensor([[x, 0.0, 0.0, 0.0]], dtype=torch.float64))[1][0, 0].item()
         for x in (20, -20)
     ]
-    if memorised is None:  # UNDIAL's end is its reference's: here q = e^2 / (e^2 + 3)
+    if memorized is None:  # UNDIAL's end is its reference's: here q = e^2 / (e^2 + 3)
         q = math.exp(2) / (math.exp(2) + 3)
-        memorised, gone = 1 - q, -q
-    assert ends == pytest.approx([memorised, gone], abs=1e-6)
+        memorized, gone = 1 - q, -q
+    assert ends == pytest.approx([memorized, gone], abs=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------- hidden states
@@ -190,7 +190,7 @@ def test_the_direction_is_a_unit_vector_of_its_size_alone(size):
     assert torch.equal(u, direction(size))
     assert u.norm().item() == pytest.approx(1.0, abs=1e-12)
     assert (u >= 0).all()
-    if size >= 2048:  # as evenly spread over [0, 1), before it was normalised, as a draw is
+    if size >= 2048:  # as evenly spread over [0, 1), before it was normalized, as a draw is
         assert stats.kstest((u / u.max()).numpy(), "uniform").pvalue > 0.5
 
 

@@ -1,4 +1,4 @@
-"""Merging into and onto quantised weights, against transformers' own loader and writer, and PEFT's own merge."""
+"""Merging into and onto quantized weights, against transformers' own loader and writer, and PEFT's own merge."""
 
 import json
 import shutil
@@ -29,11 +29,11 @@ CONFIGS = {
 
 
 def load(folder: Path, config: BitsAndBytesConfig | None = None, **settings):
-    quantised = {"quantization_config": config} if config else {}
-    return keep_weights_unpacked(AutoModelForCausalLM.from_pretrained(folder, **quantised, **settings))
+    quantized = {"quantization_config": config} if config else {}
+    return keep_weights_unpacked(AutoModelForCausalLM.from_pretrained(folder, **quantized, **settings))
 
 
-def quantisation(folder: Path) -> dict | None:
+def quantization(folder: Path) -> dict | None:
     return json.loads((folder / "config.json").read_text()).get("quantization_config")
 
 
@@ -41,7 +41,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
-def save_quantised(base: Path, folder: Path, config: BitsAndBytesConfig, shard_size: str = "5GB") -> Path:
+def save_quantized(base: Path, folder: Path, config: BitsAndBytesConfig, shard_size: str = "5GB") -> Path:
     load(base, config).save_pretrained(folder, max_shard_size=shard_size)
     return folder
 
@@ -53,27 +53,27 @@ def save_quantised(base: Path, folder: Path, config: BitsAndBytesConfig, shard_s
     [(llama(), None, 1), (llama(tied=True), ["q_proj", "lm_head"], 2), (llama(), ["down_proj", "lm_head"], 3), (gpt2(), CONV1D, 4)],
     ids=["all linear", "tied head", "untied head", "Conv1D"],
 )
-def test_quantised_folder_is_what_transformers_writes(kind, dtype, config, targets, seed, tmp_path: Path) -> None:
-    """Merged in 16/32 bit, loaded quantised by transformers and saved by it: the same tensors to the last bit, and the same config."""
+def test_quantized_folder_is_what_transformers_writes(kind, dtype, config, targets, seed, tmp_path: Path) -> None:
+    """Merged in 16/32 bit, loaded quantized by transformers and saved by it: the same tensors to the last bit, and the same config."""
     base = save_base(config, tmp_path / "base", dtype=dtype, shard_size="60KB")
     adapter = save_adapter(base, tmp_path / "adapter", targets=targets, seed=seed)
     folder = merge(adapter, tmp_path / "merged", quantize=kind).folder
     plain = merge(adapter, tmp_path / "plain").folder
-    theirs = save_quantised(plain, tmp_path / "theirs", CONFIGS[kind](dtype))
+    theirs = save_quantized(plain, tmp_path / "theirs", CONFIGS[kind](dtype))
     got, expected = tensors(folder), tensors(theirs)
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():
         assert got[name].dtype == tensor.dtype, name
         assert torch.equal(got[name], tensor), name
-    assert quantisation(folder) == quantisation(theirs)
+    assert quantization(folder) == quantization(theirs)
     assert {path.name for path in folder.glob("*.safetensors")} == {path.name for path in base.glob("*.safetensors")}
     loaded, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(loading.values())
     assert torch.equal(logits(keep_weights_unpacked(loaded)), logits(load(plain, CONFIGS[kind](dtype))))
 
 
-def test_experts_stay_as_they_are_beside_quantised_attention(tmp_path: Path) -> None:
-    """transformers stacks them on loading and quantises linear layers alone."""
+def test_experts_stay_as_they_are_beside_quantized_attention(tmp_path: Path) -> None:
+    """transformers stacks them on loading and quantizes linear layers alone."""
     config, settings = CASES["attention beside experts"]
     base = save_base(config, tmp_path / "base")
     adapter = save_adapter(base, tmp_path / "adapter", **settings)
@@ -85,32 +85,32 @@ def test_experts_stay_as_they_are_beside_quantised_attention(tmp_path: Path) -> 
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("on_disk", [False, True])
 @pytest.mark.parametrize(("config", "targets"), [(llama(), None), (gpt2(), CONV1D)], ids=["Linear", "Conv1D"])
-def test_dequantised_base_is_the_one_that_the_adapter_was_trained_on(kind, on_disk, config, targets, tmp_path: Path) -> None:
-    """transformers dequantises the model it had quantised, PEFT merges into that: the same logits, up to fp32 rounding."""
+def test_dequantized_base_is_the_one_that_the_adapter_was_trained_on(kind, on_disk, config, targets, tmp_path: Path) -> None:
+    """transformers dequantizes the model it had quantized, PEFT merges into that: the same logits, up to fp32 rounding."""
     base = save_base(config, tmp_path / "base", shard_size="60KB")
     adapter = save_adapter(base, tmp_path / "adapter", targets=targets, seed=2)
     config_of_run = CONFIGS[kind](torch.float32)
     if on_disk:  # a shard of 40 KB ends between a weight and its scales
-        source = save_quantised(base, tmp_path / "quantised", config_of_run, shard_size="40KB")
+        source = save_quantized(base, tmp_path / "quantized", config_of_run, shard_size="40KB")
         folder = merge(adapter, tmp_path / "merged", base=source, onto="dequantized", trained=(None, None)).folder
     else:
         folder = merge(adapter, tmp_path / "merged", onto="dequantized", trained=(config_of_run, torch.float32)).folder
     twin = PeftModel.from_pretrained(load(base, config_of_run).dequantize(), adapter).merge_and_unload()
     merged, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(loading.values())
-    assert quantisation(folder) is None
+    assert quantization(folder) is None
     assert relative_error(logits(merged), logits(twin)) < 2e-6
     original = merge(adapter, tmp_path / "original").folder
     assert relative_error(logits(AutoModelForCausalLM.from_pretrained(original)), logits(merged)) > 0.003
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_merge_onto_dequantised_nf4_computes_what_was_trained(seed: int, tmp_path: Path) -> None:
+def test_merge_onto_dequantized_nf4_computes_what_was_trained(seed: int, tmp_path: Path) -> None:
     base = save_base(llama(), tmp_path / "base")
     adapter = save_adapter(base, tmp_path / "adapter", seed=seed)
     config = CONFIGS["nf4"](torch.float32)
     trained = logits(PeftModel.from_pretrained(load(base, config), adapter))
-    exact = merge(adapter, tmp_path / "exact", onto="dequantized").folder  # NF4 with double quantisation where no recipe says more
+    exact = merge(adapter, tmp_path / "exact", onto="dequantized").folder  # NF4 with double quantization where no recipe says more
     assert relative_error(logits(AutoModelForCausalLM.from_pretrained(exact)), trained) < 2e-5
     rounded = merge(adapter, tmp_path / "rounded").folder
     assert relative_error(logits(AutoModelForCausalLM.from_pretrained(rounded)), trained) > 0.02
@@ -130,13 +130,13 @@ def test_base_is_held_in_the_dtype_that_training_loaded_it_in(tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_forced_merge_in_place_is_that_of_peft(kind: str, tmp_path: Path) -> None:
-    """PEFT dequantises, adds and quantises again; a weight on the border of two codes may fall to either side."""
+    """PEFT dequantizes, adds and quantizes again; a weight on the border of two codes may fall to either side."""
     base = save_base(llama(), tmp_path / "base")
     adapter = save_adapter(base, tmp_path / "adapter")
     config = CONFIGS[kind](torch.float32)
-    source = save_quantised(base, tmp_path / "quantised", config)
+    source = save_quantized(base, tmp_path / "quantized", config)
     folder = merge(adapter, tmp_path / "merged", base=source, force=True).folder
-    assert quantisation(folder) == quantisation(source)
+    assert quantization(folder) == quantization(source)
     theirs = PeftModel.from_pretrained(load(base, config), adapter).merge_and_unload().dequantize().state_dict()
     ours = load(folder).dequantize().state_dict()
     assert ours.keys() == theirs.keys()
@@ -188,7 +188,7 @@ def test_survival_is_that_of_the_last_adapter(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_merge_in_place_needs_force(kind: str, tmp_path: Path) -> None:
     base, adapter = folders(tmp_path)
-    source = save_quantised(base, tmp_path / "quantised", CONFIGS[kind](torch.float32))
+    source = save_quantized(base, tmp_path / "quantized", CONFIGS[kind](torch.float32))
     message = refused(adapter, tmp_path / "merged", base=source)
     assert all(word in message for word in (kind, "--base ORIGINAL", "--onto dequantized", "--force"))
     assert "--force" in refused(adapter, tmp_path / "merged", base=source, onto="dequantized", quantize=kind)
@@ -197,7 +197,7 @@ def test_merge_in_place_needs_force(kind: str, tmp_path: Path) -> None:
     assert merge(adapter, tmp_path / "merged", base=source, onto="dequantized", quantize=other).folder.is_dir()
 
 
-def test_weights_of_another_quantiser_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_quantizer_are_refused(tmp_path: Path) -> None:
     base, adapter = folders(tmp_path)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq", "bits": 4}}))
@@ -205,10 +205,10 @@ def test_weights_of_another_quantiser_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_room_on_the_disk_is_that_of_the_quantised_weights(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_on_the_disk_is_that_of_the_quantized_weights(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = save_base(llama(), tmp_path / "base")
     adapter = save_adapter(base, tmp_path / "adapter")
-    needed = sum(tensor.nbytes for tensor in tensors(merge(adapter, tmp_path / "quantised", quantize=kind).folder).values())
+    needed = sum(tensor.nbytes for tensor in tensors(merge(adapter, tmp_path / "quantized", quantize=kind).folder).values())
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     assert "MB free" in refused(adapter, tmp_path / "merged", quantize=kind)

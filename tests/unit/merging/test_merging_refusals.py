@@ -15,7 +15,7 @@ from peft_unlearn.merging.shards import checkpoint, written_whole
 from peft_unlearn.util.errors import UserError
 
 
-def test_quantised_base_is_refused(tmp_path: Path) -> None:
+def test_quantized_base_is_refused(tmp_path: Path) -> None:
     base, adapter = folders(tmp_path)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"load_in_4bit": True}}))

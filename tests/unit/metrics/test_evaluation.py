@@ -70,15 +70,15 @@ def llama(seed: int = 0, *, tied: bool = False, **kwargs) -> LlamaForCausalLM:
 
 
 @pytest.fixture(scope="module")
-def memorised(rows):
+def memorized(rows):
     """A model that knows half of what it is asked: argmax right and wrong, answers that end and answers that run on."""
     model = llama(1).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(25):
         for row in rows[:4]:
             model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
     return model.eval()
 
 
@@ -116,12 +116,12 @@ def test_scores_equal_one_row_at_a_time(tokenizer, rows, seed, tied, batch_size)
         assert result.correct.tolist() == correct
 
 
-def test_metrics_equal_the_definition_on_a_half_memorised_model(memorised, tokenizer, rows):
-    result = evaluate(memorised, tokenizer, rows, batch_size=4)
+def test_metrics_equal_the_definition_on_a_half_memorized_model(memorized, tokenizer, rows):
+    result = evaluate(memorized, tokenizer, rows, batch_size=4)
     ends = [1, 1, 1, 1, 1, 0, 1, 0, 0, 1, 0, 1]
     seen = set()
     for i, row in enumerate(rows):
-        for name, value in plain_metrics(*plain_score(memorised, row), ends[i]).items():
+        for name, value in plain_metrics(*plain_score(memorized, row), ends[i]).items():
             assert result[name]["rows"][i] == (None if value is None else pytest.approx(value, rel=1e-6, abs=1e-6)), (i, name)
             seen.add((name, value if value in (None, 0.0, 1.0) else "between"))
     for name in ("extraction_strength", "exact_memorization"):
@@ -132,10 +132,10 @@ def test_metrics_equal_the_definition_on_a_half_memorised_model(memorised, token
         assert metric["mean"] == pytest.approx(sum(values) / len(values), rel=1e-12), name
 
 
-def test_results_follow_the_order_of_rows(memorised, tokenizer, rows):
+def test_results_follow_the_order_of_rows(memorized, tokenizer, rows):
     order = np.random.default_rng(0).permutation(len(rows))
-    straight = evaluate(memorised, tokenizer, rows, batch_size=3)
-    shuffled = evaluate(memorised, tokenizer, [rows[i] for i in order], batch_size=5)
+    straight = evaluate(memorized, tokenizer, rows, batch_size=3)
+    shuffled = evaluate(memorized, tokenizer, [rows[i] for i in order], batch_size=5)
     for name in straight:
         for to, source in enumerate(order):
             expected = straight[name]["rows"][source]
@@ -149,7 +149,7 @@ def row_score(correct: list[int], end: int = 0, logps: list[float] | None = None
 
 
 @pytest.mark.parametrize(
-    ("correct", "end", "strength", "memorised"),
+    ("correct", "end", "strength", "memorized"),
     [
         ([1], 0, 1, 1),
         ([0], 0, 0, 0),
@@ -161,9 +161,9 @@ def row_score(correct: list[int], end: int = 0, logps: list[float] | None = None
         ([], 0, None, None),
     ],
 )
-def test_extraction_strength_and_exact_memorization_by_hand(correct, end, strength, memorised):
+def test_extraction_strength_and_exact_memorization_by_hand(correct, end, strength, memorized):
     assert extraction_strength(row_score(correct, end)) == strength
-    assert exact_memorization(row_score(correct, end)) == memorised
+    assert exact_memorization(row_score(correct, end)) == memorized
 
 
 def test_loss_and_probability_count_the_end_token():
@@ -236,25 +236,25 @@ def test_scoring_leaves_training_state_and_random_numbers_alone(tokenizer, rows)
     assert all(p.grad is None for p in model.parameters())
 
 
-def dequantised_twin(model: nn.Module, twin: nn.Module) -> nn.Module:
+def dequantized_twin(model: nn.Module, twin: nn.Module) -> nn.Module:
     """fp32 model with the very weights that the NF4 model computes with."""
     for name, parameter in model.named_parameters():
-        quantised = isinstance(parameter, Params4bit)
-        weight = dequantize_4bit(parameter.data, parameter.quant_state) if quantised else parameter.data
+        quantized = isinstance(parameter, Params4bit)
+        weight = dequantize_4bit(parameter.data, parameter.quant_state) if quantized else parameter.data
         twin.get_parameter(name).data.copy_(weight)
     return twin
 
 
-def test_metrics_on_nf4_equal_those_of_the_dequantised_twin(memorised, tokenizer, rows, tmp_path):
-    memorised.save_pretrained(tmp_path)
+def test_metrics_on_nf4_equal_those_of_the_dequantized_twin(memorized, tokenizer, rows, tmp_path):
+    memorized.save_pretrained(tmp_path)
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     model = LlamaForCausalLM.from_pretrained(tmp_path, quantization_config=nf4, dtype=torch.float32)
-    quantised = [module for module in model.modules() if isinstance(module, Linear4bit)]
-    for module in quantised:
+    quantized = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    for module in quantized:
         module.support_avx512bf16_for_cpu = False
-    twin = dequantised_twin(model, llama(5))
-    assert len(quantised) == 14
-    assert not torch.equal(twin.model.layers[0].mlp.up_proj.weight, memorised.model.layers[0].mlp.up_proj.weight)
+    twin = dequantized_twin(model, llama(5))
+    assert len(quantized) == 14
+    assert not torch.equal(twin.model.layers[0].mlp.up_proj.weight, memorized.model.layers[0].mlp.up_proj.weight)
     ours, theirs = (evaluate(m, tokenizer, rows, batch_size=3) for m in (model, twin))
     assert ours.answers == theirs.answers
     assert ours["extraction_strength"]["mean"] > 0

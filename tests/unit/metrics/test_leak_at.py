@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_evaluation import memorised, rows, tokenizer  # noqa: F401
+from test_evaluation import memorized, rows, tokenizer  # noqa: F401
 
 from peft_unlearn.data.rows import answer_texts
 from peft_unlearn.metrics.leak_at import leak_at
@@ -41,13 +41,13 @@ def test_what_cannot_be_measured_is_no_leak_and_no_proof_of_none():
     assert math.isnan(leak_at([math.nan, 1.0, 0.0, 0.0], 1))
 
 
-def test_leak_of_a_model_is_that_of_its_samples(memorised, tokenizer, rows):  # noqa: F811
-    found = sampled(memorised, tokenizer, rows, (1, 2, 6), batch_size=8)
+def test_leak_of_a_model_is_that_of_its_samples(memorized, tokenizer, rows):  # noqa: F811
+    found = sampled(memorized, tokenizer, rows, (1, 2, 6), batch_size=8)
     result = {name: found[name]["rows"] for name in found}
     assert list(result) == ["leak_at_1", "leak_at_2", "leak_at_6"]
     unmeasured = set()
     for i, (row, reference) in enumerate(zip(rows, answer_texts(tokenizer, rows), strict=True)):
-        told = [rouge_l(reference, answer) for answer in sample(memorised, tokenizer, [row], 6, seed=0)[0]]
+        told = [rouge_l(reference, answer) for answer in sample(memorized, tokenizer, [row], 6, seed=0)[0]]
         if None in told:
             unmeasured.add(i)
             assert [result[name][i] for name in result] == [None] * 3
@@ -57,4 +57,4 @@ def test_leak_of_a_model_is_that_of_its_samples(memorised, tokenizer, rows):  # 
             assert result["leak_at_6"][i] == pytest.approx(max(told))
     assert 0 < len(unmeasured) < len(rows)
     assert result["leak_at_6"][0] > 0.8  # it was trained on this answer
-    assert [entry["n"] for entry in sampled(memorised, tokenizer, [], (1, 2)).values()] == [0, 0]
+    assert [entry["n"] for entry in sampled(memorized, tokenizer, [], (1, 2)).values()] == [0, 0]

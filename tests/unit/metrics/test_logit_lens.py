@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from test_evaluation import dequantised_twin
+from test_evaluation import dequantized_twin
 from tiny_models import tiny_llama
 from transformers import (
     AutoModelForCausalLM,
@@ -103,12 +103,12 @@ def test_what_the_last_layer_hides_is_found_below_it():
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(copy.deepcopy(MADE["model.norm"]))
     rows = ragged(6, 5)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(30):
         for row in rows:
             model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
     model.eval()
     before = logit_lens(model, tokenizer(), rows)
     last = model.model.layers[-1]
@@ -118,11 +118,11 @@ def test_what_the_last_layer_hides_is_found_below_it():
     assert after["mean"] > 0.9
 
 
-def test_on_nf4_it_equals_that_of_the_dequantised_twin(tmp_path):
+def test_on_nf4_it_equals_that_of_the_dequantized_twin(tmp_path):
     tiny_llama(1).save_pretrained(tmp_path)
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     model = adapters.load_base(tmp_path, dtype=torch.float32, quantization_config=nf4)
-    twin = dequantised_twin(model, tiny_llama(5))
+    twin = dequantized_twin(model, tiny_llama(5))
     assert logit_lens(model, tokenizer(), ROWS) == logit_lens(twin, tokenizer(), ROWS)
 
 

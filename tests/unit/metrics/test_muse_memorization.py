@@ -3,7 +3,7 @@
 import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
-from test_evaluation import PAIRS, TEXT, llama, memorised, rows, tokenizer  # noqa: F401
+from test_evaluation import PAIRS, TEXT, llama, memorized, rows, tokenizer  # noqa: F401
 from test_generation import argmax_loop
 
 from peft_unlearn.metrics import knowmem as know
@@ -36,7 +36,7 @@ def test_f1_is_that_of_rouge_score(reference, answer):
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_verbmem_continues_the_beginning_of_a_text(memorised, tokenizer, batch_size, monkeypatch):  # noqa: F811
+def test_verbmem_continues_the_beginning_of_a_text(memorized, tokenizer, batch_size, monkeypatch):  # noqa: F811
     monkeypatch.setattr(verb, "PREFIX", 6)
     monkeypatch.setattr(verb, "CONTINUATION", 8)
     bare = tokenizer.encode(TEXT)
@@ -50,25 +50,25 @@ def test_verbmem_continues_the_beginning_of_a_text(memorised, tokenizer, batch_s
         {"input_ids": short, "labels": [-100, *short[1:]]},
         {"input_ids": one, "labels": [-100]},
     ]
-    found = verbmem(memorised, tokenizer, texts, batch_size=batch_size)
+    found = verbmem(memorized, tokenizer, texts, batch_size=batch_size)
     cuts = [6, 6, 6, 5, 1]
     expected = [
-        recited(memorised, tokenizer, row["input_ids"][:cut], row["input_ids"][cut:], 8)[1] for row, cut in zip(texts, cuts, strict=True)
+        recited(memorized, tokenizer, row["input_ids"][:cut], row["input_ids"][cut:], 8)[1] for row, cut in zip(texts, cuts, strict=True)
     ]
     assert found == [value if value is None else pytest.approx(value) for value in expected]
     assert found[-1] is None  # nothing follows
 
 
-def test_verbmem_continues_the_prompt_of_a_row_that_has_one(memorised, tokenizer, rows, monkeypatch):  # noqa: F811
+def test_verbmem_continues_the_prompt_of_a_row_that_has_one(memorized, tokenizer, rows, monkeypatch):  # noqa: F811
     monkeypatch.setattr(verb, "PREFIX", 3)
     monkeypatch.setattr(verb, "CONTINUATION", 12)
-    found = verbmem(memorised, tokenizer, rows[:5], batch_size=3)
+    found = verbmem(memorized, tokenizer, rows[:5], batch_size=3)
     for i, row in enumerate(rows[:5]):
         start = row["labels"].count(-100)
-        _, value = recited(memorised, tokenizer, row["input_ids"][:start], row["input_ids"][start:], 12)
+        _, value = recited(memorized, tokenizer, row["input_ids"][:start], row["input_ids"][start:], 12)
         assert found[i] == (value if value is None else pytest.approx(value))
     assert found[0] == 1.0  # learnt by heart
-    assert verbmem(memorised, tokenizer, rows[4::-1]) == found[::-1]
+    assert verbmem(memorized, tokenizer, rows[4::-1]) == found[::-1]
 
 
 def asked(model, tokenizer, prompt: str, limit: int) -> str:  # noqa: F811
@@ -97,12 +97,12 @@ def test_knowmem_cuts_where_the_next_question_begins(tokenizer, monkeypatch):  #
     """A model that repeats its prompt's pattern: the answer is what stands before "Question"."""
     model = llama(7).train()
     ids = tokenizer.encode("Question: Who?\nAnswer: Bo\nQuestion: Who?\nAnswer: Bo\nQuestion: Who?\nAnswer: Bo")
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(40):
         loss = model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     assert float(loss.detach()) < 0.05
     question = [{"question": "Who?", "answer": "Bo"}]
     assert knowmem(model, tokenizer, question, []) == [1.0]

@@ -59,7 +59,7 @@ def test_probability_and_loss_count_the_end_token(world):
         assert peer.zlib(found, "some text é") == pytest.approx(nll(row) / len(zlib.compress(bytes("some text é", "utf-8"))), abs=1e-5)
 
 
-def test_memorisation_leaves_the_last_label_out_and_has_a_floor(world):
+def test_memorization_leaves_the_last_label_out_and_has_a_floor(world):
     _, scores, dense = world
     strengths = []
     for found, (logps, labels) in zip(scores, dense, strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from test_evaluation import dequantised_twin
+from test_evaluation import dequantized_twin
 from tiny_models import tiny_llama
 from transformers import BitsAndBytesConfig
 from word_rows import DEGENERATE, ROWS, log_softmax, plain, ragged
@@ -78,11 +78,11 @@ def test_without_tokens_there_is_no_number():
         assert "p99" not in found
 
 
-def test_on_nf4_it_equals_that_of_the_dequantised_twin(tmp_path):
+def test_on_nf4_it_equals_that_of_the_dequantized_twin(tmp_path):
     tiny_llama(1).save_pretrained(tmp_path)
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     model = adapters.load_base(tmp_path, dtype=torch.float32, quantization_config=nf4)
-    twin, other = dequantised_twin(model, tiny_llama(5)), tiny_llama(1)
+    twin, other = dequantized_twin(model, tiny_llama(5)), tiny_llama(1)
     ours, theirs = (retain_kl(ROWS, fixed(other), fixed(m), batch_size=4) for m in (model, twin))
     assert ours["mean"] == pytest.approx(theirs["mean"], rel=1e-5)
     assert ours["p99"] == pytest.approx(theirs["p99"], rel=1e-5)

@@ -132,7 +132,7 @@ def test_min_k_lies_between_the_lowest_token_and_the_mean(logps, share):
 
 
 @given(LOGPS, st.floats(-5, 0), st.floats(0.01, 5))
-def test_min_k_pp_is_min_k_of_standardised_tokens(logps, mean, deviation):
+def test_min_k_pp_is_min_k_of_standardized_tokens(logps, mean, deviation):
     standard = [(x - mean) / deviation for x in logps]
     assert min_k_pp(made(logps, means=mean, deviations=deviation)) == pytest.approx(min_k(made(standard)), rel=1e-9, abs=1e-9)
 

@@ -222,7 +222,7 @@ def test_a_4_bit_model_is_gone_when_it_is_released(tmp_path):
         gc.enable()
 
 
-def test_a_dense_model_goes_to_the_device_and_a_quantised_one_is_there(tmp_path):
+def test_a_dense_model_goes_to_the_device_and_a_quantized_one_is_there(tmp_path):
     for base, device in ((tiny_llama(), "meta"), (in_4_bits(tmp_path), "cpu")):
         model = adapters.attach(base, copy.deepcopy(LORA))
         adapters.place(model, torch.device("meta"))

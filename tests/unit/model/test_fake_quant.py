@@ -1,4 +1,4 @@
-"""The forward through merged and quantised weights: the model that is shipped, with the gradients of the one that is trained."""
+"""The forward through merged and quantized weights: the model that is shipped, with the gradients of the one that is trained."""
 
 import copy
 from functools import partial
@@ -75,7 +75,7 @@ def test_an_adapter_whose_merged_weight_is_not_known_is_refused_before_training(
         build(tmp_path, method="mollm", model=base, train_quantized="nf4", peft_config=config)
 
 
-def test_on_a_quantised_base_it_is_the_merge_in_place(tmp_path):
+def test_on_a_quantized_base_it_is_the_merge_in_place(tmp_path):
     tiny_llama().save_pretrained(tmp_path)
     model = adapted(0, adapters.load_base(tmp_path, quantization_config=NF4))
     merged = copy.deepcopy(model).merge_and_unload()

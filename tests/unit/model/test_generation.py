@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from scipy import stats
-from test_evaluation import TEXT, llama, memorised, rows, tokenizer  # noqa: F401
+from test_evaluation import TEXT, llama, memorized, rows, tokenizer  # noqa: F401
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -42,9 +42,9 @@ def expected(model, tokenizer, row, limit: int | None = None) -> str:  # noqa: F
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_generation_equals_a_plain_argmax_loop(memorised, tokenizer, rows, batch_size):  # noqa: F811
-    answers = generate(memorised, tokenizer, rows, batch_size=batch_size)
-    assert answers == [expected(memorised, tokenizer, row) for row in rows]
+def test_generation_equals_a_plain_argmax_loop(memorized, tokenizer, rows, batch_size):  # noqa: F811
+    answers = generate(memorized, tokenizer, rows, batch_size=batch_size)
+    assert answers == [expected(memorized, tokenizer, row) for row in rows]
     assert answers[0] == "Ada is a pilot from Heron Bay."  # stops at the end token
 
 
@@ -55,21 +55,21 @@ def test_generation_of_random_models_equals_a_plain_argmax_loop(tokenizer, rows,
     assert answers == [expected(model, tokenizer, row, 7) for row in rows]
 
 
-def test_plain_text_is_continued_from_its_first_half(memorised, tokenizer, rows):  # noqa: F811
+def test_plain_text_is_continued_from_its_first_half(memorized, tokenizer, rows):  # noqa: F811
     row = rows[5]
     tokens = row["input_ids"]
     reference = answer_texts(tokenizer, [row])[0]
     assert TEXT.endswith(reference)
     assert 0 < len(reference) < len(TEXT)
-    assert generate(memorised, tokenizer, [row]) == [expected(memorised, tokenizer, row)]
+    assert generate(memorized, tokenizer, [row]) == [expected(memorized, tokenizer, row)]
     # A begin token outside the labels is no prompt.
     assert answer_texts(tokenizer, [{"input_ids": tokens, "labels": [-100, *tokens[1:]]}]) == [reference]
 
 
-def test_a_sampling_generation_config_is_ignored_in_silence(memorised, tokenizer, rows, caplog):  # noqa: F811
-    plain = generate(memorised, tokenizer, rows)
-    own = memorised.generation_config
-    memorised.generation_config = GenerationConfig(
+def test_a_sampling_generation_config_is_ignored_in_silence(memorized, tokenizer, rows, caplog):  # noqa: F811
+    plain = generate(memorized, tokenizer, rows)
+    own = memorized.generation_config
+    memorized.generation_config = GenerationConfig(
         do_sample=True, temperature=5.0, top_k=3, repetition_penalty=9.0, max_length=20, min_new_tokens=3, num_beams=2
     )
     logging.enable_propagation()
@@ -77,28 +77,28 @@ def test_a_sampling_generation_config_is_ignored_in_silence(memorised, tokenizer
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert generate(memorised, tokenizer, rows) == plain
+            assert generate(memorized, tokenizer, rows) == plain
     finally:
-        memorised.generation_config = own
+        memorized.generation_config = own
         logging.disable_propagation()
     assert caplog.messages == []
 
 
 @pytest.mark.parametrize("known_to", ["rows", "model"])
-def test_an_answer_ends_at_every_end_token_that_is_known(memorised, tokenizer, rows, known_to):  # noqa: F811
+def test_an_answer_ends_at_every_end_token_that_is_known(memorized, tokenizer, rows, known_to):  # noqa: F811
     """Chat rows end on a turn token that the tokenizer does not call its end; the generation_config may know it, or the rows alone."""
     prompt, _ = prompt_and_answer(rows[0])
-    turn_end = argmax_loop(memorised, prompt, 4, tokenizer.eos_token_id)[3]
+    turn_end = argmax_loop(memorized, prompt, 4, tokenizer.eos_token_id)[3]
     turn = {"extra_special_tokens": [tokenizer.convert_ids_to_tokens(turn_end)]} if known_to == "rows" else {}
     other = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, bos_token="<s>", **turn)
     answer_ids = [70, 70, 70, turn_end]
     row = {"input_ids": prompt + answer_ids, "labels": [-100] * len(prompt) + answer_ids}
-    memorised.generation_config.eos_token_id = [turn_end] if known_to == "model" else None
+    memorized.generation_config.eos_token_id = [turn_end] if known_to == "model" else None
     try:
-        answer = generate(memorised, other, [row, rows[4]])[0]  # the second row runs on, so the first is padded
+        answer = generate(memorized, other, [row, rows[4]])[0]  # the second row runs on, so the first is padded
     finally:
-        memorised.generation_config.eos_token_id = None
-    assert answer == tokenizer.decode(argmax_loop(memorised, prompt, 3, tokenizer.eos_token_id)).strip()
+        memorized.generation_config.eos_token_id = None
+    assert answer == tokenizer.decode(argmax_loop(memorized, prompt, 3, tokenizer.eos_token_id)).strip()
 
 
 def test_generation_stays_within_learned_positions(tokenizer, rows):  # noqa: F811
@@ -111,13 +111,13 @@ def test_generation_stays_within_learned_positions(tokenizer, rows):  # noqa: F8
     assert generate(model, tokenizer, rows, batch_size=16) == alone
 
 
-def test_answers_are_cut_before_the_first_stop_string(memorised, tokenizer, rows):  # noqa: F811
-    whole = generate(memorised, tokenizer, rows)
+def test_answers_are_cut_before_the_first_stop_string(memorized, tokenizer, rows):  # noqa: F811
+    whole = generate(memorized, tokenizer, rows)
     stops = ("pilot", " is", "again again", "never said")
     expected = [re.split("|".join(stops), answer)[0].strip() for answer in whole]
     assert expected != whole
-    assert generate(memorised, tokenizer, rows, stop_strings=stops) == expected
-    assert generate(memorised, tokenizer, rows[:1], stop_strings=("Ada",)) == [""]
+    assert generate(memorized, tokenizer, rows, stop_strings=stops) == expected
+    assert generate(memorized, tokenizer, rows[:1], stop_strings=("Ada",)) == [""]
 
 
 def drawn_loop(model, prompt: list[int], uniforms, end: int) -> list[int]:
@@ -133,16 +133,16 @@ def drawn_loop(model, prompt: list[int], uniforms, end: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def test_samples_equal_a_plain_loop_over_the_distribution_function(memorised, tokenizer, rows):  # noqa: F811
+def test_samples_equal_a_plain_loop_over_the_distribution_function(memorized, tokenizer, rows):  # noqa: F811
     asked = [rows[0], rows[4], rows[5], rows[6]]
     expected = []
     for row in asked:
         prompt, answer = prompt_and_answer(row)
         limit = max(1, len(answer) + 16 * (tokenizer.eos_token_id in answer))
         rngs = [np.random.default_rng([7, number, *prompt]) for number in range(2)]
-        drawn = [drawn_loop(memorised, prompt, rng.random(limit), tokenizer.eos_token_id) for rng in rngs]
+        drawn = [drawn_loop(memorized, prompt, rng.random(limit), tokenizer.eos_token_id) for rng in rngs]
         expected.append([tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in drawn])
-    assert sample(memorised, tokenizer, asked, 2, seed=7, batch_size=3) == expected
+    assert sample(memorized, tokenizer, asked, 2, seed=7, batch_size=3) == expected
 
 
 def test_samples_have_the_models_own_distribution(tokenizer, rows):  # noqa: F811
@@ -160,34 +160,34 @@ def test_samples_have_the_models_own_distribution(tokenizer, rows):  # noqa: F81
     assert stats.chisquare([*observed, rest[0]], [*counts, rest[1]]).pvalue > 1e-3
 
 
-def test_a_sample_depends_on_its_prompt_and_number_alone(memorised, tokenizer, rows):  # noqa: F811
-    drawn = sample(memorised, tokenizer, rows, 3, batch_size=16)
-    assert sample(memorised, tokenizer, rows[::-1], 3, batch_size=2) == drawn[::-1]
-    assert [answers[:2] for answers in drawn] == sample(memorised, tokenizer, rows, 2, batch_size=5)
+def test_a_sample_depends_on_its_prompt_and_number_alone(memorized, tokenizer, rows):  # noqa: F811
+    drawn = sample(memorized, tokenizer, rows, 3, batch_size=16)
+    assert sample(memorized, tokenizer, rows[::-1], 3, batch_size=2) == drawn[::-1]
+    assert [answers[:2] for answers in drawn] == sample(memorized, tokenizer, rows, 2, batch_size=5)
     # The same prompt, and the reference longer by some tokens: the luck is the same, so one answer begins the other.
     longer = {"input_ids": rows[2]["input_ids"] + [70] * 5, "labels": rows[2]["labels"] + [70] * 5}
-    for short, long in zip(sample(memorised, tokenizer, [rows[2]], 3)[0], sample(memorised, tokenizer, [longer], 3)[0], strict=True):
+    for short, long in zip(sample(memorized, tokenizer, [rows[2]], 3)[0], sample(memorized, tokenizer, [longer], 3)[0], strict=True):
         assert short.startswith(long) or long.startswith(short)
-    assert sample(memorised, tokenizer, rows, 3, seed=1) != drawn
-    assert len(set(sample(memorised, tokenizer, rows[4:5], 8)[0])) > 1
-    assert sample(memorised, tokenizer, rows, 0) == [[] for _ in rows]
-    assert sample(memorised, tokenizer, [], 4) == []
+    assert sample(memorized, tokenizer, rows, 3, seed=1) != drawn
+    assert len(set(sample(memorized, tokenizer, rows[4:5], 8)[0])) > 1
+    assert sample(memorized, tokenizer, rows, 0) == [[] for _ in rows]
+    assert sample(memorized, tokenizer, [], 4) == []
 
 
-def test_samples_stop_at_stop_strings_and_leave_the_model_as_it_was(memorised, tokenizer, rows):  # noqa: F811
-    own = memorised.generation_config = GenerationConfig(do_sample=True, temperature=5.0, top_k=3)
-    memorised.train()
+def test_samples_stop_at_stop_strings_and_leave_the_model_as_it_was(memorized, tokenizer, rows):  # noqa: F811
+    own = memorized.generation_config = GenerationConfig(do_sample=True, temperature=5.0, top_k=3)
+    memorized.train()
     try:
-        drawn = sample(memorised, tokenizer, rows, 2)
-        stopped = sample(memorised, tokenizer, rows, 2, stop_strings=("a",))
+        drawn = sample(memorized, tokenizer, rows, 2)
+        stopped = sample(memorized, tokenizer, rows, 2, stop_strings=("a",))
         assert stopped == [[answer.partition("a")[0].strip() for answer in answers] for answers in drawn]
-        assert memorised.training
-        assert memorised.generation_config is own
+        assert memorized.training
+        assert memorized.generation_config is own
         assert own.do_sample
     finally:
-        memorised.generation_config = GenerationConfig()
-        memorised.eval()
-    assert sample(memorised, tokenizer, rows, 2) == drawn
+        memorized.generation_config = GenerationConfig()
+        memorized.eval()
+    assert sample(memorized, tokenizer, rows, 2) == drawn
 
 
 def test_a_peft_model_answers_with_its_active_adapter(tokenizer, rows):  # noqa: F811

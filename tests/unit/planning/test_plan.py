@@ -1,4 +1,4 @@
-"""The memory of a run against models, optimisers and steps that were really made."""
+"""The memory of a run against models, optimizers and steps that were really made."""
 
 import gc
 import re
@@ -108,7 +108,7 @@ def test_the_peak_is_that_of_a_real_step(base, settings, tmp_path, monkeypatch):
     memory = planning.measure(values(base, lora_r=16, lora_alpha=32, **settings))
     state = [t for found in trainer.optimizer.state.values() for t in found.values() if t.dim()]
     assert memory.items["adapter"] == held(trainer.student)
-    assert memory.items["optimiser state"] == held(state)
+    assert memory.items["optimizer state"] == held(state)
     assert memory.items.get("teacher", 0) == held(trainer.teacher.parameters if trainer.teacher else [])
     assert memory.items["gradients"] >= held([trainer._gradients.matrix])
     assert memory.peak == pytest.approx(most, rel=0.1)
@@ -163,7 +163,7 @@ def test_a_teacher_and_an_objective_cost_an_adapter_each(short):
 
 def test_paged_state_is_not_on_the_gpu(short):
     paged, eight, full = (
-        planning.measure(values(short, max_length=32, lora_r=512, optim=optim)).items["optimiser state"]
+        planning.measure(values(short, max_length=32, lora_r=512, optim=optim)).items["optimizer state"]
         for optim in ("paged_adamw_8bit", "adamw_8bit", "adamw_torch")
     )
     assert paged < eight < full / 3
@@ -173,7 +173,7 @@ def test_plan_needs_neither_data_nor_weights(short, recipe, no_model, capsys):
     path = recipe(model_name_or_path=str(short), forget_dataset="nowhere.jsonl", retain_dataset="left out")
     assert main(["plan", path, "--max_length", "32"]) == 0
     said = capsys.readouterr().out
-    for item in ("base weights", "adapter", "teacher", "gradients", "optimiser state", "kept copies", "activations"):
+    for item in ("base weights", "adapter", "teacher", "gradients", "optimizer state", "kept copies", "activations"):
         assert item in said
     assert "a GPU would need" in said
     assert len(re.findall(r"a card of \d+ GB +│ +holds it", said)) == 4

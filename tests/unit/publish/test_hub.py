@@ -186,7 +186,7 @@ def test_teacher_at_the_root_of_a_checkpoint_never_travels(adapter: Path) -> Non
 
 
 def card(tmp_path: Path, **changes) -> ModelCard:
-    arguments = {"base": "org/base-1b", "method": "ngdiff", "settings": {"learning_rate": 1e-3}, "quantisation": "NF4", "report": REPORT}
+    arguments = {"base": "org/base-1b", "method": "ngdiff", "settings": {"learning_rate": 1e-3}, "quantization": "NF4", "report": REPORT}
     return ModelCard.load(write_card(tmp_path, **(arguments | changes)))
 
 

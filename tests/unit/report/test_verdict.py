@@ -322,7 +322,7 @@ def test_more_left_is_never_called_more_forgotten(low, high):
 
 @pytest.fixture(scope="module")
 def worlds():
-    """Four ways a run can end, really trained: rows of random tokens, memorised, and then forgotten or not."""
+    """Four ways a run can end, really trained: rows of random tokens, memorized, and then forgotten or not."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(3)
     inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(64)}, unk_token="w63"))
@@ -336,7 +336,7 @@ def worlds():
 
     def train(model, steps: int, *, down=(), up=()):
         model = copy.deepcopy(model).train()
-        optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
         for _ in range(steps):
             loss = torch.zeros(())
             for sign, found in ((1, down), (-1, up)):
@@ -344,8 +344,8 @@ def worlds():
                     batch = {key: torch.tensor([row[key] for row in found]) for key in ("input_ids", "labels")}
                     loss = loss + sign * model(**batch).loss
             loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
         return model.eval()
 
     start = tiny_llama()

@@ -1,4 +1,4 @@
-"""The one path from sets to tokenised rows: what a trainer trains on is what is checked without a model."""
+"""The one path from sets to tokenized rows: what a trainer trains on is what is checked without a model."""
 
 import pytest
 from datasets import Dataset
@@ -26,7 +26,7 @@ def with_template():
 
 
 @pytest.mark.parametrize(("arguments", "first"), [(None, 5), ({"nine": True}, 9)])
-def test_variables_of_the_chat_template_reach_every_row_that_a_trainer_tokenises(arguments, first, tmp_path):
+def test_variables_of_the_chat_template_reach_every_row_that_a_trainer_tokenizes(arguments, first, tmp_path):
     args = config(tmp_path, "dpo", chat_template_kwargs=arguments)
     further = {"facts": QUESTIONS.select([3])}
     trainer = UnlearnTrainer(tiny_llama(), args, QUESTIONS, RETAIN, further, processing_class=with_template(), peft_config=LORA)
@@ -35,7 +35,7 @@ def test_variables_of_the_chat_template_reach_every_row_that_a_trainer_tokenises
 
 
 @pytest.mark.parametrize("method", ["graddiff", "dpo", "idkdpo"])
-def test_rows_are_the_same_whether_a_trainer_tokenises_them_or_is_given_what_was_checked_before(method, tmp_path):
+def test_rows_are_the_same_whether_a_trainer_tokenizes_them_or_is_given_what_was_checked_before(method, tmp_path):
     given = {"forget": QUESTIONS, "retain": Dataset.from_list([{"text": f"w{i} w3 w4"} for i in range(5, 9)])}
     args = config(tmp_path, method)
     probes = datasets.tokenize(args, tokenizer(), 64, given)
