@@ -43,6 +43,7 @@ TOGETHER = {
     (("base", "Mixtral"), ("init", "orthogonal")): "peft_config",  # the same; without the experts it can be trained
     (("adapter", "DoRA"), ("quantization", "int8")): "use_dora",  # on a CPU
     (("adapter", "modules_to_save"), ("adapter_mode", "stack")): "modules_to_save",
+    (("method", "rmu"), ("logit_lens_coef", "0.3")): "stop_at",  # which gives it its targets
 }
 REFUSED: dict[Pair, str] = {pair: key for value, key in NEVER.items() for pair in pairs(AXES) if value in pair}
 REFUSED |= {frozenset(pair): key for pair, key in TOGETHER.items()}
@@ -210,7 +211,7 @@ def differences(case, folder) -> dict[str, float]:
     names = ["finetune", "default"] if case["adapter_mode"] == "stack" else ["default"]
     run.train()
     expected, expected_teacher = plain_step.run(
-        case["base"], case["quantization"], run.args, run.train_dataset, student, teacher, reference, trained, names, known
+        case["base"], case["quantization"], run.args, run.train_dataset, student, teacher, reference, trained, names, own["default"], known
     )
     found = trained(run.model)
     result = {"student": distance(found, expected), "moved": distance(found, start.values())}

@@ -140,8 +140,11 @@ def shipped(shell, student, names, kind):
     return int8_in_training(shell, True)
 
 
-def run(family, quantization, args, pairs, student, teacher, reference, trained, names, never_seen=None):
-    """Train `student` for two steps; `trained` lists the parameters of it or of `teacher` that a run trains, in one order."""
+def run(family, quantization, args, pairs, student, teacher, reference, trained, names, origin, never_seen=None):
+    """Train `student` for two steps; `trained` lists the parameters of it or of `teacher` that a run trains, in one order.
+
+    `origin` has the adapter's parameters by name, as they were when the run was made.
+    """
     params, teacher_params = trained(student), trained(teacher) if teacher is not None else []
     inside = student.get_base_model()
     scale = torch.cat(nll(never_seen, list(pairs.forget))).mean().item() if never_seen else None
@@ -173,7 +176,7 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
         before = [p.detach().clone() for p in params]
         if args.sam_rho and hard:
             zeros = ("lora_B.default", "lora_embedding_A.default")  # the factors that an init leaves at 0
-            come = flat([p for name, p in student.named_parameters() if any(zero in name for zero in zeros)]).norm()
+            come = flat([p - origin[name] for name, p in student.named_parameters() if any(zero in name for zero in zeros)]).norm()
             for p, piece in zip(params, (-args.sam_rho * come * lesson / lesson.norm()).split([p.numel() for p in params]), strict=True):
                 p.data.add_(piece.view_as(p))
             if args.train_quantized != "none":
