@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from runs import Runs, demo_world, real_world
+from runs import Runs, demo_bed, real_bed
 
 SGD = {"optim": "sgd", "optim_args": "momentum=0.95"}
 GRID: dict[str, dict[str, dict[str, Any]]] = {
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path)
     parser.add_argument("--only", default="", help="a regular expression of the changes to make")
     options = parser.parse_args()
-    runs = Runs(options.runs, demo_world if options.real is None else real_world(options.real))
+    runs = Runs(options.runs, demo_bed if options.real is None else real_bed(options.real))
     print("| method | changed | forget p | forget ES | retain p | retain ES | retain ROUGE-L | last rate |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in ("memorized", "never_seen"):

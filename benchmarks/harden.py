@@ -1,6 +1,6 @@
 """What makes an adapter withstand attacks: inner layers, half of its strength, and how fast half of the forget set teaches the other half again.
 
-    python benchmarks/harden.py run --world demo|tofu [--worlds 0 1 2] [--arms ...] [--folder runs/harden]
+    python benchmarks/harden.py run --bed demo|tofu [--beds 0 1 2] [--arms ...] [--folder runs/harden]
     python benchmarks/harden.py table [--folder runs/harden]
 
 Our three methods with early stopping (`stop_at: never_seen`), without and with `logit_lens_coef` and `sam_rho`, baselines,
@@ -23,7 +23,7 @@ from peft_unlearn.attacks.scale import scaled
 from peft_unlearn.config.methods import OURS
 from peft_unlearn.data.variants import probe
 from peft_unlearn.model import adapters
-from runs import Runs, World, by_arm
+from runs import Bed, Runs, by_arm
 
 HARDENED = {"logit_lens_coef": 0.3, "sam_rho": 0.2}
 ARMS: dict[str, dict[str, Any]] = {"never-seen": {}}
@@ -36,7 +36,7 @@ ARMS |= {f"{name} for {LONG} steps": ARMS[name] | {"relearn": LONG} for name in 
 ARMS |= {name: settings for name, settings in study.ARMS.items() if settings["method"] not in OURS}
 
 
-def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+def run(where: Bed, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     relearning.STEPS[True] = (*STEPS, settings["relearn"]) if "relearn" in settings else STEPS
     settings = {key: value for key, value in settings.items() if key != "relearn"}
@@ -69,13 +69,13 @@ def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def table(runs: dict[str, Runs], worlds: list[int]) -> None:
+def table(runs: dict[str, Runs], beds: list[int]) -> None:
     last = (*STEPS, LONG)
     heads = ["test bed", "run", "steps", "log p", "Min-K AUC", "retain KL", "utility", "degenerate", "logit lens", "ES", "ES at scale .5"]
     heads += [*(f"relearnt, {n}" for n in last), "steps to 50 %"]
     print("| " + " | ".join(heads) + " |\n" + "| --- " * len(heads) + "|")
     for kind, kept in runs.items():
-        for n in worlds:
+        for n in beds:
             for arm, settings in ARMS.items():
                 found = kept.done.get(json.dumps([n, settings], sort_keys=True))
                 if found is None:

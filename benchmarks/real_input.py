@@ -12,13 +12,12 @@ import json
 from itertools import islice
 from pathlib import Path
 
-import yaml
 from datasets import concatenate_datasets
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memorize import memorize
 from peft_unlearn import data, metrics
-from peft_unlearn.cli import main as peft_unlearn
+from peft_unlearn.workflows import TrainRequest, train
 
 METHODS = ("mean_teacher", "ngdiff", "mollm", "graddiff", "npo")
 METRICS = ("probability", "extraction_strength", "exact_memorization", "rouge_l")
@@ -50,11 +49,10 @@ def main() -> None:
         "per_device_eval_batch_size": 40,
         "output_dir": str(output / "out"),
     }
-    (output / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     for method in METHODS:
         folder = output / method
         if not (folder / "report.json").exists():
-            assert peft_unlearn(["train", str(output / "recipe.yaml"), "--method", method, "--output_dir", str(folder)]) == 0
+            train(TrainRequest(recipe, {"method": method, "output_dir": str(folder)}))
 
     tokenizer = AutoTokenizer.from_pretrained(output / "never_seen")
     twin = AutoModelForCausalLM.from_pretrained(output / "never_seen")

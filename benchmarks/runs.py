@@ -24,7 +24,7 @@ METRICS = ("probability", "extraction_strength", "exact_memorization", "rouge_l"
 
 
 @dataclass(frozen=True)
-class World:
+class Bed:
     """What a run needs: two model folders, rows to forget, to keep and of which no model heard, and how the base is held."""
 
     memorized: Path
@@ -35,7 +35,7 @@ class World:
     quantization_config: Any
 
 
-def demo_world(seed: int) -> World:
+def demo_bed(seed: int) -> Bed:
     """The demo's people; the base in NF4."""
     people = demo_people.make_people(seed)
     models = model.train_models(people, model.default_cache(), seed)
@@ -57,28 +57,28 @@ def demo_world(seed: int) -> World:
         )
 
     retain = rows("retain").remove_columns("paraphrased_question")  # nobody attacks what is kept
-    return World(models.memorized, models.never_seen, rows("forget"), retain, Dataset.from_list(people.never_used), NF4)
+    return Bed(models.memorized, models.never_seen, rows("forget"), retain, Dataset.from_list(people.never_used), NF4)
 
 
-def tofu_world(folder: Path) -> Callable[[int], World]:
+def tofu_bed(folder: Path) -> Callable[[int], Bed]:
     """What benchmarks/tofu_test_bed.py left in `folder`; the base in fp32."""
 
-    def world(n: int) -> World:
+    def bed(n: int) -> Bed:
         rows = {name: data.load(str(folder / str(n) / f"{name}.jsonl"), name=name) for name in ("forget", "retain", "unseen")}
         # three of the five wrong answers, as on the demo's test beds; nobody attacks what is kept
         forget, retain = (rows[name].map(lambda row: {"perturbed_answer": row["perturbed_answer"][:3]}) for name in ("forget", "retain"))
         holdout = rows["unseen"].select_columns(["question", "answer"])
         folders = folder / str(n) / "memorized", folder / str(n) / "never_seen"
         retain = retain.remove_columns("paraphrased_question")
-        return World(*folders, forget, retain, holdout, None)
+        return Bed(*folders, forget, retain, holdout, None)
 
-    return world
+    return bed
 
 
-def real_world(folder: Path) -> Callable[[int], World]:
+def real_bed(folder: Path) -> Callable[[int], Bed]:
     """What benchmarks/real_input.py left in `folder`, one test bed for all seeds; the base in fp32, since NF4 takes a third of so small a model."""
     rows = {name: data.load(str(folder / f"{name}.jsonl"), name=name) for name in ("forget", "retain")}
-    return lambda seed: World(folder / "memorized", folder / "never_seen", rows["forget"], rows["retain"], None, None)
+    return lambda seed: Bed(folder / "memorized", folder / "never_seen", rows["forget"], rows["retain"], None, None)
 
 
 def options(description: str, runs: str) -> argparse.Namespace:
@@ -93,34 +93,34 @@ def by_arm(
     description: str,
     folder: str,
     arms: dict[str, dict[str, Any]],
-    run: Callable[[World, int, dict[str, Any]], dict[str, Any]],
+    run: Callable[[Bed, int, dict[str, Any]], dict[str, Any]],
     table: Callable[[dict[str, "Runs"], list[int]], None],
 ) -> None:
     """The command line of an experiment of named settings, on either kind of test bed: run those that are missing, or print the table."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("do", choices=("run", "table"))
-    parser.add_argument("--world", choices=("demo", "tofu"), default="demo")
-    parser.add_argument("--worlds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--bed", choices=("demo", "tofu"), default="demo")
+    parser.add_argument("--beds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(arms), default=list(arms))
-    parser.add_argument("--tofu-worlds", type=Path, default=Path("runs/tofu"))
+    parser.add_argument("--tofu-beds", type=Path, default=Path("runs/tofu"))
     parser.add_argument("--folder", type=Path, default=Path(folder))
     options = parser.parse_args()
-    makers = {"demo": cache(demo_world), "tofu": cache(tofu_world(options.tofu_worlds))}
+    makers = {"demo": cache(demo_bed), "tofu": cache(tofu_bed(options.tofu_beds))}
     if options.do == "table":
         there = {kind: options.folder / f"{kind}.jsonl" for kind in makers}
-        return table({kind: Runs(file) for kind, file in there.items() if file.is_file()}, options.worlds)
-    kept = Runs(options.folder / f"{options.world}.jsonl", makers[options.world])
-    for n in options.worlds:
+        return table({kind: Runs(file) for kind, file in there.items() if file.is_file()}, options.beds)
+    kept = Runs(options.folder / f"{options.bed}.jsonl", makers[options.bed])
+    for n in options.beds:
         for arm in options.arms:
             kept.once(json.dumps([n, arms[arm]], sort_keys=True), lambda n=n, arm=arm: run(kept.make(n), n, arms[arm]))
-            print(f"{time.strftime('%H:%M:%S')} world {n}, {arm}", flush=True)
+            print(f"{time.strftime('%H:%M:%S')} test bed {n}, {arm}", flush=True)
     return None
 
 
 class Runs:
     """Runs of one experiment; `file` holds a line for each that ended, keyed by seed and settings."""
 
-    def __init__(self, file: str | Path, make: Callable[[int], World] = demo_world):
+    def __init__(self, file: str | Path, make: Callable[[int], Bed] = demo_bed):
         self.file, self.make = Path(file), make
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.touch()
@@ -146,7 +146,7 @@ def _means(found: dict[str, metrics.Evaluation]) -> dict[str, Any]:
     return {name: {metric: result[metric]["mean"] for metric in METRICS} for name, result in found.items()}
 
 
-def _look(where: World, which: str) -> dict[str, Any]:
+def _look(where: Bed, which: str) -> dict[str, Any]:
     base = adapters.load_base(getattr(where, which), quantization_config=where.quantization_config)
     tokenizer = AutoTokenizer.from_pretrained(where.memorized)
     length = base.config.max_position_embeddings
@@ -157,7 +157,7 @@ def _look(where: World, which: str) -> dict[str, Any]:
     return _means({name: metrics.evaluate(base, tokenizer, found, batch_size=40) for name, found in rows.items()})
 
 
-def _unlearn(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+def _unlearn(where: Bed, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         args = UnlearnConfig(folder, seed=seed, disable_tqdm=True, use_cpu=True, logging_steps=10, **settings)

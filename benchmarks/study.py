@@ -1,8 +1,8 @@
 """Every method beside every other, on two kinds of test beds: how far each forgets, and what that costs.
 
-    python benchmarks/study.py run --world demo [--folder runs/study]
-    python benchmarks/study.py run --world tofu --tofu-worlds runs/tofu
-    python benchmarks/study.py cost --world demo|tofu             # CPU seconds and peak memory of a step, each method in a process of its own
+    python benchmarks/study.py run --bed demo [--folder runs/study]
+    python benchmarks/study.py run --bed tofu --tofu-beds runs/tofu
+    python benchmarks/study.py cost --bed demo|tofu             # CPU seconds and peak memory of a step, each method in a process of its own
     python benchmarks/study.py table [--folder runs/study]        # docs/studies/study-tables.md; --plots FOLDER draws the figures
 
 Test beds 0, 1 and 2 are reported; test bed 3, of other people and authors, chooses the learning rate of each method from a sweep that is as large for
@@ -38,7 +38,7 @@ from peft_unlearn.metrics.results import summarize
 from peft_unlearn.metrics.retain_kl import retain_kl
 from peft_unlearn.metrics.truth_ratio_score import truth_ratio_score
 from peft_unlearn.model import adapters
-from runs import Runs, World, demo_world, tofu_world
+from runs import Bed, Runs, demo_bed, tofu_bed
 
 REPORTED, CHOOSING = (0, 1, 2), 3
 # arm: settings. `dpo` needs alternate answers, which the test beds do not have; `idkdpo` stands for both.
@@ -58,7 +58,7 @@ def settings(arm: str, rate: float) -> dict[str, Any]:
     return ARMS[arm] | ({} if rate == 1 else {"learning_rate": rate * learning_rate(1, falling=falling)})
 
 
-def trainer_for(where: World, seed: int, chosen: dict[str, Any], folder: str, twin: Any) -> UnlearnTrainer:
+def trainer_for(where: Bed, seed: int, chosen: dict[str, Any], folder: str, twin: Any) -> UnlearnTrainer:
     args = UnlearnConfig(folder, seed=seed, disable_tqdm=True, use_cpu=True, logging_steps=10, per_device_eval_batch_size=100, **chosen)
     trainer = UnlearnTrainer(
         str(where.memorized),
@@ -74,7 +74,7 @@ def trainer_for(where: World, seed: int, chosen: dict[str, Any], folder: str, tw
     return trainer
 
 
-def unlearn(where: World, seed: int, chosen: dict[str, Any]) -> dict[str, Any]:
+def unlearn(where: Bed, seed: int, chosen: dict[str, Any]) -> dict[str, Any]:
     """One run: numbers where it ends and where it was nearest to never-seen, and the way there."""
     torch.set_num_threads(1)
     twin = adapters.load_base(where.never_seen, quantization_config=where.quantization_config)
@@ -94,13 +94,13 @@ def unlearn(where: World, seed: int, chosen: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def cost(world: str, folder: Path, name: str) -> dict[str, float]:
+def cost(bed: str, folder: Path, name: str) -> dict[str, float]:
     """CPU seconds of a step, checks of early stopping included, and by how many MB training goes beyond the loaded model at its peak.
 
     For a process of its own, on Linux, whose kernel keeps that peak.
     """
     torch.set_num_threads(1)
-    where = demo_world(0) if world == "demo" else tofu_world(folder)(0)
+    where = demo_bed(0) if bed == "demo" else tofu_bed(folder)(0)
     twin = adapters.load_base(where.never_seen, quantization_config=where.quantization_config)
     with tempfile.TemporaryDirectory() as output:
         trainer = trainer_for(where, 0, ARMS[name] | {"max_steps": COST_STEPS}, output, twin)
@@ -163,7 +163,7 @@ def look(model: Any, tokenizer: Any, sets: dict[str, Any]) -> dict[str, Any]:
     return means
 
 
-def whole(where: World, which: str) -> dict[str, Any]:
+def whole(where: Bed, which: str) -> dict[str, Any]:
     """The memorized or the never-seen model as it is."""
     tokenizer = AutoTokenizer.from_pretrained(where.memorized)
     model = adapters.load_base(getattr(where, which), quantization_config=where.quantization_config)
@@ -179,9 +179,9 @@ class Study(Runs):
 
     def arm(self, n: int, name: str, rate: float) -> dict[str, Any]:
         chosen = settings(name, rate)
-        return self.once(json.dumps([n, chosen], sort_keys=True), lambda: unlearn(self.world(n), n, chosen))
+        return self.once(json.dumps([n, chosen], sort_keys=True), lambda: unlearn(self.bed(n), n, chosen))
 
-    def world(self, n: int) -> World:
+    def bed(self, n: int) -> Bed:
         """Where settings are only chosen, nobody asks for other wordings."""
         where = self.make(n)
         return where if n != CHOOSING else replace(where, forget=where.forget.select_columns(["question", "answer"]))
@@ -217,7 +217,7 @@ def run(study: Study, arms: list[str], parts: list[str]) -> None:
 def say(study: Study, n: int, name: str, rate: float) -> None:
     end = study.arm(n, name, rate)["end"]
     print(
-        f"{time.strftime('%H:%M:%S')} world {n}, {name}, rate x{rate:.2g}: {end['step']} steps, forget loss {end['forget']['loss']:.2f} "
+        f"{time.strftime('%H:%M:%S')} test bed {n}, {name}, rate x{rate:.2g}: {end['step']} steps, forget loss {end['forget']['loss']:.2f} "
         f"ES {end['forget']['extraction_strength']:.3f} AUC {end['forget']['min_k_auc']:.3f}, retain utility {end['retain']['utility']:.3f} "
         f"KL {end['retain']['kl']:.4f}",
         flush=True,
@@ -227,25 +227,23 @@ def say(study: Study, n: int, name: str, rate: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("do", choices=("run", "cost", "table"))
-    parser.add_argument("--world", choices=("demo", "tofu"), default="demo")
-    parser.add_argument("--tofu-worlds", type=Path, default=Path("runs/tofu"))
+    parser.add_argument("--bed", choices=("demo", "tofu"), default="demo")
+    parser.add_argument("--tofu-beds", type=Path, default=Path("runs/tofu"))
     parser.add_argument("--folder", type=Path, default=Path("runs/study"))
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--plots", type=Path)
     options = parser.parse_args()
     studies = {
-        "demo": Study(options.folder / "demo.jsonl", cache(demo_world)),
-        "tofu": Study(options.folder / "tofu.jsonl", cache(tofu_world(options.tofu_worlds))),
+        "demo": Study(options.folder / "demo.jsonl", cache(demo_bed)),
+        "tofu": Study(options.folder / "tofu.jsonl", cache(tofu_bed(options.tofu_beds))),
     }
     if options.do == "run":
-        run(studies[options.world], options.arms, options.parts)
+        run(studies[options.bed], options.arms, options.parts)
     elif options.do == "cost":
         with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
             for name in options.arms:
-                found = studies[options.world].cost(
-                    name, lambda name=name: pool.submit(cost, options.world, options.tofu_worlds, name).result()
-                )
+                found = studies[options.bed].cost(name, lambda name=name: pool.submit(cost, options.bed, options.tofu_beds, name).result())
                 print(f"{name}: {found['seconds']:.2f} CPU seconds a step, {found['mb']:.0f} MB", flush=True)
     else:
         study_report.write(studies, list(ARMS), SWEPT, REPORTED, CHOOSING, RATES, options.plots)

@@ -88,10 +88,10 @@ def best_point(study: Any, arm: str, n: int, rates: tuple[float, ...]) -> tuple[
     return max(candidates, key=lambda c: rank(points(study.arm(n, arm, c[0]))[c[1]], never))
 
 
-def landing(study: Any, arms: list[str], worlds: tuple[int, ...]) -> None:
+def landing(study: Any, arms: list[str], beds: tuple[int, ...]) -> None:
     print("| test bed | run | steps | log p | never-seen's | off by | Min-K AUC | never-seen's | retain utility | as never-seen |")
     print("| --- " * 10 + "|")
-    for n in worlds:
+    for n in beds:
         never = study.whole(n, "never_seen")
         for arm in arms:
             end = study.arm(n, arm, 1.0)["end"]
@@ -104,21 +104,21 @@ def landing(study: Any, arms: list[str], worlds: tuple[int, ...]) -> None:
             )
 
 
-def table(study: Any, arms: list[str], worlds: tuple[int, ...], choice: Any) -> None:
-    """Means over the test beds `worlds`, "lowest" the lowest utility of them; "as never-seen" counts those where `within` holds."""
+def table(study: Any, arms: list[str], beds: tuple[int, ...], choice: Any) -> None:
+    """Means over `beds`, "lowest" the lowest utility of them; "as never-seen" counts those where `within` holds."""
     heads = ["run", "rate", "point", *(head for head, _, _ in COLUMNS), "lowest", "as never-seen"]
     print("| " + " | ".join(heads) + " |")
     print("| --- " * len(heads) + "|")
     lines = []
     for name in ("memorized", "never_seen"):
-        found = [(study.whole(n, name), study.whole(n, "never_seen")) for n in worlds]
+        found = [(study.whole(n, name), study.whole(n, "never_seen")) for n in beds]
         lines.append((2.0, name.replace("_", "-"), "", "", found))
     for arm in arms:
         rate, point = choice(arm)
-        runs = [study.arm(n, arm, rate) for n in worlds]
-        found = [(points(run)[point], study.whole(n, "never_seen")) for run, n in zip(runs, worlds, strict=True)]
+        runs = [study.arm(n, arm, rate) for n in beds]
+        found = [(points(run)[point], study.whole(n, "never_seen")) for run, n in zip(runs, beds, strict=True)]
         good = sum(within(*pair) for pair in found)
-        order = good / len(worlds) + min(pair[0]["retain"]["utility"] for pair in found) / 10
+        order = good / len(beds) + min(pair[0]["retain"]["utility"] for pair in found) / 10
         lines.append((order, arm, f"{rate:.2g}", point, found))
     for _, name, rate, point, found in sorted(lines, key=lambda line: -line[0]):
         cells = [format(float(np.mean([value(*pair) for pair in found])), spec) for _, value, spec in COLUMNS]
@@ -136,13 +136,13 @@ def costs(study: Any, arms: list[str]) -> None:
         print(f"| {arm} | {found['seconds']:.3f} | {found['mb']:.0f} |")
 
 
-def draw(study: Any, kind: str, arms: list[str], best: dict[str, tuple[float, str]], worlds: tuple[int, ...], folder: Path) -> None:
+def draw(study: Any, kind: str, arms: list[str], best: dict[str, tuple[float, str]], beds: tuple[int, ...], folder: Path) -> None:
     """Forgetting against utility: a dot for each run, at the best of its sweep where it was swept; the band is never-seen's, 20 % either way."""
     figure, axes = plt.subplots(figsize=(8, 5))
     axes.axvspan(0.8, 1.2, color="0.92")
     for i, arm in enumerate(arms):
         rate, point = best.get(arm, (1.0, "end"))
-        found = [(points(study.arm(n, arm, rate))[point], study.whole(n, "never_seen")) for n in worlds]
+        found = [(points(study.arm(n, arm, rate))[point], study.whole(n, "never_seen")) for n in beds]
         x = [min(pair[0]["forget"]["loss"] / pair[1]["forget"]["loss"], 4.0) for pair in found]
         y = [pair[0]["retain"]["utility"] for pair in found]
         ours = arm.split()[0] in OURS

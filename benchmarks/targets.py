@@ -1,7 +1,7 @@
 """How near `stop_at: auto` estimates, before training, what true never-seen models show of the forget set.
 
-    python benchmarks/targets.py --world demo [--worlds 0 1 2 3] [--seeds 0 1 2 3 4]
-    python benchmarks/targets.py --world tofu --tofu-worlds runs/tofu
+    python benchmarks/targets.py --bed demo [--beds 0 1 2 3] [--seeds 0 1 2 3 4]
+    python benchmarks/targets.py --bed tofu --tofu-beds runs/tofu
 
 Min-K AUC: of the forget set against the holdout, under the never-seen model; and of the estimated targets against
 those of the holdout, which a run is stopped at. "estimated" is the mean of the targets that a run starts with, corrected for the holdout shift;
@@ -18,7 +18,7 @@ from peft_unlearn import data
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.model import adapters
 from peft_unlearn.training import targets
-from runs import demo_world, tofu_world
+from runs import demo_bed, tofu_bed
 
 
 def mean(rows: list[np.ndarray]) -> float:
@@ -27,17 +27,17 @@ def mean(rows: list[np.ndarray]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", choices=("demo", "tofu"), default="demo")
-    parser.add_argument("--tofu-worlds", type=Path, default=Path("runs/tofu"))
-    parser.add_argument("--worlds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--bed", choices=("demo", "tofu"), default="demo")
+    parser.add_argument("--tofu-beds", type=Path, default=Path("runs/tofu"))
+    parser.add_argument("--beds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options = parser.parse_args()
-    make = demo_world if options.world == "demo" else tofu_world(options.tofu_worlds)
+    make = demo_bed if options.bed == "demo" else tofu_bed(options.tofu_beds)
     print(
         "| test bed | never-seen log p | simple | off by | estimated | off by | row correlation | true AUC | estimated, mean | lowest to highest |"
     )
     print("| --- " * 10 + "|")
-    for n in options.worlds:
+    for n in options.beds:
         where = make(n)
         tokenizer = AutoTokenizer.from_pretrained(where.memorized)
         sets = {}

@@ -1,6 +1,6 @@
 """What comes back when a forgetting adapter is shipped: merged into 16/32-bit weights, then int8 or NF4, or merged in place into NF4.
 
-    python benchmarks/train_quantized.py run --world demo|tofu [--worlds 0 1 2] [--arms ...] [--folder runs/train_quantized]
+    python benchmarks/train_quantized.py run --bed demo|tofu [--beds 0 1 2] [--arms ...] [--folder runs/train_quantized]
     python benchmarks/train_quantized.py table [--folder runs/train_quantized]
 
 Our three methods with `stop_at: never_seen`, without `train_quantized` and with it. R is the share of what was forgotten that comes
@@ -21,7 +21,7 @@ from peft_unlearn.config.methods import OURS
 from peft_unlearn.data.variants import probe
 from peft_unlearn.model import adapters
 from peft_unlearn.model.fake_quant import int8, nf4
-from runs import Runs, World, by_arm
+from runs import Bed, Runs, by_arm
 
 ARMS = {
     f"{method}{'' if train_quantized == 'none' else ', train_quantized: ' + train_quantized}": {
@@ -41,7 +41,7 @@ WAYS = {
 }
 
 
-def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+def run(where: Bed, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     twin = adapters.load_base(where.never_seen, quantization_config=where.quantization_config)
     with tempfile.TemporaryDirectory() as folder:
@@ -65,12 +65,12 @@ def run(where: World, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def table(runs: dict[str, Runs], worlds: list[int]) -> None:
+def table(runs: dict[str, Runs], beds: list[int]) -> None:
     print("| test bed | run | change | way | forget ES | R of ES | rephrased | R of rephrased | log p | AUC | retain utility |")
     print("| --- " * 11 + "|")
     for kind, kept in runs.items():
         for arm, settings in ARMS.items():
-            for n in worlds:
+            for n in beds:
                 found = kept.done.get(json.dumps([n, settings], sort_keys=True))
                 if found is None:
                     continue

@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 import torch
-from cli_world import no_model, recipe, world  # noqa: F401
+from cli_bed import bed, no_model, recipe  # noqa: F401
 
 ROOT = Path(__file__).parent
 # Folders and files whose tests load whole models or run whole commands: some nine tenths of the suite's time. `make fast` leaves them out.
@@ -17,6 +17,7 @@ SLOW = (
     "test_recipes.py",
     "unit/attacks",
     "unit/benchmarks",
+    "unit/config/test_howto.py",
     "unit/merging",
     "unit/planning",
     "unit/training/test_early_stop.py",

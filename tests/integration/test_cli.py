@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cli_world import refused
+from cli_bed import refused
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -29,7 +29,7 @@ from peft_unlearn.util import folders
 from peft_unlearn.util.folders import claimed
 
 
-def test_train_writes_an_adapter_that_plain_peft_loads(recipe, world, capsys):
+def test_train_writes_an_adapter_that_plain_peft_loads(recipe, bed, capsys):
     assert main(["train", recipe(), "--max_steps", "3", "--learning_rate", "1e-2"]) == 0
     out = Path("out")
     assert {path.name for path in out.iterdir()} >= {
@@ -49,7 +49,7 @@ def test_train_writes_an_adapter_that_plain_peft_loads(recipe, world, capsys):
     assert set(report["results"]) == {"forget", "retain"}
     assert set(report["results"]["forget"]) == {"before", "after"}
     assert "probability" in capsys.readouterr().out
-    base = AutoModelForCausalLM.from_pretrained(world / "base")
+    base = AutoModelForCausalLM.from_pretrained(bed / "base")
     ids = torch.tensor([[1, 5, 6, 7]])
     before = base(ids).logits
     assert not PeftModel.from_pretrained(base, out)(ids).logits.allclose(before)
@@ -75,9 +75,9 @@ def test_evaluate_gives_the_numbers_of_the_report(recipe, precision):
 
 
 @pytest.mark.parametrize(("stop_at", "never_seen"), [("auto", None), ("never_seen", "other")])
-def test_a_run_that_stops_early_reports_the_holdout_and_whether_it_got_there(recipe, world, stop_at, never_seen):
-    known = {"never_seen_model_name_or_path": str(world / never_seen)} if never_seen else {}
-    changes = {"method": "ngdiff", "stop_at": stop_at, "holdout_dataset": str(world / "holdout.jsonl"), "max_steps": 3} | known
+def test_a_run_that_stops_early_reports_the_holdout_and_whether_it_got_there(recipe, bed, stop_at, never_seen):
+    known = {"never_seen_model_name_or_path": str(bed / never_seen)} if never_seen else {}
+    changes = {"method": "ngdiff", "stop_at": stop_at, "holdout_dataset": str(bed / "holdout.jsonl"), "max_steps": 3} | known
     assert main(["train", recipe(**changes)]) == 0
     report = json.loads(Path("out/report.json").read_text())
     assert set(report["results"]) == {"forget", "retain", "holdout"}
@@ -126,9 +126,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_sentence_before_a_model_is_loaded_and_writes_nothing(name, recipe, world, capsys, no_model):
+def test_bad_input_is_one_sentence_before_a_model_is_loaded_and_writes_nothing(name, recipe, bed, capsys, no_model):
     changes, *words = BAD[name]
-    refused(capsys, ["train", recipe(**changes(world))], *words)
+    refused(capsys, ["train", recipe(**changes(bed))], *words)
     assert not Path("out").exists()
 
 
@@ -163,13 +163,13 @@ def test_a_cut_run_goes_on_where_it_was_cut(recipe, capsys):
     assert all(resumed[name].equal(tensor) for name, tensor in uncut.items())
 
 
-def test_divergence_keeps_the_last_good_adapter_and_says_so(recipe, world, capsys):
+def test_divergence_keeps_the_last_good_adapter_and_says_so(recipe, bed, capsys):
     refused(capsys, ["train", recipe(method="graddiff", learning_rate="1e30", max_grad_norm=0, max_steps=5)], "NaN or infinite at step")
     report = json.loads(Path("out/report.json").read_text())
     assert "NaN or infinite" in report["run"]["stopped"]
     assert f"stopped early, and this is the last good adapter: {report['run']['stopped']}" in Path("out/README.md").read_text()
     assert all(tensor.isfinite().all() for tensor in load_file("out/adapter_model.safetensors").values())
-    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world / "base"), "out")
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(bed / "base"), "out")
     assert loaded(torch.tensor([[1, 5, 6, 7]])).logits.isfinite().all()
 
 
@@ -179,45 +179,43 @@ def test_layers_that_did_not_move_are_warned_about(recipe, caplog):
     assert "lora_B matrices did not move" in caplog.text
 
 
-def test_evaluate_says_what_it_lacks(world, recipe, capsys, no_model):
+def test_evaluate_says_what_it_lacks(bed, recipe, capsys, no_model):
     recipe()
     refused(capsys, ["evaluate", "./nowhere"], "model", "nowhere")
-    refused(capsys, ["evaluate", str(world / "lora")], "write --forget")
-    refused(capsys, ["evaluate", str(world / "base")], "write --forget")
-    refused(capsys, ["evaluate", str(world / "base"), "--base", "other"], "leave --base out")
+    refused(capsys, ["evaluate", str(bed / "lora")], "write --forget")
+    refused(capsys, ["evaluate", str(bed / "base")], "write --forget")
+    refused(capsys, ["evaluate", str(bed / "base"), "--base", "other"], "leave --base out")
     refused(
         capsys,
-        ["evaluate", str(world / "lora"), "--forget", "x.jsonl", "--batch-size", "0"],
+        ["evaluate", str(bed / "lora"), "--forget", "x.jsonl", "--batch-size", "0"],
         "per_device_eval_batch_size: 0 is out of range",
     )
-    refused(capsys, ["evaluate", str(world / "lora"), "--forget", "x.jsonl", "--set", "lora_rank=8"], "lora_rank: write lora_r")
-    refused(capsys, ["evaluate", str(world / "lora"), "--forget", "none.jsonl"], "forget_dataset", "none.jsonl")
-    refused(capsys, ["evaluate", str(world / "lora"), "--forget", "x.jsonl", "--output", "."], "output: . is a folder", "report.json")
-    refused(capsys, ["evaluate", str(world / "lora"), "--forget", "x.jsonl", "--output", "my.yaml/x"], "output: my.yaml/x cannot be made")
+    refused(capsys, ["evaluate", str(bed / "lora"), "--forget", "x.jsonl", "--set", "lora_rank=8"], "lora_rank: write lora_r")
+    refused(capsys, ["evaluate", str(bed / "lora"), "--forget", "none.jsonl"], "forget_dataset", "none.jsonl")
+    refused(capsys, ["evaluate", str(bed / "lora"), "--forget", "x.jsonl", "--output", "."], "output: . is a folder", "report.json")
+    refused(capsys, ["evaluate", str(bed / "lora"), "--forget", "x.jsonl", "--output", "my.yaml/x"], "output: my.yaml/x cannot be made")
 
 
-def test_evaluate_takes_an_adapter_without_a_recipe(world, recipe):
+def test_evaluate_takes_an_adapter_without_a_recipe(bed, recipe):
     recipe()
-    assert (
-        main(["evaluate", str(world / "lora"), "--forget", str(world / "forget.jsonl"), "--rows", "2", "--output", "new/found.json"]) == 0
-    )
+    assert main(["evaluate", str(bed / "lora"), "--forget", str(bed / "forget.jsonl"), "--rows", "2", "--output", "new/found.json"]) == 0
     found = json.loads(Path("new/found.json").read_text())["results"]["forget"]
     assert found["before"]["loss"]["n"] == 2
     assert found["before"]["loss"]["mean"] != found["after"]["loss"]["mean"]
 
 
-def test_a_base_that_the_user_names_is_taken_with_a_warning(world, recipe, caplog):
+def test_a_base_that_the_user_names_is_taken_with_a_warning(bed, recipe, caplog):
     """Bases are moved and renamed."""
     recipe()
-    assert main(["evaluate", str(world / "lora"), "--base", str(world / "other"), "--forget", str(world / "forget.jsonl")]) == 0
+    assert main(["evaluate", str(bed / "lora"), "--base", str(bed / "other"), "--forget", str(bed / "forget.jsonl")]) == 0
     (warning,) = (record.getMessage() for record in caplog.records if record.name.startswith("peft_unlearn"))
-    assert f"says that its base is {world / 'base'}, and is put on {world / 'other'}" in warning
+    assert f"says that its base is {bed / 'base'}, and is put on {bed / 'other'}" in warning
 
 
 @pytest.mark.parametrize("damaged", ["base", "lora"])
-def test_damaged_weights_are_one_sentence(damaged, world, recipe, capsys):
+def test_damaged_weights_are_one_sentence(damaged, bed, recipe, capsys):
     for name in ("base", "lora"):
-        shutil.copytree(world / name, name)
+        shutil.copytree(bed / name, name)
     weights = Path(damaged, "model.safetensors" if damaged == "base" else "adapter_model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
     keys = {"model_name_or_path": "base", "adapter_name_or_path": "lora"}
@@ -265,9 +263,9 @@ def test_uploads_are_private_unless_told_otherwise(recipe, monkeypatch):
     ]
 
 
-def test_demo_is_a_run_of_each_method_and_can_be_repeated(world, tmp_path, monkeypatch, capsys):
+def test_demo_is_a_run_of_each_method_and_can_be_repeated(bed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo_model, "train_models", lambda *_: demo_model.Models(world / "base", world / "other"))
+    monkeypatch.setattr(demo_model, "train_models", lambda *_: demo_model.Models(bed / "base", bed / "other"))
     monkeypatch.setattr(demo_people, "make_people", partial(demo_people.make_people, forget=1, retain=1, never_used=1))
     monkeypatch.setitem(methods.WITH_TARGETS, "max_steps", 2)
     assert main(["demo", "--method", "ngdiff", "mollm"]) == 0
@@ -316,13 +314,13 @@ def test_bugs_keep_their_traceback(recipe, monkeypatch):
         main(["train", recipe()])
 
 
-def test_as_a_program_and_quickly_for_help(recipe, world):
+def test_as_a_program_and_quickly_for_help(recipe, bed):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     program = [sys.executable, "-X", "importtime", "-m", "peft_unlearn"]
     shown = subprocess.run([*program, "--help"], capture_output=True, text=True, env=environment)
     assert shown.returncode == 0
     assert "| torch\n" not in shown.stderr
-    shared = recipe(retain_dataset=str(world / "forget.jsonl"))
+    shared = recipe(retain_dataset=str(bed / "forget.jsonl"))
     wrong = subprocess.run([sys.executable, "-m", "peft_unlearn", "train", shared], capture_output=True, text=True, env=environment)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("peft-unlearn: error: forget_dataset: row 1 also stands in retain_dataset")

@@ -5,7 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
-import audit_world
+import audit_bed
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
@@ -20,11 +20,11 @@ FEW = ("--rows", "4")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def bed(tmp_path_factory):
     """Models and sets, adapters from real runs, hardened and not, the latter scaled to .3, and one that was trained to refuse."""
     folder = tmp_path_factory.mktemp("audit")
-    audit_world.make(folder)
-    audit_world.refusing(folder).save_pretrained(folder / "refusing")
+    audit_bed.make(folder)
+    audit_bed.refusing(folder).save_pretrained(folder / "refusing")
     recipe = {
         "model_name_or_path": str(folder / "memorized"),
         "never_seen_model_name_or_path": str(folder / "never_seen"),
@@ -42,17 +42,17 @@ def world(tmp_path_factory):
     return folder
 
 
-def audit(world, model, *arguments) -> dict:
+def audit(bed, model, *arguments) -> dict:
     """The report of an audit that must work."""
-    named = [] if (world / model / "recipe.yaml").exists() else [word for name in SETS for word in (f"--{name}", world / f"{name}.jsonl")]
-    options = [*named, "--never-seen", world / "never_seen", "--batch-size", "64", *arguments]
-    assert main(["audit", str(world / model), *map(str, options)]) == 0
-    return json.loads((world / model / "report.json").read_text())
+    named = [] if (bed / model / "recipe.yaml").exists() else [word for name in SETS for word in (f"--{name}", bed / f"{name}.jsonl")]
+    options = [*named, "--never-seen", bed / "never_seen", "--batch-size", "64", *arguments]
+    assert main(["audit", str(bed / model), *map(str, options)]) == 0
+    return json.loads((bed / model / "report.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def audited(world):
-    return {model: audit(world, model) for model in ("ours", "hardened", "scaled", "refusing", "never_seen")}
+def audited(bed):
+    return {model: audit(bed, model) for model in ("ours", "hardened", "scaled", "refusing", "never_seen")}
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_what_each_case_shows(audited):
     assert back["refusing"] > 1.5 * back["ours"]
 
 
-def test_an_audit_adds_to_the_report_of_the_training(world, audited):
+def test_an_audit_adds_to_the_report_of_the_training(bed, audited):
     found = audited["ours"]
     assert found["run"]["settings"]["method"] == "mollm"
     assert found["curve"]
     assert found["never_seen"]["kind"] == "retrained"
-    page = html.unescape((world / "ours" / "report.html").read_text())
+    page = html.unescape((bed / "ours" / "report.html").read_text())
     for name, attack in found["attacks"].items():
         assert name in page
         for finding in attack["findings"]:
@@ -105,20 +105,20 @@ def test_an_audit_adds_to_the_report_of_the_training(world, audited):
     assert audited["refusing"]["run"]["command"].startswith("peft-unlearn audit")
 
 
-def test_an_audit_brings_the_model_card_up_to_date(world, audited):
+def test_an_audit_brings_the_model_card_up_to_date(bed, audited):
     """It says what the report says now; of the settings it shows what the training wrote."""
-    shutil.copytree(world / "ours", world / "carded")
-    card, found = (world / "carded" / "README.md").read_text(), audited["ours"]
+    shutil.copytree(bed / "ours", bed / "carded")
+    card, found = (bed / "carded" / "README.md").read_text(), audited["ours"]
     assert f"verdict: {found['verdict']['word']}" in card
     for reason in found["verdict"]["reasons"]:
         assert reason in card
     settings = card.partition("## Settings")[2]
     assert f"| `learning_rate` | {found['run']['settings']['learning_rate']} |" in settings
     assert f"| `max_steps` | {found['run']['steps']} |" in settings
-    (world / "carded" / "report.json").unlink()  # of an adapter whose training nobody reported, the card is left alone
-    (world / "carded" / "README.md").write_text("mine")
-    audit(world, "carded", "--attacks", "membership", *FEW)
-    assert (world / "carded" / "README.md").read_text() == "mine"
+    (bed / "carded" / "report.json").unlink()  # of an adapter whose training nobody reported, the card is left alone
+    (bed / "carded" / "README.md").write_text("mine")
+    audit(bed, "carded", "--attacks", "membership", *FEW)
+    assert (bed / "carded" / "README.md").read_text() == "mine"
 
 
 def test_never_seen_is_attacked_in_the_same_way(audited):
@@ -134,22 +134,22 @@ def test_never_seen_is_attacked_in_the_same_way(audited):
                 assert control[name, finding["what"], finding["metric"]] == pytest.approx(finding["mean"], abs=1e-6)
 
 
-def test_no_text_unless_it_is_asked_for(world, capsys):
-    asked = [json.loads(line)["question"] for line in (world / "forget.jsonl").read_text().splitlines()]
-    answers = [json.loads(line)["answer"] for line in (world / "forget.jsonl").read_text().splitlines()]
-    shutil.copytree(world / "ours", world / "shown")
-    audit(world, "shown", "--attacks", "prompts", *FEW)
-    written = [(world / "shown" / name).read_text() for name in ("report.json", "report.html", "audit.json")]
+def test_no_text_unless_it_is_asked_for(bed, capsys):
+    asked = [json.loads(line)["question"] for line in (bed / "forget.jsonl").read_text().splitlines()]
+    answers = [json.loads(line)["answer"] for line in (bed / "forget.jsonl").read_text().splitlines()]
+    shutil.copytree(bed / "ours", bed / "shown")
+    audit(bed, "shown", "--attacks", "prompts", *FEW)
+    written = [(bed / "shown" / name).read_text() for name in ("report.json", "report.html", "audit.json")]
     for text in (*written, capsys.readouterr().out):
         assert not any(line in text for line in (*asked, *answers))
-    audit(world, "shown", "--attacks", "prompts", "--show-text", *FEW)
-    assert sum(line in (world / "shown" / "report.html").read_text() for line in asked) == 4
-    assert not any(line in (world / "shown" / name).read_text() for line in asked for name in ("report.json", "audit.json"))
+    audit(bed, "shown", "--attacks", "prompts", "--show-text", *FEW)
+    assert sum(line in (bed / "shown" / "report.html").read_text() for line in asked) == 4
+    assert not any(line in (bed / "shown" / name).read_text() for line in asked for name in ("report.json", "audit.json"))
 
 
-def test_a_cut_audit_goes_on_and_a_changed_adapter_starts_anew(world, monkeypatch, capsys):
-    folder = world / "cut"
-    shutil.copytree(world / "ours", folder, ignore=shutil.ignore_patterns("audit.json"))
+def test_a_cut_audit_goes_on_and_a_changed_adapter_starts_anew(bed, monkeypatch, capsys):
+    folder = bed / "cut"
+    shutil.copytree(bed / "ours", folder, ignore=shutil.ignore_patterns("audit.json"))
     made = []
 
     def watched(name, attack, stops=False):
@@ -171,7 +171,7 @@ def test_a_cut_audit_goes_on_and_a_changed_adapter_starts_anew(world, monkeypatc
     assert made == [("prompts", "never_seen")]
     assert (folder / "report.json").read_text() == before
     monkeypatch.setitem(attacks.ATTACKS, "sampling", watched("sampling", whole["sampling"]))
-    cut = audit(world, "cut", "--attacks", "prompts", "sampling", *FEW)
+    cut = audit(bed, "cut", "--attacks", "prompts", "sampling", *FEW)
     assert made[1:] == [("sampling", "never_seen"), ("sanity", "after"), ("prompts", "after"), ("sampling", "after")]
 
     def loads(*args, **kwargs):
@@ -179,26 +179,26 @@ def test_a_cut_audit_goes_on_and_a_changed_adapter_starts_anew(world, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(adapters, "load_base", loads)
-        again = audit(world, "cut", "--attacks", "prompts", "sampling", *FEW)  # nothing is left to do
+        again = audit(bed, "cut", "--attacks", "prompts", "sampling", *FEW)  # nothing is left to do
     assert again["attacks"] == cut["attacks"]
     assert again["results"] == cut["results"]
     weights = folder / "adapter_model.safetensors"
     save_file({name: tensor * 0.5 for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
     made.clear()
-    changed = audit(world, "cut", "--attacks", "prompts", *FEW)
+    changed = audit(bed, "cut", "--attacks", "prompts", *FEW)
     assert made == [("prompts", "never_seen"), ("sanity", "after"), ("prompts", "after")]
     assert changed["attacks"]["sampling"]["reason"] == "it was not made"
     assert changed["results"]["forget"]["after"]["loss"]["mean"] < cut["results"]["forget"]["after"]["loss"]["mean"]
 
 
-def test_an_adapter_that_did_not_train_stops_the_audit(world):
-    folder = world / "unmoved"
-    shutil.copytree(world / "ours", folder, ignore=shutil.ignore_patterns("audit.json"))
+def test_an_adapter_that_did_not_train_stops_the_audit(bed):
+    folder = bed / "unmoved"
+    shutil.copytree(bed / "ours", folder, ignore=shutil.ignore_patterns("audit.json"))
     weights = folder / "adapter_model.safetensors"
     tensors = load_file(weights)
     first = next(name for name in tensors if "lora_B" in name)
     save_file({name: tensor * (name != first) for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
-    found = audit(world, "unmoved", "--attacks", "scale", *FEW)
+    found = audit(bed, "unmoved", "--attacks", "scale", *FEW)
     assert found["attacks"]["sanity"]["passed"] is False
     assert found["attacks"]["scale"]["reason"] == "it was not made"
     assert found["verdict"]["word"] is None
@@ -215,21 +215,21 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_the_user_can_mend_is_said_before_a_model_is_loaded(world, capsys, monkeypatch, case):
+def test_what_the_user_can_mend_is_said_before_a_model_is_loaded(bed, capsys, monkeypatch, case):
     def loads(*args, **kwargs):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(adapters, "load_base", loads)
-    monkeypatch.chdir(world)
+    monkeypatch.chdir(bed)
     arguments, expected = REFUSED[case]
     assert main(["audit", *arguments]) == 2
     assert expected in capsys.readouterr().err
 
 
-def test_a_file_that_is_no_report_is_left_alone(world, capsys, monkeypatch):
+def test_a_file_that_is_no_report_is_left_alone(bed, capsys, monkeypatch):
     monkeypatch.setattr(adapters, "load_base", None)
-    other = Path(world / "notes.json")
+    other = Path(bed / "notes.json")
     other.write_text("{}")
-    assert main(["audit", str(world / "ours"), "--output", str(other)]) == 2
+    assert main(["audit", str(bed / "ours"), "--output", str(other)]) == 2
     assert "is there and no report" in capsys.readouterr().err
     assert other.read_text() == "{}"

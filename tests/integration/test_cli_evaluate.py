@@ -20,9 +20,9 @@ TEMPLATE = "{% for m in messages %}<s> {{ m['role'] }} {{ m['content'] }} </s>{%
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def bed(tmp_path_factory):
     """A folder with two tiny Llamas, one of another vocabulary, two LoRAs on the first, the files of TOFU, and own sets."""
-    folder, rng = tmp_path_factory.mktemp("world"), np.random.default_rng(1)
+    folder, rng = tmp_path_factory.mktemp("bed"), np.random.default_rng(1)
     for seed, name in enumerate(("base", "other", "strange")):
         tiny_llama(seed).save_pretrained(folder / name)
         tokenizer = word_tokenizer()
@@ -52,17 +52,17 @@ def evaluated(*arguments):
     return json.loads(Path("found.json").read_text()), Path("found.html").read_text()
 
 
-def own(world):
-    return ["--forget", world / "forget.jsonl", "--retain", world / "retain.jsonl", "--holdout", world / "holdout.jsonl"]
+def own(bed):
+    return ["--forget", bed / "forget.jsonl", "--retain", bed / "retain.jsonl", "--holdout", bed / "holdout.jsonl"]
 
 
-def test_an_adapter_on_a_benchmark_beside_a_never_seen_model(world, here, capsys):
+def test_an_adapter_on_a_benchmark_beside_a_never_seen_model(bed, here, capsys):
     found, page = evaluated(
-        world / "lora", "--benchmark", "tofu", "--data", world / "tofu", "--rows", "3", "--never-seen", world / "other", "--samples", "2"
+        bed / "lora", "--benchmark", "tofu", "--data", bed / "tofu", "--rows", "3", "--never-seen", bed / "other", "--samples", "2"
     )
     assert found["schema"] == 3
     assert found["definitions"] == "peft-unlearn"
-    assert found["never_seen"] == {"kind": "retrained", "name": str(world / "other")}
+    assert found["never_seen"] == {"kind": "retrained", "name": str(bed / "other")}
     assert set(found["results"]) == {"forget", "retain", "real_authors", "world_facts"}
     for views in found["results"].values():
         assert set(views) == {"before", "after", "never_seen"}
@@ -73,44 +73,44 @@ def test_an_adapter_on_a_benchmark_beside_a_never_seen_model(world, here, capsys
     assert retain["retain_kl"]["mean"] > 0
     assert "after - before" in found["differences"]["forget"]["loss"]
     assert "--benchmark tofu" in found["run"]["command"]
-    asked = [json.loads(line)["question"] for line in (world / "tofu" / "forget10_perturbed.json").read_text().splitlines()]
+    asked = [json.loads(line)["question"] for line in (bed / "tofu" / "forget10_perturbed.json").read_text().splitlines()]
     said = capsys.readouterr().out
     for question in asked:
         for shown in (page, said, json.dumps(found)):
             assert question not in shown
     # the same numbers for the model by itself
-    alone, _ = evaluated(world / "other", "--benchmark", "tofu", "--data", world / "tofu", "--rows", "3")
+    alone, _ = evaluated(bed / "other", "--benchmark", "tofu", "--data", bed / "tofu", "--rows", "3")
     assert set(alone["results"]["forget"]) == {"after"}
     for name, views in alone["results"].items():
         assert views["after"]["loss"]["rows"] == pytest.approx(found["results"][name]["never_seen"]["loss"]["rows"], rel=1e-5)
     assert "never saw" in alone["results"]["forget"]["after"]["forget_quality"]["reason"]
 
 
-def test_own_sets_with_a_holdout(world, here):
-    found, _ = evaluated(world / "lora", *own(world), "--never-seen", world / "retrained", "--batch-size", "2")
+def test_own_sets_with_a_holdout(bed, here):
+    found, _ = evaluated(bed / "lora", *own(bed), "--never-seen", bed / "retrained", "--batch-size", "2")
     assert set(found["results"]) == {"forget", "retain", "holdout"}
     after = found["results"]["forget"]["after"]
     assert {"min_k_auc", "loss_auc", "priv_leak", "truth_ratio", "worst_of_k"} <= set(after)
     assert found["results"]["forget"]["never_seen"]["priv_leak"]["mean"] == pytest.approx(0)
     # an adapter as never-seen model is the base with that adapter
-    again, _ = evaluated(world / "retrained", *own(world))
+    again, _ = evaluated(bed / "retrained", *own(bed))
     assert again["results"]["retain"]["after"]["loss"]["rows"] == pytest.approx(
         found["results"]["retain"]["never_seen"]["loss"]["rows"], rel=1e-5
     )
 
 
-def test_the_base_under_the_users_own_adapter_is_never_seen(world, here):
-    found, _ = evaluated(world / "lora", *own(world), "--set", f"adapter_name_or_path={world / 'retrained'}")
-    assert found["never_seen"] == {"kind": "base", "name": str(world / "base")}
-    base, _ = evaluated(world / "base", *own(world))
+def test_the_base_under_the_users_own_adapter_is_never_seen(bed, here):
+    found, _ = evaluated(bed / "lora", *own(bed), "--set", f"adapter_name_or_path={bed / 'retrained'}")
+    assert found["never_seen"] == {"kind": "base", "name": str(bed / "base")}
+    base, _ = evaluated(bed / "base", *own(bed))
     for name in ("forget", "holdout"):
         never, alone = found["results"][name]["never_seen"], base["results"][name]["after"]
         assert never["loss"]["rows"] == pytest.approx(alone["loss"]["rows"], rel=1e-5)
 
 
-def test_definitions_of_openunlearning(world, here):
-    ours, _ = evaluated(world / "base", *own(world))
-    theirs, _ = evaluated(world / "base", *own(world), "--definitions", "openunlearning")
+def test_definitions_of_openunlearning(bed, here):
+    ours, _ = evaluated(bed / "base", *own(bed))
+    theirs, _ = evaluated(bed / "base", *own(bed), "--definitions", "openunlearning")
     assert theirs["definitions"] == "openunlearning"
     ours, theirs = (report["results"]["forget"]["after"] for report in (ours, theirs))
     assert theirs["loss"]["rows"] == pytest.approx(ours["loss"]["rows"])
@@ -119,9 +119,9 @@ def test_definitions_of_openunlearning(world, here):
     assert theirs["min_k_auc"]["mean"] == pytest.approx(ours["min_k_auc"]["mean"])
 
 
-def test_text_is_shown_where_it_is_asked_for(world, here, capsys):
-    asked = [json.loads(line)["question"] for line in (world / "forget.jsonl").read_text().splitlines()]
-    _, page = evaluated(world / "base", *own(world), "--show-text")
+def test_text_is_shown_where_it_is_asked_for(bed, here, capsys):
+    asked = [json.loads(line)["question"] for line in (bed / "forget.jsonl").read_text().splitlines()]
+    _, page = evaluated(bed / "base", *own(bed), "--show-text")
     said = " ".join(capsys.readouterr().out.split())
     for question in asked:
         assert question in page
@@ -129,14 +129,14 @@ def test_text_is_shown_where_it_is_asked_for(world, here, capsys):
     assert all(word in said for word in asked[0].split())
 
 
-def test_a_system_prompt_stands_before_every_question(world, here, tmp_path):
+def test_a_system_prompt_stands_before_every_question(bed, here, tmp_path):
     tokenizer = word_tokenizer()
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(tmp_path / "chat")
     tiny_llama(0).save_pretrained(tmp_path / "chat")
     text = 'w60 "w6" \\ é 猫\n{{ w7 }}'
     prompts = {}
-    sets = {name: world / f"{name}.jsonl" for name in ("forget", "retain", "holdout")}
+    sets = {name: bed / f"{name}.jsonl" for name in ("forget", "retain", "holdout")}
     for key, prompt in (("plain", None), ("prompted", text)):
         job = prepare(checks.measured(EvaluateRequest(tmp_path / "chat", **sets, system_prompt=prompt)))
         # no question has the word w60
@@ -170,18 +170,16 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_the_user_can_mend_is_said_before_a_model_is_loaded(world, here, capsys, monkeypatch, case):
+def test_what_the_user_can_mend_is_said_before_a_model_is_loaded(bed, here, capsys, monkeypatch, case):
     def loads(*args, **kwargs):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(adapters, "load_base", loads)
     arguments, *expected = REFUSED[case]
-    there = {path.name for path in world.iterdir()}
+    there = {path.name for path in bed.iterdir()}
     given = []
     for argument in arguments:
-        given += (
-            own(world)[:4] if argument == "OWN" else [world / argument if argument in there and argument != "--benchmark" else argument]
-        )
+        given += own(bed)[:4] if argument == "OWN" else [bed / argument if argument in there and argument != "--benchmark" else argument]
     if "--benchmark" in given:  # its name is also a folder's
         given[given.index("--benchmark") + 1] = arguments[arguments.index("--benchmark") + 1]
     assert main(["evaluate", *map(str, given)]) == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_world import refused
+from cli_bed import refused
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from peft_unlearn.cli import main
 
 
-def test_merged_model_gives_the_logits_of_the_adapter(recipe, world):
+def test_merged_model_gives_the_logits_of_the_adapter(recipe, bed):
     assert main(["train", recipe(learning_rate="1e-2")]) == 0
     assert main(["merge", "out", "--output", "merged"]) == 0
     ids = torch.tensor([[1, 5, 6, 7]])
     with torch.no_grad():
         merged = AutoModelForCausalLM.from_pretrained("merged")(ids).logits
-        trained = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world / "base"), "out")(ids).logits
+        trained = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(bed / "base"), "out")(ids).logits
     assert (merged - trained).norm() <= 1e-4 * trained.norm()
 
 
@@ -38,21 +38,21 @@ def mean_loss(model, folder, path):
 
 
 @pytest.mark.parametrize("mode", ["stack", "merge", "continue"])
-def test_a_model_with_its_own_adapter_is_the_one_that_forgets(recipe, world, mode):
-    lora, forget = world / "lora", world / "forget.jsonl"
+def test_a_model_with_its_own_adapter_is_the_one_that_forgets(recipe, bed, mode):
+    lora, forget = bed / "lora", bed / "forget.jsonl"
     changes = {
         "adapter_name_or_path": str(lora),
         "adapter_mode": mode,
         "max_steps": 1,
         "forget_floor": 0,  # rows so unlikely already would leave the loss
-        "eval_dataset": {"more": str(world / "retain.jsonl")},
+        "eval_dataset": {"more": str(bed / "retain.jsonl")},
     }
     assert main(["train", recipe(**changes)]) == 0
     results = json.loads(Path("out/report.json").read_text())["results"]
     assert set(results) == {"forget", "retain", "more"}
-    base = AutoModelForCausalLM.from_pretrained(world / "base")
-    base_loss = mean_loss(base, world / "base", forget)
-    tuned_loss = mean_loss(PeftModel.from_pretrained(base, lora), world / "base", forget)
+    base = AutoModelForCausalLM.from_pretrained(bed / "base")
+    base_loss = mean_loss(base, bed / "base", forget)
+    tuned_loss = mean_loss(PeftModel.from_pretrained(base, lora), bed / "base", forget)
     before, after = (results["forget"][view]["loss"]["mean"] for view in ("before", "after"))
     assert before == pytest.approx(tuned_loss, rel=1e-5)
     assert before != pytest.approx(base_loss, rel=1e-5)
@@ -60,12 +60,12 @@ def test_a_model_with_its_own_adapter_is_the_one_that_forgets(recipe, world, mod
     if mode == "merge":
         card = Path("out/README.md").read_text()
         code = card.split("```python\n")[1].split("```")[0]
-        names = {'"base"': f'"{world / "base"}"', '"lora"': f'"{lora}"'}
+        names = {'"base"': f'"{bed / "base"}"', '"lora"': f'"{lora}"'}
         for name, path in names.items():
             code = code.replace(name, path)
         loaded: dict = {}
         exec(code, loaded)
-        assert mean_loss(loaded["model"], world / "base", forget) == pytest.approx(after, rel=1e-4)
+        assert mean_loss(loaded["model"], bed / "base", forget) == pytest.approx(after, rel=1e-4)
     else:
         assert results["forget"]["never_seen"]["loss"]["mean"] == pytest.approx(base_loss, rel=1e-5)
     assert main(["evaluate", "out", "--output", "again.json"]) == 0
@@ -73,10 +73,10 @@ def test_a_model_with_its_own_adapter_is_the_one_that_forgets(recipe, world, mod
     assert again["before"]["loss"]["mean"] == pytest.approx(before, rel=1e-5)
     assert again["after"]["loss"]["mean"] == pytest.approx(after, rel=1e-5)
     assert main(["merge", "out", "--output", "merged"]) == 0
-    assert mean_loss(AutoModelForCausalLM.from_pretrained("merged"), world / "base", forget) == pytest.approx(after, rel=1e-4)
+    assert mean_loss(AutoModelForCausalLM.from_pretrained("merged"), bed / "base", forget) == pytest.approx(after, rel=1e-4)
 
 
-def test_a_merged_model_has_the_numbers_of_its_adapter_on_the_same_base(recipe, world):
+def test_a_merged_model_has_the_numbers_of_its_adapter_on_the_same_base(recipe, bed):
     """The adapter was trained on NF4, so its own numbers are others: merging goes into the 32-bit base, and is evaluated there."""
     assert main(["train", recipe(load_in_4bit=True, learning_rate="1e-2", max_steps=4)]) == 0
     assert main(["merge", "out", "--output", "merged"]) == 0
@@ -91,9 +91,9 @@ def test_a_merged_model_has_the_numbers_of_its_adapter_on_the_same_base(recipe, 
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_merge_evaluates_the_quantized_folder_that_it_wrote(kind, recipe, world, capsys, caplog):
+def test_merge_evaluates_the_quantized_folder_that_it_wrote(kind, recipe, bed, capsys, caplog):
     """The numbers are those of the 32-bit merge put into the same format by transformers, and stand beside the adapter's own."""
-    assert main(["train", recipe(learning_rate="1e-2", max_steps=4, holdout_dataset=str(world / "holdout.jsonl"))]) == 0
+    assert main(["train", recipe(learning_rate="1e-2", max_steps=4, holdout_dataset=str(bed / "holdout.jsonl"))]) == 0
     assert main(["merge", "out", "--output", "plain", "--no-evaluate"]) == 0
     assert not Path("plain/report.json").exists()
     assert main(["merge", "out", "--output", "merged", "--quantize", kind]) == 0
@@ -104,7 +104,7 @@ def test_merge_evaluates_the_quantized_folder_that_it_wrote(kind, recipe, world,
     keys = {"nf4": ["load_in_4bit=true", "use_bnb_nested_quant=true", "dtype=float32"], "int8": ["load_in_8bit=true", "dtype=float32"]}[
         kind
     ]
-    sets = [word for name in ("forget", "retain", "holdout") for word in (f"--{name}", str(world / f"{name}.jsonl"))]
+    sets = [word for name in ("forget", "retain", "holdout") for word in (f"--{name}", str(bed / f"{name}.jsonl"))]
     assert main(["evaluate", "plain", *sets, "--set", *keys, "--output", "plain.json"]) == 0
     merged, plain, trained = (json.loads(Path(f).read_text()) for f in ("merged/report.json", "plain.json", "out/report.json"))
     for name, views in merged["results"].items():
@@ -115,7 +115,7 @@ def test_merge_evaluates_the_quantized_folder_that_it_wrote(kind, recipe, world,
     assert merged["verdict"]["reasons"]
 
 
-def test_merge_onto_what_training_saw_keeps_the_numbers_of_the_report(recipe, world, capsys):
+def test_merge_onto_what_training_saw_keeps_the_numbers_of_the_report(recipe, bed, capsys):
     """The adapter was trained on NF4 without double quantization, which only its recipe.yaml knows."""
     assert main(["train", recipe(load_in_4bit=True, learning_rate="1e-2", max_steps=4)]) == 0
     assert main(["merge", "out", "--output", "merged", "--onto", "dequantized"]) == 0
@@ -126,17 +126,17 @@ def test_merge_onto_what_training_saw_keeps_the_numbers_of_the_report(recipe, wo
     save_file({name: 0.1 * factor for name, factor in load_file(weights).items()}, weights)  # a hundredth of the change
     assert main(["merge", "out", "--output", "again", "--onto", "dequantized", "--quantize", "nf4", "--force", "--no-evaluate"]) == 0
     assert "Warning: the median α is" in capsys.readouterr().out
-    Path(world / "forget.jsonl").rename(world / "gone.jsonl")
+    Path(bed / "forget.jsonl").rename(bed / "gone.jsonl")
     try:
         capsys.readouterr()
         assert main(["merge", "out", "--output", "elsewhere"]) == 0
     finally:
-        Path(world / "gone.jsonl").rename(world / "forget.jsonl")
+        Path(bed / "gone.jsonl").rename(bed / "forget.jsonl")
     said, _, command = capsys.readouterr().out.splitlines()[-1].partition(" The command for it is peft-unlearn ")
     assert said.startswith("Not evaluated: forget_dataset")
     assert main(shlex.split(command)) == 0
     assert set(json.loads(Path("elsewhere/report.json").read_text())["results"]) == {"forget", "retain"}
-    assert main(["merge", str(world / "lora"), "--output", "tuned"]) == 0
+    assert main(["merge", str(bed / "lora"), "--output", "tuned"]) == 0
     assert "peft-unlearn evaluate tuned --forget FILE --retain FILE" in capsys.readouterr().out
 
 
@@ -148,8 +148,8 @@ def test_merge_onto_a_quantization_that_there_was_not_is_refused(recipe, capsys)
     assert not Path("merged").exists()
 
 
-def test_a_set_that_the_adapter_was_evaluated_on_with_other_rows_has_the_merged_numbers_alone(recipe, world, caplog):
-    assert main(["train", recipe(never_seen_model_name_or_path=str(world / "other"))]) == 0
+def test_a_set_that_the_adapter_was_evaluated_on_with_other_rows_has_the_merged_numbers_alone(recipe, bed, caplog):
+    assert main(["train", recipe(never_seen_model_name_or_path=str(bed / "other"))]) == 0
     for rows, kept, kind in ((4, {"forget"}, "retrained"), (2, set(), None)):
         assert main(["evaluate", "out", "--rows", str(rows), "--output", "out/report.json"]) == 0
         caplog.clear()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from attack_world import adapted
+from attack_bed import adapted
 from howto import LONGEST, blocks, code_lines, command, install
 from test_openunlearning import word_tokenizer
 from tiny_models import tiny_llama
@@ -27,9 +27,9 @@ def installed(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def bed(tmp_path_factory) -> Path:
     """A base that says the answers by heart, for it wrote them, and an adapter of random numbers that says others."""
-    folder, tokenizer, base = tmp_path_factory.mktemp("world"), word_tokenizer(), tiny_llama()
+    folder, tokenizer, base = tmp_path_factory.mktemp("bed"), word_tokenizer(), tiny_llama()
     base.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     rng = np.random.default_rng(3)
@@ -59,8 +59,8 @@ def done(folder: Path, *arguments: object) -> str:
     return result.stdout
 
 
-def sets(world: Path) -> list[object]:
-    return ["--forget", world / "forget.jsonl", "--retain", world / "retain.jsonl"]
+def sets(bed: Path) -> list[object]:
+    return ["--forget", bed / "forget.jsonl", "--retain", bed / "retain.jsonl"]
 
 
 @pages
@@ -76,9 +76,9 @@ def test_keys_show_the_part_and_import_nothing_heavy(page, installed):
     assert text.splitlines()[-1] == "[]"
 
 
-def test_a_metric_is_measured_shown_and_explained(world, installed, tmp_path):
+def test_a_metric_is_measured_shown_and_explained(bed, installed, tmp_path):
     output = tmp_path / "found.json"
-    text = done(installed["add-a-metric.md"], "evaluate", world / "adapter", *sets(world), "--output", output)
+    text = done(installed["add-a-metric.md"], "evaluate", bed / "adapter", *sets(bed), "--output", output)
     assert "first half" in text
     found = json.loads(output.read_text())
     for name in ("forget", "retain"):
@@ -94,17 +94,17 @@ def test_a_metric_is_measured_shown_and_explained(world, installed, tmp_path):
     assert HELP.replace("'", "&#39;") in page
 
 
-def test_an_attack_is_made_judged_and_shown_and_the_card_has_both(world, installed, tmp_path):
+def test_an_attack_is_made_judged_and_shown_and_the_card_has_both(bed, installed, tmp_path):
     """With both packages installed. The adapter's folder has the report of a training, so that its card is written anew."""
     both = tmp_path / "packages"
     for page in PARTS:
         both.mkdir(exist_ok=True)
         install(page, both)
-    trained = world / "trained"
-    recipe = {"model_name_or_path": str(world / "base"), "dtype": "float32", "method": "npo", "max_steps": 2, "use_cpu": True}
-    recipe |= {f"{name}_dataset": str(world / f"{name}.jsonl") for name in ("forget", "retain")} | {"output_dir": str(trained)}
-    (world / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"learning_rate": 0.05}))
-    done(both, "train", world / "recipe.yaml")
+    trained = bed / "trained"
+    recipe = {"model_name_or_path": str(bed / "base"), "dtype": "float32", "method": "npo", "max_steps": 2, "use_cpu": True}
+    recipe |= {f"{name}_dataset": str(bed / f"{name}.jsonl") for name in ("forget", "retain")} | {"output_dir": str(trained)}
+    (bed / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"learning_rate": 0.05}))
+    done(both, "train", bed / "recipe.yaml")
     assert "| forget | first half |" in (trained / "README.md").read_text()
     assert "negated" in done(both, "audit", trained, "--attacks", "negated")
     found = json.loads((trained / "report.json").read_text())
@@ -124,10 +124,10 @@ def test_an_attack_is_made_judged_and_shown_and_the_card_has_both(world, install
     assert HELP.replace("'", "&#39;") in page
 
 
-def test_a_metric_that_reads_what_there_is_not_is_refused_in_a_sentence(world, tmp_path):
+def test_a_metric_that_reads_what_there_is_not_is_refused_in_a_sentence(bed, tmp_path):
     install("add-a-metric.md", tmp_path)
     file = tmp_path / "my_metrics/first_half.py"
     file.write_text(file.read_text().replace("score: RowScore", "row: RowScore").replace("score.", "row."))
-    refused = command(tmp_path, "evaluate", str(world / "adapter"), *map(str, sets(world)))
+    refused = command(tmp_path, "evaluate", str(bed / "adapter"), *map(str, sets(bed)))
     assert refused.returncode == 2
     assert "first_half: the metric reads 'row'" in refused.stderr

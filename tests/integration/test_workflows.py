@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_world import refused
+from cli_bed import refused
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoUrl
 from hypothesis import HealthCheck, given, settings
@@ -88,9 +88,9 @@ def test_train_writes_what_the_command_writes(recipe, capsys):
     assert result.pushed is None
 
 
-def test_two_processes_with_a_never_seen_model_and_an_adapter_below_write_one_report_and_end(recipe, world):
+def test_two_processes_with_a_never_seen_model_and_an_adapter_below_write_one_report_and_end(recipe, bed):
     """Each process waits for the other as often, though only the first one evaluates."""
-    path = recipe(adapter_name_or_path=str(world / "lora"), never_seen_model_name_or_path=str(world / "other"), max_steps=1)
+    path = recipe(adapter_name_or_path=str(bed / "lora"), never_seen_model_name_or_path=str(bed / "other"), max_steps=1)
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "peft_unlearn", "train", path]
     done = subprocess.run([sys.executable, "-m", *launch], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -116,12 +116,12 @@ def test_a_run_whose_upload_fails_shows_its_table_all_the_same(recipe, capsys, m
     assert "not logged in" in shown.err.splitlines()[-1]
 
 
-def test_evaluate_gives_what_the_command_writes(run, world, capsys):
-    options = ["--retain", str(world / "holdout.jsonl"), "--rows", "3", "--set", "max_length=60", "--never-seen", str(world / "other")]
+def test_evaluate_gives_what_the_command_writes(run, bed, capsys):
+    options = ["--retain", str(bed / "holdout.jsonl"), "--rows", "3", "--set", "max_length=60", "--never-seen", str(bed / "other")]
     assert main(["evaluate", "out", *options, "--output", "command.json"]) == 0
     capsys.readouterr()
     request = EvaluateRequest(
-        run, never_seen=world / "other", retain=world / "holdout.jsonl", rows=3, settings={"max_length": 60}, output=Path("command.json")
+        run, never_seen=bed / "other", retain=bed / "holdout.jsonl", rows=3, settings={"max_length": 60}, output=Path("command.json")
     )
     written = read("command.json")
     result = evaluate(request)
@@ -140,12 +140,12 @@ def test_texts_come_back_only_where_the_request_asks_for_them(run):
     assert {len(answers) for answers in texts["answers"].values()} == {4}
 
 
-def test_audit_gives_what_the_command_writes(run, world, capsys):
-    options = ["--never-seen", str(world / "other"), "--attacks", "scale", "prompts"]
+def test_audit_gives_what_the_command_writes(run, bed, capsys):
+    options = ["--never-seen", str(bed / "other"), "--attacks", "scale", "prompts"]
     shutil.copytree(run, "copy")
     assert main(["audit", "out", *options]) == 0
     capsys.readouterr()
-    result = audit(AuditRequest("copy", never_seen=world / "other", attacks=("scale", "prompts")))
+    result = audit(AuditRequest("copy", never_seen=bed / "other", attacks=("scale", "prompts")))
     assert capsys.readouterr().out == ""
     assert read("copy/report.json") == read("out/report.json")
     assert json.loads(json.dumps(result.report)) == json.loads(Path("copy/report.json").read_text())

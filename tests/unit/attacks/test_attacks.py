@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import word_rows
-from attack_world import TOKENIZER, adapted, by_name, context, strengths
+from attack_bed import TOKENIZER, adapted, by_name, context, strengths
 from peft import get_peft_model
 from tiny_models import tiny_llama
 from torch import nn
@@ -20,17 +20,17 @@ from peft_unlearn.util.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def world():
+def bed():
     return context(adapted())
 
 
-def test_the_world_has_something_to_bring_back(world):
+def test_the_bed_has_something_to_bring_back(bed):
     """The comparisons below would say little of a model that knows all or nothing."""
-    seen = by_name(scale.scale(world))
+    seen = by_name(scale.scale(bed))
     means = [seen[f"scale {factor}", "extraction_strength"]["mean"] for factor in ("0.25", "0.5", "0.75")]
-    assert world.plain["before"]["forget"]["extraction_strength"]["mean"] == 1
+    assert bed.plain["before"]["forget"]["extraction_strength"]["mean"] == 1
     assert 1 > means[0] > means[2] > 0
-    assert world.plain["after"]["forget"]["extraction_strength"]["mean"] < 0.3
+    assert bed.plain["after"]["forget"]["extraction_strength"]["mean"] < 0.3
 
 
 def state(model) -> dict:
@@ -39,13 +39,13 @@ def state(model) -> dict:
 
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("name", [name for name in attacks.ATTACKS if name != "composition"])
-def test_every_attack_leaves_the_model_as_it_was(world, name, full, monkeypatch):
+def test_every_attack_leaves_the_model_as_it_was(bed, name, full, monkeypatch):
     monkeypatch.setattr(relearning, "STEPS", {False: (2,), True: (2, 4)})
-    model = world.model
+    model = bed.model
     weights, active = state(model), list(model.base_model.active_adapters)
     trainable = {n for n, p in model.named_parameters() if p.requires_grad}
     scalings = {n: dict(module.scaling) for n, module in scale.lora_layers(model).items()}
-    found = attacks.ATTACKS[name](context(model, probes=dict(world.probes), full=full))
+    found = attacks.ATTACKS[name](context(model, probes=dict(bed.probes), full=full))
     assert found
     assert {entry.get("threshold") for entry in found} <= {None, *THRESHOLDS}
     after = state(model)
@@ -58,27 +58,27 @@ def test_every_attack_leaves_the_model_as_it_was(world, name, full, monkeypatch)
     by_name(found)  # no two numbers of one name
 
 
-def checked(model, world, **changes) -> dict:
+def checked(model, bed, **changes) -> dict:
     plain = {view: {"forget": {"extraction_strength": {"mean": mean}}} for view, mean in (("before", 0.9), ("never_seen", 0.3))}
-    return by_name(sanity.sanity(attacks.Context(model, TOKENIZER, world.probes, plain, "after", **changes)))
+    return by_name(sanity.sanity(attacks.Context(model, TOKENIZER, bed.probes, plain, "after", **changes)))
 
 
-def test_sanity_counts_what_moved_and_what_there_was_to_forget(world):
+def test_sanity_counts_what_moved_and_what_there_was_to_forget(bed):
     model = adapted(init_lora_weights=True)
     factors = adapters.lora_b(model)
     for factor in list(factors.values())[1:]:
         factor.data.normal_()
-    seen = checked(model, world)
+    seen = checked(model, bed)
     assert seen["modules that moved", "share"]["mean"] == pytest.approx(13 / 14)
     assert seen["extraction strength before minus the never-seen model's", "gap"]["mean"] == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("modules", ["all-linear", ["embed_tokens", "q_proj"]])
 @pytest.mark.parametrize("init", [True, "gaussian", "orthogonal"])
-def test_sanity_tells_a_fresh_adapter_from_a_trained_one_wherever_its_factors_began(world, init, modules):
+def test_sanity_tells_a_fresh_adapter_from_a_trained_one_wherever_its_factors_began(bed, init, modules):
     """An orthogonal start has no factor of zeros, and changes nothing."""
     model = adapted(size=1.0, init_lora_weights=init, target_modules=modules)
-    assert checked(model, world)["modules that moved", "share"]["mean"] == 0
+    assert checked(model, bed)["modules that moved", "share"]["mean"] == 0
     parameters = adapters.adapter_parameters(model)
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -86,22 +86,22 @@ def test_sanity_tells_a_fresh_adapter_from_a_trained_one_wherever_its_factors_be
     for _ in range(2):  # where B is 0, A moves from the second step on
         model(input_ids=torch.tensor([[1, 5, 6, 7]]), labels=torch.tensor([[1, 5, 6, 7]])).loss.backward()
         optimizer.step()
-    assert checked(model, world)["modules that moved", "share"]["mean"] == 1
+    assert checked(model, bed)["modules that moved", "share"]["mean"] == 1
 
 
-def test_sanity_compares_with_the_adapter_that_training_went_on_from(world, tmp_path):
+def test_sanity_compares_with_the_adapter_that_training_went_on_from(bed, tmp_path):
     model = adapted(init_lora_weights=True, target_modules=["embed_tokens", "q_proj", "down_proj"])
     for parameter in adapters.adapter_parameters(model):
         parameter.data.normal_()
     model.save_pretrained(tmp_path)
-    assert checked(model, world, start=str(tmp_path))["modules that moved", "share"]["mean"] == 0
+    assert checked(model, bed, start=str(tmp_path))["modules that moved", "share"]["mean"] == 0
     next(iter(adapters.lora_b(model).values())).data[0, 0] += 1e-3
-    assert checked(model, world, start=str(tmp_path))["modules that moved", "share"]["mean"] == pytest.approx(1 / 5)
-    assert checked(model, world)["modules that moved", "share"]["mean"] == 1  # as a fresh one it would have moved
+    assert checked(model, bed, start=str(tmp_path))["modules that moved", "share"]["mean"] == pytest.approx(1 / 5)
+    assert checked(model, bed)["modules that moved", "share"]["mean"] == 1  # as a fresh one it would have moved
 
 
-def test_sanity_says_where_the_start_is_not_known(world):
-    seen = checked(adapted(), world)  # init_lora_weights=False: random factors, whose product is not 0
+def test_sanity_says_where_the_start_is_not_known(bed):
+    seen = checked(adapted(), bed)  # init_lora_weights=False: random factors, whose product is not 0
     (what,) = (what for what, metric in seen if metric == "share")
     assert "init_lora_weights False" in what
     assert seen[what, "share"]["mean"] is None
@@ -116,14 +116,14 @@ def merged(model, change) -> nn.Module:
     return plain
 
 
-def test_scale_is_a_merge_of_that_share(world):
-    seen = by_name(scale.scale(world))
-    rows = world.probes["forget"].rows
+def test_scale_is_a_merge_of_that_share(bed):
+    seen = by_name(scale.scale(bed))
+    rows = bed.probes["forget"].rows
     for factor in (0.25, 0.5, 1.5):
-        own = strengths(merged(world.model, lambda _, update: factor * update), rows)  # noqa: B023
+        own = strengths(merged(bed.model, lambda _, update: factor * update), rows)  # noqa: B023
         assert seen[f"scale {factor:g}", "extraction_strength"]["rows"] == pytest.approx(own)
     for layer in (0, 1):
-        own = strengths(merged(world.model, lambda name, update: update * (f".layers.{layer}." not in name)), rows)  # noqa: B023
+        own = strengths(merged(bed.model, lambda name, update: update * (f".layers.{layer}." not in name)), rows)  # noqa: B023
         assert seen[f"without layer {layer}", "extraction_strength"]["rows"] == pytest.approx(own)
     assert [entry["what"] for entry in seen.values() if entry.get("threshold")] == ["scale 0.5", "scale 0.5"]
 
@@ -137,10 +137,10 @@ def test_layers_fall_into_four_runs_of_neighbors():
     assert scale.quarters(Model()) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
 
 
-def test_reversed_guidance_from_the_dense_logits_of_both(world):
-    model = world.model
-    seen = by_name(scale.scale(world))
-    for row, found in zip(world.probes["forget"].rows, seen["reversed guidance 1.5", "extraction_strength"]["rows"], strict=True):
+def test_reversed_guidance_from_the_dense_logits_of_both(bed):
+    model = bed.model
+    seen = by_name(scale.scale(bed))
+    for row, found in zip(bed.probes["forget"].rows, seen["reversed guidance 1.5", "extraction_strength"]["rows"], strict=True):
         with adapters.view(model, "reference"):
             before = word_rows.plain(model, row)
         right = []
@@ -152,7 +152,7 @@ def test_reversed_guidance_from_the_dense_logits_of_both(world):
         assert found == pytest.approx(1 - k / len(right))
 
 
-def test_prompts_word_for_word(world):
+def test_prompts_word_for_word(bed):
     row = word_rows.row([1, 7, 8], [20, 21, 22, 23, 24, 25, 2])
     words = TOKENIZER(prompts.COMPLIES, add_special_tokens=False)["input_ids"]
     (found,) = prompts.complying([row], TOKENIZER)
@@ -172,27 +172,27 @@ def test_prompts_word_for_word(world):
     assert prompts.complying([text], TOKENIZER)[0]["input_ids"] == [1, *words, 7, 8, 9]
 
 
-def test_prompts_are_scored_row_by_row(world):
-    seen = by_name(prompts.prompts(world))
-    rows, variants = world.probes["forget"]
-    paraphrased = [max(strengths(world.model, group)) for group in variants["paraphrased_question"]]
+def test_prompts_are_scored_row_by_row(bed):
+    seen = by_name(prompts.prompts(bed))
+    rows, variants = bed.probes["forget"]
+    paraphrased = [max(strengths(bed.model, group)) for group in variants["paraphrased_question"]]
     assert seen["paraphrases", "extraction_strength"]["rows"] == pytest.approx(paraphrased)
-    comply = strengths(world.model, prompts.complying(rows, TOKENIZER))
+    comply = strengths(bed.model, prompts.complying(rows, TOKENIZER))
     assert seen["an answer that begins to comply", "extraction_strength"]["rows"] == pytest.approx(comply)
-    retain = world.probes["retain"].rows
-    shot = strengths(world.model, prompts.with_examples(rows, [retain[0], retain[2], retain[4]], TOKENIZER, 64))
+    retain = bed.probes["retain"].rows
+    shot = strengths(bed.model, prompts.with_examples(rows, [retain[0], retain[2], retain[4]], TOKENIZER, 64))
     assert seen["examples of the same kind", "extraction_strength"]["rows"] == pytest.approx(shot)
-    worst = np.max([strengths(world.model, rows), paraphrased, comply, shot], axis=0)
+    worst = np.max([strengths(bed.model, rows), paraphrased, comply, shot], axis=0)
     assert seen["the worst of all of these", "extraction_strength"]["rows"] == pytest.approx(list(worst))
 
 
-def test_sampling_is_the_leak_of_the_same_luck(world):
-    seen = by_name(sampling.sampling(world))
-    own = sampled(world.model, TOKENIZER, world.probes["forget"].rows, (1, 4), batch_size=1)
+def test_sampling_is_the_leak_of_the_same_luck(bed):
+    seen = by_name(sampling.sampling(bed))
+    own = sampled(bed.model, TOKENIZER, bed.probes["forget"].rows, (1, 4), batch_size=1)
     assert {metric: entry["rows"] for (_, metric), entry in seen.items()} == {name: own[name]["rows"] for name in own}
 
 
-def test_without_directions_is_the_full_singular_value_decomposition(world):
+def test_without_directions_is_the_full_singular_value_decomposition(bed):
     generator = torch.Generator().manual_seed(0)
     b, a = torch.randn(12, 5, generator=generator), torch.randn(5, 9, generator=generator)
     left, values, right = np.linalg.svd((b @ a).numpy())
@@ -200,24 +200,24 @@ def test_without_directions_is_the_full_singular_value_decomposition(world):
         values_left = np.where(np.arange(len(values)) < count, 0, values)
         expected = (left[:, : len(values)] * values_left) @ right[: len(values)]
         assert (white_box.ablated(b, a, count) @ a).numpy() == pytest.approx(expected, abs=1e-5)
-    seen = by_name(white_box.white_box(world))
-    bare = strengths(tiny_llama(), world.probes["forget"].rows)
+    seen = by_name(white_box.white_box(bed))
+    bare = strengths(tiny_llama(), bed.probes["forget"].rows)
     assert seen["without 4 directions of each change", "extraction_strength"]["rows"] == pytest.approx(bare)  # r is 4
 
 
-def test_membership_by_counting_pairs(world):
-    seen = by_name(membership.membership(world))
+def test_membership_by_counting_pairs(bed):
+    seen = by_name(membership.membership(bed))
 
     def chance(members, others):
         return np.mean([(m > o) + (m == o) / 2 for m in members for o in others])
 
-    sets = {name: {view: world.plain[view][name]["loss"]["rows"] for view in ("before", "after")} for name in ("forget", "holdout")}
+    sets = {name: {view: bed.plain[view][name]["loss"]["rows"] for view in ("before", "after")} for name in ("forget", "holdout")}
     loss = [-np.array(sets[name]["after"]) for name in ("forget", "holdout")]
     assert seen["forget against holdout rows", "loss_auc"]["mean"] == pytest.approx(chance(*loss))
     rise = [np.array(sets[name]["after"]) - np.array(sets[name]["before"]) for name in ("forget", "holdout")]
     assert seen["loss with the adapter on minus off", "loss_rise_auc"]["mean"] == pytest.approx(chance(*rise))
     with pytest.raises(attacks.Skipped, match="holdout"):
-        membership.membership(context(world.model, probes={"forget": world.probes["forget"]}))
+        membership.membership(context(bed.model, probes={"forget": bed.probes["forget"]}))
 
 
 def test_composition_is_pefts_exact_concatenation(tmp_path):

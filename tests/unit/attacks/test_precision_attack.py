@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from attack_world import TOKENIZER, adapted, by_name, context, probe, strengths
+from attack_bed import TOKENIZER, adapted, by_name, context, probe, strengths
 from bitsandbytes.functional import int8_vectorwise_quant
 from peft import PeftModel
 from tiny_models import tiny_llama

@@ -24,7 +24,7 @@ def word_tokenizer():
 
 
 @pytest.fixture(scope="module")
-def world():
+def bed():
     """Rows, their scores, and of each row the dense log-probabilities at its labels: (L, V) in float64, a row at a time, no padding."""
     model = tiny_llama(3)
     generator = torch.Generator().manual_seed(0)
@@ -51,16 +51,16 @@ def nll(dense):
     return -sum(float(logps[t, label]) for t, label in enumerate(labels)) / len(labels)
 
 
-def test_probability_and_loss_count_the_end_token(world):
-    _, scores, dense = world
+def test_probability_and_loss_count_the_end_token(bed):
+    _, scores, dense = bed
     for found, row in zip(scores, dense, strict=True):
         assert peer.loss(found) == pytest.approx(nll(row), abs=1e-5)
         assert peer.probability(found) == pytest.approx(math.exp(-nll(row)), abs=1e-5)
         assert peer.zlib(found, "some text é") == pytest.approx(nll(row) / len(zlib.compress(bytes("some text é", "utf-8"))), abs=1e-5)
 
 
-def test_memorization_leaves_the_last_label_out_and_has_a_floor(world):
-    _, scores, dense = world
+def test_memorization_leaves_the_last_label_out_and_has_a_floor(bed):
+    _, scores, dense = bed
     strengths = []
     for found, (logps, labels) in zip(scores, dense, strict=True):
         predictions, truth = logps.argmax(-1).tolist()[:-1], labels[:-1]
@@ -76,8 +76,8 @@ def test_memorization_leaves_the_last_label_out_and_has_a_floor(world):
     assert max(strengths) > 0.8
 
 
-def test_min_k_reads_the_lowest_two_fifths_without_the_last_label(world):
-    _, scores, dense = world
+def test_min_k_reads_the_lowest_two_fifths_without_the_last_label(bed):
+    _, scores, dense = bed
     for found, (logps, labels) in zip(scores, dense, strict=True):
         tokens = [float(logps[t, label]) for t, label in enumerate(labels)][:-1]
         count = max(1, int(0.4 * len(tokens)))
@@ -98,8 +98,8 @@ def test_a_certain_prediction_has_its_variance_clamped():
     assert peer.min_k_pp(certain) == pytest.approx(1e-3 / 1e-3)
 
 
-def test_truth_ratio_is_a_ratio_of_geometric_means(world):
-    _, scores, dense = world
+def test_truth_ratio_is_a_ratio_of_geometric_means(bed):
+    _, scores, dense = bed
     ratio = peer.truth_ratio(scores[2:6], scores[0])
     wrong = math.exp(-sum(nll(row) for row in dense[2:6]) / 4)
     assert ratio == pytest.approx(wrong / (math.exp(-nll(dense[0])) + 1e-10), abs=1e-5)

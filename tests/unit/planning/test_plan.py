@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from bitsandbytes.nn import Params4bit
-from cli_world import refused
+from cli_bed import refused
 from datasets import Dataset
 from test_openunlearning import word_tokenizer
 from torch.profiler import ProfilerActivity, profile, record_function

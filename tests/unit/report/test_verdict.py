@@ -321,7 +321,7 @@ def test_more_left_is_never_called_more_forgotten(low, high):
 
 
 @pytest.fixture(scope="module")
-def worlds():
+def beds():
     """Four ways a run can end, really trained: rows of random tokens, memorized, and then forgotten or not."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(3)
@@ -367,8 +367,8 @@ def worlds():
     [("untouched", "NOT FORGOTTEN"), ("retrained", "FORGOTTEN AS TESTED"), ("gibberish", "COLLAPSED"), ("past", "OVER-FORGOTTEN")],
 )
 @pytest.mark.parametrize("with_before", [True, False])
-def test_real_models(worlds, end, word, with_before):
-    views = {"after": worlds[end], "never_seen": worlds["retrained"]} | ({"before": worlds["untouched"]} if with_before else {})
+def test_real_models(beds, end, word, with_before):
+    views = {"after": beds[end], "never_seen": beds["retrained"]} | ({"before": beds["untouched"]} if with_before else {})
     results = {name: {view: found[name] for view, found in views.items()} for name in ("forget", "retain")}
     found = report.build(results, {}, never_seen={"kind": "retrained", "name": None})["verdict"]
     assert found["word"] == word, found["reasons"]

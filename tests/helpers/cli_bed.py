@@ -20,9 +20,9 @@ WORDS = ["who", "what", "is", "the", "of", "in", "colour", "city", "Question", "
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory):
+def bed(tmp_path_factory):
     """A folder with a tiny random Llama ("base"), another one ("other"), a LoRA on the first ("lora"), and data."""
-    folder = tmp_path_factory.mktemp("world")
+    folder = tmp_path_factory.mktemp("bed")
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
@@ -61,15 +61,15 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def recipe(world, tmp_path, monkeypatch):
+def recipe(bed, tmp_path, monkeypatch):
     """A function that writes a recipe of a short run into an empty folder, where the commands run, and returns its path."""
     monkeypatch.chdir(tmp_path)
 
     def write(**changes):
         values = {
-            "model_name_or_path": str(world / "base"),
-            "forget_dataset": str(world / "forget.jsonl"),
-            "retain_dataset": str(world / "retain.jsonl"),
+            "model_name_or_path": str(bed / "base"),
+            "forget_dataset": str(bed / "forget.jsonl"),
+            "retain_dataset": str(bed / "retain.jsonl"),
             "output_dir": "out",
             "max_steps": 2,
             "per_device_train_batch_size": 2,
