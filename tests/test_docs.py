@@ -150,7 +150,7 @@ def test_pages_are_short(path):
 
 
 OLD = re.compile(
-    r"\b(landing|landed|lands|founding|twins?|peers?|unmade|trims?|knobs?|levels|hard step|inner_coef|dual_rate|resist|demo's test beds?|optimis\w+|"
+    r"\b(landing|landed|lands|founding|twins?|peers?|unmade|trims?|knobs?|levels|hard step|inner_coef|dual_rate|resist|demo's worlds?|optimis\w+|"
     r"quantis\w+|memoris\w+|normalis\w+|tokenis\w+|minimis\w+|neighbour\w*|behaviour\w*)\b",
     re.IGNORECASE,
 )
