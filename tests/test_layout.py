@@ -37,18 +37,10 @@ MODULES = {module(path): path for path in FILES}
 
 
 def imports(path: Path) -> set[str]:
-    """The project's modules that a file imports, wherever in it; not those for the type checker alone."""
+    """The project's modules that a file imports, wherever in it, for the type checker alone as well."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    checked = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
     found = set()
     for node in ast.walk(tree):
-        if id(node) in checked:
-            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

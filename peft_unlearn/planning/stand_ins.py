@@ -5,7 +5,7 @@ Every label counts: a row is as long as it may be, and no token of it is a promp
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from unittest import mock
 
 import torch
@@ -13,15 +13,20 @@ import torch.nn.functional as F
 from bitsandbytes.functional import name2qmap
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from peft_unlearn.planning.ledger import Ledger
-
 aten, bnb = torch.ops.aten, torch.ops.bitsandbytes
 
 HALF = (torch.float16, torch.bfloat16)
 
 
-def _scalar(ledger: "Ledger", value: Tensor) -> bool | int | float:
+class Ledger(Protocol):
+    """What counts the tensors that a stand-in makes within an operation, as `ledger.Ledger` does."""
+
+    padded: bool
+
+    def add(self, tensor: Tensor, item: str) -> None: ...
+
+
+def _scalar(ledger: Ledger, value: Tensor) -> bool | int | float:
     """What is asked of values is whether all of a padding mask holds."""
     if value.device.type != "meta":
         read: bool | int | float = aten._local_scalar_dense.default(value)
@@ -69,44 +74,44 @@ def _places(indices: list[Tensor | None]) -> list[Tensor | None]:
     return found
 
 
-def _index(_: "Ledger", x: Tensor, indices: list[Tensor | None]) -> Tensor:
+def _index(_: Ledger, x: Tensor, indices: list[Tensor | None]) -> Tensor:
     found: Tensor = aten.index.Tensor(x, _places(indices))
     return found
 
 
-def _index_put(_: "Ledger", x: Tensor, indices: Any, values: Tensor, *args: Any) -> Tensor:
+def _index_put(_: Ledger, x: Tensor, indices: Any, values: Tensor, *args: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _index_put_(_: "Ledger", x: Tensor, indices: Any, values: Tensor, *args: Any) -> Tensor:
+def _index_put_(_: Ledger, x: Tensor, indices: Any, values: Tensor, *args: Any) -> Tensor:
     return x
 
 
-def _nonzero(_: "Ledger", x: Tensor) -> Tensor:
+def _nonzero(_: Ledger, x: Tensor) -> Tensor:
     """All of them."""
     return x.new_empty((x.numel(), x.dim()), dtype=torch.long)
 
 
-def _copy(_: "Ledger", x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _copy(_: Ledger, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Results that go to the CPU stay where they are: there is no data to take along."""
     copied: Tensor = aten._to_copy.default(x, *args, **(kwargs | {"device": x.device} if x.device.type == "meta" else kwargs))
     return copied
 
 
-def _gemm_4bit(ledger: "Ledger", a: Tensor, b: Tensor, shape: list[int], *args: Any, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
+def _gemm_4bit(ledger: Ledger, a: Tensor, b: Tensor, shape: list[int], *args: Any, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
     """Batches of more than some hundred tokens are multiplied with the weight dequantized within the operation."""
     weight = a.new_empty(shape)
     ledger.add(weight, "activations")
     return F.linear(a, weight, bias)
 
 
-def _quantized_rows(_: "Ledger", a: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor, Tensor | None]:
+def _quantized_rows(_: Ledger, a: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor, Tensor | None]:
     rows = a.numel() // a.shape[-1]
     return a.new_empty(a.shape, dtype=torch.int8), a.new_empty(rows, dtype=torch.float32), a.new_empty(0, dtype=torch.long)
 
 
 def _int8_mixed(
-    ledger: "Ledger", a: Tensor, rows: Tensor, weight: Tensor, row_stats: Tensor, stats: Tensor, outliers: Any = None, bias: Any = None
+    ledger: Ledger, a: Tensor, rows: Tensor, weight: Tensor, row_stats: Tensor, stats: Tensor, outliers: Any = None, bias: Any = None
 ) -> tuple[Tensor, Tensor]:
     """Without outliers; the product is in int32 first."""
     product = a.new_empty((*rows.shape[:-1], weight.shape[0]), dtype=torch.int32)
