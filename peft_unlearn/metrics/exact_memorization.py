@@ -5,7 +5,7 @@ from peft_unlearn.model.scoring import RowScore
 from peft_unlearn.util.registry import metric
 
 
-@metric(needs="scores", direction="lower", paper="2205.10770")
+@metric(needs="scores", direction="lower", paper="2205.10770", order=3)
 def exact_memorization(score: RowScore) -> float | None:
     """Share of the answer's tokens that are the model's first choice; forgotten is low.
 

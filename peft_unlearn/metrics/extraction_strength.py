@@ -7,7 +7,7 @@ from peft_unlearn.model.scoring import RowScore
 from peft_unlearn.util.registry import metric
 
 
-@metric(needs="scores", direction="lower", paper=("2012.07805", "2506.12618"))
+@metric(needs="scores", direction="lower", paper=("2012.07805", "2506.12618"), order=2)
 def extraction_strength(score: RowScore) -> float | None:
     """Share of the answer that greedy decoding completes by itself once it is given the rest; forgotten is low.
 

@@ -4,7 +4,7 @@ from peft_unlearn.model.scoring import RowScore
 from peft_unlearn.util.registry import metric
 
 
-@metric(needs="scores", direction="higher")
+@metric(needs="scores", direction="higher", order=0)
 def loss(score: RowScore) -> float | None:
     """Mean negative log-probability of the answer's tokens, in nats; forgotten is high, but not higher than the never-seen model.
 

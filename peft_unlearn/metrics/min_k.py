@@ -8,7 +8,7 @@ from peft_unlearn.util.registry import metric
 LOWEST = 0.4  # the share of tokens that is kept; MUSE and OpenUnlearning take 40 %
 
 
-@metric(needs="scores", direction="never_seen", paper="2310.16789")
+@metric(needs="scores", direction="never_seen", paper="2310.16789", order=4)
 def min_k(score: RowScore) -> float | None:
     """Mean of the lowest 40 % of the answer's log-probabilities; text seen in training is high.
 

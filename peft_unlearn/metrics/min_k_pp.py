@@ -9,7 +9,7 @@ from peft_unlearn.util.registry import metric
 SMALLEST = 1e-3  # a deviation counts for no less: a uniform distribution has none
 
 
-@metric(needs="scores", direction="never_seen", paper="2404.02936")
+@metric(needs="scores", direction="never_seen", paper="2404.02936", order=5)
 def min_k_pp(score: RowScore) -> float | None:
     """Min-K of log-probabilities that are each measured against all words that could stand there; text seen in training is high.
 

@@ -6,7 +6,7 @@ from peft_unlearn.model.scoring import RowScore
 from peft_unlearn.util.registry import metric
 
 
-@metric(needs="scores", direction="lower", paper="2401.06121")
+@metric(needs="scores", direction="lower", paper="2401.06121", order=1)
 def probability(score: RowScore) -> float | None:
     """Probability of the answer, as a geometric mean over its tokens; forgotten is low.
 

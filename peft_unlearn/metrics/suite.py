@@ -88,8 +88,8 @@ def sampled(
 
 
 def needing(what: str) -> dict[str, Metric]:
-    """The registered metrics that need this."""
-    return {name: metric for name, metric in METRICS.items() if metric.needs == what}
+    """The registered metrics that need this, in their order."""
+    return {metric.name: metric for metric in sorted(METRICS.values(), key=lambda metric: metric.order) if metric.needs == what}
 
 
 def described(key: str) -> Metric | None:

@@ -7,7 +7,7 @@ from peft_unlearn.model.scoring import RowScore
 from peft_unlearn.util.registry import metric
 
 
-@metric(needs="scores", direction="never_seen", paper="2012.07805")
+@metric(needs="scores", direction="never_seen", paper="2012.07805", order=6)
 def zlib(score: RowScore, labels: str) -> float | None:
     """Loss divided by the compressed length of the answer; text seen in training is low.
 

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.ranges import Range, check_number
 
+ORDER = (9, 0, 1, 2, 3, 4, 5, 6, 7, 8)  # places of metrics and attacks, the default first
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -70,6 +72,11 @@ class Part:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
+
+    @property
+    def order(self) -> int:
+        """Its place among metrics or attacks, the lowest first; those that say none come last."""
+        return int(self.said["order"])
 
 
 class Loss(Part):
@@ -137,6 +144,7 @@ class Metric(Part):
         "needs": (None, "scores", "text", "samples", "layers"),
         "direction": (None, "lower", "higher", "never_seen"),
         "family": (False, True),
+        "order": ORDER,
     }
 
     @property
@@ -161,15 +169,10 @@ class Attack(Part):
     """An attack of an audit."""
 
     KEYWORDS: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {
-        "order": (9, 0, 1, 2, 3, 4, 5, 6, 7, 8),
+        "order": ORDER,
         "quick": (False, True),
         "control": (False, True),
     }
-
-    @property
-    def order(self) -> int:
-        """Its place among the attacks, the lowest first."""
-        return int(self.said["order"])
 
     @property
     def quick(self) -> bool:
