@@ -15,7 +15,7 @@ import random
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,13 @@ def default_cache() -> Path:
 
 
 def train_models(people: People, cache: Path, seed: int, recipe: Recipe = Recipe()) -> Models:
-    """Train both models side by side, one core each, or find them in `cache` under a key of people, seed and recipe.
+    """Train both models side by side, one core each, or find them in `cache` under a key of people, seed, recipe and the folders' names.
 
     The folder appears under its key only when both models are complete. Each model's training.json says how its training went; a model that
     missed the recipe's goal is kept, with a warning.
     """
-    inputs = json.dumps([asdict(people), seed, asdict(recipe)], sort_keys=True)
+    folders = [f.name for f in fields(Models)]  # in the key, so that what an earlier version left under other names is not taken for complete
+    inputs = json.dumps([asdict(people), seed, asdict(recipe), folders], sort_keys=True)
     folder = cache / hashlib.sha256(inputs.encode()).hexdigest()[:16]
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
