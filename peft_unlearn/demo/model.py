@@ -73,7 +73,9 @@ def train_models(people: People, cache: Path, seed: int, recipe: Recipe = Recipe
     The folder appears under its key only when both models are complete. Each model's training.json says how its training went; a model that
     missed the recipe's goal is kept, with a warning.
     """
-    folders = [f.name for f in fields(Models)]  # in the key, so that what an earlier version left under other names is not taken for complete
+    folders = [
+        f.name for f in fields(Models)
+    ]  # in the key, so that what an earlier version left under other names is not taken for complete
     inputs = json.dumps([asdict(people), seed, asdict(recipe), folders], sort_keys=True)
     folder = cache / hashlib.sha256(inputs.encode()).hexdigest()[:16]
     if not folder.exists():
