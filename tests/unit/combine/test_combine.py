@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from combine_inputs import direction, unit, weights
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -35,19 +36,6 @@ def fan(seed, m, angle, n=40):
     rng = np.random.default_rng(seed)
     G = rng.normal(size=n) + angle * math.sqrt(n) * np.linalg.qr(rng.normal(size=(n, m)))[0].T
     return G * rng.choice([-1.0, 1.0], size=(m, 1)) * rng.uniform(0.1, 1.0, size=(m, 1))
-
-
-def weights(combiner, G, coefs=None):
-    G = torch.as_tensor(G)
-    return combiner(G @ G.T, None if coefs is None else torch.as_tensor(coefs)).numpy()
-
-
-def direction(combiner, G, coefs=None):
-    return weights(combiner, G, coefs) @ G
-
-
-def unit(v):
-    return v / np.linalg.norm(v)
 
 
 def well_apart(G):
