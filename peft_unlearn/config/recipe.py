@@ -141,3 +141,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value
+
+
+def written(folder: Path) -> dict[str, Any]:
+    """The keys of the recipe that stands in an output folder; none where there is no recipe."""
+    path = folder / FILE
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}

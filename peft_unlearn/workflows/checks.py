@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from peft_unlearn.config import keys, reading, recipe
 from peft_unlearn.config.model_settings import DataArguments
 from peft_unlearn.util.errors import UserError
@@ -109,8 +107,7 @@ def _values(request: EvaluateRequest | AuditRequest, folder: Path, is_adapter: b
     if is_adapter:
         own = {f.name for part in (keys.Model, DataArguments) for f in dataclasses.fields(part)}
         own |= {"max_length", "chat_template_kwargs", "per_device_eval_batch_size"}
-        written = folder / recipe.FILE
-        settings = yaml.safe_load(written.read_text(encoding="utf-8")) if written.is_file() else {}
+        settings = recipe.written(folder)
         base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
         values = {"model_name_or_path": base} | {key: settings[key] for key in settings.keys() & own}
     elif request.base:

@@ -20,10 +20,11 @@ def merge(request: MergeRequest) -> MergeResult:
     checks.new_folder(request.output)
 
     from peft_unlearn import merging
+    from peft_unlearn.config import recipe
     from peft_unlearn.workflows import merged
 
     adapter = Path(request.adapter)
-    settings = merged.recipe_of(adapter)
+    settings = recipe.written(adapter)
     below = request.below
     if below is None and settings.get("adapter_mode") != "continue":
         below = settings.get("adapter_name_or_path")

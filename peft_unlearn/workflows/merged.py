@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import BitsAndBytesConfig
 from trl import get_quantization_config  # type: ignore[attr-defined]
 
 from peft_unlearn import report
-from peft_unlearn.config import recipe
 from peft_unlearn.config.unlearn_config import ModelArguments
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import read_json
@@ -22,12 +20,6 @@ from peft_unlearn.workflows.requests import EvaluateRequest, command
 logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
-
-
-def recipe_of(adapter: Path) -> dict[str, Any]:
-    """The keys of the recipe in an adapter's folder; none where there is no recipe."""
-    written = adapter / recipe.FILE
-    return dict(yaml.safe_load(written.read_text(encoding="utf-8"))) if written.is_file() else {}
 
 
 def trained_on(settings: Mapping[str, Any]) -> tuple[BitsAndBytesConfig | None, torch.dtype | None] | None:

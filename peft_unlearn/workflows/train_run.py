@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback
@@ -240,10 +239,8 @@ def check_output(settings: Mapping[str, Any], output: Path) -> None:
     if not output.is_dir():
         return
     finished = (output / "adapter_config.json").exists() or get_last_checkpoint(str(output)) is not None
-    written = output / recipe.FILE
     differing = []
-    if written.exists():
-        before = yaml.safe_load(written.read_text(encoding="utf-8"))
+    if before := recipe.written(output):
         settings = {**settings, "learning_rate": settings["learning_rate"] or before.get("learning_rate")}  # None: by the base's size
         differing = [key for key, value in settings.items() if key != "resume_from_checkpoint" and before.get(key) != value]
     if differing:
