@@ -22,6 +22,7 @@ status = main(sys.argv[1:])
 print("torch" in sys.modules)
 sys.exit(status)
 """
+IMPORT = "import time; start = time.monotonic(); import peft_unlearn; print(time.monotonic() - start)"
 RECIPE = "model_name_or_path: some/model\nforget_dataset: some/texts\noutput_dir: out\n"
 WRONG = {
     "an unknown key": "learnin_rate: 1\n",
@@ -46,6 +47,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
+    imports = [subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True).stdout for _ in range(options.runs)]
+    print(f"import peft_unlearn: {statistics.median(map(float, imports)):.3f} s\n")
     print("| command | CPU s | clock s | torch | what it says |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
