@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from attack_bed import adapted
-from howto import LONGEST, blocks, code_lines, command, install
+from howto import command, install
 from test_openunlearning import word_tokenizer
 from tiny_models import tiny_llama
 
@@ -61,12 +61,6 @@ def done(folder: Path, *arguments: object) -> str:
 
 def sets(bed: Path) -> list[object]:
     return ["--forget", bed / "forget.jsonl", "--retain", bed / "retain.jsonl"]
-
-
-@pages
-def test_a_part_takes_one_file_of_at_most_ten_lines(page):
-    (file,) = (block for block in blocks(page) if block.language == "python" and block.title)
-    assert 0 < code_lines(file) <= LONGEST
 
 
 @pages

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from howto import LONGEST, ROOT, blocks, code_lines, command, install, run
+from howto import LONGEST, PAGES, ROOT, blocks, code_lines, command, install, run
 
 from peft_unlearn.config.methods import METHODS, Method
 from peft_unlearn.publish import write_card
@@ -59,7 +59,7 @@ def refused(folder: Path) -> tuple[int, str, str]:
     return done.returncode, done.stderr, done.stdout.splitlines()[-1] if done.stdout else ""
 
 
-@pages
+@pytest.mark.parametrize("page", sorted(path.name for path in PAGES.glob("add-a*.md")))
 def test_a_part_takes_one_file_of_at_most_ten_lines(page):
     (file,) = (block for block in blocks(page) if block.language == "python" and block.title)
     assert 0 < code_lines(file) <= LONGEST
