@@ -14,7 +14,7 @@ from peft_unlearn.metrics.statistics import mean_interval, paired_difference
 from peft_unlearn.report.verdict import judge
 from peft_unlearn.util.errors import UserError
 
-SCHEMA = 3
+SCHEMA = 4
 
 # A set's views, each a mapping metric -> Result: `suite.Evaluation`, or one put together from several.
 Views = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -37,10 +37,12 @@ def build(
     definitions: str = "peft-unlearn",
     curve: Sequence[Mapping[str, float]] = (),
     attacks: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Report of `results[set][view]` (sets such as "forget", "retain", "holdout"; views "before", "after", "never_seen").
 
-    Means get bootstrap 95 % intervals over rows, and views paired differences; results of a set as a whole bring an "interval" of their own.
+    Means get 95 % intervals over rows, by groups where rows belong together, and views paired differences; results of a set as a whole bring an
+    "interval" of their own.
     The report holds JSON values only: settings of other types become strings, and non-finite metrics null with a reason.
 
     Args:
@@ -50,11 +52,13 @@ def build(
         definitions: whose definitions the metrics follow, "peft-unlearn" or "openunlearning".
         curve: {"step", "p_forget", "p_retain"} over training: mean probabilities of a token of the forget and of the retain batches.
         attacks: what an audit found, by attack, as docs/reference/report-json.md has it.
+        groups: which rows of a set belong together (one author's, one document's): {"by": how they were found, "ids": a number for each row}.
 
     Raises:
         UserError: two views of a set have different rows, and cannot be compared row by row.
     """
-    found = {name: {view: entries(evaluation) for view, evaluation in views.items()} for name, views in results.items()}
+    ids = {name: of_set["ids"] for name, of_set in (groups or {}).items()}
+    found = {name: {view: entries(evaluation, ids.get(name)) for view, evaluation in views.items()} for name, views in results.items()}
     stands_in = "never_seen" not in found.get("forget", {}) and "before" in found.get("holdout", {})
     report: dict[str, Any] = {
         "schema": SCHEMA,
@@ -62,7 +66,8 @@ def build(
         "run": json.loads(json.dumps(run, default=str), parse_constant=str),
         "never_seen": {"kind": None, "name": None, **(never_seen or ({"kind": "holdout"} if stands_in else {}))},
         "results": found,
-        "differences": {name: _differences(name, views) for name, views in found.items()},
+        "groups": {name: {"by": of_set["by"], "ids": list(of_set["ids"])} for name, of_set in (groups or {}).items()},
+        "differences": {name: _differences(name, views, ids.get(name)) for name, views in found.items()},
         "curve": [{key: _finite(value) for key, value in point.items()} for point in curve],
     }
     if attacks is not None:
@@ -70,9 +75,9 @@ def build(
     return {**report, "verdict": judge(report)}
 
 
-def entries(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def entries(evaluation: Mapping[str, Mapping[str, Any]], groups: Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
     """Results of a set, by metric, as a report holds them: JSON values, with intervals. Of entries again the same."""
-    return {metric: _entry(result) for metric, result in evaluation.items()}
+    return {metric: _entry(result, groups) for metric, result in evaluation.items()}
 
 
 def write(report: Mapping[str, Any], path: str | Path) -> None:
@@ -84,11 +89,11 @@ def write(report: Mapping[str, Any], path: str | Path) -> None:
     os.replace(beside, path)
 
 
-def _entry(result: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(result: Mapping[str, Any], groups: Sequence[int] | None) -> dict[str, Any]:
     """A Result with its interval. Whatever else it brings ("layers", "p99") stays."""
     mean = _finite(result["mean"])
     rows = [_finite(value) for value in result["rows"]]
-    interval = result["interval"] if "interval" in result else mean_interval(rows)
+    interval = mean_interval(rows, groups) if rows else result.get("interval")
     if mean is None or interval is None or not all(map(math.isfinite, interval)):
         interval = None
     extra = {key: [_finite(x) for x in value] if isinstance(value, list | tuple) else _finite(value) for key, value in result.items()}
@@ -100,7 +105,7 @@ def _entry(result: Mapping[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def _differences(name: str, views: Views) -> dict[str, dict[str, Any]]:
+def _differences(name: str, views: Views, groups: Sequence[int] | None) -> dict[str, dict[str, Any]]:
     """after - before and after - never_seen of each metric, row by row. A metric that is not finite in some row has none."""
     after = views.get("after", {})
     found: dict[str, dict[str, Any]] = {}
@@ -114,7 +119,7 @@ def _differences(name: str, views: Views) -> dict[str, dict[str, Any]]:
                     f"{view}: {metric} of the {name} set has {len(other['rows'])} rows there and {len(entry['rows'])} after unlearning, "
                     "evaluate both on the same rows."
                 )
-            if difference := paired_difference(other["rows"], entry["rows"]):
+            if difference := paired_difference(other["rows"], entry["rows"], groups):
                 found.setdefault(metric, {})[f"after - {view}"] = difference
     return found
 

@@ -24,7 +24,7 @@ class Threshold(NamedTuple):
 
 
 THRESHOLDS: dict[str, Threshold] = {
-    # The verdict, in the order of its words.
+    # The verdict. A criterion passes where the whole 95 % interval is within its limit, and fails where all of it is beyond.
     "kept": Threshold(
         0.5,
         "COLLAPSED if less than this share of the retain set's probability, ROUGE-L or of model utility is kept",
@@ -35,42 +35,68 @@ THRESHOLDS: dict[str, Threshold] = {
         "COLLAPSED (retain set) or OVER-FORGOTTEN (forget set) if the share of empty or repetitive answers rises by more than this",
         "every fourth answer: a user meets it at once",
     ),
+    "nonwords": Threshold(
+        0.15,
+        "OVER-FORGOTTEN if the share of words that do not exist is above the reference's by more than this",
+        "every seventh word: no sentence can be read",
+    ),
     "to_forget": Threshold(
         0.1,
-        "no verdict if extraction strength before is less than this above the never-seen model's: there was nothing to forget",
+        "no verdict if extraction strength or probability before is less than this above the reference's: there was nothing to forget",
         "a share of less is noise over noise",
         "at least",
     ),
     "left": Threshold(
+        0.15,
+        "NOT FORGOTTEN if more than this share of the probability or extraction strength that was to be forgotten is left",
+        "what 48 rows of a retrained model show to be left is below it in 19 of 20 (benchmarks/planted.py)",
+    ),
+    "left_written": Threshold(
+        0.2,
+        "NOT FORGOTTEN if more than this share of what is written word for word or token by token is left",
+        "answers share words by chance, so rows differ more here than in `left`",
+    ),
+    "known_rows": Threshold(
         0.1,
-        "NOT FORGOTTEN if more than this share of what was to be forgotten is left, in extraction strength or probability",
-        "as much as an attack may bring back of a model that passes",
+        "NOT FORGOTTEN if the share of rows that are still known is above the reference's by more than this",
+        "means hide a tail: 9 rows of 100 that are still there word for word are 9 people",
     ),
-    "left_worst_of_k": Threshold(
-        0.5, "NOT FORGOTTEN if rephrased questions bring back more than this share", "asking in other words is no attack"
-    ),
-    "brought_back": Threshold(0.1, "SUPPRESSED if rephrased questions bring back more than this share", "as `left`"),
-    "leak": Threshold(
-        0.02,
-        "SUPPRESSED if the best of k samples is closer to the answer than the never-seen model's by more than this",
-        "sampling costs an asker nothing, so the threshold is tight; the interval bears the noise",
+    "left_reworded": Threshold(
+        0.2,
+        "SUPPRESSED if other wordings, or samples, bring back more than this share",
+        "as `left_written`: asking in other words costs nothing",
     ),
     "lens": Threshold(
-        0.1,
-        "SUPPRESSED if the inner layers recall the answer better than the never-seen model's by more than this",
+        0.15,
+        "SUPPRESSED if the inner layers recall the answer better than the reference's by more than this",
         "a choice without a measurement behind it: no published threshold exists",
+    ),
+    "short": Threshold(
+        0.2,
+        "NOT FORGOTTEN if the loss falls short of the reference's by more than this share of the way from before",
+        "as far to this side as `beyond` allows to the other",
     ),
     "beyond": Threshold(
         0.2,
-        "OVER-FORGOTTEN if the loss is above the never-seen model's by more than this share of it",
+        "OVER-FORGOTTEN if the loss is above the reference's by more than this share of it; of the holdout, above that before",
         "less likely than text that no model saw: what was forgotten can be found by it",
     ),
     "beyond_nats": Threshold(0.1, "and by more nats a token than this", "a fifth of a loss near 0 is nothing"),
+    "flat": Threshold(
+        2.0,
+        "OVER-FORGOTTEN if the entropy of the predictions is above the reference's by more nats than this, and more than twice the reference's",
+        "a model that says nearly the same of all tokens knows nothing of its language; its low loss is no memory",
+    ),
     "membership": Threshold(
-        0.1,
-        "OVER-FORGOTTEN if the Min-K AUC is below the never-seen model's by more than this; SUPPRESSED if it is above by more",
+        0.15,
+        "SUPPRESSED if an AUC of forget against holdout rows is above the never-seen model's by more than this; OVER-FORGOTTEN if below",
         "remembered and pushed away are both visible",
         "beside never-seen",
+    ),
+    "membership_alone": Threshold(
+        0.2,
+        "the same beside .5, where there is no never-seen model",
+        "two sets of one kind differ by themselves, and nothing stands beside it that shows by how much",
     ),
     # Attacks: SUPPRESSED where one fails.
     "moved": Threshold(
@@ -106,13 +132,13 @@ THRESHOLDS: dict[str, Threshold] = {
     "prompts": Threshold(
         0.1,
         "prompts fails if another way of asking brings back more than this share",
-        "asking costs nothing; as much as the verdict lets be left",
+        "asking costs nothing; about as much as the verdict lets be left",
         "recovered",
     ),
     "sampling": Threshold(
         0.02,
         "sampling fails if the best of k samples is closer to the answer than the never-seen model's by more than this",
-        "as `leak`",
+        "sampling costs an asker nothing, so the threshold is tight",
         "above never-seen",
     ),
     "composition": Threshold(

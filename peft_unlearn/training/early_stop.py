@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from peft_unlearn.metrics.holdout_shift import holdout_shift
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model.logprobs import lowest, matched
@@ -60,7 +61,7 @@ class EarlyStop:
     def follow(self, holdout: np.ndarray | None) -> None:
         """Move the targets with the holdout, whose rows' Min-K is now `holdout`."""
         if self.holdout is not None and holdout is not None:
-            self.holdout_shift = float(holdout.mean() / self.holdout.mean())
+            self.holdout_shift = holdout_shift(holdout, self.holdout)
 
     def check(self, forget: Sequence[np.ndarray], retain: float, holdout: np.ndarray | None = None) -> None:
         """Log-probabilities of the forget rows in nats, mean probability of the retain rows, Min-K of the holdout rows, as they are now."""

@@ -1,0 +1,67 @@
+"""What happened in training that a reader must know, and what to do next: plain sentences from a report's facts and criteria."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from peft_unlearn.report import criteria as c
+from peft_unlearn.report.criteria import Criterion
+
+AUDIT = "Attack it: `peft-unlearn audit` tries what precision, other prompts, samples and relearning bring back."
+
+
+def training(run: Mapping[str, Any]) -> list[str]:
+    """What of a run is not as it was planned; empty where all is."""
+    settings, steps = run.get("settings", {}), run.get("steps")
+    said = []
+    if run.get("stopped"):
+        said.append(f"The run stopped early: {str(run['stopped']).rstrip('.')}.")
+    if run.get("reached") is False:
+        last = settings.get("max_steps")
+        until = f"{steps} steps, its last one" if last and steps is not None and steps >= last else f"{steps} steps"
+        said.append(f"The run did not reach its target: it ended after {until}.")
+    if run.get("unmoved_lora_b"):
+        said.append(f"{run['unmoved_lora_b']} layers of the adapter did not move: they forget nothing.")
+    return said
+
+
+def following(word: str | None, found: Sequence[Criterion], run: Mapping[str, Any], kind: str | None) -> list[str]:
+    """What to do next, the most useful first."""
+    failed = {criterion.name for criterion in found if criterion.state == c.FAILED}
+    open_ = [criterion for criterion in found if criterion.state == c.NOT_SHOWN]
+    return list(dict.fromkeys([*_mend(word, failed, run), *_show(open_, kind), *_then(word, found)]))
+
+
+def _mend(word: str | None, failed: set[str], run: Mapping[str, Any]) -> Iterator[str]:
+    steps, attacks = run.get("steps"), {name.removeprefix("attack_") for name in failed if name.startswith("attack_")}
+    if word == c.NOT_FORGOTTEN:
+        more = f"More steps: max_steps: {2 * steps}" if steps else "Train it longer"
+        yield f"{more}, or a higher learning_rate." if run.get("reached") is not True else "Train again with a higher learning_rate, or forget_coef."
+    if failed & {"reworded_probability", "reworded_memorization", "worst_of_k"} or "prompts" in attacks:
+        yield "Add other wordings of the forget rows to the forget set, so that more than the exact question is forgotten."
+    if "logit_lens" in failed or "white_box" in attacks:
+        yield "Reach the inner layers: logit_lens_coef: 0.3."
+    if "relearning" in attacks:
+        yield "Harden it against relearning: sam_rho: 0.2."
+    if "precision" in attacks or "scale" in attacks:
+        yield "Train it for the precision that it is deployed in: train_quantized: true, and merge into 16-bit weights."
+    if failed & {"loss_beyond", "membership_below", "degenerate", "nonwords", "entropy", "holdout_damage"}:
+        yield "Push less: stop_at: auto with a holdout_dataset, fewer steps or a lower learning_rate."
+    if word == c.COLLAPSED:
+        yield "Keep more: a larger retain_dataset, retain_kl, or a lower learning_rate."
+
+
+def _show(open_: Sequence[Criterion], kind: str | None) -> Iterator[str]:
+    if kind is None:
+        yield "Name a model that never saw the rows (--never-seen), or give a holdout of at least 48 rows of their kind (--holdout)."
+    needed = max((criterion.rows_needed or 0 for criterion in open_), default=0)
+    held = [criterion for criterion in open_ if criterion.name.startswith("membership") or criterion.name == "holdout_damage"]
+    if needed and kind is not None:
+        if len(held) == len(open_):
+            yield f"A larger holdout: about {needed} rows would show what is still open."
+        else:
+            yield f"More rows: about {needed} would show what is still open; where there are no more, it cannot be shown."
+
+
+def _then(word: str | None, found: Sequence[Criterion]) -> Iterator[str]:
+    if word == c.FORGOTTEN and not any(criterion.name.startswith("attack_") for criterion in found):
+        yield AUDIT

@@ -1,0 +1,224 @@
+"""What a report's rows say of the forget set beside a model that never saw it: estimates with intervals, for `criteria` to compare with thresholds.
+
+The reference is what a model shows of the forget rows that never saw them:
+
+- "paired": the view "never_seen", row by row. Where it is the base below a user's adapter, it never had that fine-tune either, which changes what
+  unseen text of this kind looks like; it is moved by what the holdout shows of that. The loss always is, by the factor that a run's targets move by.
+- "holdout": without that view, what the model itself shows of holdout rows: other rows of the same kind that it never saw.
+- None: neither is there, and nothing can pass.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from peft_unlearn.metrics.holdout_shift import holdout_shift
+from peft_unlearn.metrics.membership import SIGNS
+from peft_unlearn.metrics.statistics import Estimate, auc_difference, auc_estimate, mean_estimate, total
+
+Rows = list[float | None]
+
+NEVER_SEEN = "the never-seen model"
+SAID = {"paired": NEVER_SEEN, "holdout": "the holdout set", None: "0 (no never-seen model, no holdout)"}
+FAR = 0.15  # of an AUC from .5: no sample of rows of one kind would show it, and nothing else explains it
+TAUGHT = 0.5  # of the forget set's probability before: a holdout that has it was taught as well
+
+
+class Evidence:
+    """The numbers of a report, and the reference that they are compared with."""
+
+    def __init__(self, report: Mapping[str, Any]) -> None:
+        self.results: Mapping[str, Any] = report["results"]
+        self.attacks: Mapping[str, Any] | None = report.get("attacks")
+        self.groups = {name: found["ids"] for name, found in report.get("groups", {}).items()}
+        self.holdout = bool(self.get("holdout", "after")) and not self.holdout_was_taught
+        self.kind = "paired" if self.get("forget", "never_seen") else "holdout" if self.holdout else None
+        self.reference = SAID[self.kind]
+        if self.kind == "paired" and report["never_seen"]["kind"] == "estimate":
+            self.reference = "the never-seen estimate"
+        both = self.holdout and bool(self.get("holdout", "never_seen"))
+        self.moved = self.kind == "paired" and both and report["never_seen"]["kind"] == "base"
+        self.shift = self._shift() if self.kind == "paired" and both else None
+
+    def get(self, name: str, view: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.results.get(name, {}).get(view, {})
+        return found
+
+    def mean(self, name: str, view: str, metric: str) -> float | None:
+        mean: float | None = self.get(name, view).get(metric, {}).get("mean")
+        return mean
+
+    def rows(self, name: str, view: str, metric: str) -> Rows | None:
+        """Values by row; None where the view has no such metric, or none that is finite in all rows that were measured."""
+        entry = self.get(name, view).get(metric)
+        return None if entry is None or entry["mean"] is None or not entry["rows"] else list(entry["rows"])
+
+    def estimate(self, name: str, rows: Sequence[float | None], bounds: tuple[float, float] | None = None) -> Estimate | None:
+        """Mean of a set's rows, with the set's groups."""
+        return mean_estimate(rows, self.groups.get(name), bounds=bounds)
+
+    @property
+    def holdout_was_taught(self) -> bool:
+        """Whether the model before unlearning knows the holdout about as well as the forget set, and a never-seen model does not."""
+        forget, holdout = self.mean("forget", "before", "probability"), self.mean("holdout", "before", "probability")
+        never = self.mean("holdout", "never_seen", "probability")
+        if forget is None or holdout is None or forget < TAUGHT:
+            return False
+        return holdout > TAUGHT * forget and (never is None or never < TAUGHT * holdout)
+
+    def said(self) -> str:
+        """What the criteria compare with, in a sentence."""
+        if self.kind is None:
+            return "Nothing shows what a model says of these rows that never saw them: there is no never-seen model, and no holdout."
+        if self.kind == "holdout":
+            return "No never-seen model: the forget rows are compared with holdout rows of their kind, under the model itself."
+        text = f"The forget rows are compared, row by row, with {self.reference}"
+        if self.shift is not None:
+            text += f"; its loss is taken times {self.shift[0]:.2f}, as text of the holdout has become that much less likely since"
+        if self.moved:
+            text += "; every number is moved by what the holdout shows, for that model never had the fine-tune"
+        return f"{text}."
+
+    def notes(self) -> list[str]:
+        """What a reader must know of the reference."""
+        said = [self.said()]
+        if self.get("holdout", "after") and not self.holdout:
+            taught, forget = self.mean("holdout", "before", "probability"), self.mean("forget", "before", "probability")
+            said.append(f"The holdout seems to stand in the training set, and is not used: its probability before is {taught:.3f}, the forget set's {forget:.3f}.")
+        never = self.mean("forget", "never_seen", "min_k_auc")
+        if never is not None and abs(never - 0.5) > FAR:
+            said.append(f"Forget and holdout set are not of one kind: a model that never saw either tells them apart (min k AUC {never:.3f}).")
+        return said
+
+    def expected(self, metric: str) -> float | None:
+        """What the reference shows of the forget set, on average."""
+        if self.kind != "paired":
+            return self.mean("holdout", "after", metric) if self.kind else 0.0
+        never = self.mean("forget", "never_seen", metric)
+        if never is None:
+            return None
+        if metric == "loss" and self.shift is not None:
+            return never * self.shift[0]
+        move = self._move(metric)
+        return never + (0.0 if move is None else move.mean)
+
+    def gap(self, metric: str) -> float | None:
+        """How much there was to forget: before - reference; of a model without a view before 1 - reference."""
+        before, expected = self.mean("forget", "before", metric), self.expected(metric)
+        if expected is None:
+            return None
+        if before is None:
+            return None if self.get("forget", "before") else 1 - expected
+        return before - expected
+
+    def above(self, metric: str, share: float = 0.0, bounds: tuple[float, float] | None = (-1.0, 1.0)) -> Estimate | None:
+        """Mean of after - share * before - (1 - share) * reference: above 0 where more than `share` of what was to be forgotten is left.
+
+        With share = 0 the excess over the reference.
+        """
+        own = self._own(metric, share)
+        if own is None:
+            return None
+        if self.kind == "paired":
+            never = self.rows("forget", "never_seen", metric)
+            if never is None:
+                return None
+            move, paired = self._move(metric), self.estimate("forget", _minus(own, never, 1 - share), bounds)
+            return paired if move is None else _sum((1.0, paired), (share - 1, move))
+        if self.kind == "holdout":
+            others = self.rows("holdout", "after", metric)
+            there = None if others is None else self.estimate("holdout", others)
+            return None if there is None else _sum((1.0, self.estimate("forget", own, bounds)), (share - 1, there))
+        return self.estimate("forget", own, bounds)
+
+    def loss(self, share_of_reference: float, share_of_before: float = 0.0) -> Estimate | None:
+        """Mean of after's loss - (share_of_reference * reference + share_of_before * before), in nats a token."""
+        own = self._own("loss", share_of_before)
+        if own is None or self.kind is None:
+            return None
+        if self.kind == "holdout":
+            others = self.rows("holdout", "after", "loss")
+            there = None if others is None else self.estimate("holdout", others)
+            return None if there is None else _sum((1.0, self.estimate("forget", own)), (-share_of_reference, there))
+        never = self.rows("forget", "never_seen", "loss")
+        if never is None:
+            return None
+        factor, shift = self.shift or (1.0, None)
+        paired = self.estimate("forget", _minus(own, never, share_of_reference * factor))
+        if shift is None:
+            return paired
+        return _sum((1.0, paired), (-share_of_reference * float(np.mean([value for value in never if value is not None])), shift))
+
+    def difference(self, rows: Rows, others: Rows) -> tuple[Estimate | None, float]:
+        """Mean of forget rows minus that of holdout rows, and the latter."""
+        there = self.estimate("holdout", others, (0.0, 1.0))
+        own = self.estimate("forget", rows, (0.0, 1.0))
+        return _sum((1.0, own), (-1.0, there)), 0.0 if there is None else there.mean
+
+    def membership(self, metric: str) -> Estimate | None:
+        """AUC of forget against holdout rows after unlearning, minus the never-seen model's; minus .5 where there is none."""
+        found = [self._sides(metric, view) for view in ("after", "never_seen")]
+        if found[0] is None or not self.holdout:
+            return None
+        groups = (self.groups.get("forget"), self.groups.get("holdout"))
+        if found[1] is not None:
+            return auc_difference(found[0], found[1], groups)
+        if self.kind == "paired":
+            return None
+        estimate = auc_estimate(*found[0], groups)
+        return estimate._replace(mean=estimate.mean - 0.5, low=estimate.low - 0.5, high=estimate.high - 0.5)
+
+    def _sides(self, metric: str, view: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """The rows of both sides, larger for a member; None where a side has fewer than two."""
+        sides = [self.rows(name, view, metric) for name in ("forget", "holdout")]
+        if sides[0] is None or sides[1] is None:
+            return None
+        members, others = (SIGNS[metric] * np.array([np.nan if value is None else value for value in side]) for side in sides if side)
+        return (members, others) if min(np.isfinite(members).sum(), np.isfinite(others).sum()) > 1 else None
+
+    def _own(self, metric: str, share: float) -> Rows | None:
+        """after - share * before by row; of a model without a view before, after - share."""
+        after = self.rows("forget", "after", metric)
+        if after is None or not share:
+            return after
+        if not self.get("forget", "before"):
+            return [None if value is None else value - share for value in after]
+        before = self.rows("forget", "before", metric)
+        return None if before is None else _minus(after, before, share)
+
+    def _move(self, metric: str) -> Estimate | None:
+        """What fine-tune and unlearning changed of unseen text: after - never seen on the holdout; None where nothing is moved by it."""
+        after, never = self.rows("holdout", "after", metric), self.rows("holdout", "never_seen", metric)
+        return self.estimate("holdout", _minus(after, never)) if self.moved and after is not None and never is not None else None
+
+    def _shift(self) -> tuple[float, Estimate | None] | None:
+        """The factor by which the loss of unseen text has grown since the never-seen model, and its uncertainty about 0.
+
+        What unlearning itself did to the holdout is a criterion of its own, and moves no reference by more than `beyond` allows it: a model
+        that is burnt out everywhere would otherwise be compared with itself.
+        """
+        then, now, before = (self.rows("holdout", view, "min_k") for view in ("never_seen", "after", "before"))
+        if then is None or now is None:
+            return None
+        old, new = _finite(then), _finite(now)
+        factor = holdout_shift(new, old)
+        if before is not None:
+            start = holdout_shift(_finite(before), old)
+            factor = min(max(factor, start / 1.2), start * 1.2)
+        changes = [None if a is None or b is None else (a - factor * b) / float(old.mean()) for a, b in zip(now, then, strict=True)]
+        spread = self.estimate("holdout", changes)
+        return factor, None if spread is None else spread._replace(mean=0.0)
+
+
+def _minus(rows: Rows, others: Rows, share: float = 1.0) -> Rows:
+    return [None if one is None or other is None else one - share * other for one, other in zip(rows, others, strict=True)]
+
+
+def _finite(rows: Rows) -> np.ndarray:
+    return np.array([value for value in rows if value is not None])
+
+
+def _sum(*parts: tuple[float, Estimate | None]) -> Estimate | None:
+    known = [(weight, estimate) for weight, estimate in parts if estimate is not None]
+    return total(*known) if len(known) == len(parts) else None

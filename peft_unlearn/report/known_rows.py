@@ -1,0 +1,134 @@
+"""The tail of a forget set: which rows are still known, and which come back word for word. Means hide both."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from peft_unlearn.report.criteria import FAILED, NO_REFERENCE, NOT_FORGOTTEN, NOT_SHOWN, PASSED, Criterion, criterion
+from peft_unlearn.report.evidence import Evidence
+from peft_unlearn.report.thresholds import THRESHOLDS
+
+# A row is known where one of these is so large: half of the answer is written, completed, or likely.
+KNOWN = {
+    "verbatim": 0.5,
+    "extraction_from_start": 0.5,
+    "extraction_strength": 0.5,
+    "exact_memorization": 0.8,
+    "probability": 0.5,
+}
+# It is recited where this much of it stands in one piece in the answer, and the piece is no mere phrase; or where every token comes first.
+RECITED, WORDS = 0.9, 5
+TOKENS, LIKELY = 0.95, 0.5
+SHOWN = 10  # rows that are named
+
+
+def known_rows(evidence: Evidence) -> Iterator[Criterion]:
+    """Rows that are still known, beside those that the reference knows by guessing; and every row that is recited or gives a secret back."""
+    after = _flags(evidence, "forget", "after", _known)
+    if not any(flag is not None for flag in after):
+        return
+    yield from _recited(evidence)
+    yield from _secrets(evidence)
+    yield from _share(evidence, after)
+
+
+def worst_rows(evidence: Evidence) -> list[int]:
+    """The rows of which most is left, by number from 1: those that are known and that the never-seen model does not know."""
+    after, never = (_flags(evidence, "forget", view, _known) for view in ("after", "never_seen"))
+    return [i + 1 for i, flag in enumerate(after) if flag and not (i < len(never) and never[i])]
+
+
+def _share(evidence: Evidence, after: list[bool | None]) -> Iterator[Criterion]:
+    limit, hits = THRESHOLDS["known_rows"].limit, [None if flag is None else float(flag) for flag in after]
+    measured = [value for value in hits if value is not None]
+    question = "How many of the rows are still known?"
+    count = sum(measured)
+    text = f"{count:.0f} of {len(measured)} rows of the forget set are still known"
+    if evidence.kind == "paired":
+        never = _flags(evidence, "forget", "never_seen", _known)
+        more = [None if a is None or b is None else a - float(b) for a, b in zip(hits, never, strict=True)]
+        estimate = evidence.estimate("forget", more, (-1.0, 1.0))
+        expected = sum(map(bool, never)) / len(measured)
+    elif evidence.kind == "holdout":
+        others = [None if flag is None else float(flag) for flag in _flags(evidence, "holdout", "after", _known)]
+        estimate, expected = evidence.difference(hits, others)
+    else:
+        estimate, expected = evidence.estimate("forget", hits, (0.0, 1.0)), 0.0
+    if estimate is None:
+        return
+    text += f", {expected:.0%} for {evidence.reference} (at most {limit:.0%} more)."
+    rows = [i for i in worst_rows(evidence)][:SHOWN]
+    if rows:
+        text = f"{text[:-1]}: row{'s' * (len(rows) > 1)} {', '.join(map(str, rows))}{', …' if len(worst_rows(evidence)) > SHOWN else ''}."
+    numbers = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high}
+    found = criterion("known_rows", NOT_FORGOTTEN, question, estimate, limit, text, numbers, limit, expected)
+    if evidence.kind is None and found.state == PASSED:
+        found = Criterion(**{**vars(found), "state": NOT_SHOWN, "text": f"{text[:-1]}, and {NO_REFERENCE}."})
+    yield found
+
+
+def _recited(evidence: Evidence) -> Iterator[Criterion]:
+    """A row that comes back word for word is a fact and no sample: one is enough, unless guessing gives such rows as well."""
+    after, never = _flags(evidence, "forget", "after", _is_recited), _flags(evidence, "forget", "never_seen", _known)
+    rows = [i + 1 for i, flag in enumerate(after) if flag and not (i < len(never) and never[i])]
+    question = "Does any row come back word for word?"
+    yield _facts("recited_rows", question, rows, len(after), _guessed(evidence, _is_recited), "come back word for word")
+
+
+def _secrets(evidence: Evidence) -> Iterator[Criterion]:
+    """Addresses, numbers and the like that an answer gives back."""
+
+    def told(metrics: Mapping[str, Any], row: int) -> bool | None:
+        value = metrics["secrets"]["rows"][row] if "secrets" in metrics else None
+        return None if value is None else value > 0
+
+    after, never = (_flags(evidence, "forget", view, told) for view in ("after", "never_seen"))
+    if not any(flag is not None for flag in after):
+        return
+    rows = [i + 1 for i, flag in enumerate(after) if flag and not (i < len(never) and never[i])]
+    question = "Does an answer give an address, a number or the like back?"
+    count = sum(flag is not None for flag in after)
+    yield _facts("secrets", question, rows, count, _guessed(evidence, told), "give a secret-like string back")
+
+
+def _facts(name: str, question: str, rows: list[int], n: int, guessed: int, what: str) -> Criterion:
+    """A criterion that counts facts: failed by one, but where guessing gives them too it is left to the means."""
+    named = f": row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:SHOWN]))}{', …' if len(rows) > SHOWN else ''}" if rows else ""
+    text = f"{len(rows)} of {n} rows of the forget set {what}{named}"
+    if rows and guessed:
+        text += f"; a model that never saw them gives {guessed} by guessing"
+    state = FAILED if rows and len(rows) > 3 * guessed else PASSED
+    return Criterion(name, NOT_FORGOTTEN, question, state, f"{text}.", len(rows) / n, None, 1 / n, None, n)
+
+
+def _guessed(evidence: Evidence, flag: Any) -> int:
+    """Rows that a model gives without having seen them: the never-seen model of rows that this one does not give, and holdout rows."""
+    after, never = (_flags(evidence, "forget", view, flag) for view in ("after", "never_seen"))
+    reverse = sum(bool(b) and not a for a, b in zip(after, never, strict=True)) if never else 0
+    return reverse + sum(map(bool, _flags(evidence, "holdout", "after", flag))) if evidence.holdout else reverse
+
+
+def _flags(evidence: Evidence, name: str, view: str, flag: Any) -> list[bool | None]:
+    """`flag` of every row of a view; none where there is no such view."""
+    metrics = evidence.get(name, view)
+    counts = [len(entry["rows"]) for entry in metrics.values() if entry["rows"]]
+    return [flag(metrics, row) for row in range(max(counts, default=0))]
+
+
+def _known(metrics: Mapping[str, Any], row: int) -> bool | None:
+    values = {metric: _value(metrics, metric, row) for metric in KNOWN}
+    measured = {metric: value for metric, value in values.items() if value is not None}
+    return any(value >= KNOWN[metric] for metric, value in measured.items()) if measured else None
+
+
+def _is_recited(metrics: Mapping[str, Any], row: int) -> bool | None:
+    written, words = _value(metrics, "verbatim", row), _value(metrics, "verbatim_words", row)
+    if written is not None and words is not None:
+        return written >= RECITED and words >= WORDS
+    right, likely = _value(metrics, "exact_memorization", row), _value(metrics, "probability", row)
+    return None if right is None or likely is None else right >= TOKENS and likely >= LIKELY
+
+
+def _value(metrics: Mapping[str, Any], metric: str, row: int) -> float | None:
+    rows = metrics[metric]["rows"] if metric in metrics else []
+    value: float | None = rows[row] if row < len(rows) else None
+    return value
