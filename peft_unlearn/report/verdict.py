@@ -98,8 +98,9 @@ def _rank(criterion: Criterion) -> tuple[int, int, float]:
     words = len(ORDER) if criterion.name == INSIDE else ORDER.index(criterion.word)
     tail = criterion.name in ("known_rows", "recited_rows", "secrets")
     trace = criterion.name == "loss_short"
+    size = abs(criterion.value or 0.0) if criterion.word == NOT_FORGOTTEN else criterion.size  # of shares that are left the largest
     everywhere = tail and criterion.value is not None and criterion.value >= 0.9
-    return words, 3 if trace else 2 if everywhere else 0 if tail else 1, -criterion.size
+    return words, 3 if trace else 2 if everywhere else 0 if tail else 1, -round(size, 2)
 
 
 def _nothing_to_judge(evidence: Evidence, found: Sequence[Criterion]) -> str | None:
