@@ -7,6 +7,8 @@ failed but not all could be shown with these rows, the word is NOT SHOWN. It is 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from peft_unlearn.metrics.three_samples import three_samples
 from peft_unlearn.report import advice, knowledge
 from peft_unlearn.report.criteria import (
@@ -145,11 +147,12 @@ def _three_samples(evidence: Evidence) -> dict[str, Any] | None:
     if not metrics:
         return None
     columns = {view: [evidence.rows("forget", view, metric) or [] for metric in metrics] for view in views}
-    rows = [i for i in range(len(columns["after"][0])) if all(column[i] is not None for of in columns.values() for column in of)]
-    samples = [[[column[i] for column in columns[view]] for i in rows] for view in views]
+    kept = [i for i in range(len(columns["after"][0])) if all(column[i] is not None for of in columns.values() for column in of)]
+    if len(kept) < 2:
+        return None
+    before, after, never = (np.array([[column[i] for column in columns[view]] for i in kept], np.float64) for view in views)
     groups = evidence.groups.get("forget")
-    found: dict[str, Any] = three_samples(*samples, None if groups is None else [groups[i] for i in rows]) if len(rows) > 1 else {}
-    return {**found, "metrics": metrics} if found else None
+    return {**three_samples(before, after, never, None if groups is None else [groups[i] for i in kept]), "metrics": metrics}
 
 
 def _verdict(
