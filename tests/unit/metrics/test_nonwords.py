@@ -18,7 +18,7 @@ BROKEN = [
     "cozyx roduced gamebleton frinkly spal theroun",
 ]
 WHOLE = [
-    "The popular novel of Manuel was adapted into a film.",
+    "The popular novel about Manuel was adapted into a film.",
     "Xiang Li lives in the old bakery, walking along the harbour in 1987.",
     "she likes the stars, opens the books and walked along successfully.",
 ]
