@@ -73,15 +73,24 @@ def measure(
     label: str,
     forget: bool,
     generate: bool = True,
+    shared: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """One set under the active adapters. Forget rows are attacked as well: logit lens, and sampled answers where `how` says so.
 
-    `truth_ratio` is the ratio itself; `truth_ratio_score` is what a row adds to the aggregate, 1 at its best.
+    `truth_ratio` is the ratio itself; `truth_ratio_score` is what a row adds to the aggregate, 1 at its best. `shared` is that of `suite.evaluate`.
     """
     if how.as_openunlearning:
         return _as_openunlearning(model, tokenizer, probe, how, label=label, forget=forget, generate=generate)
     found = evaluate(
-        model, tokenizer, probe.rows, variants=probe.variants, batch_size=how.batch_size, generate=generate, lens=forget, label=label
+        model,
+        tokenizer,
+        probe.rows,
+        variants=probe.variants,
+        shared=shared,
+        batch_size=how.batch_size,
+        generate=generate,
+        lens=forget,
+        label=label,
     )
     if "truth_ratio" in found:
         ratios = found["truth_ratio"]["rows"]
