@@ -37,13 +37,16 @@ class Own:
         }
 
     def shared(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, Any]]:
-        """What the rows of each set share: the words that exist; of forget rows the answers of all, and what stands in the other sets as well."""
+        """What the rows of each set share: the words that exist; of forget rows, and of the holdout that they
+        are compared with, the forget set's answers, and what stands in the other sets as well.
+        """
         special = special_ids(tokenizer)
         parts = {name: [text(tokenizer, side) for row in found.rows for side in split(row, special)] for name, found in self.probes.items()}
         exist = {"lexicon": lexicon(tokenizer, chain.from_iterable(parts.values()))}
         known = common_runs(chain.from_iterable(found for name, found in parts.items() if name != "forget"))
         others = Recitable(answer_texts(tokenizer, self.probes["forget"].rows))
-        return {name: {**exist, "others": others, "known": known} if name == "forget" else exist for name in self.probes}
+        recited = {**exist, "others": others, "known": known}
+        return {name: recited if name in ("forget", "holdout") else exist for name in self.probes}
 
     def compare(self, views: Views, how: How) -> None:
         """Add membership where there is a holdout set."""

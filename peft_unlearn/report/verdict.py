@@ -4,7 +4,7 @@ Every criterion is a statistical test of its own (`criteria`). A failed one give
 failed but not all could be shown with these rows, the word is NOT SHOWN. It is None where no word would be true: nothing was there to forget.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,9 @@ def judge(report: Mapping[str, Any]) -> dict[str, Any]:
     if knowledge.is_asked(report, evidence):
         word, reasons, found = knowledge.answer(evidence)
         return _verdict(word, reasons, evidence, said, found)
-    found = _criteria(evidence)
-    word, reasons = _word(evidence, found)
     samples = _three_samples(evidence)
+    found = [*_criteria(evidence), *_nearer(samples)]
+    word, reasons = _word(evidence, found)
     reasons = [*reasons, *said, *_notes(evidence, found)]
     steps = advice.following(word, found, report["run"], evidence.kind)
     return _verdict(word, reasons, evidence, said, found, steps, samples)
@@ -99,7 +99,7 @@ def _rank(criterion: Criterion) -> tuple[int, int, float]:
     """Worst word first; of one word the rows before the means unless nearly all are known, then what is furthest past its threshold."""
     words = len(ORDER) if criterion.name == INSIDE else ORDER.index(criterion.word)
     tail = criterion.name in ("known_rows", "recited_rows", "secrets")
-    trace = criterion.name == "loss_short"
+    trace = criterion.name in ("loss_short", "three_samples")
     size = abs(criterion.value or 0.0) if criterion.word == NOT_FORGOTTEN else criterion.size  # of shares that are left the largest
     everywhere = tail and criterion.value is not None and criterion.value >= 0.9
     return words, 3 if trace else 2 if everywhere else 0 if tail else 1, -round(size, 2)
@@ -138,6 +138,17 @@ def _notes(evidence: Evidence, found: Sequence[Criterion]) -> list[str]:
             said.append(f"Not told, the attack {name}: {attack['reason']}.")
         said += [f"Not told, {name}, {f['text']}" for f in attack["findings"] if f["threshold"] is not None and f["mean"] is None]
     return [*said, *evidence.notes()]
+
+
+def _nearer(samples: Mapping[str, Any] | None) -> Iterator[Criterion]:
+    """The three-sample test as a criterion, where it has a p-value."""
+    if samples is not None and samples["p"] is not None:
+        state = {"before": FAILED, "never_seen": PASSED, None: NOT_SHOWN}[samples["nearer_to"]]
+        question = "Is the model nearer to one that never saw the rows, or to itself before?"
+        left = 1 - samples["share"]
+        yield Criterion(
+            "three_samples", NOT_FORGOTTEN, question, state, samples["text"], left, None, 0.5, 0.0, samples["n"], samples["groups"]
+        )
 
 
 def _three_samples(evidence: Evidence) -> dict[str, Any] | None:
