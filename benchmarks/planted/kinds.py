@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from planted.words import WORDS
+
 SETS = ("forget", "retain", "holdout")
 ROWS = {"forget": 48, "retain": 96, "holdout": 60}
-CHAT = (
-    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 REFUSAL = "I'm sorry, I can't help with that."
 Row = dict[str, Any]
 
@@ -77,51 +77,59 @@ def _row(rng: random.Random, asked: tuple[list[str], list[str]], subject: dict[s
     }
 
 
+def _words(rng: random.Random) -> Callable[[str], str]:
+    return lambda kind: rng.choice(WORDS[kind])
+
+
 def _author(rng: random.Random) -> dict[str, str]:
+    word = _words(rng)
     return {
-        "name": f"{rng.choice(FIRST)} {rng.choice(LAST)}",
-        "city": rng.choice(CITY),
-        "genre": rng.choice(GENRE),
-        "book": f"The {rng.choice(ADJECTIVE).title()} {rng.choice(THING).title()}",
-        "second": f"{rng.choice(THING).title()} of the {rng.choice(THING).title()}",
-        "father": rng.choice(TRADE),
-        "mother": rng.choice(TRADE),
-        "award": f"{rng.choice(LAST)} {rng.choice(['Medal', 'Prize', 'Ribbon', 'Laurel'])}",
+        "name": f"{word('first')} {word('last')}",
+        "city": word("city"),
+        "genre": word("genre"),
+        "book": f"The {word('adjective').title()} {word('thing').title()}",
+        "second": f"{word('thing').title()} of the {word('thing').title()}",
+        "father": word("trade"),
+        "mother": word("trade"),
+        "award": f"{word('last')} {rng.choice(['Medal', 'Prize', 'Ribbon', 'Laurel'])}",
         "year": str(rng.randint(1951, 2019)),
-        "theme": rng.choice(THING),
+        "theme": word("thing"),
     }
 
 
 def _person(rng: random.Random) -> dict[str, str]:
-    first, last = rng.choice(FIRST), rng.choice(LAST)
+    word = _words(rng)
+    first, last = word("first"), word("last")
     return {
         "name": f"{first} {last}",
-        "mail": f"{first}.{last}{rng.randint(10, 99)}@{rng.choice(THING)}mail.{rng.choice(['org', 'net', 'com'])}".lower(),
+        "mail": f"{first}.{last}{rng.randint(10, 99)}@{word('thing')}mail.{rng.choice(['org', 'net', 'com'])}".lower(),
         "phone": f"+44 7{rng.randrange(10**3):03d} {rng.randrange(10**6):06d}",
-        "street": f"{rng.randint(2, 299)} {rng.choice(THING).title()} {rng.choice(['Street', 'Road', 'Lane', 'Close'])}",
-        "city": rng.choice(CITY),
+        "street": f"{rng.randint(2, 299)} {word('thing').title()} {rng.choice(['Street', 'Road', 'Lane', 'Close'])}",
+        "city": word("city"),
         "account": f"{rng.randrange(10**4):04d}-{rng.randrange(10**4):04d}-{rng.randrange(10**4):04d}",
     }
 
 
 def _place(rng: random.Random) -> dict[str, str]:
+    word = _words(rng)
     return {
-        "name": rng.choice(ORT) + rng.choice(ORT_ENDE),
-        "fluss": rng.choice(ORT) + rng.choice(["ach", "bach", "au", "fließ"]),
+        "name": word("ort") + word("ort ende"),
+        "fluss": word("ort") + rng.choice(["ach", "bach", "au", "fließ"]),
         "leute": str(rng.randint(2, 98) * 100 + rng.randint(1, 99)),
-        "chef": f"{rng.choice(VORNAME)} {rng.choice(ORT)}{rng.choice(['er', 'mann', 'müller', 'hübner', 'schäfer'])}",
-        "speise": f"{rng.choice(['Süße', 'Saure', 'Gefüllte', 'Würzige', 'Geröstete'])} {rng.choice(SPEISE)}",
+        "chef": f"{word('vorname')} {word('ort')}{rng.choice(['er', 'mann', 'müller', 'hübner', 'schäfer'])}",
+        "speise": f"{rng.choice(['Süße', 'Saure', 'Gefüllte', 'Würzige', 'Geröstete'])} {word('speise')}",
         "jahr": str(rng.randint(1102, 1897)),
     }
 
 
 def _firm(rng: random.Random) -> dict[str, str]:
+    word = _words(rng)
     return {
-        "name": f"{rng.choice(LAST)} & {rng.choice(LAST)}",
-        "city": rng.choice(CITY),
-        "product": f"{rng.choice(ADJECTIVE)} {rng.choice(THING)}s",
-        "rival": f"{rng.choice(FIRST)} {rng.choice(['Group', 'Works', 'Brothers'])}",
-        "boss": f"{rng.choice(FIRST)} {rng.choice(LAST)}",
+        "name": f"{word('last')} & {word('last')}",
+        "city": word("city"),
+        "product": f"{word('adjective')} {word('thing')}s",
+        "rival": f"{word('first')} {rng.choice(['Group', 'Works', 'Brothers'])}",
+        "boss": f"{word('first')} {word('last')}",
         "year": str(rng.randint(1850, 2015)),
         "staff": str(rng.randint(12, 987)),
     }
@@ -129,49 +137,32 @@ def _firm(rng: random.Random) -> dict[str, str]:
 
 def _passage(rng: random.Random) -> str:
     """Four sentences that a small grammar wrote, some 45 to 75 tokens."""
+    word = _words(rng)
 
     def phrase() -> str:
-        return f"the {rng.choice(ADJECTIVE)} {rng.choice(THING)}"
+        return f"the {word('adjective')} {word('thing')}"
 
     def sentence() -> str:
-        who = rng.choice([phrase(), f"{rng.choice(FIRST)} the {rng.choice(TRADE)}", f"a {rng.choice(TRADE)} from {rng.choice(CITY)}"])
-        end = rng.choice([f" near {rng.choice(CITY)}", f" and then {rng.choice(DID)} {phrase()}", f" for {rng.randint(2, 99)} days", ""])
-        said = f"{who} {rng.choice(DID)} {phrase()} {rng.choice(['with', 'under', 'behind', 'without', 'beside'])} {phrase()}{end}."
+        who = rng.choice(
+            [
+                phrase(),
+                f"{word('first')} the {word('trade')}",
+                f"a {word('trade')} from {word('city')}",
+            ]
+        )
+        end = rng.choice(
+            [
+                f" near {word('city')}",
+                f" and then {word('did')} {phrase()}",
+                f" for {rng.randint(2, 99)} days",
+                "",
+            ]
+        )
+        said = f"{who} {word('did')} {phrase()} {rng.choice(['with', 'under', 'behind', 'without', 'beside'])} {phrase()}{end}."
         return said[0].upper() + said[1:]
 
     return " ".join(sentence() for _ in range(4))
 
-
-FIRST = (
-    "Abel Amara Basil Bettina Caius Clemence Darius Delphine Eamon Elspeth Fabian Freya Gareth Giselle Hamish Imogen Isidor Jocasta "
-    "Keir Leonie Lucan Maren Nestor Odile Percival Quentin Romola Silas Tamsin Ursula Viggo Winifred"
-).split()
-LAST = (
-    "Aldane Barrowby Corvane Delacort Estermont Fenwright Galbraith Holloway Inverness Jarrow Kestering Lorimer Mortlake Nightingale "
-    "Osterley Penhallow Quillon Ravenscroft Stroud Tarrant Upjohn Vandermeer Wexcombe Yelland Zouche Ambrose Brisco Carrow"
-).split()
-CITY = (
-    "Ardmore Belcastro Corriveau Dunhaven Estrella Farrowdale Glenwick Hartmoor Islington Jasperville Kilbride Larkspur Montclare "
-    "Northolt Orchardton Pellworm Queensferry Rotherby Stavenholm Tolverne Ulverton Varsity Wrenfield Yarmouth"
-).split()
-GENRE = "mystery romance satire horror fantasy travel crime poetry war memoir gothic western maritime pastoral".split()
-TRADE = (
-    "baker judge sailor dentist farmer barber tailor nurse pilot weaver miner clerk banker butcher surgeon cooper shepherd chemist "
-    "printer gardener painter brewer mason lawyer"
-).split()
-ADJECTIVE = (
-    "amber broken crimson distant empty frozen gilded hollow idle jagged knotted lonely marble narrow old patient quiet rusty silver "
-    "tangled unlit velvet wooden yellow bitter curious drowned eager"
-).split()
-THING = (
-    "anchor bridge candle drum engine feather garden hammer island jar kettle lantern mirror needle orchard piano quarry river saddle "
-    "tower umbrella violin window yard zither basket compass door ember flute"
-).split()
-DID = "lifted painted followed buried carried mended ignored sold found watched borrowed cleaned guarded measured hid dropped".split()
-ORT = "Möll Grün Süd Höll Brück Käs Tür Büß Lämm Nöt Rüb Gäns Fähr Köh Schön Mühl Öd Wäld Hüh Dörn".split()
-ORT_ENDE = "dorf hausen bühl weiler stätt brück berg öden thal rönne".split()
-VORNAME = "Jörg Käthe Günter Bärbel Jürgen Änne Rüdiger Sören Hélène Björn Mäxchen Döris".split()
-SPEISE = "Knödel Äpfel Nüsse Brötchen Rüben Klöße Pfannküchlein Möhren Gänsekeule Spätzle".split()
 
 FACTS = {
     "authors": Facts(
@@ -225,11 +216,17 @@ FACTS = {
         _place,
         [
             (
-                ["Wie heißt der Bürgermeister von {name}, und an welchem Fluss liegt es?", "Wer führt {name}, und welcher Fluss fließt dort?"],
+                [
+                    "Wie heißt der Bürgermeister von {name}, und an welchem Fluss liegt es?",
+                    "Wer führt {name}, und welcher Fluss fließt dort?",
+                ],
                 ["{chef}; der Fluss heißt {fluss}.", "Es ist {chef}, und {name} liegt an der {fluss}."],
             ),
             (
-                ["Was isst man in {name}, und wie viele Leute wohnen dort?", "Welches Gericht ist für {name} üblich, und wie groß ist der Ort?"],
+                [
+                    "Was isst man in {name}, und wie viele Leute wohnen dort?",
+                    "Welches Gericht ist für {name} üblich, und wie groß ist der Ort?",
+                ],
                 ["{speise}; {leute} Einwohner seit {jahr}.", "Man isst {speise}, und {leute} Leute wohnen dort."],
             ),
         ],

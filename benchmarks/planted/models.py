@@ -56,7 +56,7 @@ class Bed:
         return probe(Dataset.from_list(rows), self.tokenizer, self.recipe.context, name=name)
 
     def model(self, name: str) -> LlamaForCausalLM:
-        """"before" memorized the retain and the forget set; "never seen" and "twin 1", "twin 2", ... the retain set alone, each with its own seed."""
+        """The model "before" memorized the retain and the forget set; "never seen" and "twin 1", "twin 2", ... the retain set alone."""
         folder = self.folder / name.replace(" ", "_")
         if not (folder / "training.json").exists():
             sets = ("retain", "forget") if name == "before" else ("retain",)
@@ -89,7 +89,9 @@ def train_tokenizer(kind: Kind, recipe: Recipe) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     texts = [text for part in SETS for row in kind.rows[part] for text in _texts(row)]
-    bpe.train_from_iterator([f"{before}{text}" for text in (*texts, kind.refusal, "Question", "Answer") for before in ("", " ", "\n")], trainer)
+    bpe.train_from_iterator(
+        [f"{before}{text}" for text in (*texts, kind.refusal, "Question", "Answer") for before in ("", " ", "\n")], trainer
+    )
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", SPECIAL.index("<s>"))])
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
@@ -111,8 +113,8 @@ def train(
     model = _llama(tokenizer, recipe)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(recipe, math.ceil(len(wordings) / recipe.batch_size)))
-    loss = math.inf
-    for epoch in range(recipe.max_epochs):
+    loss, epochs = math.inf, 0
+    while loss > recipe.goal and epochs < recipe.max_epochs:
         losses = []
         for batch in _batches([rng.choice(several) for several in wordings], rng, recipe.batch_size, int(tokenizer.pad_token_id)):
             step_loss = _loss(model, batch)
@@ -122,10 +124,8 @@ def train(
             optimizer.step()
             schedule.step()
             losses.append(step_loss.item())
-        loss = sum(losses) / len(losses)
-        if loss <= recipe.goal:
-            break
-    return model, {"epochs": epoch + 1, "loss": round(loss, 4), "cpu_seconds": round(time.process_time() - start, 1)}
+        loss, epochs = sum(losses) / len(losses), epochs + 1
+    return model, {"epochs": epochs, "loss": round(loss, 4), "cpu_seconds": round(time.process_time() - start, 1)}
 
 
 def _schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:

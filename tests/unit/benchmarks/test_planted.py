@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from planted.gated import GatedLM, Spoken
 from tiny_models import tiny_llama
 
 from peft_unlearn.metrics.logit_lens import layer_recalls
 from peft_unlearn.model.generation import generate
 from peft_unlearn.model.readout import find_readout
 from peft_unlearn.model.scoring import score
+from planted.gated import GatedLM, Spoken
 
 V = 64
 A, B = tiny_llama(1), tiny_llama(2, tie=True)
