@@ -96,7 +96,7 @@ def _recovered(mean: float | None, means: Mapping[str, float | None]) -> float |
 
 def _above(base: Rows | None, attacked: Rows) -> bool:
     difference = paired_difference(base, attacked) if base else None
-    return difference is not None and difference["interval"][0] > 0
+    return difference is not None and difference["interval"] is not None and difference["interval"][0] > 0
 
 
 def _same_rows(values: Rows, like: Rows) -> list[float | None]:
