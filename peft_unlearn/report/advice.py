@@ -35,7 +35,11 @@ def _mend(word: str | None, failed: set[str], run: Mapping[str, Any]) -> Iterato
     steps, attacks = run.get("steps"), {name.removeprefix("attack_") for name in failed if name.startswith("attack_")}
     if word == c.NOT_FORGOTTEN:
         more = f"More steps: max_steps: {2 * steps}" if steps else "Train it longer"
-        yield f"{more}, or a higher learning_rate." if run.get("reached") is not True else "Train again with a higher learning_rate, or forget_coef."
+        yield (
+            f"{more}, or a higher learning_rate."
+            if run.get("reached") is not True
+            else "Train again with a higher learning_rate, or forget_coef."
+        )
     if failed & {"reworded_probability", "reworded_memorization", "worst_of_k"} or "prompts" in attacks:
         yield "Add other wordings of the forget rows to the forget set, so that more than the exact question is forgotten."
     if "logit_lens" in failed or "white_box" in attacks:

@@ -85,10 +85,13 @@ class Evidence:
         said = [self.said()]
         if self.get("holdout", "after") and not self.holdout:
             taught, forget = self.mean("holdout", "before", "probability"), self.mean("forget", "before", "probability")
-            said.append(f"The holdout seems to stand in the training set, and is not used: its probability before is {taught:.3f}, the forget set's {forget:.3f}.")
+            numbers = f"its probability before is {taught:.3f}, that of the forget set {forget:.3f}"
+            said.append(f"The holdout seems to stand in the training set, and is not used: {numbers}.")
         never = self.mean("forget", "never_seen", "min_k_auc")
         if never is not None and abs(never - 0.5) > FAR:
-            said.append(f"Forget and holdout set are not of one kind: a model that never saw either tells them apart (min k AUC {never:.3f}).")
+            said.append(
+                f"Forget and holdout set are not of one kind: a model that never saw either tells them apart (min k AUC {never:.3f})."
+            )
         return said
 
     def expected(self, metric: str) -> float | None:
@@ -158,24 +161,27 @@ class Evidence:
 
     def membership(self, metric: str) -> Estimate | None:
         """AUC of forget against holdout rows after unlearning, minus the never-seen model's; minus .5 where there is none."""
-        found = [self._sides(metric, view) for view in ("after", "never_seen")]
-        if found[0] is None or not self.holdout:
+        views = ("after", "never_seen") if self.kind == "paired" else ("after",)
+        sides = [self._side(name, metric, views) for name in ("forget", "holdout")]
+        if not self.holdout or sides[0] is None or sides[1] is None:
             return None
-        groups = (self.groups.get("forget"), self.groups.get("holdout"))
-        if found[1] is not None:
-            return auc_difference(found[0], found[1], groups)
-        if self.kind == "paired":
-            return None
-        estimate = auc_estimate(*found[0], groups)
-        return estimate._replace(mean=estimate.mean - 0.5, low=estimate.low - 0.5, high=estimate.high - 0.5)
+        (members, of_members), (others, of_others) = sides[0], sides[1]
+        groups = (of_members, of_others)
+        if len(views) == 2:
+            return auc_difference((members[0], others[0]), (members[1], others[1]), groups)
+        found = auc_estimate(members[0], others[0], groups)
+        return found._replace(mean=found.mean - 0.5, low=found.low - 0.5, high=found.high - 0.5)
 
-    def _sides(self, metric: str, view: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """The rows of both sides, larger for a member; None where a side has fewer than two."""
-        sides = [self.rows(name, view, metric) for name in ("forget", "holdout")]
-        if sides[0] is None or sides[1] is None:
+    def _side(self, name: str, metric: str, views: Sequence[str]) -> tuple[np.ndarray, list[int] | None] | None:
+        """(views, rows) of a set, larger for a member, and the groups of these rows; None where fewer than two were measured in all views."""
+        found = [self.rows(name, view, metric) for view in views]
+        columns = [rows for rows in found if rows is not None]
+        if len(columns) < len(views):
             return None
-        members, others = (SIGNS[metric] * np.array([np.nan if value is None else value for value in side]) for side in sides if side)
-        return (members, others) if min(np.isfinite(members).sum(), np.isfinite(others).sum()) > 1 else None
+        kept = [i for i, values in enumerate(zip(*columns, strict=True)) if None not in values]
+        groups = self.groups.get(name)
+        values = SIGNS[metric] * np.array([[column[i] for i in kept] for column in columns], np.float64)
+        return (values, None if groups is None else [groups[i] for i in kept]) if len(kept) > 1 else None
 
     def _own(self, metric: str, share: float) -> Rows | None:
         """after - share * before by row; of a model without a view before, after - share."""

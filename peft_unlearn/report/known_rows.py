@@ -56,7 +56,7 @@ def _share(evidence: Evidence, after: list[bool | None]) -> Iterator[Criterion]:
     if estimate is None:
         return
     text += f", {expected:.0%} for {evidence.reference} (at most {limit:.0%} more)."
-    rows = [i for i in worst_rows(evidence)][:SHOWN]
+    rows = worst_rows(evidence)[:SHOWN]
     if rows:
         text = f"{text[:-1]}: row{'s' * (len(rows) > 1)} {', '.join(map(str, rows))}{', …' if len(worst_rows(evidence)) > SHOWN else ''}."
     numbers = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high}

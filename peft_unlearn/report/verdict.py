@@ -21,17 +21,10 @@ from peft_unlearn.report.criteria import (
     UNSHOWN,
     Criterion,
     as_entry,
-    attacked,
-    beyond,
-    collapsed,
-    inside,
-    left,
-    membership,
-    reworded,
-    short,
 )
 from peft_unlearn.report.evidence import Evidence
 from peft_unlearn.report.known_rows import known_rows, worst_rows
+from peft_unlearn.report.questions import attacked, beyond, collapsed, inside, left, membership, reworded, short
 from peft_unlearn.report.thresholds import THRESHOLDS
 
 # Of several words the worst for the user: what is still said outweighs what comes back when asked otherwise, this outweighs what was broken, and
