@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from peft_unlearn.metrics.suite import described
 from peft_unlearn.report import criteria, plots, text
 from peft_unlearn.report.build import KINDS
-from peft_unlearn.report.summary import glossary, summarize
+from peft_unlearn.report.summary import glossary, summarize, tally
 from peft_unlearn.report.text import label, union
 from peft_unlearn.report.thresholds import THRESHOLDS
 from peft_unlearn.util.redaction import public_name, publish
@@ -42,7 +42,7 @@ def _code(sentence: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
 
 
-_environment.filters |= {"code": _code}
+_environment.filters["code"] = _code
 
 
 def write(report: Mapping[str, Any], path: str | Path, texts: Mapping[str, Any] | None = None) -> None:
@@ -68,6 +68,7 @@ def page(report: Mapping[str, Any], texts: Mapping[str, Any] | None = None) -> s
         colour=COLOURS.get(report["verdict"]["word"], "warn"),
         glossary=glossary(report),
         deciding=said.deciding[:DECIDING],
+        tally=tally(said.criteria),
         tested=[found for found in tested if found["state"] != criteria.PASSED],
         passed_tests=[found for found in tested if found["state"] == criteria.PASSED],
         samples=_samples(report),
@@ -108,7 +109,7 @@ def _tests(criteria: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "limit": text.criterion_limit(found),
             "gauge": _gauge(found) if numbered and found["name"] not in text.COUNTED else "",
             "help": metric and described(metric),
-            "metric": metric and label(metric),
+            "metric": metric and label(metric).replace("auc", "AUC"),
         }
     return list(rows.values())
 
@@ -117,9 +118,7 @@ def _gauge(found: Mapping[str, Any]) -> Markup:
     """A criterion's number as a drawing; shares on a scale of one length."""
     said = f"{text.criterion_number(found)}, allowed: {text.criterion_limit(found)}"
     end = 0.0 if found["name"] in text.NATS | text.AUC else 1.0
-    return Markup(
-        plots.gauge(found["value"], found["interval"], found["threshold"], said, end=end, at_least=text.at_least(found))
-    )
+    return Markup(plots.gauge(found["value"], found["interval"], found["threshold"], said, end=end, at_least=text.at_least(found)))
 
 
 def _metric(name: str) -> str | None:

@@ -94,7 +94,9 @@ def samples(rows: Mapping[str, Sequence[float]], x: str) -> str:
         return _svg(figure, "samples", f"{x} of each row; medians: {said}")
 
 
-def gauge(value: float, interval: Sequence[float] | None, limit: float, alternative: str, *, end: float = 0.0, at_least: bool = False) -> str:
+def gauge(
+    value: float, interval: Sequence[float] | None, limit: float, alternative: str, *, end: float = 0.0, at_least: bool = False
+) -> str:
     """A number with its interval beside what is allowed (the filled part of the bar), as a small <svg>; the scale goes from 0 to `end` at least."""
     shown = [0.0, value, limit, *(interval or ())]
     low, high = min(shown), max(end, 1.1 * max(shown))

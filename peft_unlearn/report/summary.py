@@ -4,7 +4,7 @@ The terminal, the page and the card all say it, each in its own form.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from peft_unlearn.report import criteria as c
@@ -61,7 +61,9 @@ def summarize(report: Mapping[str, Any]) -> Summary:
     verdict = report["verdict"]
     reasons = [without_paths(reason) for reason in verdict["reasons"]]
     criteria = [{**found, "text": without_paths(found["text"])} for found in verdict["criteria"]]
-    criteria.sort(key=lambda found: (STATES.index(found["state"]), reasons.index(found["text"]) if found["text"] in reasons else len(reasons)))
+    criteria.sort(
+        key=lambda found: (STATES.index(found["state"]), reasons.index(found["text"]) if found["text"] in reasons else len(reasons))
+    )
     training, reference = [without_paths(said) for said in verdict["training"]], without_paths(verdict["reference"]["text"])
     judged = {form: found for found in criteria for form in (found["text"], f"Not shown: {found['text']}")}
     deciding = [reason for i, reason in enumerate(reasons) if i == 0 or reason in judged]
@@ -77,6 +79,13 @@ def summarize(report: Mapping[str, Any]) -> Summary:
         [without_paths(said) for said in verdict["next"]],
         criteria,
     )
+
+
+def tally(criteria: Sequence[Mapping[str, Any]]) -> str:
+    """How many criteria there are of each state, in words; nothing of none."""
+    counts = {state: sum(found["state"] == state for found in criteria) for state in STATES}
+    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return f"{len(criteria)} test{'s' * (len(criteria) > 1)}: {said}" if said else ""
 
 
 def glossary(report: Mapping[str, Any]) -> str:

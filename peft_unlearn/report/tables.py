@@ -65,7 +65,12 @@ def conclusion(report: Mapping[str, Any], page: str | None = None) -> Text:
     deciding = said.deciding[:DECIDING]
     if more > 0:
         deciding.append(f"… and {more} more in {page}" if page else f"… and {more} more (write --output FILE to keep them)")
-    blocks = {"In training": said.training, "Why": deciding, "It rests on": [said.reference, said.measured], "What to do next": said.following}
+    blocks = {
+        "In training": said.training,
+        "Why": deciding,
+        "It rests on": [said.reference, said.measured],
+        "What to do next": said.following,
+    }
     text = Text()
     for head, lines in blocks.items():
         if lines:

@@ -64,7 +64,7 @@ def criterion_limit(criterion: Mapping[str, Any]) -> str:
 def answered(criterion: Mapping[str, Any]) -> str:
     """A criterion in a line: its question, and its number beside what is allowed, or its text where it has none."""
     said = f"{criterion_number(criterion)}; allowed: {criterion_limit(criterion)}." if has_number(criterion) else criterion["text"]
-    return f"{MARKS[criterion['state']]} {criterion['question']} {said[:1].upper()}{said[1:]}"
+    return f"{criterion_state(criterion)}: {criterion['question']} {said[:1].upper()}{said[1:]}"
 
 
 def at_least(criterion: Mapping[str, Any]) -> bool:
