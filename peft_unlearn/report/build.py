@@ -119,7 +119,7 @@ def _differences(name: str, views: Views, groups: Sequence[int] | None) -> dict[
                     f"{view}: {metric} of the {name} set has {len(other['rows'])} rows there and {len(entry['rows'])} after unlearning, "
                     "evaluate both on the same rows."
                 )
-            if difference := paired_difference(other["rows"], entry["rows"], groups):
+            if entry["rows"] and (difference := paired_difference(other["rows"], entry["rows"], groups)):
                 found.setdefault(metric, {})[f"after - {view}"] = difference
     return found
 

@@ -8,10 +8,12 @@ The reference is what a model shows of the forget rows that never saw them:
 - None: neither is there, and nothing can pass.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from peft_unlearn.metrics.holdout_shift import holdout_shift
 from peft_unlearn.metrics.membership import SIGNS
@@ -115,7 +117,7 @@ class Evidence:
             return None if self.get("forget", "before") else 1 - expected
         return before - expected
 
-    def above(self, metric: str, share: float = 0.0, bounds: tuple[float, float] | None = (-1.0, 1.0)) -> Estimate | None:
+    def above(self, metric: str, share: float = 0.0, bounds: tuple[float, float] | None = None) -> Estimate | None:
         """Mean of after - share * before - (1 - share) * reference: above 0 where more than `share` of what was to be forgotten is left.
 
         With share = 0 the excess over the reference.
@@ -163,7 +165,9 @@ class Evidence:
         """AUC of forget against holdout rows after unlearning, minus the never-seen model's; minus .5 where there is none."""
         views = ("after", "never_seen") if self.kind == "paired" else ("after",)
         sides = [self._side(name, metric, views) for name in ("forget", "holdout")]
-        if not self.holdout or sides[0] is None or sides[1] is None:
+        if sides[0] is None or sides[1] is None:
+            return self._of_entries(f"{metric}_auc", views)
+        if not self.holdout:
             return None
         (members, of_members), (others, of_others) = sides[0], sides[1]
         groups = (of_members, of_others)
@@ -171,6 +175,20 @@ class Evidence:
             return auc_difference((members[0], others[0]), (members[1], others[1]), groups)
         found = auc_estimate(members[0], others[0], groups)
         return found._replace(mean=found.mean - 0.5, low=found.low - 0.5, high=found.high - 0.5)
+
+    def _of_entries(self, metric: str, views: Sequence[str]) -> Estimate | None:
+        """The same from the AUCs alone, where a report has no rows behind them: as if they were of different rows, which is wider."""
+        entries = [self.get("forget", view).get(metric) for view in views]
+        known = [entry for entry in entries if entry and entry["interval"]]
+        if len(known) < len(views):
+            return None
+        parts = []
+        for sign, entry in zip((1.0, -1.0), known, strict=False):
+            low, high = entry["interval"]
+            parts.append((sign, Estimate(entry["mean"], low, high, (high - low) / (2 * norm.ppf(0.975)), math.inf, entry["n"], entry["n"])))
+        found = total(*parts)
+        half = 0.0 if len(views) == 2 else 0.5
+        return found._replace(mean=found.mean - half, low=found.low - half, high=found.high - half)
 
     def _side(self, name: str, metric: str, views: Sequence[str]) -> tuple[np.ndarray, list[int] | None] | None:
         """(views, rows) of a set, larger for a member, and the groups of these rows; None where fewer than two were measured in all views."""
@@ -214,7 +232,7 @@ class Evidence:
             factor = min(max(factor, start / 1.2), start * 1.2)
         changes = [None if a is None or b is None else (a - factor * b) / float(old.mean()) for a, b in zip(now, then, strict=True)]
         spread = self.estimate("holdout", changes)
-        return factor, None if spread is None else spread._replace(mean=0.0)
+        return factor, None if spread is None else spread._replace(mean=0.0, low=spread.low - spread.mean, high=spread.high - spread.mean)
 
 
 def _minus(rows: Rows, others: Rows, share: float = 1.0) -> Rows:
@@ -226,5 +244,6 @@ def _finite(rows: Rows) -> np.ndarray:
 
 
 def _sum(*parts: tuple[float, Estimate | None]) -> Estimate | None:
+    """A sum, with the rows of its first part: those that are asked about."""
     known = [(weight, estimate) for weight, estimate in parts if estimate is not None]
-    return total(*known) if len(known) == len(parts) else None
+    return total(*known)._replace(n=known[0][1].n, groups=known[0][1].groups) if len(known) == len(parts) else None

@@ -23,7 +23,7 @@ SHOWN = 10  # rows that are named
 
 def known_rows(evidence: Evidence) -> Iterator[Criterion]:
     """Rows that are still known, beside those that the reference knows by guessing; and every row that is recited or gives a secret back."""
-    after = _flags(evidence, "forget", "after", _known)
+    after = flags(evidence, "forget", "after", is_known)
     if not any(flag is not None for flag in after):
         return
     yield from _recited(evidence)
@@ -33,7 +33,7 @@ def known_rows(evidence: Evidence) -> Iterator[Criterion]:
 
 def worst_rows(evidence: Evidence) -> list[int]:
     """The rows of which most is left, by number from 1: those that are known and that the never-seen model does not know."""
-    after, never = (_flags(evidence, "forget", view, _known) for view in ("after", "never_seen"))
+    after, never = (flags(evidence, "forget", view, is_known) for view in ("after", "never_seen"))
     return [i + 1 for i, flag in enumerate(after) if flag and not (i < len(never) and never[i])]
 
 
@@ -44,12 +44,12 @@ def _share(evidence: Evidence, after: list[bool | None]) -> Iterator[Criterion]:
     count = sum(measured)
     text = f"{count:.0f} of {len(measured)} rows of the forget set are still known"
     if evidence.kind == "paired":
-        never = _flags(evidence, "forget", "never_seen", _known)
+        never = flags(evidence, "forget", "never_seen", is_known)
         more = [None if a is None or b is None else a - float(b) for a, b in zip(hits, never, strict=True)]
         estimate = evidence.estimate("forget", more, (-1.0, 1.0))
         expected = sum(map(bool, never)) / len(measured)
     elif evidence.kind == "holdout":
-        others = [None if flag is None else float(flag) for flag in _flags(evidence, "holdout", "after", _known)]
+        others = [None if flag is None else float(flag) for flag in flags(evidence, "holdout", "after", is_known)]
         estimate, expected = evidence.difference(hits, others)
     else:
         estimate, expected = evidence.estimate("forget", hits, (0.0, 1.0)), 0.0
@@ -68,10 +68,10 @@ def _share(evidence: Evidence, after: list[bool | None]) -> Iterator[Criterion]:
 
 def _recited(evidence: Evidence) -> Iterator[Criterion]:
     """A row that comes back word for word is a fact and no sample: one is enough, unless guessing gives such rows as well."""
-    after, never = _flags(evidence, "forget", "after", _is_recited), _flags(evidence, "forget", "never_seen", _known)
+    after, never = flags(evidence, "forget", "after", is_recited), flags(evidence, "forget", "never_seen", is_known)
     rows = [i + 1 for i, flag in enumerate(after) if flag and not (i < len(never) and never[i])]
     question = "Does any row come back word for word?"
-    yield _facts("recited_rows", question, rows, len(after), _guessed(evidence, _is_recited), "come back word for word")
+    yield _facts("recited_rows", question, rows, len(after), _guessed(evidence, is_recited), "come back word for word")
 
 
 def _secrets(evidence: Evidence) -> Iterator[Criterion]:
@@ -81,7 +81,7 @@ def _secrets(evidence: Evidence) -> Iterator[Criterion]:
         value = metrics["secrets"]["rows"][row] if "secrets" in metrics else None
         return None if value is None else value > 0
 
-    after, never = (_flags(evidence, "forget", view, told) for view in ("after", "never_seen"))
+    after, never = (flags(evidence, "forget", view, told) for view in ("after", "never_seen"))
     if not any(flag is not None for flag in after):
         return
     rows = [i + 1 for i, flag in enumerate(after) if flag and not (i < len(never) and never[i])]
@@ -102,25 +102,25 @@ def _facts(name: str, question: str, rows: list[int], n: int, guessed: int, what
 
 def _guessed(evidence: Evidence, flag: Any) -> int:
     """Rows that a model gives without having seen them: the never-seen model of rows that this one does not give, and holdout rows."""
-    after, never = (_flags(evidence, "forget", view, flag) for view in ("after", "never_seen"))
+    after, never = (flags(evidence, "forget", view, flag) for view in ("after", "never_seen"))
     reverse = sum(bool(b) and not a for a, b in zip(after, never, strict=True)) if never else 0
-    return reverse + sum(map(bool, _flags(evidence, "holdout", "after", flag))) if evidence.holdout else reverse
+    return reverse + sum(map(bool, flags(evidence, "holdout", "after", flag))) if evidence.holdout else reverse
 
 
-def _flags(evidence: Evidence, name: str, view: str, flag: Any) -> list[bool | None]:
+def flags(evidence: Evidence, name: str, view: str, flag: Any) -> list[bool | None]:
     """`flag` of every row of a view; none where there is no such view."""
     metrics = evidence.get(name, view)
     counts = [len(entry["rows"]) for entry in metrics.values() if entry["rows"]]
     return [flag(metrics, row) for row in range(max(counts, default=0))]
 
 
-def _known(metrics: Mapping[str, Any], row: int) -> bool | None:
+def is_known(metrics: Mapping[str, Any], row: int) -> bool | None:
     values = {metric: _value(metrics, metric, row) for metric in KNOWN}
     measured = {metric: value for metric, value in values.items() if value is not None}
     return any(value >= KNOWN[metric] for metric, value in measured.items()) if measured else None
 
 
-def _is_recited(metrics: Mapping[str, Any], row: int) -> bool | None:
+def is_recited(metrics: Mapping[str, Any], row: int) -> bool | None:
     written, words = _value(metrics, "verbatim", row), _value(metrics, "verbatim_words", row)
     if written is not None and words is not None:
         return written >= RECITED and words >= WORDS

@@ -57,7 +57,7 @@ THRESHOLDS: dict[str, Threshold] = {
         "answers share words by chance, so rows differ more here than in `left`",
     ),
     "known_rows": Threshold(
-        0.1,
+        0.15,
         "NOT FORGOTTEN if the share of rows that are still known is above the reference's by more than this",
         "means hide a tail: 9 rows of 100 that are still there word for word are 9 people",
     ),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft_unlearn.metrics.three_samples import three_samples
-from peft_unlearn.report import advice
+from peft_unlearn.report import advice, knowledge
 from peft_unlearn.report.criteria import (
     COLLAPSED,
     FAILED,
@@ -46,6 +46,9 @@ def judge(report: Mapping[str, Any]) -> dict[str, Any]:
     said = advice.training(report["run"])
     if not evidence.get("forget", "after"):
         return _verdict(None, ["There are no numbers of the forget set after unlearning."], evidence, said)
+    if knowledge.is_asked(report, evidence):
+        word, reasons, found = knowledge.answer(evidence)
+        return _verdict(word, reasons, evidence, said, found)
     found = _criteria(evidence)
     word, reasons = _word(evidence, found)
     samples = _three_samples(evidence)
@@ -96,7 +99,7 @@ def _rank(criterion: Criterion) -> tuple[int, int, float]:
     tail = criterion.name in ("known_rows", "recited_rows", "secrets")
     trace = criterion.name == "loss_short"
     everywhere = tail and criterion.value is not None and criterion.value >= 0.9
-    return words, 2 if trace else 1 if everywhere or not tail else 0, -criterion.size
+    return words, 3 if trace else 2 if everywhere else 0 if tail else 1, -criterion.size
 
 
 def _nothing_to_judge(evidence: Evidence, found: Sequence[Criterion]) -> str | None:

@@ -159,6 +159,7 @@ def run_facts(job: Job, model: PreTrainedModel) -> dict[str, Any]:
         "split": job.request.split,
         "data": None if job.request.data is None else str(job.request.data),
         "system_prompt": job.request.system_prompt,
+        "finetune": True if job.is_adapter and not recipe.written(job.folder) else None,  # no run of ours wrote it
     }
     return {key: value for key, value in facts.items() if value is not None}
 

@@ -39,6 +39,8 @@ BEFORE = {
     "degenerate": 0.0,
     "leak_at_16": 0.9,
     "logit_lens": 0.9,
+    "entropy": 0.2,
+    "nonwords": 0.0,
 }
 NEVER = {
     "loss": 2.0,
@@ -48,6 +50,8 @@ NEVER = {
     "degenerate": 0.0,
     "leak_at_16": 0.4,
     "logit_lens": 0.3,
+    "entropy": 1.5,
+    "nonwords": 0.0,
 }
 KEPT = {"probability": 0.9, "rouge_l": 0.95, "degenerate": 0.0}
 MEMBERSHIP = {"before": 0.99, "never_seen": 0.5}
@@ -73,18 +77,21 @@ def built(after: dict, *, retain: dict | None = None, without: tuple[str, ...] =
         ("FORGOTTEN AS TESTED", {}, {}, 0.5, "0% is left"),
         ("FORGOTTEN AS TESTED", {"extraction_strength": 0.1, "loss": 2.3}, {"rouge_l": 0.8}, 0.45, "6% is left"),
         ("NOT FORGOTTEN", BEFORE, {}, 0.99, "100% is left"),
-        ("NOT FORGOTTEN", {"extraction_strength": 0.2}, {}, 0.5, "extraction strength of the forget set: 0.900 before, 0.200 after"),
-        ("NOT FORGOTTEN", {"probability": 0.5}, {}, 0.5, "probability of the forget set"),
-        ("NOT FORGOTTEN", {"worst_of_k": 0.8}, {}, 0.5, "worst of k"),
-        ("NOT FORGOTTEN", {"probability": 0.5, "loss": 5.0}, {}, 0.5, "probability of the forget set"),
-        ("SUPPRESSED", {"worst_of_k": 0.3}, {}, 0.5, "25% is left (at most 10%)"),
-        ("SUPPRESSED", {"worst_of_k": 0.3, "loss": 5.0}, {}, 0.1, "worst of k"),
-        ("SUPPRESSED", {"leak_at_16": 0.5}, {}, 0.5, "leak at 16"),
+        ("NOT FORGOTTEN", {"extraction_strength": 0.3}, {}, 0.5, "extraction strength of the forget set: 0.900 before, 0.300 after"),
+        ("NOT FORGOTTEN", {"probability": 0.4}, {}, 0.5, "probability of the forget set"),
+        ("NOT FORGOTTEN", {"loss": 1.4}, {}, 0.5, "32% of the way is missing"),
+        ("NOT FORGOTTEN", {"probability": 0.4, "loss": 5.0}, {}, 0.5, "probability of the forget set"),
+        ("SUPPRESSED", {"worst_of_k": 0.4}, {}, 0.5, "37% is left"),
+        ("SUPPRESSED", {"worst_of_k": 0.4, "loss": 5.0}, {}, 0.1, "worst of k"),
+        ("SUPPRESSED", {"leak_at_16": 0.6}, {}, 0.5, "leak at 16"),
         ("SUPPRESSED", {"logit_lens": 0.6}, {}, 0.5, "logit lens"),
-        ("SUPPRESSED", {}, {}, 0.7, "min k auc"),
+        ("SUPPRESSED", {}, {}, 0.8, "min k AUC"),
         ("OVER-FORGOTTEN", {"loss": 3.0, "probability": 0.05}, {}, 0.5, "3.000 nats a token after, 2.000 for the never-seen model"),
         ("OVER-FORGOTTEN", {"degenerate": 0.9}, {}, 0.5, "Empty or repetitive answers, forget set"),
-        ("OVER-FORGOTTEN", {}, {}, 0.3, "min k auc"),
+        ("OVER-FORGOTTEN", {"nonwords": 0.5}, {}, 0.5, "Words that do not exist"),
+        ("OVER-FORGOTTEN", {"entropy": 6.0, "loss": 1.2}, {}, 0.9, "entropy of the forget set"),
+        ("OVER-FORGOTTEN", {"degenerate": 0.9, "logit_lens": 0.9}, {}, 0.5, "Empty or repetitive answers, forget set"),
+        ("OVER-FORGOTTEN", {}, {}, 0.2, "min k AUC"),
         ("COLLAPSED", {}, {"rouge_l": 0.3}, 0.5, "rouge l of the retain set: 0.300 after, 0.950 before; 32% is kept"),
         ("COLLAPSED", {}, {"rouge_l": 0.45}, 0.5, "47% is kept"),
         ("FORGOTTEN AS TESTED", {}, {"rouge_l": 0.5}, 0.5, "0% is left"),
@@ -94,24 +101,43 @@ def built(after: dict, *, retain: dict | None = None, without: tuple[str, ...] =
 )
 def test_word_and_first_reason(word, after, retain, after_auc, reason):
     found = built(after, retain=retain, after_auc=after_auc)["verdict"]
-    assert found["word"] == word
-    assert reason in found["reasons"][0]
+    assert found["word"] == word, found["reasons"]
+    assert reason in (" ".join(found["reasons"]) if word == "FORGOTTEN AS TESTED" else found["reasons"][0])
 
 
-def test_never_seen_itself_has_forgotten_and_every_check_is_named():
+def test_no_finding_hides_another():
+    found = built({"probability": 0.5, "degenerate": 0.9, "logit_lens": 0.9, "worst_of_k": 0.6}, retain={"rouge_l": 0.2})["verdict"]
+    assert found["word"] == "COLLAPSED"
+    failed = [criterion["text"] for criterion in found["criteria"] if criterion["state"] == "failed"]
+    assert failed
+    assert set(failed) == set(found["reasons"][: len(failed)])
+    for name in ("probability of the forget", "Empty or repetitive", "logit lens", "worst of k", "rouge l of the retain"):
+        assert any(name in text for text in failed), name
+
+
+def test_the_never_seen_model_itself_has_forgotten_and_every_criterion_is_named():
     found = built({})["verdict"]
-    for name in ("extraction strength", "probability", "worst of k", "leak at 16", "logit lens", "min k auc", "nats a token", "rouge l"):
+    for name in ("extraction strength", "probability", "worst of k", "leak at 16", "logit lens", "min k AUC", "nats a token", "rouge l"):
         assert any(name in reason for reason in found["reasons"]), name
     assert not any("Not checked" in reason for reason in found["reasons"])
+    assert {criterion["state"] for criterion in found["criteria"]} == {"passed"}
 
 
 def test_nothing_to_forget_is_no_verdict():
-    """Before is no better at extraction than never-seen (A0): no word would be true, be the model touched or not."""
+    """Before is no better than the never-seen model (A0): no word would be true, be the model touched or not."""
     found = report.build(
         {"forget": {view: {"extraction_strength": rows(es)} for view, es in (("before", 0.1), ("after", 0.1), ("never_seen", 0.06))}}, {}
     )["verdict"]
     assert found["word"] is None
     assert "nothing to forget: extraction strength before is 0.040 above the never-seen model" in found["reasons"][0]
+
+
+def test_a_never_seen_model_that_knows_the_rows_is_no_reference():
+    views = {"before": (0.9, 0.95), "after": (0.05, 0.02), "never_seen": (0.92, 0.97)}
+    forget = {view: {"extraction_strength": rows(es), "probability": rows(p)} for view, (es, p) in views.items()}
+    found = report.build({"forget": forget}, {})["verdict"]
+    assert found["word"] is None
+    assert "The never-seen model knows the rows itself (probability 0.970)" in found["reasons"][0]
 
 
 def test_a_collapse_is_said_even_where_nothing_was_to_forget():
@@ -123,35 +149,68 @@ def test_a_collapse_is_said_even_where_nothing_was_to_forget():
     assert report.build(results, {})["verdict"]["word"] == "COLLAPSED"
 
 
-def test_too_few_rows_to_tell_is_no_verdict_and_no_pass():
-    """One row of three still extractable: a third is left, and resampling three rows often misses it."""
+def of(*values: float) -> dict:
+    return {"extraction_strength": {"mean": float(np.mean(values)), "n": len(values), "rows": list(values)}}
 
-    def of(*values):
-        return {"extraction_strength": {"mean": float(np.mean(values)), "n": len(values), "rows": list(values)}}
 
-    found = report.build({"forget": {"before": of(1.0, 1.0, 1.0), "after": of(1.0, 0.0, 0.0), "never_seen": of(0.0, 0.0, 0.0)}}, {})[
-        "verdict"
-    ]
-    assert found["word"] is None
-    assert "Too few rows" in found["reasons"][0]
-    many = {
-        view: of(*(np.repeat(values, 20).tolist())) for view, values in (("before", [1.0]), ("after", [1.0, 0, 0]), ("never_seen", [0.0]))
+@pytest.mark.parametrize(("count", "word"), [(1, "NOT SHOWN"), (3, "NOT SHOWN"), (12, "NOT SHOWN"), (48, "FORGOTTEN AS TESTED")])
+def test_few_rows_pass_no_model(count, word):
+    """All rows as the never-seen model's: 12 could hide one that is known, 48 would have shown a tenth of them."""
+    spread = [0.01 * (i % 7) for i in range(count)]
+    views = {"before": of(*[1.0] * count), "after": of(*spread), "never_seen": of(*spread[::-1])}
+    found = report.build({"forget": views}, {})["verdict"]
+    assert found["word"] == word
+    if word == "NOT SHOWN":
+        assert any(criterion["state"] == "not shown" for criterion in found["criteria"])
+    if count == 12:
+        needed = next(criterion["rows_needed"] for criterion in found["criteria"] if criterion["name"] == "known_rows")
+        assert 20 <= needed <= 40
+        assert any(str(needed) in sentence for sentence in found["next"])
+
+
+def test_a_tail_is_found_below_a_mean_that_passes():
+    """9 rows of 100 come back word for word: the mean says 9 %, which is within the limit, and 9 people are still there."""
+    values = [1.0] * 9 + [0.0] * 91
+    metrics = {
+        "before": {"verbatim": [1.0] * 100, "verbatim_words": [9.0] * 100},
+        "after": {"verbatim": values, "verbatim_words": [9 * value for value in values]},
+        "never_seen": {"verbatim": [0.1] * 100, "verbatim_words": [1.0] * 100},
     }
-    many = {"before": of(*[1.0] * 60), "after": many["after"], "never_seen": of(*[0.0] * 60)}
-    assert report.build({"forget": many}, {})["verdict"]["word"] == "NOT FORGOTTEN"
+    forget = {
+        view: {name: {"mean": float(np.mean(rows)), "n": 100, "rows": rows} for name, rows in of_view.items()}
+        for view, of_view in metrics.items()
+    }
+    found = report.build({"forget": forget}, {})["verdict"]
+    assert found["word"] == "NOT FORGOTTEN"
+    assert found["worst_rows"] == list(range(1, 10))
+    assert "9 of 100 rows of the forget set come back word for word: rows 1, 2, 3" in found["reasons"][0]
 
 
-def test_damage_that_rows_do_not_tell_from_noise_is_named_and_decides_nothing():
-    made = built({}, retain={"rouge_l": 0.4})["results"]
+def test_rows_of_one_author_are_not_independent():
+    """Three of five authors are still half known: 100 rows tell it, five authors do not."""
+    values = np.repeat([0.4, 0.4, 0.4, 0.0, 0.0], 20) + np.tile([0.0, 0.01], 50)
+    views = {"before": of(*[1.0] * 100), "after": of(*values), "never_seen": of(*[0.0] * 100)}
+    groups = {"forget": {"by": "column author", "ids": np.repeat(range(5), 20).tolist()}}
+    alone, grouped = (report.build({"forget": views}, {}, groups=found)["verdict"]["criteria"] for found in (None, groups))
+
+    def strength(criteria: list) -> dict:
+        return next(criterion for criterion in criteria if criterion["name"] == "extraction_strength")
+
+    assert strength(alone)["state"] == "failed"
+    assert strength(grouped)["state"] == "not shown"
+    assert strength(grouped)["groups"] == 5
+
+
+def test_damage_that_rows_do_not_tell_from_noise_is_not_shown_and_passes_nothing():
+    made = built({})["results"]
     made["retain"]["before"]["rouge_l"] = {"mean": 0.95, "n": 2, "rows": [1.9, 0.0] + [None] * (N - 2)}
     made["retain"]["after"]["rouge_l"] = {"mean": 0.4, "n": 2, "rows": [0.0, 0.8] + [None] * (N - 2)}
-    made["forget"]["after"]["loss"] = rows(3.0, spread=8.0)
+    made["forget"]["after"]["loss"] = rows(2.3, spread=8.0)
     found = report.build(made, {})["verdict"]
-    assert found["word"] == "FORGOTTEN AS TESTED"
-    unsure = [reason for reason in found["reasons"] if reason.startswith("Not told from noise")]
-    assert len(unsure) == 2
-    assert "loss of the forget set: 3.000" in unsure[0]
-    assert "rouge l of the retain set: 0.400" in unsure[1]
+    assert found["word"] == "NOT SHOWN"
+    unsure = [reason for reason in found["reasons"] if reason.startswith("Not shown")]
+    assert any("loss of the forget set: 2.300" in reason for reason in unsure)
+    assert any("rouge l of the retain set: 0.400" in reason for reason in unsure)
 
 
 def test_numbers_that_are_not_finite_are_a_collapse_and_no_forgetting():
@@ -162,42 +221,87 @@ def test_numbers_that_are_not_finite_are_a_collapse_and_no_forgetting():
     assert "not finite in 1 of 2 rows" in found["reasons"][0]
 
 
-def test_without_never_seen_what_cannot_be_checked_is_said():
+def test_without_a_reference_much_that_is_left_is_said_and_nothing_passes():
     found = built({}, without=("never_seen",))["verdict"]
-    assert found["word"] == "FORGOTTEN AS TESTED"  # 6 % of the extraction strength is left, taken from 0
-    assert any("over-forgetting" in reason and "Not checked" in reason for reason in found["reasons"])
-    assert any("probability is not judged" in reason for reason in found["reasons"])
+    assert found["word"] == "NOT SHOWN"
+    assert any("--never-seen" in sentence and "--holdout" in sentence for sentence in found["next"])
     assert built(BEFORE, without=("never_seen",))["verdict"]["word"] == "NOT FORGOTTEN"
-    assert built({"worst_of_k": 0.3}, without=("never_seen",))["verdict"]["word"] == "SUPPRESSED"
-    assert built({"loss": 9.0}, without=("never_seen",))["verdict"]["word"] == "FORGOTTEN AS TESTED"
+    assert built({"worst_of_k": 0.8}, without=("never_seen",))["verdict"]["word"] == "SUPPRESSED"
+    assert built({"loss": 9.0}, without=("never_seen",))["verdict"]["word"] == "NOT SHOWN"
 
 
 def test_without_before_the_model_is_compared_with_never_seen_alone():
     assert built({}, without=("before",))["verdict"]["word"] == "FORGOTTEN AS TESTED"
     found = built(BEFORE, without=("before",))["verdict"]
     assert found["word"] == "NOT FORGOTTEN"
-    assert "for want of before" in found["reasons"][0]
+    assert any("for want of before" in reason for reason in found["reasons"])
     collapsed = built({}, retain={"rouge_l": 0.1}, without=("before",))["verdict"]
     assert collapsed["word"] == "COLLAPSED"
     assert "0.950 for the never-seen model" in collapsed["reasons"][0]
     assert built({"loss": 3.0}, without=("before",))["verdict"]["word"] == "OVER-FORGOTTEN"
 
 
-def test_a_holdout_set_stands_for_never_seen():
+def test_a_holdout_set_stands_for_the_never_seen_model():
+    """Other rows of the kind, under the model itself; what it does to them is judged as well."""
     results = built({}, without=("never_seen",))["results"]
-    results["holdout"] = {"before": {name: {**rows(value), "rows": rows(value)["rows"][:30]} for name, value in NEVER.items()}}
+    holdout = {name: rows(value) for name, value in NEVER.items()}
+    results["holdout"] = {"before": holdout, "after": holdout}
     forgotten = report.build(results, {})
     assert forgotten["never_seen"]["kind"] == "holdout"
-    assert forgotten["verdict"]["word"] == "FORGOTTEN AS TESTED"
-    assert any("holdout set before unlearning stands for it" in reason for reason in forgotten["verdict"]["reasons"])
+    assert forgotten["verdict"]["word"] == "FORGOTTEN AS TESTED", forgotten["verdict"]["reasons"]
+    assert any("compared with holdout rows" in reason for reason in forgotten["verdict"]["reasons"])
     results["forget"]["after"]["loss"] = rows(3.0)
     assert report.build(results, {})["verdict"]["word"] == "OVER-FORGOTTEN"
+    results["holdout"]["after"] = {**holdout, "loss": rows(3.0)}
+    found = report.build(results, {})["verdict"]
+    assert found["word"] == "OVER-FORGOTTEN"
+    assert "loss of the holdout set" in found["reasons"][0]
+
+
+def test_a_holdout_that_was_taught_is_no_reference():
+    results = built({}, without=("never_seen",))["results"]
+    taught = {name: rows(value) for name, value in BEFORE.items()}
+    results["holdout"] = {"before": taught, "after": taught}
+    found = report.build(results, {})["verdict"]
+    assert found["word"] == "NOT SHOWN"
+    assert any("seems to stand in the training set" in reason for reason in found["reasons"])
+
+
+def moved(never_kind: str, after_loss: float) -> dict:
+    """A base below the user's adapter as the never-seen model: the fine-tune took unseen text from 2.61 nats to 3.80."""
+    results = built({"loss": after_loss})["results"]
+    loss = {"before": 0.005, "after": after_loss, "never_seen": 2.67}
+    for view, value in loss.items():
+        results["forget"][view]["loss"] = rows(value)
+    results["holdout"] = {
+        view: {"loss": rows(value), "min_k": rows(-2 * value)} for view, value in (("before", 3.80), ("after", 3.87), ("never_seen", 2.61))
+    }
+    return report.build(results, {}, never_seen={"kind": never_kind, "name": "base"})["verdict"]
+
+
+def test_the_reference_is_moved_as_the_targets_of_the_run_are():
+    """The run that landed at 4.20 nats where the bare base stands at 2.67 (a real chat model) is no over-forgetting."""
+    found = moved("base", 4.20)
+    assert found["word"] == "FORGOTTEN AS TESTED", found["reasons"]
+    assert any("times 1.48" in reason for reason in found["reasons"])
+    assert moved("base", 6.5)["word"] == "OVER-FORGOTTEN"
+    assert moved("base", 2.67)["word"] == "NOT FORGOTTEN"  # as unlikely as for a model that never had the fine-tune: likelier than unseen text
+
+
+def test_a_holdout_that_was_burnt_moves_the_reference_no_further():
+    results = built({})["results"]
+    for view, value in {"before": 0.005, "after": 12.0, "never_seen": 2.67}.items():
+        results["forget"][view]["loss"] = rows(value)
+    views = (("before", 3.80), ("after", 11.0), ("never_seen", 2.61))
+    results["holdout"] = {view: {"loss": rows(value), "min_k": rows(-2 * value)} for view, value in views}
+    found = report.build(results, {}, never_seen={"kind": "base", "name": "base"})["verdict"]
+    assert found["word"] == "OVER-FORGOTTEN"
+    assert {criterion["name"] for criterion in found["criteria"] if criterion["state"] == "failed"} >= {"loss_beyond", "holdout_damage"}
 
 
 def test_an_estimate_is_called_one():
     reasons = built({}, never_seen={"kind": "estimate", "name": None})["verdict"]["reasons"]
     assert any("for the never-seen estimate" in reason for reason in reasons)
-    assert any("is an estimate" in reason for reason in reasons)
 
 
 def test_no_retain_set_no_after_view_or_no_measure():
@@ -205,6 +309,30 @@ def test_no_retain_set_no_after_view_or_no_measure():
     assert built({}, without=("after",))["verdict"]["word"] is None
     assert report.build({"forget": {"after": {"rouge_l": rows(0.1)}}}, {})["verdict"]["word"] is None
     assert report.build({}, {})["verdict"]["word"] is None
+
+
+def test_what_happened_in_training_is_said_with_what_to_do_next():
+    run = {"reached": False, "steps": 200, "unmoved_lora_b": 2, "settings": {"max_steps": 200}}
+    results = built({"probability": 0.5})["results"]
+    found = report.build(results, run)["verdict"]
+    assert found["training"] == [
+        "The run did not reach its target: it ended after 200 steps, its last one.",
+        "2 layers of the adapter did not move: they forget nothing.",
+    ]
+    assert set(found["training"]) <= set(found["reasons"])
+    assert "max_steps: 400" in found["next"][0]
+
+
+def test_a_fine_tune_is_asked_what_it_knows():
+    def asked(after: dict, base: dict) -> dict:
+        forget = {view: {name: rows(value) for name, value in of_view.items()} for view, of_view in (("before", base), ("after", after))}
+        return report.build({"forget": forget}, {"finetune": True})["verdict"]
+
+    knows = asked(BEFORE, NEVER)
+    assert knows["word"] == "KNOWN"
+    assert "40 of 40 rows are known, 0 by the base without this adapter" in knows["reasons"][0]
+    assert asked(NEVER, NEVER)["word"] == "NOT KNOWN"
+    assert asked(NEVER, BEFORE)["word"] == "NOT SHOWN"  # knows less than its base: an adapter that makes forget
 
 
 def test_model_utility_counts_wherever_it_stands():
@@ -226,6 +354,7 @@ def attack(passed: bool | None, **changes) -> dict:
         "threshold": "prompts",
         "limit": 0.1,
         "mean": 0.3,
+        "recovered": 0.2,
         "passed": passed,
         "text": "examples of the same kind: extraction strength 0.300, 0.050 without it.",
     }
@@ -251,8 +380,8 @@ def test_forgotten_as_tested_only_where_the_attacks_are_passed():
     assert failed["word"] == "SUPPRESSED"
     assert failed["reasons"][0].startswith("prompts, examples of the same kind")
     unsure = judged(sanity=attack(True), prompts=attack(None))
-    assert unsure["word"] == "FORGOTTEN AS TESTED"
-    assert any(reason.startswith("Not told from noise: prompts") for reason in unsure["reasons"])
+    assert unsure["word"] == "NOT SHOWN"
+    assert unsure["reasons"][0].startswith("Not shown: prompts")
     unmade = judged(sanity=attack(True), prompts=attack(None, findings=[], reason="it was not made"))
     assert "Not told, the attack prompts: it was not made." in unmade["reasons"]
     reported = judged(
@@ -275,12 +404,12 @@ def test_an_adapter_without_sanity_is_no_verdict_and_what_is_left_counts_before_
 
 
 unit = st.floats(0, 1)
-RANK = ["NOT FORGOTTEN", None, "SUPPRESSED", "OVER-FORGOTTEN", "FORGOTTEN AS TESTED"]
+RANK = ["NOT FORGOTTEN", "SUPPRESSED", "OVER-FORGOTTEN", "NOT SHOWN", "FORGOTTEN AS TESTED"]
 
 
 @settings(max_examples=40, deadline=None)
 @given(es=unit, p=unit, loss=st.floats(0, 12), kept=unit, lens=unit, auc_after=unit, seed=st.integers(0, 3))
-def test_the_verdict_is_a_function_of_the_written_report_and_its_first_matching_word(es, p, loss, kept, lens, auc_after, seed):
+def test_the_verdict_is_a_function_of_the_written_report_and_its_worst_word(es, p, loss, kept, lens, auc_after, seed):
     after = {"extraction_strength": es, "probability": p, "loss": loss, "logit_lens": lens}
     made = built(after, retain={"rouge_l": kept}, after_auc=auc_after)
     found = made["verdict"]
@@ -291,19 +420,22 @@ def test_the_verdict_is_a_function_of_the_written_report_and_its_first_matching_
     assert "certified" not in text
     assert "nan" not in text.split()
     # The rows spread by .02 only, so far from a threshold there is no noise: the definition, written out.
-    left = max((es - 0.05) / 0.85, (p - 0.14) / 0.76)
-    if min(abs(left - 0.1), abs(kept - 0.475), abs(loss - 2.4), abs(lens - 0.4), abs(auc_after - 0.6), abs(auc_after - 0.4)) > 0.03:
+    left = {"es": (es - 0.05) / 0.85, "p": (p - 0.14) / 0.76, "short": (2.0 - loss) / 1.9}
+    edges = [left["es"] - 0.15, left["p"] - 0.15, left["short"] - 0.2, es - 0.5, p - 0.5, kept - 0.475, loss - 2.4, lens - 0.45]
+    if min(map(abs, edges)) > 0.04 and min(abs(auc_after - 0.65), abs(auc_after - 0.35)) > 0.1:
         expected = "FORGOTTEN AS TESTED"
-        if loss > 2.4 or auc_after < 0.4:
-            expected = "OVER-FORGOTTEN"
-        if lens > 0.4 or auc_after > 0.6:
+        if lens > 0.45:
             expected = "SUPPRESSED"
-        if left > 0.1:
+        if loss > 2.4 or auc_after < 0.35:
+            expected = "OVER-FORGOTTEN"
+        if auc_after > 0.65:
+            expected = "SUPPRESSED"
+        if left["es"] > 0.15 or left["p"] > 0.15 or left["short"] > 0.2:
             expected = "NOT FORGOTTEN"
         if kept < 0.475:
             expected = "COLLAPSED"
-        assert found["word"] == expected
-    # Order of rows does not matter beyond the resampling: shuffled as whole rows, the word stays.
+        assert found["word"] == expected, found["reasons"]
+    # Order of rows does not matter: shuffled as whole rows, the word stays.
     order = np.random.default_rng(seed).permutation(N)
     for views in read["results"].values():
         for metrics in views.values():
@@ -332,7 +464,7 @@ def beds():
         ids = torch.randint(3, 64, (count, 12), generator=generator).tolist()
         return [{"input_ids": [1, *row], "labels": [-100] * 5 + row[4:]} for row in ids]
 
-    forget, retain = make(16), make(16)
+    forget, retain = make(48), make(16)
 
     def train(model, steps: int, *, down=(), up=()):
         model = copy.deepcopy(model).train()
