@@ -135,7 +135,7 @@ def write_card(
         parts="\n".join(_parts(method, settings)),
         quantization=quantization or "16/32-bit weights, not quantized",
         below_row=f"\n| trained on top of | `{finetune}` |" if finetune else "",
-        verdict=_verdict(said) if said else "",
+        verdict=_verdict(said, bool(report["run"].get("stopped"))) if report and said else "",
         tests=_test_table(said.criteria) if said else "",
         metrics=_metric_table(results),
         attacks=_attack_table(report.get("attacks") or {}) if report else "",
@@ -179,9 +179,10 @@ def _eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
     ]
 
 
-def _verdict(said: Summary) -> str:
+def _verdict(said: Summary, stopped: bool) -> str:
     """The word, what happened in training and what it rests on, for the first paragraph; then what failed, and what to do next."""
-    first = [f"**{said.word}**: {said.meaning}", *said.training, said.measured, said.reference]
+    training = [*said.training, "This is the last good adapter."] if stopped else said.training
+    first = [f"**{said.word}**: {said.meaning}", *training, said.measured, said.reference]
     failed = [found["text"] for found in said.criteria if found["state"] == FAILED]
     blocks = {"What failed": failed, "What to do next": said.following, "What was not tested": said.untested}
     if said.word == NO_WORD:

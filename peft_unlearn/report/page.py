@@ -24,7 +24,7 @@ from peft_unlearn.util.redaction import public_name, publish
 
 BETTER = {"lower": "lower", "higher": "higher", "never_seen": "as the never-seen model", None: None}
 
-COLOURS = {criteria.FORGOTTEN: "good", criteria.COLLAPSED: "bad", criteria.NOT_FORGOTTEN: "bad", "KNOWN": "plain", "NOT KNOWN": "plain"}
+COLOURS = {criteria.FORGOTTEN: "good", criteria.COLLAPSED: "bad", criteria.NOT_FORGOTTEN: "bad", **dict.fromkeys(text.ANSWERS, "plain")}
 DECIDING = 3  # reasons of a verdict that stand beside the word; all criteria follow below
 NAMED = 60  # rows that are named by number
 SAMPLES = ("before", "after", "never_seen")

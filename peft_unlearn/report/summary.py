@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from peft_unlearn.report import criteria as c
-from peft_unlearn.report.text import answered
+from peft_unlearn.report.knowledge import KNOWN, NOT_KNOWN, PARTLY_KNOWN
+from peft_unlearn.report.text import ANSWERS, answered, has_number
 from peft_unlearn.util.redaction import public_name
 
 MEANING = {
@@ -18,9 +19,9 @@ MEANING = {
     c.OVER_FORGOTTEN: "The model was pushed further than one that never saw these texts would be, and this is itself a trace of them.",
     c.UNSHOWN: "These rows are too few to tell: nothing was found, and nothing is proved.",
     c.FORGOTTEN: "By the tests below, and by nothing else, the model is like one that never saw these texts.",
-    "KNOWN": "The model knows these texts.",
-    "PARTLY KNOWN": "The model knows some of these texts, or parts of them.",
-    "NOT KNOWN": "The model shows no more of these texts than one that never saw them.",
+    KNOWN: "The model knows these texts.",
+    PARTLY_KNOWN: "The model knows some of these texts, or parts of them.",
+    NOT_KNOWN: "The model shows no more of these texts than one that never saw them.",
     None: "The numbers support none of the words: whether the model forgot cannot be said.",
 }
 NO_REFERENCE = "Nothing was found, and nothing is proved: nothing shows what a model says of these texts that never saw them."
@@ -60,13 +61,15 @@ def summarize(report: Mapping[str, Any]) -> Summary:
     """What is said of `report`, as `report.build` makes it."""
     verdict = report["verdict"]
     reasons = [without_paths(reason) for reason in verdict["reasons"]]
-    criteria = [{**found, "text": without_paths(found["text"])} for found in verdict["criteria"]]
+    criteria = [{**found, **{key: without_paths(found[key]) for key in ("question", "text")}} for found in verdict["criteria"]]
     criteria.sort(
         key=lambda found: (STATES.index(found["state"]), reasons.index(found["text"]) if found["text"] in reasons else len(reasons))
     )
     training, reference = [without_paths(said) for said in verdict["training"]], without_paths(verdict["reference"]["text"])
+    if verdict["word"] in ANSWERS:
+        reference = ""  # its base stands beside each number
     judged = {form: found for found in criteria for form in (found["text"], f"Not shown: {found['text']}")}
-    deciding = [reason for i, reason in enumerate(reasons) if i == 0 or reason in judged]
+    deciding = [reason for i, reason in enumerate(reasons) if i == 0 or reason in judged or verdict["word"] in ANSWERS]
     unproved = verdict["word"] == c.UNSHOWN and verdict["reference"]["kind"] is None
     return Summary(
         verdict["word"] or NO_WORD,
@@ -83,13 +86,16 @@ def summarize(report: Mapping[str, Any]) -> Summary:
 
 def tally(criteria: Sequence[Mapping[str, Any]]) -> str:
     """How many criteria there are of each state, in words; nothing of none."""
+    criteria = [found for found in criteria if found["word"] not in ANSWERS]
     counts = {state: sum(found["state"] == state for found in criteria) for state in STATES}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return f"{len(criteria)} test{'s' * (len(criteria) > 1)}: {said}" if said else ""
 
 
 def glossary(report: Mapping[str, Any]) -> str:
-    """Our words for sets and models, as far as the report has them."""
+    """Our words for sets and models, as far as the report has them; none where nothing was to be forgotten."""
+    if report["verdict"]["word"] in ANSWERS:
+        return ""
     views = {view for of_set in report["results"].values() for view in of_set}
     return " ".join(text for name, text in WORDS.items() if name in report["results"] or name in views)
 
@@ -99,17 +105,16 @@ def without_paths(sentence: str) -> str:
     return PATH.sub(lambda found: public_name(found[0]), sentence)
 
 
-def _answers(reasons: list[Any]) -> list[str]:
-    """A line for each question, its first answer in it: an attack has dozens. Reasons that are no criteria stay as they are."""
-    asked = [reason if isinstance(reason, str) else (reason["question"], reason["state"]) for reason in reasons]
-    lines = []
-    for i, (reason, key) in enumerate(zip(reasons, asked, strict=True)):
-        if key in asked[:i]:
-            continue
-        line = reason if isinstance(reason, str) else answered(reason)
-        more = asked.count(key) - 1
-        lines.append(f"{line} And {more} more of its kind." if more else line)
-    return lines
+def _answers(reasons: Sequence[str | Mapping[str, Any]]) -> list[str]:
+    """A line for each reason or criterion. Of one question's criteria without a number the first stands for all: an attack has dozens."""
+    lines: dict[Any, list[str]] = {}
+    for i, reason in enumerate(reasons):
+        if isinstance(reason, str):
+            lines[i] = [reason]
+        else:
+            key = i if has_number(reason) else (reason["question"], reason["state"])
+            lines.setdefault(key, []).append(answered(reason))
+    return [f"{first} And {len(more)} more of its kind." if more else first for first, *more in lines.values()]
 
 
 def _measured(report: Mapping[str, Any]) -> str:

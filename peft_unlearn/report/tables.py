@@ -68,7 +68,7 @@ def conclusion(report: Mapping[str, Any], page: str | None = None) -> Text:
     blocks = {
         "In training": said.training,
         "Why": deciding,
-        "It rests on": [said.reference, said.measured],
+        "It rests on": [said.measured, said.reference] if said.reference else [said.measured],
         "What to do next": said.following,
     }
     text = Text()

@@ -4,11 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from peft_unlearn.report.knowledge import KNOWN, NOT_KNOWN, PARTLY_KNOWN
 from peft_unlearn.util.numbers import show
 
 FINDING_HEADS = ("attacked", "without", "never-seen", "back", "threshold", "passed")
 PASSED = {True: "passed", False: "failed", None: "–"}
 MARKS = {"passed": "✓", "failed": "✗", "not shown": "?", "not measured": "–"}
+ANSWERS = {KNOWN: "yes", PARTLY_KNOWN: "in part", NOT_KNOWN: "no"}  # of a fine-tune that was to know its rows: nothing passes or fails
 
 # Criteria whose number is by how much it is above what it is compared with: in nats, as an AUC, as a share. Of all others it is a share.
 NATS = {"loss_beyond", "holdout_damage", "entropy"}
@@ -29,14 +31,15 @@ def interval(entry: Mapping[str, Any]) -> str:
 
 
 def criterion_state(criterion: Mapping[str, Any]) -> str:
-    """A criterion's state with its mark: told by both."""
-    return f"{MARKS[criterion['state']]} {criterion['state']}"
+    """A criterion's state with its mark, told by both; of what a fine-tune knows the answer."""
+    return ANSWERS.get(criterion["word"]) or f"{MARKS[criterion['state']]} {criterion['state']}"
 
 
 def has_number(criterion: Mapping[str, Any]) -> bool:
-    """Whether a criterion's value and limit are of one kind and finite. An attack's are not always: its text has them."""
+    """Whether a criterion has a value and a limit of one kind. An attack's may differ, and what is known has no limit: their texts say it."""
     numbers = criterion["value"], criterion["threshold"]
-    return not criterion["name"].startswith("attack_") and all(number is not None and math.isfinite(number) for number in numbers)
+    judged = criterion["word"] not in ANSWERS and not criterion["name"].startswith("attack_")
+    return judged and all(number is not None and math.isfinite(number) for number in numbers)
 
 
 def criterion_number(criterion: Mapping[str, Any]) -> str:
