@@ -19,9 +19,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    result = audit(evaluate.read(options, AuditRequest))
-    evaluate.show(result)
-
-    from rich.console import Console
-
-    Console().print(f"The report is {result.output}, the page {result.page}")
+    evaluate.show(audit(evaluate.read(options, AuditRequest)))

@@ -28,13 +28,13 @@ def main(options: argparse.Namespace) -> None:
 
     console.rule("What the model knows, before and after, and what a model knows that never met them")
     console.print(report.table(result.report))
-    for method, run in result.runs.items():
-        verdict = run.report["verdict"]
-        console.print(f"{method}: [bold]{verdict['word'] or 'NO VERDICT'}[/bold]. {verdict['reasons'][0]}")
     console.print("Of what was to be forgotten, little should be known, as by never-seen; of what was to be kept, as much as before.")
     for name, questions in result.questions.items():
         console.rule(f"Sample answers: {name} set")
         samples = range(0, 6, 2)
         answers = {view: [evaluation.answers[i] for i in samples] for view, evaluation in result.together[name].items()}
         console.print(report.side_by_side([questions[i] for i in samples], answers))
-    console.print(f"Data, adapters, cards and reports are in {result.output}")
+    console.print(f"Data, adapters, cards and reports are in {result.output}: begin with report.html of a method.")
+    for method, run in result.runs.items():
+        console.rule(method)
+        console.print(report.conclusion(run.report, f"{method}/report.html"))

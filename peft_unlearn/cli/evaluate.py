@@ -51,7 +51,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def show(result: EvaluateResult) -> None:
-    """The table of a report, of an audit also that of its attacks, and the texts where they were asked for."""
+    """The tables of a report, the texts where they were asked for, where the files are, and the conclusion with the word as its last line."""
     from rich.console import Console
 
     from peft_unlearn import report
@@ -62,6 +62,9 @@ def show(result: EvaluateResult) -> None:
         console.print(report.attack_table(result.report["attacks"]))
     if result.texts is not None:
         console.print(report.side_by_side(result.texts["question"], result.texts["answers"]))
+    if result.output is not None:
+        console.print(f"The report is {result.output}, the page {result.page}", markup=False)
+    console.print(report.conclusion(result.report, result.page.name if result.page else None))
 
 
 def _texts(value: str) -> Any:

@@ -35,6 +35,7 @@ def main(options: argparse.Namespace) -> None:
         )
     if result.report is not None:
         console.print(report.table(result.report, console.width))
+        console.print(report.conclusion(result.report, "report.html"))
     if result.not_evaluated is not None:
         console.print(f"Not evaluated: {result.not_evaluated} {_by_hand(result)}", markup=False, soft_wrap=True)
 

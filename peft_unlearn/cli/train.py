@@ -54,3 +54,4 @@ def _show(result: TrainResult) -> None:
     console.print(f"Adapter, card, recipe and report are in {result.output}")
     if result.pushed is not None:
         console.print(f"Uploaded to {result.pushed.address}", "(private)" if result.pushed.private else "(public)")
+    console.print(report.conclusion(result.report, "report.html"))

@@ -4,7 +4,8 @@ PEFT's own card leaves out the quantization and shows local paths (measured, pef
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from peft_unlearn.config import methods
 from peft_unlearn.report.build import KINDS
-from peft_unlearn.report.text import PASSED, interval, label, union
+from peft_unlearn.report.criteria import FAILED
+from peft_unlearn.report.summary import NO_WORD, Summary, summarize
+from peft_unlearn.report.text import PASSED, criterion_limit, criterion_number, criterion_state, interval, label, union
 from peft_unlearn.util.numbers import show
 from peft_unlearn.util.parts import Part
 from peft_unlearn.util.redaction import is_local, public_name, publish
@@ -36,7 +39,7 @@ SHOWN_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_l
 BODY = """
 # {name}
 
-A LoRA adapter that makes {base_link} forget a set of texts and keep the rest, made with `peft-unlearn`.
+A LoRA adapter that makes {base_link} forget a set of texts and keep the rest, made with `peft-unlearn`. {verdict}
 
 | | |
 | --- | --- |
@@ -45,10 +48,10 @@ A LoRA adapter that makes {base_link} forget a set of texts and keep the rest, m
 
 ## Numbers
 
-{stopped}{verdict}{metrics}
+{tests}{metrics}
 {attacks}
 *Before* is the same base with the adapter off, *never-seen* what a model shows that never met the forget set{never_seen}. Means over the
-rows of a set, with bootstrap 95 % intervals; `report.json` has the value of every row.
+rows of a set, with 95 % intervals; `report.json` has the value of every row.
 Forgetting was tested by these metrics, on these weights, at this precision, and by nothing else.
 
 ## Load
@@ -114,8 +117,7 @@ def write_card(
     folder = Path(folder)
     name, shown, finetune = folder.resolve().name, public_name(base), public_name(below) if below else None
     results = report["results"] if report else {}
-    stopped = report["run"].get("stopped") if report else None
-    verdict = report["verdict"] if report else {"word": None, "reasons": []}
+    said = summarize(report) if report else None
     kind = report["never_seen"]["kind"] if report else None
     data = ModelCardData(
         base_model=None if is_local(base) else base,  # the Hub would take a local name for one of its own
@@ -124,7 +126,7 @@ def write_card(
         tags=["unlearning", "lora", "peft-unlearn", method],
         model_name=name,
         eval_results=_eval_results(results) or None,
-        unlearning={"verdict": verdict["word"], "never_seen": kind, "definitions": report["definitions"]} if report else None,
+        unlearning={"verdict": report["verdict"]["word"], "never_seen": kind, "definitions": report["definitions"]} if report else None,
     )
     body = BODY.format(
         name=name,
@@ -133,8 +135,8 @@ def write_card(
         parts="\n".join(_parts(method, settings)),
         quantization=quantization or "16/32-bit weights, not quantized",
         below_row=f"\n| trained on top of | `{finetune}` |" if finetune else "",
-        stopped=f"The run was stopped early, and this is the last good adapter: {stopped}\n\n" if stopped else "",
-        verdict=_verdict_text(verdict),
+        verdict=_verdict(said, bool(report["run"].get("stopped"))) if report and said else "",
+        tests=_test_table(said.criteria) if said else "",
         metrics=_metric_table(results),
         attacks=_attack_table(report.get("attacks") or {}) if report else "",
         never_seen=f" (here: {KINDS[kind]})" if kind else "",
@@ -177,11 +179,34 @@ def _eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
     ]
 
 
-def _verdict_text(verdict: Mapping[str, Any]) -> str:
-    """The word and what decided it, or why there is none."""
-    if not verdict["reasons"]:
+def _verdict(said: Summary, stopped: bool) -> str:
+    """The word, what happened in training and what it rests on, for the first paragraph; then what failed, and what to do next."""
+    training = [*said.training, "This is the last good adapter."] if stopped else said.training
+    first = [f"**{said.word}**: {said.meaning}", *training, said.measured, said.reference]
+    failed = [found["text"] for found in said.criteria if found["state"] == FAILED]
+    blocks = {"What failed": failed, "What to do next": said.following, "What was not tested": said.untested}
+    if said.word == NO_WORD:
+        first += said.deciding[:1]
+    lists = ["\n".join([f"{head}:\n", *(f"- {_sentence(line)}" for line in lines)]) for head, lines in blocks.items() if lines]
+    return "\n\n".join([" ".join(map(_sentence, first)), *lists])
+
+
+def _test_table(criteria: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each criterion: its question, its result, its number and what is allowed. Attacks have a table of their own."""
+    rows = [
+        f"| {_cell(_sentence(found['question']))} | {criterion_state(found)} | {criterion_number(found)} | {criterion_limit(found)} |"
+        for found in criteria
+        if not found["name"].startswith("attack_")
+    ]
+    if not rows:
         return ""
-    return "\n".join([f"**{verdict['word'] or 'No verdict'}**\n", *(f"- {reason}" for reason in verdict["reasons"])]) + "\n\n"
+    return "\n".join(["| question | result | measured | allowed |", "| --- | --- | --- | --- |", *rows]) + "\n\n"
+
+
+def _sentence(text: str) -> str:
+    """A sentence on one line, with a capital, and no markup but between backticks."""
+    text = escape(" ".join(text.split()), quote=False)
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _metric_table(results: Mapping[str, Any]) -> str:

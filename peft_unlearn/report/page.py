@@ -5,32 +5,29 @@ What is shown is gathered here, how it looks stands in page.html.jinja.
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from peft_unlearn.metrics.suite import described
-from peft_unlearn.report import plots, text, verdict
+from peft_unlearn.report import criteria, plots, text
 from peft_unlearn.report.build import KINDS
+from peft_unlearn.report.summary import glossary, summarize, tally
 from peft_unlearn.report.text import label, union
 from peft_unlearn.report.thresholds import THRESHOLDS
 from peft_unlearn.util.redaction import public_name, publish
 
-VERDICTS = {
-    verdict.COLLAPSED: "The model lost what it was to keep.",
-    verdict.NOT_FORGOTTEN: "What was to be forgotten is still there.",
-    verdict.SUPPRESSED: "It is not said any more when asked plainly, and comes back when asked otherwise.",
-    verdict.OVER_FORGOTTEN: "It was pushed beyond what a model shows that never saw it, and this is itself a trace.",
-    verdict.FORGOTTEN: "By the tests below, and by nothing else, the model is like one that never saw the forget set.",
-    None: "The numbers do not support any of the words.",
-}
 BETTER = {"lower": "lower", "higher": "higher", "never_seen": "as the never-seen model", None: None}
 
-REASONS = 8  # of a verdict that are shown at once
+COLOURS = {criteria.FORGOTTEN: "good", criteria.COLLAPSED: "bad", criteria.NOT_FORGOTTEN: "bad", **dict.fromkeys(text.ANSWERS, "plain")}
+DECIDING = 3  # reasons of a verdict that stand beside the word; all criteria follow below
+NAMED = 60  # rows that are named by number
+SAMPLES = ("before", "after", "never_seen")
 SHOWN = 12  # rows whose share of text that can be drawn out is shown
 SHOWS_TEXT = Markup(' data-text="shown"')  # of a page with texts of the forget set: `publish.push` leaves it at home
 
@@ -38,6 +35,14 @@ _environment = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
 _environment.filters |= {name: getattr(text, name) for name in ("show", "interval", "finding_cells", "finding_label")}
+
+
+def _code(sentence: str) -> Markup:
+    """A sentence whose words between backticks are commands or keys."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
+
+
+_environment.filters["code"] = _code
 
 
 def write(report: Mapping[str, Any], path: str | Path, texts: Mapping[str, Any] | None = None) -> None:
@@ -56,17 +61,20 @@ def write(report: Mapping[str, Any], path: str | Path, texts: Mapping[str, Any] 
 def page(report: Mapping[str, Any], texts: Mapping[str, Any] | None = None) -> str:
     """The whole page as text; arguments as of `write`. Local paths are cut to their last component, for pages travel."""
     run, never_seen = (publish(report[key], set()) for key in ("run", "never_seen"))
-    judged = report["verdict"]
-    word, reasons = judged["word"], judged["reasons"]
-    # An audit gives some forty reasons: what was not told stands with the first, and the others come on a click.
-    shown = [reason for i, reason in enumerate(reasons) if i < REASONS or "(at " not in reason]
+    said = summarize(report)
+    tested = _tests(said.criteria)
     return _environment.get_template("page.html.jinja").render(
-        verdict=judged,
-        colour="good" if word == verdict.FORGOTTEN else "warn" if word in (None, verdict.SUPPRESSED, verdict.OVER_FORGOTTEN) else "bad",
-        meaning=VERDICTS[word],
-        shown_reasons=shown,
-        further_reasons=[reason for reason in reasons if reason not in shown],
-        thresholds=THRESHOLDS,
+        said=said,
+        colour=COLOURS.get(report["verdict"]["word"], "warn"),
+        glossary=glossary(report),
+        deciding=said.deciding[:DECIDING],
+        tally=tally(said.criteria),
+        tested=[found for found in tested if found["state"] != criteria.PASSED],
+        passed_tests=[found for found in tested if found["state"] == criteria.PASSED],
+        samples=_samples(report),
+        worst=report["verdict"]["worst_rows"],
+        named=NAMED,
+        thresholds={name: (limit, THRESHOLDS[name]) for name, limit in report["verdict"]["thresholds"].items()},
         facts=_facts(report, run, never_seen),
         sets={name: _set(views, report["differences"].get(name, {})) for name, views in report["results"].items()},
         attacks=report.get("attacks"),
@@ -81,6 +89,59 @@ def page(report: Mapping[str, Any], texts: Mapping[str, Any] | None = None) -> s
         command=_command(run),
         run=json.dumps(run, indent=1),
     )
+
+
+def _tests(criteria: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Criteria as rows of the page's table. Those of one question without a number share a row: an attack has dozens."""
+    rows: dict[Any, dict[str, Any]] = {}
+    for i, found in enumerate(criteria):
+        numbered = text.has_number(found)
+        key = i if numbered else (found["question"], found["state"])
+        if key in rows:
+            rows[key]["texts"].append(found["text"])
+            continue
+        metric = _metric(found["name"])
+        rows[key] = {
+            **found,
+            "texts": [found["text"]],
+            "result": text.criterion_state(found),
+            "number": text.criterion_number(found),
+            "limit": text.criterion_limit(found),
+            "gauge": _gauge(found) if numbered and found["name"] not in text.COUNTED else "",
+            "help": metric and described(metric),
+            "metric": metric and label(metric).replace("auc", "AUC"),
+        }
+    return list(rows.values())
+
+
+def _gauge(found: Mapping[str, Any]) -> Markup:
+    """A criterion's number as a drawing; shares on a scale of one length."""
+    said = f"{text.criterion_number(found)}, allowed: {text.criterion_limit(found)}"
+    end = 0.0 if found["name"] in text.NATS | text.AUC else 1.0
+    return Markup(plots.gauge(found["value"], found["interval"], found["threshold"], said, end=end, at_least=text.at_least(found)))
+
+
+def _metric(name: str) -> str | None:
+    """The metric behind a criterion of this name; None where there is none to explain."""
+    known = {"loss_short": "loss", "loss_beyond": "loss", "holdout_damage": "loss", "membership_above": "auc", "membership_below": "auc"}
+    metric = known.get(name, name.removeprefix("kept_").removesuffix("_retain").replace("utility", "model_utility"))
+    return metric if described(metric) else None
+
+
+def _samples(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The test of three samples in a sentence, and a figure of the rows: before, after and of the never-seen model, and those of the holdout."""
+    results, tested = report["results"], report["verdict"]["three_samples"]
+    metric = tested["metrics"][0] if tested else "loss"
+    forget, holdout = results.get("forget", {}), results.get("holdout", {}).get("after", {})
+    rows = {view: _values(forget.get(view, {}).get(metric)) for view in SAMPLES} | {"holdout": _values(holdout.get(metric))}
+    rows = {view: values for view, values in rows.items() if values}
+    unit = " (nats a token)" if metric == "loss" else ""
+    drawn = len(rows) > 1 and "after" in rows
+    return {
+        "text": tested["text"] if tested else None,
+        "svg": Markup(plots.samples(rows, f"{label(metric)}{unit}")) if drawn else "",
+        "holdout": "holdout" in rows,
+    }
 
 
 def _facts(report: Mapping[str, Any], run: Mapping[str, Any], never_seen: Mapping[str, Any]) -> dict[str, str]:

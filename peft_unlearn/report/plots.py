@@ -74,6 +74,51 @@ def lens(layers: Mapping[str, Sequence[float]]) -> str:
         return _svg(figure, "lens", "Recall of the answer's tokens by layer, for each view")
 
 
+def samples(rows: Mapping[str, Sequence[float]], x: str) -> str:
+    """Rows of several samples on one axis, a point each, and a bar at their median: which samples lie together is seen at once."""
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(SIZE[0], 0.8 + 0.5 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for place, (view, values) in enumerate(rows.items()):
+            # Spread by the golden ratio: points of equal value lie apart, and are the same in every drawing.
+            heights = place + 0.5 * (np.arange(len(values)) * 0.618 % 1 - 0.5)
+            style = STYLE.get(view, OTHER)
+            alpha = max(0.25, min(0.8, 20 / len(values)))
+            axes.scatter(values, heights, s=14, color=style["color"], marker=style["marker"], alpha=alpha, linewidths=0)
+            axes.vlines(np.median(values), place - 0.35, place + 0.35, color="#1a1a1a", linewidth=2)
+        axes.set_yticks(range(len(rows)), [view.replace("_", "-") for view in rows])
+        axes.invert_yaxis()
+        axes.set_xlabel(x)
+        axes.grid(axis="x", alpha=0.3)
+        said = ", ".join(f"{view.replace('_', '-')} {np.median(values):.3g}" for view, values in rows.items())
+        return _svg(figure, "samples", f"{x} of each row; medians: {said}")
+
+
+def gauge(
+    value: float, interval: Sequence[float] | None, limit: float, alternative: str, *, end: float = 0.0, at_least: bool = False
+) -> str:
+    """A number with its interval beside what is allowed (the filled part of the bar), as a small <svg>; the scale goes from 0 to `end` at least."""
+    shown = [0.0, value, limit, *(interval or ())]
+    low, high = min(shown), max(end, 1.1 * max(shown))
+    width, height, edge = 170, 22, 6
+
+    def x(number: float) -> float:
+        return edge + (number - low) / ((high - low) or 1.0) * (width - 2 * edge)
+
+    left, right = (x(limit), width) if at_least else (0, x(limit))
+    marks = [
+        f'<rect x=".5" y="4" width="{width - 1}" height="14" fill="#fff" stroke="#767676"/>',
+        f'<rect x="{left:.1f}" y="4" width="{right - left:.1f}" height="14" fill="#b9d8c0"/>',
+        f'<path d="M{x(limit):.1f} 1V21" stroke="#1a1a1a" stroke-width="2" stroke-dasharray="3 2"/>',
+    ]
+    if interval:
+        ends = [x(number) for number in interval]
+        marks.append(f'<path d="M{ends[0]:.1f} 7V15M{ends[0]:.1f} 11H{ends[1]:.1f}M{ends[1]:.1f} 7V15" stroke="#1a1a1a" stroke-width="2"/>')
+    marks.append(f'<circle cx="{x(value):.1f}" cy="11" r="4" fill="#1a1a1a"/>')
+    head = f'<svg class="gauge" role="img" aria-label="{escape(alternative)}" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+    return f"{head}{''.join(marks)}</svg>"
+
+
 def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()

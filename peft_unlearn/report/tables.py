@@ -1,4 +1,4 @@
-"""The report as tables in the terminal: its numbers, its attacks, and answers side by side."""
+"""The report in the terminal: its numbers, its attacks and answers side by side as tables, and what to make of them as the last lines."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,12 +7,15 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
+from peft_unlearn.report.summary import summarize
 from peft_unlearn.report.text import FINDING_HEADS, PASSED, finding_cells, finding_label, interval, label, union
 from peft_unlearn.util.numbers import show
 
+DECIDING = 4  # reasons that are printed
+
 
 def table(report: Mapping[str, Any], width: int = 100) -> Table:
-    """The verdict, and below it means with their intervals: a row for each metric of each set, a column for each view.
+    """Means with their intervals: a row for each metric of each set, a column for each view.
 
     Three views with their intervals take 100 columns: of more views, or in a terminal of less `width`, the intervals are left out. What could not
     be computed is explained at the foot.
@@ -20,10 +23,6 @@ def table(report: Mapping[str, Any], width: int = 100) -> Table:
     results = report["results"]
     views = union(results.values())
     grid = _grid("", [*map(label, views), "rows"])
-    verdict = report["verdict"]
-    if any("after" in of_set for of_set in results.values()):
-        grid.title = Text.assemble((verdict["word"] or "NO VERDICT", "bold"), f": {verdict['reasons'][0]}")
-        grid.title_justify, grid.title_style = "left", ""
     notes: dict[str, None] = {}
     for name, evaluations in results.items():
         grid.add_row(Text(name, "bold"))
@@ -53,6 +52,31 @@ def attack_table(attacks: Mapping[str, Any]) -> Table:
             grid.add_row(Text(f" {finding_label(finding)}"), *finding_cells(finding).values())
         grid.add_section()
     return grid
+
+
+def conclusion(report: Mapping[str, Any], page: str | None = None) -> Text:
+    """What happened in training, what decided, what it rests on and what to do next; the word is the last line.
+
+    Args:
+        page: where the reasons beyond the first four stand; None if there is no file.
+    """
+    said = summarize(report)
+    more = len(said.deciding) - DECIDING
+    deciding = said.deciding[:DECIDING]
+    if more > 0:
+        deciding.append(f"… and {more} more in {page}" if page else f"… and {more} more (write --output FILE to keep them)")
+    blocks = {
+        "In training": said.training,
+        "Why": deciding,
+        "It rests on": [said.measured, said.reference] if said.reference else [said.measured],
+        "What to do next": said.following,
+    }
+    text = Text()
+    for head, lines in blocks.items():
+        if lines:
+            text.append(f"\n{head}\n", "bold")
+            text.append("".join(f" - {line[:1].upper()}{line[1:]}\n" for line in lines))
+    return text.append(f"\n{said.meaning}\n").append(f"VERDICT: {said.word}" if report["verdict"]["word"] else said.word, "bold")
 
 
 def side_by_side(questions: Sequence[str], answers: Mapping[str, Sequence[str]]) -> Table:

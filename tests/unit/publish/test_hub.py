@@ -12,17 +12,20 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.hf_api import RepoUrl
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
+from verdicts import FORGETTING, criterion, every_state, judged
 
 from peft_unlearn import report
 from peft_unlearn.config import methods
 from peft_unlearn.publish.hub import publishable, push
 from peft_unlearn.publish.model_card import write_card
 from peft_unlearn.report import page
+from peft_unlearn.report.summary import MEANING
+from peft_unlearn.report.text import criterion_limit, criterion_number, criterion_state
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.redaction import is_local, public_name
 
 REPORT = {
-    "schema": 3,
+    "schema": 4,
     "definitions": "peft-unlearn",
     "run": {"model": "/home/someone/models/tiny"},
     "never_seen": {"kind": "retrained", "name": "/home/someone/models/twin"},
@@ -37,7 +40,8 @@ REPORT = {
         "retain": {"after": {"extraction_strength": {"mean": 0.9, "n": 9, "rows": [], "interval": None}}},
     },
     "differences": {},
-    "verdict": {"word": "SUPPRESSED", "reasons": ["worst of k: 40 % is left."], "thresholds": {}},
+    "groups": {},
+    "verdict": judged("SUPPRESSED", [criterion("worst_of_k"), criterion("rouge_l", "passed")])["verdict"],
     "curve": [],
 }
 
@@ -215,6 +219,41 @@ def test_card_shows_numbers_settings_and_warnings(tmp_path: Path) -> None:
     assert "private" in text
 
 
+@pytest.mark.parametrize("word", FORGETTING)
+def test_card_says_word_training_and_grounds_first_then_what_failed_and_what_to_do(tmp_path: Path, word) -> None:
+    found = every_state()
+    said = judged(word, found, training=["The run did not reach its target."], next=["More steps."], worst_rows=[1])
+    text = card(tmp_path, report=said).text
+    first = next(block for block in text.split("\n\n")[1:] if block)
+    shown = [word or "NO VERDICT", MEANING[word], "did not reach its target", "3 rows of the forget set", "compared with the twin"]
+    places = [first.index(part) for part in shown]
+    assert places == sorted(places)
+    failed = [one["text"] for one in found if one["state"] == "failed"]
+    assert all(f"\n- {one[:1].upper()}{one[1:]}\n" in text for one in failed)
+    assert text.index(failed[0][1:]) < text.index("\n- More steps.") < text.index("| question |")
+    for one in found:
+        row = f"| {one['question']} | {criterion_state(one)} | {criterion_number(one)} | {criterion_limit(one)} |"
+        assert (row in text) == (not one["name"].startswith("attack_"))
+
+
+def test_card_says_why_there_is_no_word(tmp_path: Path) -> None:
+    text = card(tmp_path, report=judged(None, [], reasons=["There was nothing to forget."])).text
+    first = text.split("\n\n")[1]
+    assert "**NO VERDICT**" in first
+    assert "There was nothing to forget." in first
+
+
+def test_card_shows_no_path_and_no_markup_of_a_sentence(tmp_path: Path) -> None:
+    hostile = "it stopped, see /home/someone/log.txt <script>x</script>\n# Title | cell"
+    made = judged(criteria=[criterion(text=hostile, question=hostile)], training=[hostile], next=[hostile])
+    text = card(tmp_path, report=made).text
+    assert "someone" not in text
+    assert "<script>" not in text
+    assert "\n# Title" not in text
+    assert text.count("log.txt &lt;script&gt;x&lt;/script&gt; # Title") == 4
+    assert "Title \\| cell |" in text
+
+
 def test_card_shows_what_an_audit_tried(tmp_path: Path) -> None:
     attacks = {
         "prompts": {"title": "Other prompts", "passed": True, "reason": None},
@@ -236,13 +275,12 @@ def test_card_of_a_method_without_a_paper_names_none(tmp_path: Path, monkeypatch
 
 def test_card_says_the_verdict_and_what_never_seen_is(tmp_path: Path) -> None:
     written = card(tmp_path)
-    assert "**SUPPRESSED**\n\n- worst of k: 40 % is left.\n" in written.text
+    assert "**SUPPRESSED**: " in written.text
+    assert "\n- Worst_of_k is failed (at most 15%).\n" in written.text
     assert "a model trained without the forget set" in written.text
     assert "someone" not in written.content
     expected = {"verdict": "SUPPRESSED", "never_seen": "retrained", "definitions": "peft-unlearn"}
     assert written.data.to_dict()["unlearning"] == expected
-    none = card(tmp_path, report={**REPORT, "verdict": {"word": None, "reasons": ["nothing to forget."], "thresholds": {}}})
-    assert "**No verdict**\n\n- nothing to forget.\n" in none.text
 
 
 def test_card_of_a_local_base_shows_its_last_component_alone(tmp_path: Path) -> None:
@@ -272,9 +310,10 @@ def test_card_of_an_adapter_on_a_merged_one_merges_that_first(tmp_path: Path) ->
 
 
 def test_card_of_a_stopped_run_says_so(tmp_path: Path) -> None:
-    stopped = {**REPORT, "run": {"stopped": "the loss turned NaN."}}
+    said = judged("COLLAPSED", training=["The run stopped early: the loss turned NaN."])["verdict"]
+    stopped = {**REPORT, "run": {"stopped": "the loss turned NaN."}, "verdict": said}
     write_card(tmp_path, base="some/base", method="mollm", settings={}, report=stopped)
-    assert "this is the last good adapter: the loss turned NaN." in (tmp_path / "README.md").read_text()
+    assert "The run stopped early: the loss turned NaN. This is the last good adapter." in (tmp_path / "README.md").read_text()
     write_card(tmp_path, base="some/base", method="mollm", settings={}, report=REPORT)
     assert "stopped early" not in (tmp_path / "README.md").read_text()
 

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from verdicts import FORGETTING, criterion, every_state, judged
 
 from peft_unlearn import report
 from peft_unlearn.report import page, plots
+from peft_unlearn.report.summary import MEANING
+from peft_unlearn.report.text import has_number
 from peft_unlearn.report.thresholds import THRESHOLDS
 from peft_unlearn.util.numbers import show
 from peft_unlearn.util.registry import METRICS
@@ -95,12 +100,13 @@ def test_page_is_one_file_that_loads_nothing(tmp_path: Path, texts):
     assert HOSTILE in "".join(parsed.text)
 
 
-def test_page_says_verdict_reasons_numbers_and_lines():
+def read(made: dict, **more) -> str:
+    return " ".join(" ".join(Page(page.page(made, **more)).text).split())
+
+
+def test_page_says_numbers_and_lines():
     made = sample()
-    text = " ".join(" ".join(Page(page.page(made)).text).split())
-    assert "FORGOTTEN AS TESTED" in text
-    for reason in made["verdict"]["reasons"]:
-        assert reason[1:] in text
+    text = read(made)
     assert "a model trained without the forget set" in text
     entry, change = made["results"]["forget"]["before"]["loss"], made["differences"]["forget"]["loss"]["after - before"]
     for found in (entry, change):
@@ -112,6 +118,114 @@ def test_page_says_verdict_reasons_numbers_and_lines():
         assert name.replace("_", " ") in text
     assert "deleted" not in text.lower()
     assert "certified" not in text.lower()
+
+
+@pytest.mark.parametrize("word", FORGETTING)
+def test_page_begins_with_word_training_findings_grounds_and_steps(word):
+    steps, training = ["Train `more` steps."], ["The run did not reach its target: it ended after 9 steps."]
+    text = read(judged(word, training=training, next=steps, reasons=[criterion()["text"], *training, "Not attacked: nobody."]))
+    shown = [
+        word or "NO VERDICT",
+        MEANING[word],
+        training[0],
+        "✗ failed",
+        "3 rows of the forget set",
+        "compared with the twin.",
+        "Train more steps.",
+    ]
+    places = [text.index(said, 200) if said == word else text.index(said) for said in shown]
+    assert places == sorted(places)
+    assert text.index("The tests") > places[-1]
+    assert text.index("Not attacked: nobody.") > text.index("The tests")
+
+
+@pytest.mark.parametrize("word", FORGETTING)
+def test_every_criterion_stands_on_the_page(word):
+    found = every_state()
+    text = read(judged(word, found))
+    for one in found:
+        assert one["text"][:1].upper() + one["text"][1:] in text
+        assert one["question"] in text
+    counted = len(found) // 4
+    assert f"{len(found)} tests: {counted} failed, {counted} not shown, {counted} not measured, {counted} passed" in text
+    assert text.index("extraction_strength, failed".capitalize()) < text.index("extraction_strength, not shown".capitalize())
+    assert text.index("extraction_strength, not shown".capitalize()) < text.index("extraction_strength, passed".capitalize())
+
+
+def test_a_criterion_has_its_power_its_rows_and_its_metric_explained():
+    text = read(judged("NOT SHOWN", [criterion(state="not shown", rows_needed=130)]))
+    assert "48 rows would have shown a difference of 0.02 in 95 of 100 cases." in text
+    assert "About 130 rows would show it." in text
+    assert f"extraction strength : {METRICS['extraction_strength'].help}" in text
+
+
+def test_hostile_sentences_are_text():
+    said = {"training": [HOSTILE], "next": [f"`{HOSTILE}`"], "reference": {"kind": "paired", "text": HOSTILE}}
+    said["three_samples"] = {"text": f"three {HOSTILE}", "metrics": ["loss"]}
+    made = judged(criteria=[criterion(question=f"question {HOSTILE}", text=f"text {HOSTILE}", name=HOSTILE, power=HOSTILE)], **said)
+    made["groups"] = {"forget": {"by": HOSTILE, "ids": [1, 1, 2]}}
+    text = page.page(made)
+    assert HOSTILE not in text
+    assert {tag for tag, _ in Page(text).tags}.isdisjoint({"script"})
+    shown = "".join(Page(text).text)
+    assert all(f"{said}{HOSTILE}" in shown for said in ("question ", "Text ", "three "))
+
+
+def test_no_path_of_a_sentence_is_shown():
+    path = "/home/someone/runs/log.txt"
+    text = page.page(judged(criteria=[criterion(text=f"see {path}.")], training=[f"It stopped, see {path}."], next=[f"Read {path}."]))
+    assert "someone" not in text
+    assert text.count("log.txt") == 3
+
+
+def test_worst_rows_are_named_by_number():
+    assert "from 1: 2, 7, 9." in read(judged(worst_rows=[2, 7, 9]))
+    many = read(judged(worst_rows=list(range(1, 401))))
+    assert f"{page.NAMED} and {400 - page.NAMED} more" in many
+    assert "still known" not in read(judged())
+
+
+def test_three_samples_are_a_sentence_and_a_figure():
+    made = judged(three_samples={"text": "Nearer to never-seen (p = .01).", "metrics": ["loss"]})
+    made["results"]["holdout"] = {"after": made["results"]["forget"]["after"]}
+    assert "Nearer to never-seen (p = .01)." in read(made)
+    [figure] = [of for tag, of in Page(page.page(made)).tags if tag == "svg" and of.get("class") != "gauge"]
+    assert figure["aria-label"] == "loss (nats a token) of each row; medians: before 0.5, after 0.5, never-seen 0.5, holdout 0.5"
+    made["results"] = {}
+    assert "Nearer to never-seen" in read(made)
+
+
+def test_samples_draw_every_row():
+    before, after = [0.1, 0.2, 0.3], [4.0] * 5
+    svg = plots.samples({"before": before, "after": after}, "loss")
+    assert svg.count("<use ") >= len(before) + len(after)
+
+
+@given(
+    value=st.floats(-1, 3),
+    spread=st.tuples(st.floats(0, 2), st.floats(0, 2)),
+    limit=st.floats(0, 1),
+    at_least=st.booleans(),
+)
+def test_a_dot_lies_in_the_filled_part_where_the_value_is_allowed(value, spread, limit, at_least):
+    svg = plots.gauge(value, (value - spread[0], value + spread[1]), limit, "n", end=1.0, at_least=at_least)
+    left, length = (float(number) for number in re.search(r'<rect x="([\d.]+)" y="4" width="([\d.]+)" height="14" fill="#b', svg).groups())
+    dot = float(re.search(r'<circle cx="([\d.]+)"', svg)[1])
+    assert 0 <= left <= left + length <= 170.1
+    assert 0 <= dot <= 170
+    if abs(value - limit) > 0.05:  # closer they may be drawn as one
+        assert (left <= dot <= left + length) == (value >= limit if at_least else value <= limit)
+    ends = re.search(r'd="M([\d.]+) 7V15M([\d.]+) 11H([\d.]+)', svg)
+    assert float(ends[1]) <= dot + 0.1
+    assert dot <= float(ends[3]) + 0.1
+
+
+def test_every_criterion_with_a_number_is_drawn_with_a_text():
+    parsed = Page(page.page(judged(criteria=every_state())))
+    labels = [of["aria-label"] for tag, of in parsed.tags if tag == "svg" and of.get("class") == "gauge"]
+    drawn = [found for found in every_state() if has_number(found) and found["name"] != "recited_rows"]
+    assert len(labels) == len(drawn)
+    assert "45% [40%, 55%], allowed: at least 15%" in labels
 
 
 def test_every_metric_is_explained_in_one_sentence():
@@ -150,8 +264,8 @@ def test_page_shows_attacks_and_their_thresholds():
 
 def test_figures_are_there_with_a_text_for_those_who_do_not_see_them():
     parsed = Page(page.page(sample()))
-    figures = [attributes for tag, attributes in parsed.tags if tag == "svg"]
-    assert len(figures) == 3
+    figures = [attributes for tag, attributes in parsed.tags if tag == "svg" and attributes.get("class") != "gauge"]
+    assert len(figures) == 4
     assert all(attributes["role"] == "img" and len(attributes["aria-label"]) > 20 for attributes in figures)
     assert all("lang" in attributes for tag, attributes in parsed.tags if tag == "html")
 

@@ -285,7 +285,9 @@ def test_the_reference_is_moved_as_the_targets_of_the_run_are():
     assert found["word"] == "FORGOTTEN AS TESTED", found["reasons"]
     assert any("times 1.48" in reason for reason in found["reasons"])
     assert moved("base", 6.5)["word"] == "OVER-FORGOTTEN"
-    assert moved("base", 2.67)["word"] == "NOT FORGOTTEN"  # as unlikely as for a model that never had the fine-tune: likelier than unseen text
+    assert (
+        moved("base", 2.67)["word"] == "NOT FORGOTTEN"
+    )  # as unlikely as for a model that never had the fine-tune: likelier than unseen text
 
 
 def test_a_holdout_that_was_burnt_moves_the_reference_no_further():
