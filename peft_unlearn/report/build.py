@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peft_unlearn.metrics.statistics import mean_interval, paired_difference
+from peft_unlearn.metrics.statistics import mean_estimate, paired_difference
 from peft_unlearn.report.verdict import judge
 from peft_unlearn.util.errors import UserError
 
@@ -40,7 +40,7 @@ def build(
 ) -> dict[str, Any]:
     """Report of `results[set][view]` (sets such as "forget", "retain", "holdout"; views "before", "after", "never_seen").
 
-    Means get bootstrap 95 % intervals over rows, and views paired differences; results of a set as a whole bring an "interval" of their own.
+    Means get 95 % intervals over rows, and views paired differences; results of a set as a whole bring an "interval" of their own.
     The report holds JSON values only: settings of other types become strings, and non-finite metrics null with a reason.
 
     Args:
@@ -88,7 +88,7 @@ def _entry(result: Mapping[str, Any]) -> dict[str, Any]:
     """A Result with its interval. Whatever else it brings ("layers", "p99") stays."""
     mean = _finite(result["mean"])
     rows = [_finite(value) for value in result["rows"]]
-    interval = result["interval"] if "interval" in result else mean_interval(rows)
+    interval = result["interval"] if "interval" in result else (found := mean_estimate(rows)) and found.interval
     if mean is None or interval is None or not all(map(math.isfinite, interval)):
         interval = None
     extra = {key: [_finite(x) for x in value] if isinstance(value, list | tuple) else _finite(value) for key, value in result.items()}

@@ -1,7 +1,7 @@
 """One word for a run, from the numbers of its report alone: COLLAPSED, NOT FORGOTTEN, SUPPRESSED, OVER-FORGOTTEN or FORGOTTEN AS TESTED.
 
-The words are tried in this order and the first that holds is given. A finding counts where its number is past the threshold and the bootstrap
-95 % interval of the change is on that side of zero: what 2 000 resamplings of the rows cannot tell from zero is named as a reason, and decides
+The words are tried in this order and the first that holds is given. A finding counts where its number is past the threshold and the
+95 % interval of the change is on that side of zero: what the rows cannot tell from zero is named as a reason, and decides
 nothing. The word is None where no word would be true: nothing was there to forget, or too few rows tell what is left from noise.
 `thresholds.py` gives the reason for each threshold.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peft_unlearn.metrics.statistics import Interval, bootstrap
+from peft_unlearn.metrics.statistics import mean_estimate, total
 from peft_unlearn.report.thresholds import THRESHOLDS
 
 COLLAPSED, NOT_FORGOTTEN, SUPPRESSED, OVER_FORGOTTEN = "COLLAPSED", "NOT FORGOTTEN", "SUPPRESSED", "OVER-FORGOTTEN"
@@ -112,21 +112,21 @@ class Numbers:
         before, never = self.mean("forget", "before", metric), self.never_seen(metric)
         return None if before is None or never is None else before - never
 
-    def change(self, name: str, metric: str, view: str) -> Interval | None:
+    def change(self, name: str, metric: str, view: str) -> list[float] | None:
         """Interval of after - `view`, row by row."""
-        interval: Interval | None = self.differences.get(name, {}).get(metric, {}).get(f"after - {view}", {}).get("interval")
+        interval: list[float] | None = self.differences.get(name, {}).get(metric, {}).get(f"after - {view}", {}).get("interval")
         return interval
 
-    def excess(self, metric: str) -> Interval | None:
+    def excess(self, metric: str) -> list[float] | None:
         """Interval of after - never seen on the forget set: paired; of two samples where other rows stand for it."""
         if self.known and self.source[1] == "never_seen":
             return self.change("forget", metric, "never_seen")
         after = self.get("forget", "after")[metric]
         if not self.known:
-            interval: Interval | None = after["interval"]
+            interval: list[float] | None = after["interval"]
             return interval
-        rows = [[value for value in entry["rows"] if value is not None] for entry in (after, self.get(*self.source)[metric])]
-        return bootstrap(lambda a, b: a.mean(-1) - b.mean(-1), *rows) if all(rows) else None
+        one, other = (mean_estimate(entry["rows"]) for entry in (after, self.get(*self.source)[metric]))
+        return total((1, one), (-1, other)).interval if one and other else None
 
 
 def _collapsed(numbers: Numbers) -> Iterator[Finding]:
@@ -150,13 +150,13 @@ def _collapsed(numbers: Numbers) -> Iterator[Finding]:
         yield _degenerate(COLLAPSED, "retain", after, start, said, numbers.change("retain", "degenerate", view))
 
 
-def _share_kept(label: str, after: float, start: float, said: str, change: Interval | None) -> Finding:
+def _share_kept(label: str, after: float, start: float, said: str, change: list[float] | None) -> Finding:
     limit = THRESHOLDS["kept"].limit
     text = f"{label}: {after:.3f} after, {start:.3f} {said}; {after / start:.0%} is kept (at least {limit:.0%})."
     return Finding(COLLAPSED, after < limit * start, change is None or change[1] < 0, text)
 
 
-def _degenerate(word: str, name: str, after: float, start: float, said: str, change: Interval | None) -> Finding:
+def _degenerate(word: str, name: str, after: float, start: float, said: str, change: list[float] | None) -> Finding:
     limit = THRESHOLDS["degenerate"].limit
     text = f"Empty or repetitive answers, {name} set: {after:.0%} after, {start:.0%} {said} (at most {limit:.0%} more)."
     return Finding(word, after - start > limit, change is not None and change[0] > 0, text)
