@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from peft_unlearn.data.rows import Row
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.results import Evaluation, Result
-from peft_unlearn.metrics.suite import evaluate
+from peft_unlearn.metrics.suite import ASKED, evaluate
 from peft_unlearn.report.thresholds import THRESHOLDS
 from peft_unlearn.util.errors import UserError
 
@@ -80,9 +80,9 @@ class Context:
         return self.student
 
     def recall(self, model: Any = None, probe: Probe | None = None, batch_size: int | None = None) -> Evaluation:
-        """`RECOVERY` of the forget set, worst-of-k where it has paraphrases, under the view's model or another one."""
+        """`RECOVERY` of the forget set, worst-of-k where it has other wordings, under the view's model or another one."""
         rows, variants = probe or self.probes["forget"]
-        asked = {kind: groups for kind, groups in variants.items() if kind == "paraphrased_question"}
+        asked = {kind: groups for kind, groups in variants.items() if kind in ASKED}
         causal = cast(PreTrainedModel, self.model if model is None else model)
         found = evaluate(
             causal, self.tokenizer, rows, variants=asked, batch_size=batch_size or self.batch_size, generate=False, label="attacking"

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from peft_unlearn.data.rows import answer_texts
+from peft_unlearn.benchmarks import openunlearning as peer
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics import forget_quality as quality
 from peft_unlearn.metrics import membership as members
@@ -23,8 +23,6 @@ from peft_unlearn.metrics.results import Evaluation, Result, not_computed, summa
 from peft_unlearn.metrics.statistics import bootstrap
 from peft_unlearn.metrics.suite import evaluate, sampled
 from peft_unlearn.metrics.truth_ratio_score import truth_ratio_score
-from peft_unlearn.model import generation
-from peft_unlearn.model.scoring import RowScore, score
 
 DEFINITIONS = ("peft-unlearn", "openunlearning")
 
@@ -73,15 +71,24 @@ def measure(
     label: str,
     forget: bool,
     generate: bool = True,
+    shared: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """One set under the active adapters. Forget rows are attacked as well: logit lens, and sampled answers where `how` says so.
 
-    `truth_ratio` is the ratio itself; `truth_ratio_score` is what a row adds to the aggregate, 1 at its best.
+    `truth_ratio` is the ratio itself; `truth_ratio_score` is what a row adds to the aggregate, 1 at its best. `shared` is that of `suite.evaluate`.
     """
     if how.as_openunlearning:
-        return _as_openunlearning(model, tokenizer, probe, how, label=label, forget=forget, generate=generate)
+        return peer.measured(model, tokenizer, probe, how.batch_size, label=label, forget=forget, generate=generate)
     found = evaluate(
-        model, tokenizer, probe.rows, variants=probe.variants, batch_size=how.batch_size, generate=generate, lens=forget, label=label
+        model,
+        tokenizer,
+        probe.rows,
+        variants=probe.variants,
+        shared=shared,
+        batch_size=how.batch_size,
+        generate=generate,
+        lens=forget,
+        label=label,
     )
     if "truth_ratio" in found:
         ratios = found["truth_ratio"]["rows"]
@@ -158,42 +165,3 @@ def model_utility(parts: Sequence[Sequence[float | None]]) -> Result:
 def _signed(value: float | None, name: str) -> float | None:
     """A score that grows with the loss, as one of `members.SIGNS`."""
     return None if value is None else -members.SIGNS[name] * value
-
-
-def _as_openunlearning(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    probe: Probe,
-    how: How,
-    *,
-    label: str,
-    forget: bool,
-    generate: bool,
-) -> Evaluation:
-    """The same set by the definitions of `openunlearning`."""
-    rows = list(probe.rows)
-    groups = {kind: probe.variants[kind] for kind in ("paraphrased_answer", "perturbed_answer") if kind in probe.variants}
-    reworded = [row for kind in groups.values() for group in kind for row in group]
-    scores = score(model, [*rows, *reworded], tokenizer, batch_size=how.batch_size, progress=f"{label}: scoring")
-    own, rest = scores[: len(rows)], iter(scores[len(rows) :])
-    others: dict[str, list[list[RowScore]]] = {kind: [[next(rest) for _ in group] for group in found] for kind, found in groups.items()}
-    references = answer_texts(tokenizer, rows)
-    values: dict[str, list[float | None]] = {name: [metric(row) for row in own] for name, metric in openunlearning.SCORES.items()}
-    values["zlib"] = [openunlearning.zlib(row, text) for row, text in zip(own, references, strict=True)]
-    if "perturbed_answer" in others:
-        wrong = others["perturbed_answer"]
-        right = [found[0] if found else row for found, row in zip(others.get("paraphrased_answer", [[]] * len(own)), own, strict=True)]
-        ratios = values["truth_ratio"] = [openunlearning.truth_ratio(several, one) for several, one in zip(wrong, right, strict=True)]
-        aggregate = openunlearning.closer_to_1_better if forget else openunlearning.true_better
-        values["truth_ratio_score"] = [aggregate(ratio) for ratio in ratios]
-        if "paraphrased_answer" not in others:
-            values["normalized_probability"] = [
-                openunlearning.normalized_probability(one, several) for one, several in zip(own, wrong, strict=True)
-            ]
-    answers: list[str] = []
-    if generate:
-        answers = generation.generate(
-            model, tokenizer, rows, batch_size=how.batch_size, max_new_tokens=openunlearning.MAX_NEW_TOKENS, progress=f"{label}: answering"
-        )
-        values["rouge_l"] = [openunlearning.rouge_l(reference, answer) for reference, answer in zip(references, answers, strict=True)]
-    return Evaluation(values, answers)

@@ -10,18 +10,21 @@ On the Hub: muse-bench/MUSE-News and muse-bench/MUSE-Books, config/split as abov
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from peft_unlearn.benchmarks import openunlearning as peer
 from peft_unlearn.benchmarks.files import Check, Source, spread, text
 from peft_unlearn.benchmarks.measuring import How, Sets, Views, compare_membership, measure
 from peft_unlearn.data import tokenize
 from peft_unlearn.data.variants import Probe, probe
-from peft_unlearn.metrics.knowmem import knowmem
-from peft_unlearn.metrics.results import summarize
-from peft_unlearn.metrics.verbmem import verbmem
+from peft_unlearn.metrics.knowmem import TOKENS, knowmem
+from peft_unlearn.metrics.results import Evaluation, summarize
+from peft_unlearn.metrics.verbmem import CONTINUATION, verbmem
+from peft_unlearn.model.generation import context_length
 from peft_unlearn.util.errors import UserError
 
 SETS = ("forget", "retain", "holdout")
@@ -60,6 +63,8 @@ class Muse:
 
     def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how: How, label: str) -> Sets:
         """Every set under the active adapters."""
+        if how.as_openunlearning:
+            return self._as_openunlearning(model, tokenizer, how, label)
         sets = {
             name: measure(model, tokenizer, found, how, label=f"{label}, {name}", forget=name == "forget", generate=False)
             for name, found in self.probes.items()
@@ -74,3 +79,23 @@ class Muse:
         never_seen = views["never_seen"]["forget"] if "never_seen" in views else None
         for view in sorted(views, key="never_seen".__ne__):  # first, as PrivLeak of the others needs its AUC
             compare_membership(views[view]["forget"], views[view]["holdout"], never_seen, how)
+
+    def _as_openunlearning(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how: How, label: str) -> Sets:
+        """The same numbers of OpenUnlearning's rows: of the forget set, what is memorized is that of the passages."""
+        context, size = context_length(model), how.batch_size
+        answering = partial(peer.rouge, model, tokenizer, measure="fmeasure", batch_size=size)
+        passages = [(row["prompt"], row["gt"]) for row in self.passages]
+        sets = {}
+        for name, texts in self.texts.items():
+            rows = peer.completions(tokenizer, [("", text) for text in texts["text"]], context)
+            sets[name] = Evaluation(peer.forced(model, tokenizer, rows, size, f"{label}, {name}: scoring")[0], [])
+        recited, _ = peer.forced(model, tokenizer, peer.completions(tokenizer, passages, context), size, f"{label}, passages: scoring")
+        for metric in ("exact_memorization", "extraction_strength"):
+            sets["forget"][metric] = summarize(recited[metric])
+        asked = peer.continued(tokenizer, passages, context)
+        sets["forget"]["verbmem"] = summarize(answering(asked, tokens=CONTINUATION, progress="reciting")[0])
+        for name, (questions, examples) in self.questions.items():
+            asked = peer.few_shot(tokenizer, questions, examples, context)
+            values, _ = answering(asked, tokens=TOKENS, stop_strings=peer.STOP_STRINGS, progress="answering")
+            sets[name]["knowmem"] = summarize(values)
+        return sets

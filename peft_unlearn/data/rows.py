@@ -9,13 +9,19 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn.data.labels import IGNORE
+from peft_unlearn.data.turns import turn
 
 Row = Mapping[str, Any]
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Ids that are no text. `all_special_ids` alone misses turn ends such as Llama 3's <|eot_id|> in the base model's tokenizer."""
-    return set(tokenizer.all_special_ids) | {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    """Ids that are no text. `all_special_ids` alone misses turn ends such as Llama 3's <|eot_id|> in the base model's tokenizer.
+
+    What ends a turn in the chat template is one too, also where the tokenizer takes it for an ordinary added token.
+    """
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    end = turn(tokenizer).end_token
+    return {*tokenizer.all_special_ids, *special, *([] if end is None else [end])}
 
 
 def text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
@@ -50,9 +56,11 @@ def split(row: Row, special: set[int]) -> tuple[list[int], list[int]]:
 
 
 def answer_texts(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row]) -> list[str]:
-    """The answers that the rows teach, as text without special tokens and outer white space."""
-    special = special_ids(tokenizer)
-    return [text(tokenizer, split(row, special)[1]) for row in rows]
+    """The answers that the rows teach, as text without what ends them, special tokens and outer white space."""
+    special, end_text = special_ids(tokenizer), turn(tokenizer).end_text.strip()
+    answers = (split(row, special)[1] for row in rows)
+    texts = (text(tokenizer, answer[: len(answer) - end_length(tokenizer, special, answer)]) for answer in answers)
+    return [found.removesuffix(end_text).strip() for found in texts]
 
 
 def batches(order: Iterable[int], batch_size: int, fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:

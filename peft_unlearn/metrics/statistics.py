@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 RESAMPLES = 2000
-CORRELATION = 0.3  # taken between rows of a group where the rows, being all alike, cannot tell
+CORRELATION = 0.1  # taken between rows of a group where the rows, being all alike, cannot tell
 
 Interval = tuple[float, float]
 Rows = Sequence[float | None] | np.ndarray
@@ -76,7 +76,7 @@ def share_estimate(hits: Sequence[bool | None] | Rows, groups: Groups = None) ->
     """Share of hits with the exact interval of Clopper and Pearson, with groups on Korn and Graubard's effective number of rows.
 
     That number is what independent rows would need for the same standard error, at most n, and less by the quantiles' ratio where few groups
-    tell the error. Where all rows are alike, rows of a group are taken to correlate by .3. None where no row has a value (None: no value).
+    tell the error. Where all rows are alike, rows of a group are taken to correlate by .1. None where no row has a value (None: no value).
     """
     values, ids = _measured(hits, groups)
     n, count = len(values), len(np.unique(ids))
@@ -204,8 +204,9 @@ def bootstrap(
     return float(low), float(high)
 
 
-def mean_interval(rows: Rows) -> list[float] | None:
-    found = mean_estimate(rows)
+def mean_interval(rows: Rows, groups: Groups = None) -> list[float] | None:
+    """Interval of the mean as `mean_estimate` gives it; None if there is none."""
+    found = mean_estimate(rows, groups)
     return found and found.interval
 
 

@@ -10,10 +10,10 @@ from peft_unlearn.util.registry import metric
 
 
 @metric(needs="scores", direction="lower")
-def worst_of_k(score: RowScore, paraphrased_question: Sequence[RowScore]) -> float | None:
-    """The largest extraction strength of the answer over the question and its rephrasings; forgotten is low.
+def worst_of_k(score: RowScore, reworded: Sequence[RowScore]) -> float | None:
+    """The largest extraction strength of the answer over the question and its other wordings; forgotten is low.
 
-    None without rephrasings, so that no row passes an attack that was not made.
+    None without other wordings, so that no row passes an attack that was not made.
     """
-    strengths = [strength for one in (score, *paraphrased_question) if (strength := extraction_strength(one)) is not None]
-    return float(np.max(strengths)) if paraphrased_question and strengths else None
+    strengths = [strength for one in (score, *reworded) if (strength := extraction_strength(one)) is not None]
+    return float(np.max(strengths)) if reworded and strengths else None

@@ -10,7 +10,8 @@ from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from peft_unlearn.data.rows import Row, batches, end_length, special_ids, split
+from peft_unlearn.data.rows import Row, batches, end_length, special_ids, split, text
+from peft_unlearn.data.turns import turn
 from peft_unlearn.model.scoring import evaluating
 
 # Tokens that an answer may run past the length of the reference: a right answer in other words is seen whole.
@@ -25,16 +26,18 @@ def generate(
     batch_size: int = 16,
     max_new_tokens: int | None = None,
     stop_strings: Sequence[str] = (),
+    end_tokens: Iterable[int] | None = None,
     progress: str = "generating",
 ) -> list[str]:
     """Answer each row's prompt greedily, in the order of `rows`, as text without special tokens and outer white space.
 
-    An answer stops at an end token (the tokenizer's, the model's, or one that ends an answer of `rows`), before the first of `stop_strings`,
-    after `max_new_tokens`, or at the end of the context. By default a row may take as many tokens as its reference and 16 more; a reference
-    without an end token was itself cut, and its answer is cut at the same length. The limit is each row's own, so answers do not depend on
-    the batch. Sampling, penalties and lengths in the model's own generation_config are ignored; it is left as it was.
+    An answer stops at an end token (the tokenizer's, the model's, one that ends an answer of `rows` or a turn of the chat template; or
+    `end_tokens` alone), before the first of `stop_strings` and the text with which the chat template ends a turn, after `max_new_tokens`, or at
+    the end of the context. By default a row may take as many tokens as its reference and 16 more; a reference without an end was itself cut,
+    and its answer is cut at the same length. The limit is each row's own, so answers do not depend on the batch. Sampling, penalties and
+    lengths in the model's own generation_config are ignored; it is left as it was.
     """
-    answers = _answers(model, tokenizer, rows, None, batch_size, max_new_tokens, stop_strings, progress)
+    answers = _answers(model, tokenizer, rows, None, batch_size, max_new_tokens, stop_strings, end_tokens, progress)
     return [answer for (answer,) in answers]
 
 
@@ -56,9 +59,8 @@ def sample(
     nor the other rows nor their order nor `samples` changes it, two models are asked with the same luck, and rows that share a prompt share
     their answers.
     """
-    return _answers(
-        model, tokenizer, rows, [(seed, number) for number in range(samples)], batch_size, max_new_tokens, stop_strings, progress
-    )
+    seeds = [(seed, number) for number in range(samples)]
+    return _answers(model, tokenizer, rows, seeds, batch_size, max_new_tokens, stop_strings, None, progress)
 
 
 def context_length(model: PreTrainedModel | PeftModel) -> int:
@@ -74,16 +76,20 @@ def _answers(
     batch_size: int,
     max_new_tokens: int | None,
     stop_strings: Sequence[str],
+    end_tokens: Iterable[int] | None,
     progress: str,
 ) -> list[list[str]]:
     """For each row one greedy answer, or one drawn with each of `seeds`."""
     special = special_ids(tokenizer)
     pairs = [split(row, special) for row in rows]
-    ends = [end_length(tokenizer, special, answer) for _, answer in pairs]
     causal = cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
-    stops = _end_tokens(tokenizer, causal) | {answer[-end] for (_, answer), end in zip(pairs, ends, strict=True) if end}
+    stops, shown, closing = _ends(tokenizer, special, pairs)
+    if end_tokens is not None:
+        stops, closing = set(end_tokens), [()] * len(pairs)
+    else:
+        stops |= own_end_tokens(causal)
     context = context_length(causal)
-    limits = [max_new_tokens or len(answer) + MARGIN * bool(end) for (_, answer), end in zip(pairs, ends, strict=True)]
+    limits = [max_new_tokens or len(answer) + MARGIN * end for (_, answer), end in zip(pairs, shown, strict=True)]
     # The last token is not fed back, hence + 1.
     limits = [max(1, min(limit, context + 1 - len(prompt))) for limit, (prompt, _) in zip(limits, pairs, strict=True)]
 
@@ -111,7 +117,7 @@ def _answers(
             output = causal.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, logits_processor=draws)
             for i, tokens in zip(batch, output[:, width:].tolist(), strict=True):
                 stop = next((n for n, token in enumerate(tokens) if token in stops), len(tokens))
-                texts[i] = _text(tokenizer, tokens[: min(stop, limits[i])], stop_strings)
+                texts[i] = _text(tokenizer, tokens[: min(stop, limits[i])], [*stop_strings, *closing[i // repeats]])
             bar.update(len(batch))
     return [[texts[i] for i in range(row * repeats, (row + 1) * repeats)] for row in range(len(pairs))]
 
@@ -139,10 +145,30 @@ def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stop_strings: S
     return answer[: min(found, default=len(answer))].strip()
 
 
-def _end_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> set[int]:
-    """End tokens that the tokenizer and the model's generation_config (an id or several) know."""
+def own_end_tokens(model: PreTrainedModel) -> set[int]:
+    """End tokens of the model's own generation_config (an id or several)."""
     known = model.generation_config.eos_token_id
-    return {token for token in (tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])) if token is not None}
+    return {token for token in (known if isinstance(known, list) else [known]) if token is not None}
+
+
+def _ends(
+    tokenizer: PreTrainedTokenizerBase, special: set[int], pairs: list[tuple[list[int], list[int]]]
+) -> tuple[set[int], list[bool], list[tuple[str, ...]]]:
+    """Tokens that end an answer to the tokenizer, the chat template or a row; whether each row shows its end; each answer's closing text.
+
+    That text ends the answers to prompts of the chat template alone: in a text that goes on it is a text.
+    """
+    of_template = turn(tokenizer)
+    closing: list[tuple[str, ...]] = []
+    lengths = [end_length(tokenizer, special, answer) for _, answer in pairs]
+    stops = {answer[-length] for (_, answer), length in zip(pairs, lengths, strict=True) if length}
+    stops |= {token for token in (tokenizer.eos_token_id, of_template.end_token) if token is not None}
+    shown = [bool(length) for length in lengths]
+    for row, (prompt, answer) in enumerate(pairs):
+        written = bool(of_template.end_text) and of_template.opened(str(tokenizer.decode(prompt)))
+        closing.append((of_template.end_text,) if written else ())
+        shown[row] |= written and of_template.closed(text(tokenizer, answer))
+    return stops, shown, closing
 
 
 @contextmanager

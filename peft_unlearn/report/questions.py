@@ -1,7 +1,7 @@
 """The questions that a verdict asks of the evidence, and what answers each: a criterion, or several."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from peft_unlearn.metrics.membership import SIGNS
 from peft_unlearn.metrics.statistics import Estimate
@@ -31,6 +31,7 @@ LEFT = {
     "probability": ("left", "Does it still find the answers likely?"),
     "recites_others": ("left_written", "Does it give the answers of other forgotten questions?"),
 }
+PROVING = ("min_k", "loss")  # the membership attacks that a pass rests on; the others are noisier, and can only fail
 REWORDED = {
     "reworded_probability": "Asked in other words, does it find the answers likely?",
     "reworded_memorization": "Asked in other words, would it write the answers?",
@@ -59,7 +60,7 @@ def reworded(evidence: Evidence) -> Iterator[Criterion]:
 
 def short(evidence: Evidence) -> Iterator[Criterion]:
     """Rows that are less unlikely than they would be: a loss short of the reference's."""
-    before, expected, limit = evidence.mean("forget", "before", "loss"), evidence.expected("loss"), THRESHOLDS["short"].limit
+    before, expected, limit = evidence.mean("forget", "before", "loss"), evidence.expected("loss"), _allowed(evidence, "short")
     after = evidence.mean("forget", "after", "loss")
     if before is None or expected is None or after is None or expected - before < 2 * THRESHOLDS["beyond_nats"].limit:
         return
@@ -75,7 +76,7 @@ def short(evidence: Evidence) -> Iterator[Criterion]:
 
 def beyond(evidence: Evidence) -> Iterator[Criterion]:
     """Past the reference: less likely, broken answers, flat predictions, or damage to unseen text of the same kind."""
-    expected, share = evidence.expected("loss"), THRESHOLDS["beyond"].limit
+    expected, share = evidence.expected("loss"), _allowed(evidence, "beyond")
     estimate = evidence.loss(1.0)
     if estimate is not None and expected is not None:
         limit = max(share * expected, THRESHOLDS["beyond_nats"].limit)
@@ -107,7 +108,7 @@ def _damage(evidence: Evidence) -> Iterator[Criterion]:
 
 
 def membership(evidence: Evidence, flat: bool) -> Iterator[Criterion]:
-    """Whether the forget rows can be told from holdout rows, by the attack that tells most, on either side.
+    """Whether the forget rows can be told from holdout rows, on either side: failed by any attack, passed by Min-K and by the loss.
 
     Of flat predictions every row looks like a member: there only the lower side is asked.
     """
@@ -115,23 +116,26 @@ def membership(evidence: Evidence, flat: bool) -> Iterator[Criterion]:
     found = {metric: estimate for metric in SIGNS if (estimate := evidence.membership(metric)) is not None}
     if not found:
         return
-    beside = f"{evidence.reference}'s" if evidence.kind == "paired" else ".5"
-    for sign, word, side in ((1, SUPPRESSED, "above"), (-1, OVER_FORGOTTEN, "below")):
-        if sign > 0 and flat:
-            continue
-        metric, estimate = max(((m, e if sign > 0 else _negative(e)) for m, e in found.items()), key=lambda pair: pair[1].high)
-        failed = [(m, e if sign > 0 else _negative(e)) for m, e in found.items()]
-        worst = max(failed, key=lambda pair: pair[1].low)
-        if worst[1].low > limit:
-            metric, estimate = worst
-        auc = evidence.mean("forget", "after", f"{metric}_auc")
-        never = evidence.mean("forget", "never_seen", f"{metric}_auc") if evidence.kind == "paired" else None
-        stands = "" if never is None else f", {never:.3f} for {evidence.reference}"
-        text = f"{metric.replace('_', ' ')} AUC of forget against holdout rows: {'–' if auc is None else format(auc, '.3f')} after{stands}"
-        text += f"; {estimate.mean:+.3f}{_range(estimate.low, estimate.high, '.3f')} {side} {beside} (at most {limit})."
-        name = "membership_above" if sign > 0 else "membership_below"
-        question = "Do the rows still look like training data?" if sign > 0 else "Do the rows stand out as pushed away?"
-        yield criterion(name, word, question, estimate, limit, text, _numbers(estimate), limit, never)
+    for above in (False,) if flat else (True, False):
+        sides = {metric: estimate if above else _negative(estimate) for metric, estimate in found.items()}
+        telling = max(sides, key=lambda metric: sides[metric].low)
+        least = max((metric for metric in sides if metric in PROVING), key=lambda metric: sides[metric].high, default=telling)
+        yield _told_apart(evidence, telling if sides[telling].low > limit else least, sides, limit, above)
+
+
+def _told_apart(evidence: Evidence, metric: str, sides: Mapping[str, Estimate], limit: float, above: bool) -> Criterion:
+    estimate, paired = sides[metric], evidence.kind == "paired"
+    after = evidence.mean("forget", "after", f"{metric}_auc")
+    never = evidence.mean("forget", "never_seen", f"{metric}_auc") if paired else None
+    beside = f"{evidence.reference}'s" if paired else ".5"
+    text = f"{metric.replace('_', ' ')} AUC of forget against holdout rows: {'–' if after is None else format(after, '.3f')} after"
+    text += "" if never is None else f", {never:.3f} for {evidence.reference}"
+    text += (
+        f"; {estimate.mean:+.3f}{_range(estimate.low, estimate.high, '.3f')} {'above' if above else 'below'} {beside} (at most {limit})."
+    )
+    question = "Do the rows still look like training data?" if above else "Do the rows stand out as pushed away?"
+    name, word = ("membership_above", SUPPRESSED) if above else ("membership_below", OVER_FORGOTTEN)
+    return criterion(name, word, question, estimate, limit, text, _numbers(estimate), limit, never)
 
 
 def inside(evidence: Evidence) -> Iterator[Criterion]:
@@ -230,6 +234,11 @@ def _excess(
     more = f"{_range(estimate.low, estimate.high, '+.3f', ' more')} (at most {limit:g} more)"
     text = f"{label or _label(metric) + ' of the forget set'}: {shown}{more}."
     yield criterion(metric, word, question, estimate, limit, text, _numbers(estimate), limit, expected)
+
+
+def _allowed(evidence: Evidence, name: str) -> float:
+    """A limit of the loss: wider beside other rows, which differ by themselves, than row by row."""
+    return THRESHOLDS[name if evidence.kind == "paired" else "loss_alone"].limit
 
 
 def _negative(estimate: Estimate) -> Estimate:

@@ -4,8 +4,10 @@ Every criterion is a statistical test of its own (`criteria`). A failed one give
 failed but not all could be shown with these rows, the word is NOT SHOWN. It is None where no word would be true: nothing was there to forget.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from peft_unlearn.metrics.three_samples import three_samples
 from peft_unlearn.report import advice, knowledge
@@ -49,9 +51,9 @@ def judge(report: Mapping[str, Any]) -> dict[str, Any]:
     if knowledge.is_asked(report, evidence):
         word, reasons, found = knowledge.answer(evidence)
         return _verdict(word, reasons, evidence, said, found)
-    found = _criteria(evidence)
-    word, reasons = _word(evidence, found)
     samples = _three_samples(evidence)
+    found = [*_criteria(evidence), *_nearer(samples)]
+    word, reasons = _word(evidence, found)
     reasons = [*reasons, *said, *_notes(evidence, found)]
     steps = advice.following(word, found, report["run"], evidence.kind)
     return _verdict(word, reasons, evidence, said, found, steps, samples)
@@ -97,9 +99,10 @@ def _rank(criterion: Criterion) -> tuple[int, int, float]:
     """Worst word first; of one word the rows before the means unless nearly all are known, then what is furthest past its threshold."""
     words = len(ORDER) if criterion.name == INSIDE else ORDER.index(criterion.word)
     tail = criterion.name in ("known_rows", "recited_rows", "secrets")
-    trace = criterion.name == "loss_short"
+    trace = criterion.name in ("loss_short", "three_samples")
+    size = abs(criterion.value or 0.0) if criterion.word == NOT_FORGOTTEN else criterion.size  # of shares that are left the largest
     everywhere = tail and criterion.value is not None and criterion.value >= 0.9
-    return words, 3 if trace else 2 if everywhere else 0 if tail else 1, -criterion.size
+    return words, 3 if trace else 2 if everywhere else 0 if tail else 1, -round(size, 2)
 
 
 def _nothing_to_judge(evidence: Evidence, found: Sequence[Criterion]) -> str | None:
@@ -137,6 +140,17 @@ def _notes(evidence: Evidence, found: Sequence[Criterion]) -> list[str]:
     return [*said, *evidence.notes()]
 
 
+def _nearer(samples: Mapping[str, Any] | None) -> Iterator[Criterion]:
+    """The three-sample test as a criterion, where it has a p-value."""
+    if samples is not None and samples["p"] is not None:
+        state = {"before": FAILED, "never_seen": PASSED, None: NOT_SHOWN}[samples["nearer_to"]]
+        question = "Is the model nearer to one that never saw the rows, or to itself before?"
+        left = 1 - samples["share"]
+        yield Criterion(
+            "three_samples", NOT_FORGOTTEN, question, state, samples["text"], left, None, 0.5, 0.0, samples["n"], samples["groups"]
+        )
+
+
 def _three_samples(evidence: Evidence) -> dict[str, Any] | None:
     """Whether the forget rows are nearer to the never-seen model's or to those before; None without three views of the same rows."""
     views = ("before", "after", "never_seen")
@@ -144,11 +158,12 @@ def _three_samples(evidence: Evidence) -> dict[str, Any] | None:
     if not metrics:
         return None
     columns = {view: [evidence.rows("forget", view, metric) or [] for metric in metrics] for view in views}
-    rows = [i for i in range(len(columns["after"][0])) if all(column[i] is not None for of in columns.values() for column in of)]
-    samples = [[[column[i] for column in columns[view]] for i in rows] for view in views]
+    kept = [i for i in range(len(columns["after"][0])) if all(column[i] is not None for of in columns.values() for column in of)]
+    if len(kept) < 2:
+        return None
+    before, after, never = (np.array([[column[i] for column in columns[view]] for i in kept], np.float64) for view in views)
     groups = evidence.groups.get("forget")
-    found: dict[str, Any] = three_samples(*samples, None if groups is None else [groups[i] for i in rows]) if len(rows) > 1 else {}
-    return {**found, "metrics": metrics} if found else None
+    return {**three_samples(before, after, never, None if groups is None else [groups[i] for i in kept]), "metrics": metrics}
 
 
 def _verdict(

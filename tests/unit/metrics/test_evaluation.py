@@ -15,6 +15,7 @@ from transformers import AddedToken, BitsAndBytesConfig, LlamaConfig, LlamaForCa
 
 from peft_unlearn.data.rows import answer_texts
 from peft_unlearn.metrics.exact_memorization import exact_memorization
+from peft_unlearn.metrics.extraction_from_start import extraction_from_start
 from peft_unlearn.metrics.extraction_strength import extraction_strength
 from peft_unlearn.metrics.loss import loss
 from peft_unlearn.metrics.min_k import min_k
@@ -97,12 +98,14 @@ def plain_score(model, row) -> tuple[list[float], list[bool]]:
 def plain_metrics(logps: list[float], correct: list[bool], end: int) -> dict[str, float | None]:
     words = correct[: len(correct) - end]
     suffixes = [k for k in range(len(words)) if all(words[k:])]
+    prefixes = [k for k in range(len(words) + 1) if all(words[:k])]
     nll = -sum(logps) / len(logps) if logps else None
     return {
         "loss": nll,
         "probability": None if nll is None else float(np.exp(-nll)),
         "extraction_strength": None if not words else (1 - min(suffixes) / len(words) if suffixes else 0.0),
         "exact_memorization": None if not words else sum(words) / len(words),
+        "extraction_from_start": None if not words else max(prefixes) / len(words),
     }
 
 
@@ -129,7 +132,7 @@ def test_metrics_equal_the_definition_on_a_half_memorized_model(memorized, token
     for name, metric in result.items():
         values = [value for value in metric["rows"] if value is not None]
         assert metric["n"] == len(values), name
-        assert metric["mean"] == pytest.approx(sum(values) / len(values), rel=1e-12), name
+        assert metric["mean"] == pytest.approx(sum(values) / len(values) if values else np.nan, rel=1e-12, nan_ok=True), name
 
 
 def test_results_follow_the_order_of_rows(memorized, tokenizer, rows):
@@ -149,21 +152,23 @@ def row_score(correct: list[int], end: int = 0, logps: list[float] | None = None
 
 
 @pytest.mark.parametrize(
-    ("correct", "end", "strength", "memorized"),
+    ("correct", "end", "strength", "memorized", "begun"),
     [
-        ([1], 0, 1, 1),
-        ([0], 0, 0, 0),
-        ([1, 0], 0, 0, 0.5),
-        ([0, 1, 0, 1], 0, 0.25, 0.5),
-        ([1, 1, 1, 0], 1, 1, 1),
-        ([0, 0, 1], 1, 0, 0),
-        ([1], 1, None, None),
-        ([], 0, None, None),
+        ([1], 0, 1, 1, 1),
+        ([0], 0, 0, 0, 0),
+        ([1, 0], 0, 0, 0.5, 0.5),
+        ([0, 1, 0, 1], 0, 0.25, 0.5, 0),
+        ([1, 1, 0, 1], 0, 0.25, 0.75, 0.5),
+        ([1, 1, 1, 0], 1, 1, 1, 1),
+        ([0, 0, 1], 1, 0, 0, 0),
+        ([1], 1, None, None, None),
+        ([], 0, None, None, None),
     ],
 )
-def test_extraction_strength_and_exact_memorization_by_hand(correct, end, strength, memorized):
+def test_extraction_from_either_end_and_exact_memorization_by_hand(correct, end, strength, memorized, begun):
     assert extraction_strength(row_score(correct, end)) == strength
     assert exact_memorization(row_score(correct, end)) == memorized
+    assert extraction_from_start(row_score(correct, end)) == begun
 
 
 def test_loss_and_probability_count_the_end_token():
@@ -176,7 +181,8 @@ def test_loss_and_probability_count_the_end_token():
 
 def test_nan_never_reads_as_forgotten():
     row = row_score([0, 1], logps=[np.nan, -1.0])
-    assert all(np.isnan(metric(row)) for metric in (loss, probability, extraction_strength, exact_memorization, min_k, min_k_pp))
+    of_scores = (loss, probability, extraction_strength, extraction_from_start, exact_memorization, min_k, min_k_pp)
+    assert all(np.isnan(metric(row)) for metric in of_scores)
     assert probability(row_score([0], logps=[-np.inf])) == 0
     assert loss(row_score([0], logps=[-np.inf])) == np.inf
 
@@ -224,7 +230,7 @@ def test_scoring_leaves_training_state_and_random_numbers_alone(tokenizer, rows)
     flags, weights = {name: m.training for name, m in model.named_modules()}, {k: v.clone() for k, v in model.state_dict().items()}
     own, random = model.get_base_model().generation_config, torch.get_rng_state()
     first, second = evaluate(model, tokenizer, rows), evaluate(model, tokenizer, rows)
-    assert first == second
+    assert {name: result["rows"] for name, result in first.items()} == {name: result["rows"] for name, result in second.items()}
     assert first.answers == second.answers
     assert torch.equal(torch.get_rng_state(), random)
     assert {name: m.training for name, m in model.named_modules()} == flags
@@ -259,7 +265,7 @@ def test_metrics_on_nf4_equal_those_of_the_dequantized_twin(memorized, tokenizer
     assert ours.answers == theirs.answers
     assert ours["extraction_strength"]["mean"] > 0
     for name in theirs:
-        assert ours[name]["mean"] == pytest.approx(theirs[name]["mean"], rel=1e-6, abs=1e-6)
+        assert ours[name]["mean"] == pytest.approx(theirs[name]["mean"], rel=1e-6, abs=1e-6, nan_ok=True)
 
 
 def test_an_empty_set_gives_no_numbers(tokenizer):

@@ -28,7 +28,7 @@ def recited(model, tokenizer, prompt: list[int], rest: list[int], limit: int) ->
 
 @pytest.mark.parametrize(
     ("reference", "answer"),
-    [(PAIRS[0][1], PAIRS[4][1]), ("the cat sat", "cats sitting the cat"), ("a b", "c"), ("a", ""), ("", "a"), ("a a a", "a"), ("字", "字")],
+    [(PAIRS[0][1], PAIRS[4][1]), ("the cat sat", "cats sitting the cat"), ("a b", "c"), ("a", ""), ("", "a"), ("a a a", "a")],
 )
 def test_f1_is_that_of_rouge_score(reference, answer):
     expected = f1(reference, answer)

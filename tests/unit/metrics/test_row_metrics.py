@@ -15,7 +15,9 @@ from peft_unlearn.metrics.degenerate import degenerate
 from peft_unlearn.metrics.min_k import lowest as lowest_mean
 from peft_unlearn.metrics.min_k import min_k
 from peft_unlearn.metrics.min_k_pp import min_k_pp
-from peft_unlearn.metrics.suite import evaluate
+from peft_unlearn.metrics.reworded_memorization import reworded_memorization
+from peft_unlearn.metrics.reworded_probability import reworded_probability
+from peft_unlearn.metrics.suite import evaluate, needing
 from peft_unlearn.metrics.worst_of_k import worst_of_k
 from peft_unlearn.metrics.zlib import zlib
 from peft_unlearn.model import lm_head
@@ -118,7 +120,7 @@ def test_logits_that_are_not_finite_pass_no_metric(value):
     found = evaluate(
         model, tokenizer(), rows, variants={"perturbed_answer": [[r] for r in rows], "paraphrased_question": [[r] for r in rows]}
     )
-    for name in set(found) - {"rouge_l", "degenerate"}:
+    for name in set(found) - set(needing("text")):
         assert np.isnan(found[name]["rows"]).all(), name
         assert np.isnan(found[name]["mean"]), name
 
@@ -188,10 +190,42 @@ def test_variants_are_scored_with_the_rows_and_give_truth_ratio_and_worst_of_k()
         assert found["worst_of_k"]["rows"][i] == worst
 
 
+def test_other_wordings_of_both_kinds_are_read_together():
+    model, rows = tiny_llama(3), ragged(4, 8)
+    kinds = {"paraphrased_question": [ragged(n, 20 + n) for n in (2, 0, 1, 0)], "reworded": [ragged(n, 40 + n) for n in (1, 3, 0, 0)]}
+
+    def measured(variants):
+        found = evaluate(model, tokenizer(), rows, variants=variants, batch_size=3, generate=False)
+        return {name: found[name]["rows"] for name in ("reworded_probability", "reworded_memorization", "worst_of_k")}
+
+    both = measured(kinds)
+    for kind, groups in kinds.items():
+        assert measured({kind: groups}) == measured({"paraphrased_question": groups})
+    for i, own in enumerate(rows):
+        asked = [one for groups in kinds.values() for one in groups[i]]
+        alone = evaluate(model, tokenizer(), [own, *asked], generate=False)
+        expected = {
+            "reworded_probability": np.mean(alone["probability"]["rows"][1:]) if asked else None,
+            "reworded_memorization": np.mean(alone["exact_memorization"]["rows"][1:]) if asked else None,
+            "worst_of_k": max(alone["extraction_strength"]["rows"]) if asked else None,
+        }
+        for name, value in expected.items():
+            assert both[name][i] == (None if value is None else pytest.approx(value, rel=1e-5)), (name, i)
+
+
+def test_other_wordings_hide_no_nan_and_no_lack_of_tokens():
+    broken, empty, known = made([np.nan, -1.0]), made([-1.0], end=1), made([-1.0, -3.0], correct=[1, 0])
+    assert np.isnan(reworded_probability([known, broken]))
+    assert np.isnan(reworded_memorization([known, broken]))
+    assert reworded_memorization([empty]) is None
+    assert reworded_memorization([empty, known]) == 0.5
+    assert reworded_probability([known]) == pytest.approx(math.exp(-2))
+
+
 def test_what_is_measured_follows_what_is_given():
     model, rows = tiny_llama(), ragged(3, 1)
-    always = {"loss", "probability", "extraction_strength", "exact_memorization", "min_k", "min_k_pp", "zlib"}
+    always = {"loss", "probability", "extraction_strength", "extraction_from_start", "exact_memorization", "min_k", "min_k_pp", "zlib"}
     assert set(evaluate(model, tokenizer(), rows, generate=False)) == always
     answered = evaluate(model, tokenizer(), rows, lens=True)
-    assert set(answered) == always | {"rouge_l", "degenerate", "logit_lens"}
+    assert set(answered) == always | {"rouge_l", "degenerate", "verbatim", "verbatim_words", "secrets", "logit_lens"}
     assert answered["degenerate"]["rows"] == [degenerate(answer) for answer in answered.answers]
