@@ -34,7 +34,7 @@ SHOWS_TEXT = Markup(' data-text="shown"')  # of a page with texts of the forget 
 _environment = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
-_environment.filters |= {name: getattr(text, name) for name in ("show", "interval", "finding_cells", "finding_label")}
+_environment.filters |= {name: getattr(text, name) for name in ("show", "interval", "finding_cells", "finding_label", "label")}
 
 
 def _code(sentence: str) -> Markup:
@@ -72,6 +72,7 @@ def page(report: Mapping[str, Any], texts: Mapping[str, Any] | None = None) -> s
         tested=[found for found in tested if found["state"] != criteria.PASSED],
         passed_tests=[found for found in tested if found["state"] == criteria.PASSED],
         samples=_samples(report),
+        forgetting=report["verdict"]["word"] not in text.ANSWERS,
         worst=report["verdict"]["worst_rows"],
         named=NAMED,
         thresholds={name: (limit, THRESHOLDS[name]) for name, limit in report["verdict"]["thresholds"].items()},
@@ -140,7 +141,7 @@ def _samples(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "text": tested["text"] if tested else None,
         "svg": Markup(plots.samples(rows, f"{label(metric)}{unit}")) if drawn else "",
-        "holdout": "holdout" in rows,
+        "views": list(rows),
     }
 
 
