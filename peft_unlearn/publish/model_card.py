@@ -48,7 +48,7 @@ A LoRA adapter that makes {base_link} forget a set of texts and keep the rest, m
 {stopped}{verdict}{metrics}
 {attacks}
 *Before* is the same base with the adapter off, *never-seen* what a model shows that never met the forget set{never_seen}. Means over the
-rows of a set, with bootstrap 95 % intervals; `report.json` has the value of every row.
+rows of a set, with 95 % intervals; `report.json` has the value of every row.
 Forgetting was tested by these metrics, on these weights, at this precision, and by nothing else.
 
 ## Load
