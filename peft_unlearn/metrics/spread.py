@@ -33,11 +33,15 @@ class Spread(NamedTuple):
         return float(below * self.error), float(-above * self.error)
 
     def p(self, mean: float) -> float:
-        """Two-sided p-value of a true mean of zero, by the same cubic. Without a spread it is 0, or 1 where the mean is 0 as well."""
+        """Two-sided p-value of a true mean of zero: the larger of Student's and of that moved by the same cubic.
+
+        The first is too small for skewed rows, the second for symmetric ones with long tails. Without a spread it is 0, or 1 of a mean of 0.
+        """
         if not self.error:
             return float(mean == 0)
         t, skew = mean / self.error, self.skew
-        return float(2 * stdtr(self.freedom, -abs(t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 6)))
+        moved = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 6
+        return float(2 * stdtr(self.freedom, -min(abs(t), abs(moved))))
 
 
 def spread(values: np.ndarray, ids: np.ndarray) -> Spread:

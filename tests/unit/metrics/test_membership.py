@@ -31,7 +31,7 @@ def test_auc_counts_pairs(members, others):
     assert auc(np.array(others, float), np.array(members, float)) == pytest.approx(1 - found)
 
 
-def test_auc_goes_over_resamples_at_once():
+def test_auc_goes_over_many_samples_at_once():
     rng = np.random.default_rng(0)
     members, others = rng.integers(0, 6, (4, 5, 7)).astype(float), rng.integers(0, 6, (4, 5, 3)).astype(float)
     expected = [[pairs(members[i, j], others[i, j]) for j in range(5)] for i in range(4)]

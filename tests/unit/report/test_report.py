@@ -47,7 +47,12 @@ def test_report_holds_every_number_and_no_text(tmp_path):
     assert read["schema"] == 3
     assert read["run"] == {"method": "ngdiff", "lr": 1e-3, "path": "data.jsonl", "floor": "Infinity"}
     assert read["results"]["forget"]["after"]["loss"] == {"mean": 0.25, "n": 1, "interval": None, "rows": [0.25, None]}
-    assert read["results"]["forget"]["before"]["rouge_l"] == {"mean": 0.75, "n": 2, "interval": [0.5, 1.0], "rows": [1.0, 0.5]}
+    assert read["results"]["forget"]["before"]["rouge_l"] == {
+        "mean": 0.75,
+        "n": 2,
+        "interval": pytest.approx([0.75 - 12.7062 / 4, 0.75 + 12.7062 / 4], rel=1e-4),
+        "rows": [1.0, 0.5],
+    }
     assert list(read["results"]["forget"]) == ["before", "after", "never_seen"]
 
 
@@ -145,7 +150,7 @@ def test_table_shows_before_after_and_never_seen_of_each_set():
     assert "forget" in lines
     assert "retain" in lines
     assert "loss 0.750 [-2.43, 3.93] 0.250 0.062 [-0.732, 0.857] 1/2" in lines
-    assert "rouge l 0.750 [0.500, 1.00] 0.250 [0.250, 0.250] - 1/2" in lines
+    assert "rouge l 0.750 [-2.43, 3.93] 0.250 - 1/2" in lines
     assert "loss 1.00 [1.00, 1.00] 0.750 [0.750, 0.750] - 1" in lines
 
 
