@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from peft_unlearn.benchmarks.files import evenly
 from peft_unlearn.benchmarks.measuring import How, Sets, Views, compare_membership, measure
+from peft_unlearn.data.rows import evenly
 from peft_unlearn.data.variants import Probe
 
 

@@ -164,7 +164,8 @@ def test_the_rows_that_are_evaluated_keep_their_groups_and_wordings():
     rows = Dataset.from_dict(
         {"question": [f"Where does {n} live?" for n in "abcdef"], "answer": list("uvwxyz"), "author": ["A", "A", "B", "B", "C", "C"]}
     )
-    found = probe(rows, byte_level(eos_token="</s>"), 200, name="forget_dataset", reword=True)
+    found = probe(rows, byte_level(eos_token="</s>"), 200, name="forget_dataset", reword=True, reword_rows=3)
+    assert [bool(wordings) for wordings in found.variants["reworded"]] == [True, False] * 3
     kept = Own({"forget": found}, 3).probes["forget"]
     assert (kept.groups, kept.grouped_by) == ([0, 1, 2], "column author")
     assert kept.variants["reworded"] == [found.variants["reworded"][row] for row in (0, 2, 4)]
