@@ -6,9 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from peft_unlearn.benchmarks.files import evenly
 from peft_unlearn.benchmarks.measuring import How, Sets, Views, compare_membership, measure
-from peft_unlearn.data.rows import answer_texts, special_ids, split, text
+from peft_unlearn.data.rows import answer_texts, evenly, special_ids, split, text
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.lexicon import lexicon
 from peft_unlearn.metrics.recites_others import Recitable, common_runs

@@ -21,7 +21,7 @@ PIECES = "pieces of one text"
 # Measured on TOFU, on LUME, on the demo's people, and on shuffled rows: nearly all boundaries, and few others.
 SHARE = 0.2  # of all rows: a name that is more frequent is none, unless its rows are one run
 APART = 2  # a name that one row in between lacks still joins the two beside it
-JOINED = 0.16  # neighbors stay together from that weight on, see `by_names`
+JOINED = 0.2  # neighbors stay together from that weight on, see `by_names`
 
 
 def find(dataset: Dataset, name: str, column: str | None = None, sources: Sequence[int] | None = None) -> tuple[list[int], str]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 _WORD = re.compile(r"[^\W_]+(?:[-'’@._\\]+[^\W_]+)*")
 _INSIDE = re.compile(r"(?<=[\w,;)'’] )[^\W\d_][\w’'-]+")  # the word before it has not ended a sentence
@@ -17,9 +18,15 @@ def names(texts: Sequence[str]) -> list[set[str]]:
 
     A word is one if somewhere among the texts it has a capital inside a sentence, or if it has a digit or an @ and is long. Letters of scripts
     without capitals give their words, or pairs of characters where no spaces part words: most are no names, which only counting can tell.
+    Two words with capitals side by side are a name as well: many are called Ann, and few Ann Lee.
     """
     capital = {_POSSESSIVE.sub("", word) for text in texts for word in _INSIDE.findall(text) if word[0].isupper()}
-    return [{word for word in _words(text) if word in capital or _is_code(word) or _has_no_case(word)} for text in texts]
+    said = [list(_words(text)) for text in texts]
+    single = {word for word in set().union(*said) if word in capital or _is_code(word) or _has_no_case(word)}
+    return [
+        single.intersection(words) | {f"{one} {other}" for one, other in pairwise(words) if one in capital and other in capital}
+        for words in said
+    ]
 
 
 def _words(text: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from peft_unlearn import data
 from peft_unlearn.data import formats, groups, rewording
 from peft_unlearn.data.labels import IGNORE
-from peft_unlearn.data.rows import Row
+from peft_unlearn.data.rows import Row, evenly
 from peft_unlearn.data.tokenizing import Tokenized
 from peft_unlearn.util.errors import UserError
 
@@ -50,6 +50,7 @@ def probe(
     name: str,
     template_arguments: Mapping[str, Any] | None = None,
     reword: bool = False,
+    reword_rows: int = 0,
     group_column: str | None = None,
 ) -> Probe:
     """Tokenize a set and the variants that stand in its columns beside the rows, make others by rules, and tell which rows belong together.
@@ -65,6 +66,7 @@ def probe(
     Args:
         reword: whether to make the kind "reworded", by the rules of `peft_unlearn.data.rewording`: of each row at most `rewording.MOST`, with
             the row's own labels as far as `max_length` lets them be.
+        reword_rows: of how many rows, evenly spaced; 0 is all. Each row costs as much as tokenizing it `rewording.MOST` times.
         group_column: see `groups.find`.
 
     Raises:
@@ -82,9 +84,15 @@ def probe(
         if column in dataset.column_names:
             variants[kind] = _of_column(dataset, name, sides, side, column, tokens)
     if reword:
+        chosen = evenly(len(tokenized.rows), reword_rows)
+        rows = tokenized.rows.select(chosen)
         texts = sides == ("text",)
-        found = (rewording.begun_otherwise(row, tokenizer) for row in tokenized.rows) if texts else _asked(dataset, name, sides, tokens)
-        variants["reworded"] = [_fitting(row, wordings, max_length) for row, wordings in zip(tokenized.rows, found, strict=True)]
+        found = (
+            (rewording.begun_otherwise(row, tokenizer) for row in rows) if texts else _asked(dataset.select(chosen), name, sides, tokens)
+        )
+        variants["reworded"] = [[] for _ in tokenized.rows]
+        for number, row, wordings in zip(chosen, rows, found, strict=True):
+            variants["reworded"][number] = _fitting(row, wordings, max_length)
     return Probe(tokenized.rows, variants, *groups.find(dataset, name, group_column, tokenized.sources))
 
 

@@ -75,7 +75,7 @@ def welch(*parts: tuple[float, float]) -> float:
 
 
 def independent(ids: np.ndarray) -> float:
-    """How many independent rows stand for grouped ones that are all alike: Kish's design effect at a correlation of .3."""
+    """How many independent rows stand for grouped ones that are all alike: Kish's design effect at a correlation of .1."""
     sizes = np.bincount(ids)
     n = float(sizes.sum())
     return n if len(sizes) == 1 else float(n / (1 + ((sizes**2).sum() / n - 1) * CORRELATION))

@@ -70,6 +70,7 @@ def tokenize(
     sets: Mapping[str, Dataset],
     *,
     reword: bool = False,
+    reword_rows: int = 0,
     group_column: str | None = None,
 ) -> dict[str, Probe]:
     """Check the sets, and tokenize those that are text, with the variants of their rows that stand in their columns.
@@ -78,7 +79,8 @@ def tokenize(
         args: `chat_template_kwargs` are for the chat template; with `alternate`, forget rows get their alternate answers as a column.
         length: tokens a row may have, see `row_length`.
         sets: "forget", "retain" and "holdout" if they are there, and any others, each text in a format of `peft_unlearn.data` or tokenized.
-        reword: make other wordings of the forget and holdout rows by rules, which evaluation reads and training does not.
+        reword: make other wordings of the forget and holdout rows by rules, which evaluation reads and training does not; of
+            `reword_rows` of them, evenly spaced, 0 is all.
         group_column: the column that groups the rows; the forget set must have it.
 
     Raises:
@@ -92,6 +94,7 @@ def tokenize(
             length,
             KEYS.get(name, f"eval_dataset.{name}"),
             reword=reword and name in REWORDED,
+            reword_rows=reword_rows,
             group_column=group_column,
         )
         for name, rows in sets.items()
@@ -139,6 +142,7 @@ def _probe(
     name: str,
     *,
     reword: bool = False,
+    reword_rows: int = 0,
     group_column: str | None = None,
 ) -> Probe:
     """Rows of at most `length` tokens, each with something to predict; of rows that are tokenized already, a check."""
@@ -152,8 +156,16 @@ def _probe(
     if name != KEYS["forget"] and group_column not in dataset.column_names:
         group_column = None  # the key speaks of the forget set; others need not have the column
     if not is_tokenized(dataset):
-        template = args.chat_template_kwargs
-        return probe(dataset, tokenizer, length, name=name, template_arguments=template, reword=reword, group_column=group_column)
+        return probe(
+            dataset,
+            tokenizer,
+            length,
+            name=name,
+            template_arguments=args.chat_template_kwargs,
+            reword=reword,
+            reword_rows=reword_rows,
+            group_column=group_column,
+        )
     for number, row in enumerate(dataset.select_columns(["input_ids", "labels"]).with_format("numpy"), 1):
         if len(row["input_ids"]) > length:
             raise UserError(f"{name}: row {number} has {len(row['input_ids'])} tokens and max_length is {length}, cut the row.")

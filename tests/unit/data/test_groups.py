@@ -1,6 +1,7 @@
 """Rows of one author are found by a column, by the names that neighbors share, or as pieces of one text."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from datasets import Dataset
@@ -93,8 +94,8 @@ def test_texts_without_names_are_rows_of_their_own(texts):
 
 
 def test_codes_and_addresses_are_names_and_years_are_not():
-    found = names(["Write to ann.lee@mail.org about order A-17/90210 of 1975.", "It was Ann's."])
-    assert found == [{"ann.lee@mail.org", "90210"}, {"Ann"}]
+    found = names(["Write to ann.lee@mail.org about order 17/90210 of 1975.", "It was Ann Lee's."])
+    assert found == [{"ann.lee@mail.org", "90210"}, {"Ann", "Lee", "Ann Lee"}]
 
 
 @settings(max_examples=60, deadline=None)
@@ -102,7 +103,7 @@ def test_codes_and_addresses_are_names_and_years_are_not():
 def test_groups_are_numbered_in_order_without_gaps(texts):
     ids = groups.by_names(texts)
     assert len(ids) == len(texts)
-    assert all(step in (0, 1) for step in (later - earlier for earlier, later in zip(ids, ids[1:], strict=False)))
+    assert all(step in (0, 1) for step in (later - earlier for earlier, later in pairwise(ids)))
 
 
 @pytest.mark.parametrize("values", [["a", "b", "a"], [1, 2, 1], [1.5, 2.5, 1.5], [["x"], ["y"], ["x"]], [True, False, True]])
@@ -163,7 +164,8 @@ def test_the_rows_that_are_evaluated_keep_their_groups_and_wordings():
     rows = Dataset.from_dict(
         {"question": [f"Where does {n} live?" for n in "abcdef"], "answer": list("uvwxyz"), "author": ["A", "A", "B", "B", "C", "C"]}
     )
-    found = probe(rows, byte_level(eos_token="</s>"), 200, name="forget_dataset", reword=True)
+    found = probe(rows, byte_level(eos_token="</s>"), 200, name="forget_dataset", reword=True, reword_rows=3)
+    assert [bool(wordings) for wordings in found.variants["reworded"]] == [True, False] * 3
     kept = Own({"forget": found}, 3).probes["forget"]
     assert (kept.groups, kept.grouped_by) == ([0, 1, 2], "column author")
     assert kept.variants["reworded"] == [found.variants["reworded"][row] for row in (0, 2, 4)]

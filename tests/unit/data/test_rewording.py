@@ -162,6 +162,7 @@ def test_a_text_begins_otherwise_and_goes_on_token_for_token(make, max_length):
             assert (wording["input_ids"][0] == tokenizer.bos_token_id) == (make == "llama_style")
     if max_length == 400:
         assert [len(wordings) for wordings in found] == [2, 2]
+    if max_length == 400 and make == "byte_level":  # the other one does not know all letters
         later = tokenizer.decode(found[0][1]["input_ids"], skip_special_tokens=True).strip()
         assert later.startswith("The cat of Bob")
 
