@@ -19,7 +19,7 @@ SCORED = {"probability": probability, "exact_memorization": exact_memorization, 
 def scored(context: Context, asked: Sequence[Sequence[Row]], progress: str) -> list[list[RowScore]]:
     """Every way of asking each row, in one go."""
     flat = [row for ways in asked for row in ways]
-    found = iter(score(context.model, flat, context.tokenizer, batch_size=context.batch_size, progress=progress))  # type: ignore[arg-type]
+    found = iter(score(context.model, flat, context.tokenizer, batch_size=context.batch_size, progress=progress))
     return [[next(found) for _ in ways] for ways in asked]
 
 

@@ -127,6 +127,12 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
+def plain_rows(entry: Mapping[str, Any]) -> list[float | None]:
+    """Rows of a plain result. Where its mean was lost to some that are not finite, NaN stands for all without a value: reports have null for both."""
+    lost = entry["mean"] is None and entry["n"]
+    return [math.nan if value is None and lost else value for value in entry["rows"]]
+
+
 def take(rows: Iterable[Row], kept: Sequence[int]) -> list[Row]:
     """Some of `rows`, by number."""
     found = list(rows)

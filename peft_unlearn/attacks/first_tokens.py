@@ -56,7 +56,7 @@ def unlikely(context: Context, rows: list[Row], count: int) -> list[list[int]]:
     chosen: dict[int, list[int]] = {}
     with evaluating(context.model):
         for batch in longest_first(starts, context.batch_size):
-            read = forward(context.model, **padded(context.model, [starts[i] for i in batch]))  # type: ignore[arg-type]
+            read = forward(context.model, **padded(context.model, [starts[i] for i in batch]))
             last = torch.stack([states[starts[i].positions[-1]] for i, states in zip(batch, read.states, strict=True)])
             logits: Tensor = read.head.logits(last)
             logits[:, special] = -torch.inf

@@ -52,7 +52,7 @@ def squares(model: PeftModel, rows: Sequence[Row], batch_size: int) -> dict[str,
     found, tokens = labeled(rows), 0
     with evaluating(model), _listening(model, sums) as batch_mask:
         for batch in longest_first(found, batch_size):
-            inputs = padded(model, [found[i] for i in batch])  # type: ignore[arg-type]
+            inputs = padded(model, [found[i] for i in batch])
             batch_mask[:] = [inputs["attention_mask"].bool()]
             forward(model, **inputs)
             tokens += int(inputs["attention_mask"].sum())

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from peft_unlearn.attacks.context import Plain, Shown
-from peft_unlearn.metrics.statistics import mean_estimate
+from peft_unlearn.metrics.statistics import Estimate, mean_estimate, quantile, rows_needed
 from peft_unlearn.report.thresholds import THRESHOLDS, Threshold
 
 Rows = Sequence[float | None]
@@ -74,7 +74,7 @@ def _finding(entry: Shown, control: Shown | None, plain: Plain, groups: Sequence
     views = _views(entry, control, plain, of)
     ids = groups if of == "forget" and len(groups) == len(rows) else None
     own = mean_estimate(rows, ids)
-    interval = entry.get("interval") or (None if own is None else [own.low, own.high])
+    interval = entry.get("interval") or (own and own.interval)
     share, gap = _recovered(mean, views) if rows else (None, None)
     threshold = THRESHOLDS[entry["threshold"]] if "threshold" in entry else None
     test = _test(entry, threshold, views, gap, ids)
@@ -84,7 +84,7 @@ def _finding(entry: Shown, control: Shown | None, plain: Plain, groups: Sequence
         "metric": entry["metric"],
         "mean": mean,
         "n": entry["n"],
-        "interval": None if mean is None or interval is None or not all(map(math.isfinite, interval)) else list(interval),
+        "interval": None if mean is None or interval is None else list(interval),
         "rows": list(rows),
         **views.means,
         "recovered": share,
@@ -111,18 +111,16 @@ def _test(entry: Shown, threshold: Threshold | None, views: Views, gap: float | 
     if threshold.kind == "recovered" and gap is not None and not views.lost and gap < THRESHOLDS["to_forget"].limit:
         return Outcome("reported", "too little of it was forgotten to tell what comes back")
     view = {"recovered": views.reference, "above after": "after"}.get(threshold.kind, "never_seen")
-    if lost := [name for name in views.lost if threshold.kind == "recovered" or name == view]:
-        return Outcome("not measured", f"the numbers that it is compared with ({lost[0].replace('_', ' ')}) are not finite")
+    if unknown := [name for name in views.lost if threshold.kind == "recovered" or name == view]:
+        return Outcome("not measured", f"the numbers that it is compared with ({unknown[0].replace('_', ' ')}) are not finite")
     if views.means[view] is None:
         return Outcome("not measured", NO_TWIN if view == "never_seen" else "it was not measured without the attack")
     if not entry["rows"]:
         return _of_a_set(entry, threshold, views.means[view])
-    differences = _contrast(entry["rows"], views, view, threshold)
-    found = mean_estimate(differences, groups)
+    found = mean_estimate(_contrast(entry["rows"], views, view, threshold), groups, _bounds(entry["rows"], views.rows[view], threshold))
     if found is None:
         return Outcome("not measured", "no row was measured on both sides")
-    limit = 0.0 if threshold.kind == "recovered" else threshold.limit
-    return _compared(found.mean, (found.low, found.high), limit, threshold, entry["n"])
+    return _compared(found, 0.0 if threshold.kind == "recovered" else threshold.limit)
 
 
 def _contrast(rows: Rows, views: Views, view: str, threshold: Threshold) -> list[float | None]:
@@ -136,34 +134,35 @@ def _contrast(rows: Rows, views: Views, view: str, threshold: Threshold) -> list
     ]
 
 
+def _bounds(rows: Rows, reference: Rows, threshold: Threshold) -> tuple[float, float] | None:
+    """The least and the largest d_i or difference where numbers are shares; rows that are all alike do not hide what other rows may show then."""
+    if not all(0 <= value <= 1 for value in (*rows, *reference) if value is not None):
+        return None
+    return (-1.0 - threshold.limit, 1.0) if threshold.kind == "recovered" else (-1.0, 1.0)
+
+
 def _of_a_set(entry: Shown, threshold: Threshold, never: float | None) -> Outcome:
-    """A number of a set as a whole, with an interval of its own or of its difference from the never-seen model."""
-    mean = (entry["mean"] or 0.0) - (never or 0.0)
-    low, high = entry.get("excess") or [end - (never or 0.0) for end in entry.get("interval", (math.nan, math.nan))]
-    if math.isnan(low + high):
-        return Outcome("not measured", "it has no interval")
-    return _compared(mean, (low, high), threshold.limit, threshold, entry["n"])
+    """A number of a set as a whole, by the interval of its difference from the never-seen model: on either side of 0 where the kind says so."""
+    if "excess" not in entry:
+        return Outcome("not measured", "the interval of its difference from the never-seen model is not known")
+    mean, (low, high) = (entry["mean"] or 0.0) - (never or 0.0), entry["excess"]
+    error = (high - low) / 2 / quantile(math.inf)
+    if threshold.kind == "beside never-seen":  # the interval of the distance
+        mean, low, high = abs(mean), max(low, -high, 0.0), max(high, -low)
+    return _compared(Estimate(mean, low, high, error, math.inf, entry["n"], entry["n"]), threshold.limit)
 
 
-def _compared(mean: float, ends: tuple[float, float], limit: float, threshold: Threshold, n: int) -> Outcome:
-    """An interval beside a limit, on either side of 0 where the kind says so."""
-    low, high = ends
-    if threshold.kind == "beside never-seen":
-        low, high = (low, high) if mean >= 0 else (-high, -low)  # what is past the nearer limit decides
-        within, past = max(high, -low) <= limit + EQUAL, low > limit + EQUAL
-        mean = abs(mean)
-    else:
-        within, past = high <= limit + EQUAL, low > limit + EQUAL
-    if within or past:
-        return Outcome("passed" if within else "failed")
-    return Outcome("not shown", f"not shown with {n} row{'s' * (n != 1)}{_needed(mean - limit, (high - low) / 2, n)}")
-
-
-def _needed(distance: float, half: float, n: int) -> str:
-    """How many rows of this spread would have their interval on one side of the limit: its half width falls as 1 / sqrt(n)."""
-    if not math.isfinite(half) or abs(distance) <= EQUAL:
-        return ", and more are needed"
-    return f"; about {math.ceil(n * (half / distance) ** 2)} would show it"
+def _compared(found: Estimate, limit: float) -> Outcome:
+    """A 95 % interval beside a limit: within, past, or on both sides of it, and then how many rows would tell."""
+    if math.isnan(found.mean):
+        return Outcome("not measured", "some of its rows are not finite")
+    if found.high <= limit + EQUAL:
+        return Outcome("passed")
+    if found.low > limit + EQUAL:
+        return Outcome("failed")
+    needed = rows_needed(found, limit)
+    more = "more rows would tell" if needed is None else f"about {needed} would show it"
+    return Outcome("not shown", f"not shown with {found.n} row{'s' * (found.n != 1)}; {more}")
 
 
 def _views(entry: Shown, control: Shown | None, plain: Plain, of: str) -> Views:

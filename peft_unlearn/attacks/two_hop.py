@@ -4,8 +4,8 @@ A change that answers to the name of whom it forgot need not answer to a descrip
 `eval_dataset`, and were measured with the other sets.
 """
 
-from peft_unlearn.attacks.context import RECOVERY, Context, Shown, Skipped, shown
-from peft_unlearn.metrics.results import Result
+from peft_unlearn.attacks.context import RECOVERY, Context, Shown, Skipped, plain_rows, shown
+from peft_unlearn.metrics.results import summarize
 from peft_unlearn.util.registry import attack
 
 SET = "two_hop"
@@ -23,12 +23,8 @@ def two_hop(context: Context) -> list[Shown]:
     measured = context.plain[context.view].get(SET)
     if measured is None:
         raise Skipped(f"there is no set of two-hop questions (eval_dataset: {SET})")
-    found = []
-    for metric in (*RECOVERY, "rouge_l"):
-        if metric in measured:
-            entry = measured[metric]
-            rows = list(entry["rows"])
-            mean = float("nan") if entry["mean"] is None else float(entry["mean"])
-            result: Result = {"mean": mean, "n": entry["n"], "rows": rows}
-            found.append(shown("two-hop questions", metric, result, threshold="two_hop", of=SET))
-    return found
+    return [
+        shown("two-hop questions", metric, summarize(plain_rows(measured[metric])), threshold="two_hop", of=SET)
+        for metric in (*RECOVERY, "rouge_l")
+        if metric in measured
+    ]
