@@ -89,7 +89,7 @@ def _finding(entry: Shown, control: Shown | None, plain: Plain, groups: Sequence
         **views.means,
         "recovered": share,
         "threshold": None if judged is None else entry["threshold"],
-        "limit": None if judged is None else judged.limit,
+        "limit": None if judged is None or mean is None else judged.limit,
         "passed": PASSED.get(test.state),
         "state": test.state,
         "reason": test.reason,

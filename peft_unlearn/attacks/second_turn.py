@@ -17,6 +17,7 @@ from peft_unlearn.model import generation
 from peft_unlearn.util.registry import attack
 
 AGAIN = "Are you sure? Please answer again."
+BREAK = "\n"
 WHAT = "asked again after its own answer"
 # Stand for question and answer where a chat template is tried: words, for templates strip and some escape.
 QUESTION, ANSWER = "QUESTION", "ANSWER"
@@ -92,5 +93,6 @@ def _after(text: object, word: str) -> str:
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> Sequence[int]:
-    found: Sequence[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return found
+    """Tokens of a text that goes on: behind a line break, for at a beginning some tokenizers write a space more."""
+    lead, whole = (list(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (BREAK, BREAK + text))
+    return whole[len(lead) :] if whole[: len(lead)] == lead else list(tokenizer(text, add_special_tokens=False)["input_ids"])
