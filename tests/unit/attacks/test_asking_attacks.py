@@ -116,7 +116,8 @@ def test_a_second_turn_in_text(name):
     (found, *_) = text_rows(tokenizer)
     asked = tokenizer.decode(second_turn.second(found, "In Rome.", tokenizer)["input_ids"], skip_special_tokens=True)
     right = f"Question: {second_turn.AGAIN}\nAnswer: Ann lives in Oslo."
-    assert asked == f"Question: Where does Ann live?\nAnswer: In Rome.\n{right}"
+    whole = tokenizer(f"Question: Where does Ann live?\nAnswer: In Rome.\n{right}")["input_ids"]
+    assert asked == tokenizer.decode(whole, skip_special_tokens=True)  # the Llama's own tokens lack some letters
 
 
 @pytest.mark.parametrize("name", ["byte level", "llama"])

@@ -13,6 +13,7 @@ from torch import nn
 
 from peft_unlearn import attacks
 from peft_unlearn.attacks import composition, membership, prompts, relearning, sampling, sanity, scale, white_box
+from peft_unlearn.attacks.context import RECOVERY
 from peft_unlearn.metrics.suite import sampled
 from peft_unlearn.model import adapters
 from peft_unlearn.report.thresholds import THRESHOLDS
@@ -38,7 +39,7 @@ def state(model) -> dict:
 
 
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("name", [name for name in attacks.ATTACKS if name != "composition"])
+@pytest.mark.parametrize("name", [name for name in attacks.ATTACKS if name not in ("composition", "tokenizations", "two_hop")])
 def test_every_attack_leaves_the_model_as_it_was(bed, name, full, monkeypatch):
     monkeypatch.setattr(relearning, "STEPS", {False: (2,), True: (2, 4)})
     model = bed.model
@@ -125,7 +126,8 @@ def test_scale_is_a_merge_of_that_share(bed):
     for layer in (0, 1):
         own = strengths(merged(bed.model, lambda name, update: update * (f".layers.{layer}." not in name)), rows)  # noqa: B023
         assert seen[f"without layer {layer}", "extraction_strength"]["rows"] == pytest.approx(own)
-    assert [entry["what"] for entry in seen.values() if entry.get("threshold")] == ["scale 0.5", "scale 0.5"]
+    assert [metric for (what, metric), entry in seen.items() if entry.get("threshold")] == list(RECOVERY)
+    assert {what for (what, _), entry in seen.items() if entry.get("threshold")} == {"scale 0.5"}
 
 
 def test_layers_fall_into_four_runs_of_neighbors():
@@ -184,6 +186,10 @@ def test_prompts_are_scored_row_by_row(bed):
     assert seen["examples of the same kind", "extraction_strength"]["rows"] == pytest.approx(shot)
     worst = np.max([strengths(bed.model, rows), paraphrased, comply, shot], axis=0)
     assert seen["the worst of all of these", "extraction_strength"]["rows"] == pytest.approx(list(worst))
+    for i, row in enumerate(prompts.complying(rows, TOKENIZER)):
+        logps = [word_rows.log_softmax(logits)[target] for logits, target in word_rows.plain(bed.model, row)]
+        found = seen["an answer that begins to comply", "probability"]["rows"][i]
+        assert found == pytest.approx(np.exp(np.mean(logps)), rel=1e-4)
 
 
 def test_sampling_is_the_leak_of_the_same_luck(bed):
@@ -299,10 +305,17 @@ def test_choosing_attacks():
     assert [attack.name for attack in attacks.choose()] == [
         "sanity",
         "precision",
+        "pruning",
+        "svd",
         "scale",
         "relearning",
         "prompts",
+        "second_turn",
+        "tokenizations",
+        "two_hop",
+        "first_tokens",
         "sampling",
+        "frag",
         "white-box",
         "membership",
     ]
