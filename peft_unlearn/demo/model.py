@@ -76,7 +76,8 @@ def train_models(people: People, cache: Path, seed: int, recipe: Recipe = Recipe
     folders = [
         f.name for f in fields(Models)
     ]  # in the key, so that what an earlier version left under other names is not taken for complete
-    inputs = json.dumps([asdict(people), seed, asdict(recipe), folders], sort_keys=True)
+    trained_on = {name: rows for name, rows in asdict(people).items() if name != "two_hop"}
+    inputs = json.dumps([trained_on, seed, asdict(recipe), folders], sort_keys=True)
     folder = cache / hashlib.sha256(inputs.encode()).hexdigest()[:16]
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
