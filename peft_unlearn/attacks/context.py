@@ -86,11 +86,11 @@ class Context:
 
     def recall(self, model: Any = None, probe: Probe | None = None, batch_size: int | None = None) -> Evaluation:
         """`RECOVERY` of the forget set, worst-of-k where it has paraphrases, under the view's model or another one."""
-        rows, variants = probe or self.probes["forget"]
-        asked = {kind: groups for kind, groups in variants.items() if kind == "paraphrased_question"}
+        probe = probe or self.probes["forget"]
+        asked = {kind: groups for kind, groups in probe.variants.items() if kind == "paraphrased_question"}
         causal = cast(PreTrainedModel, self.model if model is None else model)
         found = evaluate(
-            causal, self.tokenizer, rows, variants=asked, batch_size=batch_size or self.batch_size, generate=False, label="attacking"
+            causal, self.tokenizer, probe.rows, variants=asked, batch_size=batch_size or self.batch_size, generate=False, label="attacking"
         )
         return Evaluation({name: found[name]["rows"] for name in RECOVERY if name in found}, [])
 

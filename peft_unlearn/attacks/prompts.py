@@ -24,8 +24,9 @@ EXAMPLES = 3
 @attack(order=4, quick=True, control=True)
 def prompts(context: Context) -> list[Shown]:
     """Other prompts: paraphrases, a compliant beginning, examples, a third of the answer."""
-    rows, variants = context.probes["forget"]
-    paraphrased = variants.get("paraphrased_question", [[] for _ in rows])
+    probe = context.probes["forget"]
+    rows = probe.rows
+    paraphrased = probe.variants.get("paraphrased_question", [[] for _ in rows])
     forms: dict[str, list[list[Row]]] = {
         "paraphrases": [list(group) for group in paraphrased],
         "an answer that begins to comply": [[row] for row in complying(rows, context.tokenizer)],

@@ -49,7 +49,7 @@ def relearning(context: Context) -> list[Shown]:
     if not half:
         raise Skipped("the forget set has one row, and no halves")
     asked = list(range(half, len(probe.rows)))
-    unseen = Probe(probe.rows.select(asked), {kind: [groups[i] for i in asked] for kind, groups in probe.variants.items()})
+    unseen = probe.select(asked)
     sources = {"half of the set": take(probe.rows, range(half))}
     if context.full and "retain" in context.probes:
         sources["benign text"] = list(context.probes["retain"].rows)

@@ -18,10 +18,7 @@ class Own:
     """
 
     def __init__(self, probes: Mapping[str, Probe], rows: int) -> None:
-        self.probes: dict[str, Probe] = {}
-        for name, found in probes.items():
-            kept = evenly(len(found.rows), rows)
-            self.probes[name] = Probe(found.rows.select(kept), {kind: [groups[i] for i in kept] for kind, groups in found.variants.items()})
+        self.probes = {name: found.select(evenly(len(found.rows), rows)) for name, found in probes.items()}
 
     def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how: How, label: str) -> Sets:
         """Every set under the active adapters."""

@@ -93,7 +93,8 @@ def prepare(checked: checks.Checked, *, definitions: str = benchmarks.DEFINITION
         found = named
         found.prepare(tokenizer, length, plan.training.chat_template_kwargs or {})
     else:
-        found = Own(datasets.tokenize(plan.training, tokenizer, length, sets), plan.data.eval_rows)
+        probes = datasets.tokenize(plan.training, tokenizer, length, sets, reword=True, group_column=plan.data.group_column)
+        found = Own(probes, plan.data.eval_rows)
     how = benchmarks.How(definitions, plan.training.per_device_eval_batch_size, samples)
     return Job(request, plan, folder, checked.is_adapter, found, how, tokenizer, never_seen)
 

@@ -50,7 +50,8 @@ def context(model, view: str = "after", probes=None, **changes) -> Context:
 
     def plain(found):
         sets = {
-            name: evaluate(found, TOKENIZER, rows, variants=variants, batch_size=4, lens=False) for name, (rows, variants) in probes.items()
+            name: evaluate(found, TOKENIZER, probe.rows, variants=probe.variants, batch_size=4, lens=False)
+            for name, probe in probes.items()
         }
         return {name: report.entries(evaluation) for name, evaluation in sets.items()}
 

@@ -176,7 +176,7 @@ def test_prompts_word_for_word(bed):
 
 def test_prompts_are_scored_row_by_row(bed):
     seen = by_name(prompts.prompts(bed))
-    rows, variants = bed.probes["forget"]
+    rows, variants = bed.probes["forget"].rows, bed.probes["forget"].variants
     paraphrased = [max(strengths(bed.model, group)) for group in variants["paraphrased_question"]]
     assert seen["paraphrases", "extraction_strength"]["rows"] == pytest.approx(paraphrased)
     comply = strengths(bed.model, prompts.complying(rows, TOKENIZER))
