@@ -27,7 +27,7 @@ def membership(context: Context) -> list[Shown]:
         if name == "min_k_auc" and "never_seen" in context.plain:
             twin = context.plain["never_seen"]
             own, other = ((of["forget"]["min_k"]["rows"], of["holdout"]["min_k"]["rows"]) for of in (sets, twin))
-            excess = auc_difference(own, other, groups=(context.groups, None))
+            excess = auc_difference(own, other, groups=(context.groups, context.probes["holdout"].groups))
             entry |= {} if excess.interval is None else {"excess": excess.interval}
         found.append(entry)
     if context.view == "after" and "before" in context.plain:

@@ -131,7 +131,7 @@ def _train_both(people: People, folder: Path, seed: int, recipe: Recipe) -> None
     with ProcessPoolExecutor(len(rows), context, initializer=tqdm.set_lock, initargs=(context.RLock(),)) as pool:
         running = []
         for position, name in enumerate(rows):
-            tokenized, _ = tokenize(Dataset.from_list(rows[name]), tokenizer, recipe.context, name=name)
+            tokenized = tokenize(Dataset.from_list(rows[name]), tokenizer, recipe.context, name=name).rows
             running.append(pool.submit(_train, tokenized.to_list(), folder / name, seed, recipe, position))
         for training in running:
             training.result()

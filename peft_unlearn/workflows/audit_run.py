@@ -56,7 +56,7 @@ def run(
     unfinished = [view for view in order if texts or view not in done.views or done.missing(chosen, view, request.full)]
     views.for_each_view(job, measure_and_attack, unfinished)
 
-    groups = _groups(job)
+    groups = job.benchmark.probes["forget"].groups
     found = {view: {name: _evaluation(entries) for name, entries in done.views[view].items()} for view in job.views}
     job.benchmark.compare(found, job.how)
     made = report.build(
@@ -99,7 +99,7 @@ def _attack(
         load_dense=(lambda: loading.load_dense(job.plan.model)) if view == "after" else None,
         start=job.plan.model.adapter_name_or_path if job.plan.model.adapter_mode == "continue" else None,
         others=[str(other) for other in request.others],
-        groups=_groups(job),
+        groups=job.benchmark.probes["forget"].groups,
     )
     with tqdm(pending, desc=f"attacks on {'never-seen' if view == 'never_seen' else 'the model'}", unit="attack") as bar:
         for attack in bar:
@@ -133,12 +133,6 @@ def _judged(attack: attacks.Attack, done: "Progress", groups: Sequence[int] = ()
         "seconds": round(entry["seconds"] + control["seconds"], 1),
         "findings": findings,
     }
-
-
-def _groups(job: views.Job) -> Sequence[int]:
-    """Which forget rows belong together, one id a row; () where each stands alone."""
-    found: Sequence[int] = getattr(job.benchmark.probes["forget"], "groups", ())
-    return found
 
 
 class Progress:

@@ -1,6 +1,8 @@
 """Each attack against something independent: PEFT's own merge, plain loops over dense logits, closed forms. And it leaves the model as it was."""
 
 import contextlib
+import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -8,12 +10,14 @@ import torch
 import word_rows
 from attack_bed import TOKENIZER, adapted, by_name, context, strengths
 from peft import get_peft_model
+from scipy import stats
 from tiny_models import tiny_llama
 from torch import nn
 
-from peft_unlearn import attacks
+from peft_unlearn import attacks, report
 from peft_unlearn.attacks import composition, membership, prompts, relearning, sampling, sanity, scale, white_box
 from peft_unlearn.attacks.context import RECOVERY
+from peft_unlearn.metrics.results import summarize
 from peft_unlearn.metrics.suite import sampled
 from peft_unlearn.model import adapters
 from peft_unlearn.report.thresholds import THRESHOLDS
@@ -224,6 +228,36 @@ def test_membership_by_counting_pairs(bed):
     assert seen["loss with the adapter on minus off", "loss_rise_auc"]["mean"] == pytest.approx(chance(*rise))
     with pytest.raises(attacks.Skipped, match="holdout"):
         membership.membership(context(bed.model, probes={"forget": bed.probes["forget"]}))
+
+
+def test_membership_beside_never_seen_is_delongs_difference():
+    """By the jackknife over rows, whose variance DeLong's is for large sets."""
+    ours, twin = context(adapted()), context(adapted(seed=4))
+    both = context(ours.model, probes=dict(ours.probes))
+    numbers = {**both.plain, "never_seen": twin.plain["after"]}
+    seen = by_name(membership.membership(dataclasses.replace(both, plain=numbers)))
+    low, high = seen["forget against holdout rows", "min_k_auc"]["excess"]
+    sides = [[np.array(numbers[view][name]["min_k"]["rows"]) for name in ("forget", "holdout")] for view in ("after", "never_seen")]
+
+    def difference(members=None, others=None):
+        found = []
+        for forget, holdout in sides:
+            kept = [np.delete(rows, gone) if gone is not None else rows for rows, gone in ((forget, members), (holdout, others))]
+            found.append((kept[0][:, None] > kept[1]).mean() + (kept[0][:, None] == kept[1]).mean() / 2)
+        return found[0] - found[1]
+
+    variance = 0.0
+    for side in ("members", "others"):
+        left = np.array([difference(**{side: i}) for i in range(6)])
+        variance += 5 / 6 * ((left - left.mean()) ** 2).sum()
+    assert low <= difference() <= high
+    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, 10) * np.sqrt(variance), rel=0.35)  # freedom is 5 to 10, and ends are cut
+    broken = {
+        **numbers["after"],
+        "forget": {**numbers["after"]["forget"], "min_k": report.entries({"min_k": summarize([math.nan] * 6)})["min_k"]},
+    }
+    lost = by_name(membership.membership(dataclasses.replace(both, plain={**numbers, "after": broken})))
+    assert lost["forget against holdout rows", "min_k_auc"]["mean"] is None
 
 
 def test_composition_is_pefts_exact_concatenation(tmp_path):
