@@ -56,12 +56,13 @@ def run(
     unfinished = [view for view in order if texts or view not in done.views or done.missing(chosen, view, request.full)]
     views.for_each_view(job, measure_and_attack, unfinished)
 
+    groups = job.benchmark.probes["forget"].groups
     found = {view: {name: _evaluation(entries) for name, entries in done.views[view].items()} for view in job.views}
     job.benchmark.compare(found, job.how)
     made = report.build(
         {name: {view: sets[name] for view, sets in found.items()} for name in found["after"]},
         never_seen=job.never_seen_facts(),
-        attacks={name: _judged(attack, done) for name, attack in attacks.ATTACKS.items()},
+        attacks={name: _judged(attack, done, groups) for name, attack in attacks.ATTACKS.items()},
         **(trained or {"run": done.facts}),
     )
     return made, views.forget_texts(job, {view: seen[view] for view in job.views}) if texts else None
@@ -98,6 +99,7 @@ def _attack(
         load_dense=(lambda: loading.load_dense(job.plan.model)) if view == "after" else None,
         start=job.plan.model.adapter_name_or_path if job.plan.model.adapter_mode == "continue" else None,
         others=[str(other) for other in request.others],
+        groups=job.benchmark.probes["forget"].groups,
     )
     with tqdm(pending, desc=f"attacks on {'never-seen' if view == 'never_seen' else 'the model'}", unit="attack") as bar:
         for attack in bar:
@@ -114,15 +116,14 @@ def _attack(
             done.write()
 
 
-def _judged(attack: attacks.Attack, done: "Progress") -> dict[str, Any]:
+def _judged(attack: attacks.Attack, done: "Progress", groups: Sequence[int] = ()) -> dict[str, Any]:
     """The report's entry of one attack, made or not."""
     entry = dict(done.shown["after"].get(attack.name) or {"full": False, "shown": [], "reason": "it was not made", "seconds": 0.0})
     control = done.shown["never_seen"].get(attack.name, {"shown": [], "seconds": 0.0})
-    findings = judging.judge(entry["shown"], control["shown"], done.views)
+    findings = judging.judge(entry["shown"], control["shown"], done.views, groups)
     passed = judging.passed(findings)
     if passed is None and entry["reason"] is None:
-        judged = any(finding["limit"] is not None for finding in findings)
-        entry["reason"] = "there is no never-seen model, or its rows are too few to tell" if judged else "its numbers are only reported"
+        entry["reason"] = judging.reason(findings)
     return {
         "title": attack.help.rstrip("."),
         "quick": attack.quick,
