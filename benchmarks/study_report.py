@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 
 from peft_unlearn.config.methods import OURS
-from peft_unlearn.metrics.statistics import mean_interval
+from peft_unlearn.metrics.statistics import mean_estimate
 
 matplotlib.use("Agg")
 matplotlib.rcParams["svg.hashsalt"] = "study"
@@ -18,7 +18,7 @@ def within(found: dict[str, Any], never: dict[str, Any]) -> bool:
     """Whether forgetting is as never-seen: loss within 20 % and Min-K AUC within .1 of it, extraction strength not above its interval by .05."""
     forget, other = found["forget"], never["forget"]
     near = abs(forget["loss"] / other["loss"] - 1) <= 0.2 and abs(forget["min_k_auc"] - other["min_k_auc"]) <= 0.1
-    return near and forget["extraction_strength"] <= mean_interval(never["rows"]["extraction_strength"])[1] + 0.05
+    return near and forget["extraction_strength"] <= mean_estimate(never["rows"]["extraction_strength"]).high + 0.05
 
 
 def points(run: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from peft_unlearn import report
 from peft_unlearn.benchmarks import How
+from peft_unlearn.benchmarks.measuring import measure
 from peft_unlearn.benchmarks.own import Own
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.results import Evaluation
@@ -49,7 +50,10 @@ class Bench:
         key = (who, name, size)
         if key not in self.done:
             probe = _first(self.bed.sets[name], size or None)
-            self.done[key] = Own({name: probe}, 0).evaluate(self._model(who, probe), self.bed.tokenizer, HOW, who)[name]
+            sets = {**self.bed.sets, name: probe} if name == "forget" else self.bed.sets
+            shared = Own(sets, 0).shared(self.bed.tokenizer)[name]
+            model = self._model(who, probe)
+            self.done[key] = measure(model, self.bed.tokenizer, probe, HOW, label=who, forget=name == "forget", shared=shared)
         return self.done[key]
 
     def _model(self, who: str, probe: Probe) -> PreTrainedModel:

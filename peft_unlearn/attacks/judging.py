@@ -1,7 +1,7 @@
 """From what an attack shows of a model and of the never-seen model to what passed: pure functions of numbers.
 
 Recovery is R = (m_attack - m) / (m_before - m_after), m the larger of m_after and of what the same attack shows of the never-seen model: of what
-comes back, only that counts which the never-seen model does not show. A threshold is crossed where the number is past it and the bootstrap interval
+comes back, only that counts which the never-seen model does not show. A threshold is crossed where the number is past it and the interval
 of the difference, row by row, is on that side of zero.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from peft_unlearn.attacks.context import Plain, Shown
 from peft_unlearn.metrics.results import summarize
-from peft_unlearn.metrics.statistics import mean_interval, paired_difference
+from peft_unlearn.metrics.statistics import mean_estimate, paired_difference
 from peft_unlearn.report.thresholds import THRESHOLDS, Threshold
 
 Rows = Sequence[float | None]
@@ -40,7 +40,7 @@ def _finding(entry: Shown, control: Shown | None, plain: Plain) -> dict[str, Any
     means = {view: _mean(values, base[view]) for view, values in others.items()}
     if control is not None:
         others["never_seen"], means["never_seen"] = control["rows"], control["mean"]
-    interval = entry.get("interval") or mean_interval(rows)
+    interval = entry.get("interval") or ((found := mean_estimate(rows)) and found.interval)
     mean = entry["mean"]
     finding: dict[str, Any] = {
         "what": entry["what"],

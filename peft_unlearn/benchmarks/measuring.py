@@ -20,7 +20,7 @@ from peft_unlearn.metrics import openunlearning
 from peft_unlearn.metrics.normalized_probability import normalized_probability
 from peft_unlearn.metrics.priv_leak import priv_leak
 from peft_unlearn.metrics.results import Evaluation, Result, not_computed, summarize
-from peft_unlearn.metrics.statistics import bootstrap
+from peft_unlearn.metrics.statistics import mean_estimate, total
 from peft_unlearn.metrics.suite import evaluate, sampled
 from peft_unlearn.metrics.truth_ratio_score import truth_ratio_score
 
@@ -148,18 +148,19 @@ def forget_quality(ratios: Sequence[float | None], never_seen: Sequence[float | 
 
 
 def model_utility(parts: Sequence[Sequence[float | None]]) -> Result:
-    """TOFU's harmonic mean of the means of nine metrics, from the rows of each; the interval resamples each metric's rows on its own."""
+    """TOFU's harmonic mean of the means of nine metrics, from the rows of each; the interval takes the nine as independent."""
     rows = [np.array([value for value in part if value is not None], np.float64) for part in parts]
     if not all(len(part) and np.isfinite(part).all() for part in rows):
         return not_computed("one of the nine metrics has no rows, or numbers that are not finite")
-
-    def harmonic(*samples: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore"):
-            means: np.ndarray = len(samples) / sum(1 / sample.mean(-1) for sample in samples)
-        return means
-
-    value = utility.model_utility([float(part.mean()) for part in rows])
-    return {"mean": value, "n": sum(map(len, rows)), "rows": [], "interval": list(bootstrap(harmonic, *rows))}
+    estimates = [found for part in rows if (found := mean_estimate(part, bounds=(0, 1)))]
+    value = utility.model_utility([part.mean for part in estimates])
+    # a harmonic mean h of k means m moves with each by h^2 / (k m^2), and is the sum of the means times these
+    moves = [(value**2 / (len(rows) * part.mean**2), part) for part in estimates if part.mean]
+    sides = total(*moves).interval if value else None
+    result: Result = {"mean": value, "n": sum(map(len, rows)), "rows": []}
+    if sides:
+        result["interval"] = sides
+    return result
 
 
 def _signed(value: float | None, name: str) -> float | None:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from peft_unlearn.metrics.results import Evaluation, Result, not_computed
-from peft_unlearn.metrics.statistics import bootstrap
+from peft_unlearn.metrics.statistics import auc_estimate
 from peft_unlearn.util.registry import metric
 
 # Metric -> sign with which it grows for a member.
@@ -38,7 +38,7 @@ def auc(members: np.ndarray, others: np.ndarray) -> np.ndarray:
 def membership(forget: Evaluation, holdout: Evaluation) -> dict[str, Result]:
     """`loss_auc`, `zlib_auc`, `min_k_auc` and `min_k_pp_auc` of the forget rows as members and the holdout rows as others.
 
-    Each result is one of the sets as a whole: no rows, n the measured rows of both, and a bootstrap interval over both sides' rows. With
+    Each result is one of the sets as a whole: no rows, n the measured rows of both, and DeLong's interval over both sides' rows. With
     fewer than two rows on a side, or numbers that are not finite, the mean is NaN and there is a reason.
     """
     return {f"{name}_auc": _result(sign, forget[name]["rows"], holdout[name]["rows"]) for name, sign in SIGNS.items()}
@@ -51,5 +51,5 @@ def _result(sign: float, forget: Sequence[float | None], holdout: Sequence[float
     lost = int(np.isnan(members).sum() + np.isnan(others).sum())
     if lost:
         return not_computed(f"the model's numbers are not finite in {lost} of {len(members) + len(others)} rows")
-    interval = list(bootstrap(auc, members, others))
-    return {"mean": float(auc(members, others)), "n": len(members) + len(others), "rows": [], "interval": interval}
+    found = auc_estimate(members, others)
+    return {"mean": found.mean, "n": found.n, "rows": [], "interval": [found.low, found.high]}

@@ -1,19 +1,15 @@
-"""How sure a number is: 95 % intervals of means, shares and their sums, over rows or over groups of rows that belong together."""
+"""How sure a number is: 95 % intervals of means, shares, AUCs and sums of them, over rows or over groups of rows that belong together."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import betaincinv, stdtrit
+from scipy.special import expit, logit
 from scipy.stats import rankdata
 
-LEVEL = 0.95
-TAIL = (1 - LEVEL) / 2
-RESAMPLES = 2000
-CORRELATION = 0.1  # taken between rows of a group where the rows, being all alike, cannot tell
+from peft_unlearn.metrics.spread import TAIL, binomial, independent, least_auc, quantile, spread, welch
 
-Interval = tuple[float, float]
 Rows = Sequence[float | None] | np.ndarray
 Groups = Sequence[int] | np.ndarray | None
 
@@ -42,34 +38,34 @@ class Estimate(NamedTuple):
         return [self.low, self.high] if math.isfinite(self.low) and math.isfinite(self.high) else None
 
 
-def mean_estimate(rows: Rows, groups: Groups = None, bounds: Interval | None = None) -> Estimate | None:
-    """Mean of the rows that have a value (None: no value) with a t interval; None where no row has one.
+def mean_estimate(rows: Rows, groups: Groups = None, bounds: tuple[float, float] | None = None) -> Estimate | None:
+    """Mean of the rows that have a value (None: no value) with a t interval, moved for skewness; None where no row has one.
 
-    With groups the interval is cluster-robust: the linearised ratio estimator, each group's share of the error divided by 1 - its share of
-    the rows, and Satterthwaite's degrees of freedom, G - 1 where groups are of one size. Rows that all stand in one group are taken as
-    independent, as nothing tells how groups differ; `groups` is then 1. One row has no finite interval.
+    With groups the interval is cluster-robust, with G - 1 degrees of freedom where groups are of one size. Rows that all stand in one group
+    are taken as independent, as nothing tells how groups differ; `groups` is then 1. One row has no finite interval.
 
     Args:
         rows: NaN or infinite ones are not left out: the mean and its interval are then NaN.
         groups: an id for each row, also for those without a value; None or () where each row stands on its own.
         bounds: the least and the largest value that a row can have. The interval keeps within, and has a width also where all rows are alike:
             of n rows that all are x, a share 1 - .025^(1/n) of all rows may still be at a bound (the exact binomial bound).
-
-    Sources: docs/concepts/intervals.md.
     """
     values, ids = _measured(rows, groups)
-    n, count = len(values), len(np.unique(ids))
+    n = len(values)
     if n == 0:
         return None
+    count = int(ids.max()) + 1
     if not np.isfinite(values).all():
-        return Estimate(math.nan, math.nan, math.nan, math.nan, math.nan, n, count)
+        return _unknown(n, count)
     mean = float(values.mean())
     if bounds is not None and (values == values[0]).all():
-        return _alike(float(values[0]), ids, bounds)
-    error, freedom = spread(values, ids)
-    reach = quantile(freedom) * error if n > 1 else math.inf
+        effective = independent(ids)
+        hidden = 1 - TAIL ** (1 / effective)
+        return _exact(mean, mean - hidden * (mean - bounds[0]), mean + hidden * (bounds[1] - mean), n, count, effective)
+    error, freedom, _ = found = spread(values, ids)
+    below, above = found.reach()
     least, most = bounds or (-math.inf, math.inf)
-    return Estimate(mean, max(mean - reach, least), min(mean + reach, most), error, freedom, n, count)
+    return Estimate(mean, max(mean - below, least), min(mean + above, most), error, freedom, n, count)
 
 
 def share_estimate(hits: Sequence[bool | None] | Rows, groups: Groups = None) -> Estimate | None:
@@ -79,16 +75,15 @@ def share_estimate(hits: Sequence[bool | None] | Rows, groups: Groups = None) ->
     tell the error. Where all rows are alike, rows of a group are taken to correlate by .1. None where no row has a value (None: no value).
     """
     values, ids = _measured(hits, groups)
-    n, count = len(values), len(np.unique(ids))
+    n = len(values)
     if n == 0:
         return None
-    share, effective = float(values.mean()), _alone(ids)
-    if count < n and 0 < share < 1:
-        error, freedom = spread(values, ids)
-        effective = min(share * (1 - share) / error**2 if error else n, n) * (quantile(n - 1) / quantile(freedom)) ** 2
-        effective = min(effective, n)
-    low, high = _binomial(share * effective, effective)
-    return Estimate(share, low, high, max(share - low, high - share) / quantile(math.inf), math.inf, n, count, effective)
+    count = int(ids.max()) + 1
+    share, effective = float(values.mean()), independent(ids)
+    if 0 < share < 1:
+        error, freedom, _ = spread(values, ids)
+        effective = n if count == n else min(n, share * (1 - share) / max(error, 1e-9) ** 2 * (quantile(n - 1) / quantile(freedom)) ** 2)
+    return _exact(share, *binomial(share * effective, effective), n, count, effective)
 
 
 def total(*parts: tuple[float, Estimate]) -> Estimate:
@@ -98,23 +93,23 @@ def total(*parts: tuple[float, Estimate]) -> Estimate:
     Satterthwaite's. Of t intervals this is Welch's; of exact ones, which are not symmetric, the recovered variances of Zou and Donner.
     """
     mean = sum(weight * part.mean for weight, part in parts)
-    error = math.sqrt(sum((weight * part.error) ** 2 for weight, part in parts))
-    n, groups = (sum(getattr(part, name) for _, part in parts) for name in ("n", "groups"))
+    error = math.hypot(*(weight * part.error for weight, part in parts))
+    n, groups = (sum(counts) for counts in zip(*((part.n, part.groups) for _, part in parts), strict=True))
+    if math.isnan(mean):
+        return _unknown(n, groups)
     if not math.isfinite(error):
-        ends = (math.nan, math.nan) if math.isnan(error) else (-math.inf, math.inf)
-        return Estimate(mean, *ends, error, min(part.freedom for _, part in parts), n, groups)
-    lost = sum((weight * part.error) ** 4 / part.freedom for weight, part in parts)
-    freedom = error**4 / lost if lost else math.inf
-    below = _reach(
-        [weight * ((part.mean - part.low) if weight > 0 else (part.high - part.mean)) / quantile(part.freedom) for weight, part in parts]
-    )
-    above = _reach(
-        [weight * ((part.high - part.mean) if weight > 0 else (part.mean - part.low)) / quantile(part.freedom) for weight, part in parts]
-    )
-    return Estimate(mean, mean - quantile(freedom) * below, mean + quantile(freedom) * above, error, freedom, n, groups)
+        return Estimate(mean, -math.inf, math.inf, error, 0.0, n, groups)
+    freedom = welch(*((weight * part.error, part.freedom) for weight, part in parts))
+
+    def reach(sign: int) -> float:
+        """Of the sum's interval below (-1) or above (1)."""
+        ends = ((part.high if sign * weight > 0 else part.low) - part.mean for weight, part in parts)
+        return quantile(freedom) * math.hypot(*(w * end / quantile(part.freedom) for end, (w, part) in zip(ends, parts, strict=True)))
+
+    return Estimate(mean, mean - reach(-1), mean + reach(1), error, freedom, n, groups)
 
 
-def paired_difference(before: Rows, after: Rows, groups: Groups = None, bounds: Interval | None = None) -> dict[str, Any] | None:
+def paired_difference(before: Rows, after: Rows, groups: Groups = None, bounds: tuple[float, float] | None = None) -> dict[str, Any] | None:
     """Mean of after - before over the rows measured in both, its interval and n: {"mean", "interval", "n"}; None if no row is.
 
     What varies between rows cancels, and only what changed within them counts. The interval is None where there is one row or a row is not
@@ -128,18 +123,33 @@ def paired_difference(before: Rows, after: Rows, groups: Groups = None, bounds: 
 def auc_estimate(members: Rows, others: Rows, groups: tuple[Groups, Groups] = (None, None)) -> Estimate:
     """AUC of members over others, P(member > other) + P(equal) / 2, with DeLong's standard error, cluster-robust where sides have groups.
 
-    None is no value and infinite values rank at the ends. All is NaN where a value is NaN or a side has none.
+    The interval is the wider of two: DeLong's on the logit scale, and the AUCs from which this one is within 1.96 of Hanley and McNeil's
+    standard errors, which has a width also where the sides are apart. None is no value, infinite values rank at the ends. All is NaN where
+    a value is NaN or a side has none.
     """
-    (above, ids), (below, other_ids) = _placed(members, others, groups)
-    return _two_sides(mean_estimate(above, ids, (0, 1)), mean_estimate(below, other_ids, (0, 1)), (0, 1))
+    sides = _placed(members, others, groups)
+    found = _two_sides(sides)
+    if not math.isfinite(found.error):
+        return found if math.isnan(found.mean) else found._replace(low=0.0, high=1.0)
+    area, rows = found.mean, [_independent_rows(*side) for side in sides]
+    low, high = least_auc(area, *rows), 1 - least_auc(1 - area, *rows)
+    if not found.error:
+        return _exact(area, low, high, found.n, found.groups, None)
+    if 0 < area < 1:
+        reach = quantile(found.freedom) * found.error / (area * (1 - area))
+        low, high = min(low, float(expit(logit(area) - reach))), max(high, float(expit(logit(area) + reach)))
+    return found._replace(low=low, high=high)
 
 
 def auc_difference(pair: tuple[Rows, Rows], pair0: tuple[Rows, Rows], groups: tuple[Groups, Groups] = (None, None)) -> Estimate:
-    """AUC of `pair` (members, others) - AUC of `pair0`, the same rows under another model, with DeLong's standard error of the difference."""
+    """AUC of `pair` (members, others) - AUC of `pair0`, the same rows under another model, with DeLong's standard error of the difference.
+
+    Where no row of a side changes its place, a share 1 - .025^(1/n) of all such rows may still do (see `mean_estimate`).
+    """
     members, others = (_common(*rows) for rows in zip(pair, pair0, strict=True))
     sides = zip(_placed(members[0], others[0], groups), _placed(members[1], others[1], groups), strict=True)
-    found = [mean_estimate(a - b, ids, (-1, 1)) for (a, ids), (b, _) in sides]
-    return _two_sides(found[0], found[1], (-1, 1))
+    found = [(a - b, ids) for (a, ids), (b, _) in sides]
+    return _two_sides(found, (-1.0, 1.0))
 
 
 def power(estimate: Estimate) -> float:
@@ -161,105 +171,29 @@ def rows_needed(estimate: Estimate, limit: float) -> int | None:
         reach = estimate.high / (1 - TAIL ** (1 / estimate.effective))
         wanted = math.log(TAIL) / math.log1p(-room / reach) if room < reach else 1
         return math.ceil(wanted * estimate.n / estimate.effective)
-    return math.ceil(estimate.n * ((quantile(math.inf) + quantile(math.inf, 0.8)) * estimate.error / room) ** 2)
-
-
-def quantile(freedom: float, level: float = 1 - TAIL) -> float:
-    """Student's t, infinite where there is no freedom."""
-    return float(stdtrit(min(freedom, 1e9), level)) if freedom > 0 else math.inf
-
-
-def spread(values: np.ndarray, ids: np.ndarray) -> tuple[float, float]:
-    """Standard error of the mean of (n,) values with (n,) group ids, and its degrees of freedom: (infinite, 0) of one row."""
-    n = len(values)
-    if n == 1:
-        return math.inf, 0.0
-    ids = np.unique(ids, return_inverse=True)[1]
-    if ids.max() == 0:
-        ids = np.arange(n)
-    weights = np.bincount(ids) / n
-    apart = np.bincount(ids, values - values.mean()) / n
-    return float(np.sqrt((apart**2 / (1 - weights)).sum())), _freedom(weights)
-
-
-def bootstrap(
-    statistic: Callable[..., np.ndarray], *samples: Sequence[float] | np.ndarray, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
-    """Percentile interval of `statistic` over resampled rows.
-
-    Args:
-        statistic: maps one (R, n_i) array for each sample to (R,) values, R resamples at once.
-        samples: the rows of each sample; each is resampled on its own.
-        seed: of the resampling; the interval is a pure function of rows and seed.
-
-    Returns:
-        The 2.5 and 97.5 % quantiles; a sample of one row gives an interval of no width.
-
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
-    """
-    rng = np.random.default_rng(seed)
-    arrays = [np.asarray(sample, np.float64) for sample in samples]
-    drawn = [array[rng.integers(len(array), size=(resamples, len(array)))] for array in arrays]
-    low, high = np.quantile(statistic(*drawn), [TAIL, 1 - TAIL])
-    return float(low), float(high)
-
-
-def mean_interval(rows: Rows, groups: Groups = None) -> list[float] | None:
-    """Interval of the mean as `mean_estimate` gives it; None if there is none."""
-    found = mean_estimate(rows, groups)
-    return found and found.interval
+    wanted = float(estimate.n)
+    for _ in range(20):  # the quantiles depend on the rows
+        freedom = math.inf if math.isinf(estimate.freedom) else max(estimate.groups * wanted / estimate.n - 1, 1)
+        wanted = estimate.n * ((quantile(freedom) + quantile(freedom, 0.8)) * estimate.error / room) ** 2
+    return max(math.ceil(wanted), 2)
 
 
 def _measured(rows: Rows, groups: Groups) -> tuple[np.ndarray, np.ndarray]:
-    """The values that there are and their groups' ids."""
-    ids = groups if groups is not None and len(groups) else range(len(rows))
-    kept = [(float(value), group) for value, group in zip(rows, ids, strict=True) if value is not None]
-    return np.array([value for value, _ in kept]), np.array([group for _, group in kept])
+    """The values that there are, and the groups they stand in, 0 to G - 1."""
+    there = np.array([value is not None for value in rows], bool)
+    values = np.asarray(rows, object)[there].astype(np.float64)
+    if groups is None or not len(groups):
+        return values, np.arange(len(values))
+    return values, np.unique(np.asarray(groups)[there], return_inverse=True)[1]
 
 
-def _freedom(weights: np.ndarray) -> float:
-    """Satterthwaite's degrees of freedom of sum(w^2 (m - mean)^2 / (1 - w)) over groups of w of the rows and of mean m: G - 1 of equal ones.
-
-    The smaller of two extremes: the variance of a group's mean falls with its size (independent rows), or does not (rows of a group alike).
-    """
-    if np.ptp(weights) < 1e-12:
-        return float(len(weights) - 1)
-    a = weights**2 / (1 - weights)
-    found = []
-    for variance in (1 / weights, np.ones_like(weights)):
-        # the covariance of m_g - mean and m_h - mean is (g = h) variance_g + shared - u_g - u_h
-        u, shared = weights * variance, (weights**2 * variance).sum()
-        own, moments = shared - 2 * u, [(a * u**power).sum() for power in range(3)]
-        off = shared**2 * moments[0] ** 2 + 2 * moments[0] * moments[2] + 2 * moments[1] ** 2 - 4 * shared * moments[0] * moments[1]
-        squares = off + (a**2 * (variance**2 + 2 * variance * own)).sum()
-        found.append((a * (variance + own)).sum() ** 2 / squares)
-    return float(min(found))
+def _unknown(n: int, groups: int) -> Estimate:
+    return Estimate(math.nan, math.nan, math.nan, math.nan, math.nan, n, groups)
 
 
-def _alone(ids: np.ndarray) -> float:
-    """How many independent rows stand for grouped ones that are all alike."""
-    sizes = np.unique(ids, return_counts=True)[1]
-    n = sizes.sum()
-    return float(n if len(sizes) == 1 else n / (1 + ((sizes**2).sum() / n - 1) * CORRELATION))
-
-
-def _alike(value: float, ids: np.ndarray, bounds: Interval) -> Estimate:
-    effective = _alone(ids)
-    hidden = 1 - TAIL ** (1 / effective)
-    low, high = value - hidden * (value - bounds[0]), value + hidden * (bounds[1] - value)
-    error = max(value - low, high - value) / quantile(math.inf)
-    return Estimate(value, low, high, error, math.inf, len(ids), len(np.unique(ids)), effective)
-
-
-def _binomial(hits: float, n: float) -> Interval:
-    """Clopper and Pearson's interval, also of numbers that are not whole."""
-    low = betaincinv(hits, n - hits + 1, TAIL) if hits > 0 else 0.0
-    high = betaincinv(hits + 1, n - hits, 1 - TAIL) if hits < n else 1.0
-    return float(low), float(high)
-
-
-def _reach(sides: Sequence[float]) -> float:
-    return math.sqrt(sum(side**2 for side in sides))
+def _exact(mean: float, low: float, high: float, n: int, groups: int, effective: float | None) -> Estimate:
+    """With the error that a normal interval as wide as its wider side would have."""
+    return Estimate(mean, low, high, max(mean - low, high - mean) / quantile(math.inf), math.inf, n, groups, effective)
 
 
 def _common(rows: Rows, rows0: Rows) -> tuple[Rows, Rows]:
@@ -277,10 +211,20 @@ def _placed(members: Rows, others: Rows, groups: tuple[Groups, Groups]) -> list[
     return [(above, ids), (below, other_ids)]
 
 
-def _two_sides(first: Estimate | None, second: Estimate | None, bounds: Interval) -> Estimate:
-    """The first's mean, with an error that has a part of either side."""
-    if first is None or second is None or math.isnan(first.mean):
-        return Estimate(math.nan, math.nan, math.nan, math.nan, math.nan, 0, 0)
-    found = total((1, first), (1, second))
-    low, high = first.mean - (found.mean - found.low), first.mean + (found.high - found.mean)
-    return found._replace(mean=first.mean, low=max(low, bounds[0]), high=min(high, bounds[1]))
+def _two_sides(sides: list[tuple[np.ndarray, np.ndarray]], bounds: tuple[float, float] | None = None) -> Estimate:
+    """The mean of either side's components, with an error that has a part of both."""
+    first, second = (mean_estimate(values, ids, bounds) for values, ids in sides)
+    if first is None or second is None:
+        return _unknown(sum(len(values) for values, _ in sides), 0)
+    found = total((0.5, first), (0.5, second))  # their means are the same number
+    low, high = found.mean - 2 * (found.mean - found.low), found.mean + 2 * (found.high - found.mean)
+    least, most = bounds or (-math.inf, math.inf)
+    return found._replace(low=max(low, least), high=min(high, most), error=2 * found.error)
+
+
+def _independent_rows(values: np.ndarray, ids: np.ndarray) -> float:
+    """How many independent rows would have the standard error of the mean of grouped ones, at most all."""
+    error, n = spread(values, ids).error, len(values)
+    if not error or ids.max() == n - 1:
+        return independent(ids)
+    return n * min(1.0, (spread(values, np.arange(n)).error / error) ** 2)

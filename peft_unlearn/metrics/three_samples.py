@@ -58,7 +58,7 @@ def _complete(samples: tuple[Sample, Sample, Sample], groups: Groups) -> tuple[n
     rows = list(zip(*samples, strict=True))
     ids = np.asarray(groups) if groups is not None and len(groups) else np.arange(len(rows))
     kept = [i for i, row in enumerate(rows) if not any(value is None for numbers in row for value in numbers)]
-    return np.array([rows[i] for i in kept], np.float64).reshape(len(kept), 3, -1).swapaxes(0, 1), ids[kept]
+    return np.array([rows[i] for i in kept], np.float64).reshape(len(kept), 3, -1 if kept else 0).swapaxes(0, 1), ids[kept]
 
 
 def _sentence(nearer: str | None, share: float, p: float, n: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peft_unlearn.metrics.statistics import mean_interval, paired_difference
+from peft_unlearn.metrics.statistics import mean_estimate, paired_difference
 from peft_unlearn.report.verdict import judge
 from peft_unlearn.util.errors import UserError
 
@@ -93,7 +93,7 @@ def _entry(result: Mapping[str, Any], groups: Sequence[int] | None) -> dict[str,
     """A Result with its interval. Whatever else it brings ("layers", "p99") stays."""
     mean = _finite(result["mean"])
     rows = [_finite(value) for value in result["rows"]]
-    interval = mean_interval(rows, groups) if rows else result.get("interval")
+    interval = (estimate := mean_estimate(rows, groups)) and estimate.interval if rows else result.get("interval")
     if mean is None or interval is None or not all(map(math.isfinite, interval)):
         interval = None
     extra = {key: [_finite(x) for x in value] if isinstance(value, list | tuple) else _finite(value) for key, value in result.items()}

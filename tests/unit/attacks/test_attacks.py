@@ -189,7 +189,9 @@ def test_prompts_are_scored_row_by_row(bed):
 def test_sampling_is_the_leak_of_the_same_luck(bed):
     seen = by_name(sampling.sampling(bed))
     own = sampled(bed.model, TOKENIZER, bed.probes["forget"].rows, (1, 4), batch_size=1)
-    assert {metric: entry["rows"] for (_, metric), entry in seen.items()} == {name: own[name]["rows"] for name in ("leak_at_1", "leak_at_4")}
+    assert {metric: entry["rows"] for (_, metric), entry in seen.items()} == {
+        name: own[name]["rows"] for name in ("leak_at_1", "leak_at_4")
+    }
 
 
 def test_without_directions_is_the_full_singular_value_decomposition(bed):
