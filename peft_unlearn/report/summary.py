@@ -18,7 +18,7 @@ MEANING = {
     c.SUPPRESSED: "Asked plainly, the model does not say it any more; it is still inside, and comes back in other ways.",
     c.OVER_FORGOTTEN: "The model was pushed further than one that never saw these texts would be, and this is itself a trace of them.",
     c.UNSHOWN: "These rows are too few to tell: nothing was found, and nothing is proved.",
-    c.FORGOTTEN: "By the tests below, and by nothing else, the model is like one that never saw these texts.",
+    c.FORGOTTEN: "By these tests, and by nothing else, the model is like one that never saw these texts.",
     KNOWN: "The model knows these texts.",
     PARTLY_KNOWN: "The model knows some of these texts, or parts of them.",
     NOT_KNOWN: "The model shows no more of these texts than one that never saw them.",

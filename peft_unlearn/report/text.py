@@ -51,8 +51,8 @@ def criterion_number(criterion: Mapping[str, Any]) -> str:
         return f"{round(value * criterion['n'])} of {criterion['n']} rows"
     bounds = criterion["interval"]
     around = f" [{_amount(name, bounds[0])}, {_amount(name, bounds[1])}]" if bounds else ""
-    if not bounds and criterion["state"] == "not shown":
-        around = " [unknown]"  # of one row nothing says how far others lie
+    if criterion["n"] == 1 and not bounds:
+        around = " [unknown]"  # nothing says how far other rows lie
     return f"{_amount(name, value)}{around}{' nats' if name in NATS else ''}"
 
 

@@ -57,3 +57,8 @@ def judged(word: str | None = "NOT FORGOTTEN", criteria: list[dict] | None = Non
         "curve": [],
         "verdict": verdict,
     }
+
+
+def last_line(verdict: dict) -> str:
+    """What the terminal must end with."""
+    return f"VERDICT: {verdict['word']}" if verdict["word"] else "NO VERDICT"

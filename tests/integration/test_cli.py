@@ -17,6 +17,7 @@ from cli_bed import refused
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from verdicts import last_line
 
 from peft_unlearn import publish
 from peft_unlearn.cli import main
@@ -48,7 +49,12 @@ def test_train_writes_an_adapter_that_plain_peft_loads(recipe, bed, capsys):
     assert report["run"]["unmoved_lora_b"] == 0
     assert set(report["results"]) == {"forget", "retain"}
     assert set(report["results"]["forget"]) == {"before", "after"}
-    assert "probability" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "probability" in shown
+    verdict = json.loads(Path("out/report.json").read_text())["verdict"]
+    assert shown.splitlines()[-1] == last_line(verdict)
+    for said in (*verdict["training"], *verdict["next"]):
+        assert " ".join(said.split()) in " ".join(shown.split())
     base = AutoModelForCausalLM.from_pretrained(bed / "base")
     ids = torch.tensor([[1, 5, 6, 7]])
     before = base(ids).logits
@@ -274,6 +280,7 @@ def test_demo_is_a_run_of_each_method_and_can_be_repeated(bed, tmp_path, monkeyp
     reports = [json.loads(Path(f"runs/demo/{method}/report.json").read_text()) for method in ("ngdiff", "mollm")]
     assert all(set(report["results"]["retain"]) == {"before", "after", "never_seen"} for report in reports)
     assert [report["run"]["settings"]["method"] for report in reports] == ["ngdiff", "mollm"]
+    assert shown.splitlines()[-1] == last_line(reports[-1]["verdict"])
     assert "NF4" in Path("runs/demo/ngdiff/README.md").read_text()
     assert main(["demo", "--method", "ngdiff"]) == 0
     Path("mine").mkdir()

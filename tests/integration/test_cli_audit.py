@@ -9,6 +9,7 @@ import audit_bed
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
+from verdicts import last_line
 
 from peft_unlearn import attacks
 from peft_unlearn.cli import main
@@ -140,7 +141,9 @@ def test_no_text_unless_it_is_asked_for(bed, capsys):
     shutil.copytree(bed / "ours", bed / "shown")
     audit(bed, "shown", "--attacks", "prompts", *FEW)
     written = [(bed / "shown" / name).read_text() for name in ("report.json", "report.html", "audit.json")]
-    for text in (*written, capsys.readouterr().out):
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == last_line(json.loads(written[0])["verdict"])
+    for text in (*written, printed):
         assert not any(line in text for line in (*asked, *answers))
     audit(bed, "shown", "--attacks", "prompts", "--show-text", *FEW)
     assert sum(line in (bed / "shown" / "report.html").read_text() for line in asked) == 4

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from test_benchmarks import made_up, words, write
 from test_openunlearning import word_tokenizer
 from tiny_models import tiny_llama
+from verdicts import last_line
 
 from peft_unlearn.cli import main
 from peft_unlearn.data.rows import split
@@ -75,6 +76,8 @@ def test_an_adapter_on_a_benchmark_beside_a_never_seen_model(bed, here, capsys):
     assert "--benchmark tofu" in found["run"]["command"]
     asked = [json.loads(line)["question"] for line in (bed / "tofu" / "forget10_perturbed.json").read_text().splitlines()]
     said = capsys.readouterr().out
+    assert said.splitlines()[-1] == last_line(found["verdict"])
+    assert "The report is found.json, the page found.html" in said
     for question in asked:
         for shown in (page, said, json.dumps(found)):
             assert question not in shown

@@ -176,3 +176,12 @@ def test_side_by_side_shows_answers_as_they_are():
     assert "never-seen" in text
     with pytest.raises(ValueError, match="shorter"):
         report.side_by_side(["Who?", "Where?"], {"before": ["Ada"]})
+
+
+def test_every_number_can_be_had_again_as_the_howto_says(tmp_path, monkeypatch):
+    views = {view: {"extraction_strength": measured(np.random.default_rng(i).random(9))} for i, view in enumerate(("before", "after"))}
+    monkeypatch.chdir(tmp_path)
+    for groups in (None, {"forget": {"by": "column author", "ids": [i // 3 for i in range(9)]}}):
+        report.write(report.build({"forget": views}, {}, groups=groups), "report.json")
+        text = (Path(__file__).parents[3] / "docs/howto/read-the-report.md").read_text(encoding="utf-8")
+        exec(text.split("```python")[1].split("```")[0], {})
