@@ -6,7 +6,6 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_llama
 
-from peft_unlearn import report
 from peft_unlearn.attacks.context import Context
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.suite import evaluate
@@ -52,7 +51,7 @@ def context(model, view: str = "after", probes=None, **changes) -> Context:
         sets = {
             name: evaluate(found, TOKENIZER, rows, variants=variants, batch_size=4, lens=False) for name, (rows, variants) in probes.items()
         }
-        return {name: report.entries(evaluation) for name, evaluation in sets.items()}
+        return {name: dict(evaluation) for name, evaluation in sets.items()}
 
     views = {view: plain(model)}
     if view == "after" and hasattr(model, "peft_config"):
