@@ -15,7 +15,7 @@ from peft_unlearn.metrics.suite import ASKED, evaluate
 from peft_unlearn.report.thresholds import THRESHOLDS
 from peft_unlearn.util.errors import UserError
 
-# View -> set -> metric -> result, as the report has them: what was measured without an attack.
+# View -> set -> metric -> result: what was measured without an attack. A row that is not finite stays so.
 Plain = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 
 RECOVERY = ("probability", "exact_memorization", "extraction_strength", "worst_of_k")  # what an attack is to bring back, as in the verdict

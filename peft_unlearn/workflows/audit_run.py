@@ -6,6 +6,7 @@ a changed adapter starts anew.
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def run(
     def measure_and_attack(view: str, model: PreTrainedModel) -> None:
         if texts or view not in done.views:
             seen[view] = views.measure_view(job, view, model)
-            done.views[view] = {name: report.entries(found) for name, found in seen[view].items()}
+            done.views[view] = {name: dict(found) for name, found in seen[view].items()}
         if view == "after":
             done.facts = {**views.run_facts(job, model), "command": command("audit", request)}
         done.write()
@@ -136,7 +137,10 @@ def _judged(attack: attacks.Attack, done: "Progress", groups: Sequence[int] = ()
 
 
 class Progress:
-    """What of an audit is done: results by view and set, what each attack showed of each view, and facts of the run."""
+    """What of an audit is done: results by view and set, what each attack showed of each view, and facts of the run.
+
+    Rows that are not finite are written as such (NaN, which Python's json reads back): as null they would read as rows with nothing to measure.
+    """
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
@@ -153,7 +157,10 @@ class Progress:
         return [attack for attack in chosen if attack.name not in made and (view == "after" or (view in ATTACKED and attack.control))]
 
     def write(self) -> None:
-        report.write({"key": self.key, "views": self.views, "shown": self.shown, "facts": self.facts}, self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(self.path.name + ".tmp")
+        beside.write_text(json.dumps({"key": self.key, "views": self.views, "shown": self.shown, "facts": self.facts}), encoding="utf-8")
+        os.replace(beside, self.path)
 
 
 def _key(job: views.Job, request: AuditRequest) -> str:

@@ -6,7 +6,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_llama
 
-from peft_unlearn import data, report
+from peft_unlearn import data
 from peft_unlearn.attacks.context import Context
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.suite import evaluate
@@ -53,7 +53,7 @@ def context(model, view: str = "after", probes=None, **changes) -> Context:
             name: evaluate(found, TOKENIZER, probe.rows, variants=probe.variants, batch_size=4, lens=False)
             for name, probe in probes.items()
         }
-        return {name: report.entries(evaluation) for name, evaluation in sets.items()}
+        return {name: dict(evaluation) for name, evaluation in sets.items()}
 
     views = {view: plain(model)}
     if view == "after" and hasattr(model, "peft_config"):

@@ -64,7 +64,7 @@ def test_every_attack_leaves_the_model_as_it_was(bed, name, full, monkeypatch):
 
 
 def checked(model, bed, **changes) -> dict:
-    plain = {view: {"forget": {"extraction_strength": {"mean": mean}}} for view, mean in (("before", 0.9), ("never_seen", 0.3))}
+    plain = {view: {"forget": {"extraction_strength": {"mean": mean, "n": 3}}} for view, mean in (("before", 0.9), ("never_seen", 0.3))}
     return by_name(sanity.sanity(attacks.Context(model, TOKENIZER, bed.probes, plain, "after", **changes)))
 
 
