@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from peft_unlearn.attacks.context import Plain, Shown
-from peft_unlearn.metrics.statistics import Estimate, mean_estimate, quantile, rows_needed
+from peft_unlearn.metrics.spread import quantile
+from peft_unlearn.metrics.statistics import Estimate, mean_estimate, rows_needed
 from peft_unlearn.report.thresholds import THRESHOLDS, Threshold
 
 Rows = Sequence[float | None]

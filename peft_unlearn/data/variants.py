@@ -42,6 +42,11 @@ class Probe(NamedTuple):
         return Probe(self.rows.select(kept), variants, [self.groups[row] for row in kept] if self.groups else (), self.grouped_by)
 
 
+def grouped(probes: Mapping[str, Probe]) -> dict[str, dict[str, Any]]:
+    """Which rows of each set belong together, as a report has it; without the sets whose rows all stand alone."""
+    return {name: {"by": found.grouped_by, "ids": list(found.groups)} for name, found in probes.items() if len(found.groups)}
+
+
 def probe(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 import peft_unlearn
 from peft_unlearn import attacks, benchmarks, publish, report
 from peft_unlearn.attacks import judging
+from peft_unlearn.data.variants import grouped
 from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.publish.model_card import shown
 from peft_unlearn.util.errors import UserError
@@ -63,6 +64,7 @@ def run(
     made = report.build(
         {name: {view: sets[name] for view, sets in found.items()} for name in found["after"]},
         never_seen=job.never_seen_facts(),
+        groups=grouped(job.benchmark.probes),
         attacks={name: _judged(attack, done, groups) for name, attack in attacks.ATTACKS.items()},
         **(trained or {"run": done.facts}),
     )

@@ -97,6 +97,6 @@ def text_context(tokenizer, *, chat: bool = False, tie: bool = False, view: str 
     rows = Dataset.from_list(text_rows(tokenizer, chat=chat))
     probes = {name: Probe(rows, {}) for name in ("forget", "retain", "two_hop")}
     model = adapted(base) if view == "after" else base
-    numbers = {name: report.entries(evaluate(model, tokenizer, rows, batch_size=2)) for name in probes}
+    numbers = {name: dict(evaluate(model, tokenizer, rows, batch_size=2)) for name in probes}
     plain = {"before": numbers, view: numbers}
     return Context(model=model, tokenizer=tokenizer, probes=probes, plain=plain, view=view, batch_size=2, full=full)
