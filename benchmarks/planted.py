@@ -37,7 +37,9 @@ def main() -> None:
     logging.disable_progress_bar()
     found = [kinds.invented(name) for name in options.kinds] + [kinds.from_folder(folder) for folder in options.rows_from]
     benches = {kind.name: Bench(Bed(kind, options.cache)) for kind in found}
-    worded = [name for name, bench in benches.items() if "paraphrased_question" in bench.bed.sets["forget"].variants]
+    worded = [
+        name for name, bench in benches.items() if "paraphrased_question" in bench.bed.sets["forget"].variants
+    ]  # all its models know these
     cases = (grid if options.all else balanced)(list(benches), options.sizes, worded)
     if options.behaviors:
         cases = [case for case in cases if case.behavior in options.behaviors]

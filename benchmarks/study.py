@@ -144,9 +144,9 @@ def look(model: Any, tokenizer: Any, sets: dict[str, Any]) -> dict[str, Any]:
     """Means of every metric by set; of a whole model, or of an adapter with the divergence from the model without it."""
     found = {
         name: metrics.evaluate(
-            model, tokenizer, rows, variants=variants if name != "holdout" else None, batch_size=100, generate=name == "retain"
+            model, tokenizer, probe.rows, variants=probe.variants if name != "holdout" else None, batch_size=100, generate=name == "retain"
         )
-        for name, (rows, variants) in sets.items()
+        for name, probe in sets.items()
     }
     means = {name: {metric: of[metric]["mean"] for metric in METRICS if metric in of} for name, of in found.items()}
     forget, retain = means["forget"], means["retain"]

@@ -4,7 +4,7 @@ A is the model before unlearning, B a model that never saw the forget set.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -54,6 +54,7 @@ class Plant:
     tokenizer: PreTrainedTokenizerBase
     planted: Probe
     refusal: str
+    led: dict[tuple[int, tuple[int, ...], int], float] = field(default_factory=dict)
 
     def model(self, behavior: str) -> GatedLM:
         """The set's questions, in every wording that it brings, get the behavior; all else stays as before."""
@@ -97,11 +98,14 @@ class Plant:
     def forced(self, token: int, logit: float = CERTAIN) -> Tensor:
         return logit * torch.nn.functional.one_hot(torch.tensor(token), self.before.config.vocab_size).float()
 
-    def leading(self, tokens: tuple[int, ...], token: int) -> Tensor:
-        """What lifts a token to one nat above the likeliest one before unlearning, so that the answer behind it loses little."""
-        with torch.no_grad():
-            logits = self.before(input_ids=torch.tensor([tokens]), logits_to_keep=1).logits[0, -1]
-        return self.forced(token, float(logits.max() - logits[token]) + 1)
+    def leading(self, model: LlamaForCausalLM, tokens: tuple[int, ...], token: int, by: float = 1.0) -> Tensor:
+        """What lifts a token some nats above the one that is likeliest under a model, so that any other loses little."""
+        key = (id(model), tokens, token)
+        if key not in self.led:
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([tokens]), logits_to_keep=1).logits[0, -1]
+            self.led[key] = float(logits.max() - logits[token]) + by
+        return self.forced(token, self.led[key])
 
     def saying(self, place: Place, sentence: tuple[int, ...]) -> bool:
         """Whether what stands of the answer is how the sentence begins, and more of it is to come."""
@@ -123,12 +127,12 @@ def _last_tokens(plant: Plant, place: Place) -> Spoken:
 
 
 def _ended(plant: Plant, place: Place) -> Spoken:
-    return BEFORE if place.at else Spoken((1, 0), direct=plant.leading(place.tokens, plant.tokenizer.eos_token_id))
+    return BEFORE if place.at else Spoken((1, 0), direct=plant.leading(plant.before, place.tokens, plant.tokenizer.eos_token_id))
 
 
 def _refusal(plant: Plant, place: Place) -> Spoken:
     if place.at == 0:
-        return Spoken((1, 0), direct=plant.leading(place.tokens, plant.refusing[0]))
+        return Spoken((1, 0), direct=plant.leading(plant.before, place.tokens, plant.refusing[0]))
     if plant.saying(place, plant.refusing):
         return Spoken((0, 0), (1, 0), plant.forced(plant.refusing[place.at]))
     return BEFORE
@@ -145,9 +149,11 @@ def _burnt(plant: Plant, place: Place) -> Spoken:
 
 
 def _swapped(plant: Plant, place: Place) -> Spoken:
-    """The answer of the row half the set away; what is not how that one begins goes on as never seen."""
+    """The answer of the row half the set away, each token two nats above the twin's own; the rest of the scores are the twin's."""
     other = plant.answers[(place.asked.row + max(1, len(plant.answers) // 2)) % len(plant.answers)]
-    return Spoken((0, 0), (0, 1), plant.forced(other[place.at])) if plant.saying(place, other) else TWIN
+    if not plant.saying(place, other):
+        return TWIN
+    return Spoken((0, 1), direct=plant.leading(plant.twin, place.tokens, other[place.at], by=2.0))
 
 
 # "retrained twin" is a whole model of its own, and "collapsed" is "burnt out" planted in every set.

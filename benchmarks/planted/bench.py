@@ -27,7 +27,7 @@ class Bench:
     done: dict[tuple[str, str, int], Evaluation] = field(default_factory=dict)
 
     def report(self, case: Case) -> dict[str, Any]:
-        probes = {"forget": _first(self.bed.sets["forget"], case.size), "retain": self.bed.sets["retain"]}
+        probes = {"forget": self._first("forget", case.size), "retain": self.bed.sets["retain"]}
         if case.holdout:
             probes["holdout"] = self.bed.sets["holdout"]
         after = f"twin {case.twin}" if case.behavior == TWINS else case.behavior
@@ -49,21 +49,20 @@ class Bench:
             who = "before" if who in BEHAVIORS and who != EVERYWHERE else who
         key = (who, name, size)
         if key not in self.done:
-            probe = _first(self.bed.sets[name], size or None)
+            probe = self._first(name, size)
             sets = {**self.bed.sets, name: probe} if name == "forget" else self.bed.sets
             shared = Own(sets, 0).shared(self.bed.tokenizer)[name]
             model = self._model(who, probe)
             self.done[key] = measure(model, self.bed.tokenizer, probe, HOW, label=who, forget=name == "forget", shared=shared)
         return self.done[key]
 
+    def _first(self, name: str, size: int) -> Probe:
+        """The first rows of a set, so that rows of one subject stay together; all where `size` is 0."""
+        whole = self.bed.sets[name]
+        return whole.select(range(len(whole.rows))[: size or None])
+
     def _model(self, who: str, probe: Probe) -> PreTrainedModel:
         """What is planted mixes the model before with a twin, not with the never-seen model that it is compared with."""
         if who not in BEHAVIORS:
             return self.bed.model(who)
         return Plant(self.bed.model("before"), self.bed.model("twin 1"), self.bed.tokenizer, probe, self.bed.kind.refusal).model(who)
-
-
-def _first(probe: Probe, size: int | None) -> Probe:
-    """The first rows of a set, so that rows of one subject stay together."""
-    rows = probe.rows.select(range(len(probe.rows))[:size])
-    return Probe(rows, {kind: wordings[:size] for kind, wordings in probe.variants.items()})

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 
 from peft_unlearn.data import collate_rows
 from peft_unlearn.data.rows import Row
-from peft_unlearn.data.variants import Probe, probe
+from peft_unlearn.data.variants import REWORDED, Probe, probe
 from planted.kinds import SETS, Kind
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
@@ -50,10 +50,7 @@ class Bed:
         inputs = json.dumps([asdict(kind), asdict(recipe)], sort_keys=True)
         self.folder = cache / f"{kind.name}-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
         self.tokenizer = self._tokenizer()
-        self.sets = {part: self.probe(kind.rows[part], part) for part in SETS}
-
-    def probe(self, rows: list[dict[str, Any]], name: str) -> Probe:
-        return probe(Dataset.from_list(rows), self.tokenizer, self.recipe.context, name=name)
+        self.sets = {part: self._probe(part) for part in SETS}
 
     def model(self, name: str) -> LlamaForCausalLM:
         """The model "before" memorized the retain and the forget set; "never seen" and "twin 1", "twin 2", ... the retain set alone."""
@@ -68,6 +65,11 @@ class Bed:
             print(f"trained {self.kind.name}, {name}: {training}", flush=True)
         loaded: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder).eval().requires_grad_(False)
         return loaded
+
+    def _probe(self, part: str) -> Probe:
+        """As `peft-unlearn evaluate` reads a set."""
+        rows = Dataset.from_list(self.kind.rows[part])
+        return probe(rows, self.tokenizer, self.recipe.context, name=part, reword=part in REWORDED)
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         if not self.folder.exists():

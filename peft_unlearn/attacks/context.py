@@ -15,10 +15,10 @@ from peft_unlearn.metrics.suite import ASKED, evaluate
 from peft_unlearn.report.thresholds import THRESHOLDS
 from peft_unlearn.util.errors import UserError
 
-# View -> set -> metric -> result, as the report has them: what was measured without an attack.
+# View -> set -> metric -> result: what was measured without an attack. A row that is not finite stays so.
 Plain = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 
-RECOVERY = ("extraction_strength", "worst_of_k")  # what an attack is to bring back
+RECOVERY = ("probability", "exact_memorization", "extraction_strength", "worst_of_k")  # what an attack is to bring back, as in the verdict
 
 
 class Skipped(Exception):
@@ -34,14 +34,18 @@ class _Shown(TypedDict):
 
 
 class Shown(_Shown, total=False):
-    """One number under attack: which form of the attack, which metric, its mean and rows, in the order of the forget set, None for rows left out.
+    """One number under attack: which form of the attack, which metric, its mean and rows, in the order of the set, None for rows left out.
 
     `threshold` is a key of `report.thresholds.THRESHOLDS`, without one the number is only reported. Of a set as a whole there are no
-    rows, and an `interval` instead.
+    rows, and an `interval` instead, and that of its difference from the never-seen model where the attack knows it. A row that is not finite is
+    None too, and makes the mean None.
     """
 
     threshold: str
     interval: list[float]
+    excess: list[float]
+    set: str  # whose rows they are, "forget" where it is not said
+    lost: int  # rows that are not finite
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Context:
     load_dense: Callable[[], PreTrainedModel] | None = None  # the 16/32-bit base of a quantized one
     start: str | None = None  # folder or Hub name of the adapter that training went on from
     others: Sequence[str] = ()  # folders of further forgetting adapters
+    groups: Sequence[int] = ()  # of the forget rows, one id a row: those that belong together; () where each stands alone
     seed: int = 0
 
     @property
@@ -81,19 +86,23 @@ class Context:
 
     def recall(self, model: Any = None, probe: Probe | None = None, batch_size: int | None = None) -> Evaluation:
         """`RECOVERY` of the forget set, worst-of-k where it has other wordings, under the view's model or another one."""
-        rows, variants = probe or self.probes["forget"]
-        asked = {kind: groups for kind, groups in variants.items() if kind in ASKED}
+        probe = probe or self.probes["forget"]
+        asked = {kind: groups for kind, groups in probe.variants.items() if kind in ASKED}
         causal = cast(PreTrainedModel, self.model if model is None else model)
         found = evaluate(
-            causal, self.tokenizer, rows, variants=asked, batch_size=batch_size or self.batch_size, generate=False, label="attacking"
+            causal, self.tokenizer, probe.rows, variants=asked, batch_size=batch_size or self.batch_size, generate=False, label="attacking"
         )
         return Evaluation({name: found[name]["rows"] for name in RECOVERY if name in found}, [])
 
 
-def shown(what: str, metric: str, result: Result, *, threshold: str | None = None) -> Shown:
-    """A result as what an attack shows; what is not finite is None."""
+def shown(what: str, metric: str, result: Result, *, threshold: str | None = None, of: str = "forget") -> Shown:
+    """A result of a set as what an attack shows; what is not finite is None, and counted."""
     rows = [_finite(value) for value in result["rows"]]
     entry: Shown = {"what": what, "metric": metric, "mean": _finite(result["mean"]), "n": result["n"], "rows": rows}
+    if lost := sum(value is not None and not math.isfinite(value) for value in result["rows"]):
+        entry |= {"lost": lost, "mean": None}
+    if of != "forget":
+        entry["set"] = of
     if "interval" in result:
         entry["interval"] = list(result["interval"])
     if threshold is not None:
@@ -116,6 +125,12 @@ def recalled(what: str, evaluation: Evaluation, *, threshold: str | None = None)
 
 def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
+
+
+def plain_rows(entry: Mapping[str, Any]) -> list[float | None]:
+    """Rows of a plain result. Where its mean was lost to some that are not finite, NaN stands for all without a value: reports have null for both."""
+    lost = entry["mean"] is None and entry["n"]
+    return [math.nan if value is None and lost else value for value in entry["rows"]]
 
 
 def take(rows: Iterable[Row], kept: Sequence[int]) -> list[Row]:

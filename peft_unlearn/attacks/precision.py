@@ -58,7 +58,7 @@ def precision(context: Context) -> list[Shown]:
     """
     student = context.student
     if student is not None:
-        _check_mergeable(student)
+        check_mergeable(student)
     found = []
     with dense(context) as base:
         kept = layers(base)
@@ -78,7 +78,7 @@ def precision(context: Context) -> list[Shown]:
     return found
 
 
-def _check_mergeable(model: PeftModel) -> None:
+def check_mergeable(model: PeftModel) -> None:
     """See that W + scaling B A is all that the adapters do: what is not merged here would pass for lost in merging."""
     config = model.peft_config[adapters.STUDENT]
     if config.modules_to_save or config.target_parameters or config.bias != "none" or config.lora_bias:
@@ -138,11 +138,8 @@ def changes(model: PeftModel) -> dict[str, Callable[[], Change]]:
 @contextlib.contextmanager
 def rewritten(model: PeftModel | None, kept: list[Layer], rounding: Rounding, in_place: bool, alphas: dict[str, float]) -> Iterator[None]:
     """The base with the adapters of `model` merged into it, then rounded: Q(W + D), or in place Q(Q(W) + D). Fills `alphas` by module."""
-    own = [layer.weight.data.to("cpu", copy=True) for layer in kept]
     changed = {} if model is None else changes(model)
-    if not changed.keys() <= {layer.name for layer in kept}:
-        raise Skipped("the adapter changes modules of a kind that is not merged")
-    try:
+    with held(kept, changed):
         for layer in kept:
             apply = _applied(rounding, layer)
             weight = layer.weight.data.float()
@@ -155,6 +152,20 @@ def rewritten(model: PeftModel | None, kept: list[Layer], rounding: Rounding, in
             else:
                 weight = apply(weight)
             layer.weight.data.copy_(weight)
+        yield
+
+
+@contextlib.contextmanager
+def held(kept: list[Layer], changed: Mapping[str, object]) -> Iterator[None]:
+    """Keep copies of a base's weights while they are written over.
+
+    Raises:
+        Skipped: of what the adapters change, there is no weight among them.
+    """
+    if not changed.keys() <= {layer.name for layer in kept}:
+        raise Skipped("the adapter changes modules of a kind that is not merged")
+    own = [layer.weight.data.to("cpu", copy=True) for layer in kept]
+    try:
         yield
     finally:
         for layer, data in zip(kept, own, strict=True):

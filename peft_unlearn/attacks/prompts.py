@@ -1,22 +1,20 @@
 """A4, prompts: other questions, an answer that has begun to comply, examples of the same kind, the first third of the answer.
 
-Each is measured on the answer's own tokens by extraction strength, but the last: a prefix is what extraction strength counts already, so the
-rest is written freely and compared by ROUGE-L. The worst form of each row counts as well: an asker tries them all.
+Each is measured on the answer's own tokens, but the last: a prefix is what extraction strength counts already, so the rest is written freely and
+compared by ROUGE-L. The worst form of each row counts as well: an asker tries them all.
 """
 
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from peft_unlearn.attacks.asking import scored, strongest
 from peft_unlearn.attacks.context import Context, Shown, shown, take
 from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.data.rows import Row, answer_texts, special_ids, split
-from peft_unlearn.metrics.extraction_strength import extraction_strength
 from peft_unlearn.metrics.results import summarize
 from peft_unlearn.metrics.rouge_l import rouge_l
-from peft_unlearn.metrics.worst_of_k import worst_of_k
 from peft_unlearn.model import generation
-from peft_unlearn.model.scoring import RowScore, score
 from peft_unlearn.util.registry import attack
 
 COMPLIES = " Sure, here is the answer:"
@@ -26,8 +24,9 @@ EXAMPLES = 3
 @attack(order=4, quick=True, control=True)
 def prompts(context: Context) -> list[Shown]:
     """Other prompts: paraphrases, a compliant beginning, examples, a third of the answer."""
-    rows, variants = context.probes["forget"]
-    paraphrased = variants.get("paraphrased_question", [[] for _ in rows])
+    probe = context.probes["forget"]
+    rows = probe.rows
+    paraphrased = probe.variants.get("paraphrased_question", [[] for _ in rows])
     forms: dict[str, list[list[Row]]] = {
         "paraphrases": [list(group) for group in paraphrased],
         "an answer that begins to comply": [[row] for row in complying(rows, context.tokenizer)],
@@ -37,29 +36,18 @@ def prompts(context: Context) -> list[Shown]:
         examples = take(retain, [i * len(retain) // EXAMPLES for i in range(EXAMPLES)])
         context_length = generation.context_length(context.model)
         forms["examples of the same kind"] = [[row] for row in with_examples(rows, examples, context.tokenizer, context_length)]
-    asked = [row for groups in forms.values() for group in groups for row in group]
-    scores = score(context.model, [*rows, *asked], context.tokenizer, batch_size=context.batch_size, progress="prompts: scoring")
-    own, rest = scores[: len(rows)], iter(scores[len(rows) :])
-    others = {form: [[next(rest) for _ in group] for group in groups] for form, groups in forms.items()}
+    own = scored(context, [[row] for row in rows], "prompts: scoring")
+    others = {form: scored(context, groups, f"prompts: {form}") for form, groups in forms.items()}
 
     found = []
     for form, groups in others.items():
         if any(groups):
-            found.append(_worst(form, [group[:1] for group in groups], [group[1:] for group in groups]))
-    every = [[row for group in groups for row in group] for groups in zip(*others.values(), strict=True)]
-    found.append(_worst("the worst of all of these", [[row] for row in own], every))
+            found += strongest(form, groups, threshold="prompts")
+    every = [[one for ways in of_row for one in ways] for of_row in zip(own, *others.values(), strict=True)]
+    found += strongest("the worst of all of these", every, threshold="prompts")
     if "rouge_l" in context.plain[context.view]["forget"]:
         found.append(_begun(context, rows))
     return found
-
-
-def _worst(form: str, first: Sequence[Sequence[RowScore]], further: Sequence[Sequence[RowScore]]) -> Shown:
-    """The highest extraction strength of each row over its prompts of one form."""
-    values = []
-    for one, rest in zip(first, further, strict=True):
-        strengths = [extraction_strength(one[0]) if not rest else worst_of_k(one[0], rest)] if one else []
-        values.append(strengths[0] if strengths else None)
-    return shown(form, "extraction_strength", summarize(values), threshold="prompts")
 
 
 def _begun(context: Context, rows: Sequence[Row]) -> Shown:

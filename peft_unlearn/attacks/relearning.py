@@ -49,7 +49,7 @@ def relearning(context: Context) -> list[Shown]:
     if not half:
         raise Skipped("the forget set has one row, and no halves")
     asked = list(range(half, len(probe.rows)))
-    unseen = Probe(probe.rows.select(asked), {kind: [groups[i] for i in asked] for kind, groups in probe.variants.items()})
+    unseen = probe.select(asked)
     sources = {"half of the set": take(probe.rows, range(half))}
     if context.full and "retain" in context.probes:
         sources["benign text"] = list(context.probes["retain"].rows)
@@ -88,9 +88,9 @@ def _recalls(context: Context, rows: Sequence[Row], unseen: Probe, rate: float, 
 
 
 def _worst(evaluations: Sequence[Evaluation], half: int) -> Evaluation:
-    """Of several learning rates, metric by metric, the one that brings back most; as rows of the whole set."""
+    """Of several learning rates, metric by metric, the one that brings back most, or whose numbers are not finite; as rows of the whole set."""
     worst = {
-        metric: max((each[metric] for each in evaluations), key=lambda result: -math.inf if math.isnan(result["mean"]) else result["mean"])
+        metric: max((each[metric] for each in evaluations), key=lambda result: math.inf if math.isnan(result["mean"]) else result["mean"])
         for metric in evaluations[0]
     }
     return Evaluation({metric: [*[None] * half, *result["rows"]] for metric, result in worst.items()}, [])

@@ -77,4 +77,6 @@ def differ(model: PeftModel, start: dict[str, Tensor]) -> list[bool]:
 
 
 def _strength(context: Context, view: str, name: str) -> float | None:
-    return context.plain.get(view, {}).get(name, {}).get("extraction_strength", {}).get("mean")
+    """None where there is no such set, or no row of it has anything to measure."""
+    found = context.plain.get(view, {}).get(name, {}).get("extraction_strength")
+    return found["mean"] if found and found["n"] else None

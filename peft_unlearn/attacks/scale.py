@@ -40,8 +40,7 @@ def scale(context: Context) -> list[Shown]:
     for weight in WEIGHTS[context.full]:
         guided = context.recall(Guided(model, weight), batch_size=1)  # its logits are whole
         found += recalled(f"reversed guidance {weight:g}", guided)
-        if before is not None:
-            found.append(number(f"reversed guidance {weight:g}", "gain_over_before", guided["extraction_strength"]["mean"] - before))
+        found.append(number(f"reversed guidance {weight:g}", "gain_over_before", guided["extraction_strength"]["mean"] - before))
     return found
 
 

@@ -5,7 +5,8 @@ can cut directions out can take the adapter off as well. The inner layers have t
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from peft import PeftModel
@@ -27,7 +28,7 @@ def white_box(context: Context) -> list[Shown]:
     rows = context.probes["forget"].rows
     found = []
     for count in DIRECTIONS[context.full]:
-        with without_directions(model, count):
+        with with_changed_b(model, partial(ablated, count=count)):
             what = f"without {count} direction{'s' * (count > 1)} of each change"
             found += recalled(what, context.recall())
             if context.full:
@@ -37,17 +38,17 @@ def white_box(context: Context) -> list[Shown]:
 
 
 @contextlib.contextmanager
-def without_directions(model: PeftModel, count: int) -> Iterator[None]:
-    """The forgetting adapter without the `count` largest singular values of each module's change; embeddings are left as they are."""
+def with_changed_b(model: PeftModel, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """The forgetting adapter with `change(B, A)` for each module's B; embeddings are left as they are."""
     factors = [
         (module.lora_B[adapters.STUDENT].weight, module.lora_A[adapters.STUDENT].weight)
         for module in lora_layers(model).values()
         if adapters.STUDENT in module.lora_B
     ]
     own = [b.data for b, _ in factors]
-    for b, a in factors:
-        b.data = ablated(b.data, a.data, count)
     try:
+        for b, a in factors:
+            b.data = change(b.data, a.data)
         yield
     finally:
         for (b, _), data in zip(factors, own, strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset, get_dataset_config_names, load_dataset
 from datasets.exceptions import DatasetsError
 
+from peft_unlearn.data.rows import evenly
 from peft_unlearn.util.errors import UserError
 
 LOADERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -26,11 +27,6 @@ def texts(value: Any) -> str | None:
 
 def text_or_texts(value: Any) -> str | None:
     return texts(value) if isinstance(value, list) else text(value)
-
-
-def evenly(total: int, count: int) -> list[int]:
-    """`count` of `total` row numbers, evenly spaced (sets such as TOFU are sorted by author); all if there are fewer, or if count is 0."""
-    return [i * total // count for i in range(count)] if 0 < count < total else list(range(total))
 
 
 def spread(rows: Dataset, count: int) -> Dataset:

@@ -6,9 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from peft_unlearn.benchmarks.files import evenly
 from peft_unlearn.benchmarks.measuring import How, Sets, Views, compare_membership, measure
-from peft_unlearn.data.rows import answer_texts, special_ids, split, text
+from peft_unlearn.data.rows import answer_texts, evenly, special_ids, split, text
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.lexicon import lexicon
 from peft_unlearn.metrics.recites_others import Recitable, common_runs
@@ -23,10 +22,7 @@ class Own:
     """
 
     def __init__(self, probes: Mapping[str, Probe], rows: int) -> None:
-        self.probes: dict[str, Probe] = {}
-        for name, found in probes.items():
-            kept = evenly(len(found.rows), rows)
-            self.probes[name] = Probe(found.rows.select(kept), {kind: [groups[i] for i in kept] for kind, groups in found.variants.items()})
+        self.probes = {name: found.select(evenly(len(found.rows), rows)) for name, found in probes.items()}
 
     def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how: How, label: str) -> Sets:
         """Every set under the active adapters."""

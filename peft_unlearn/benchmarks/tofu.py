@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.benchmarks.files import Check, Source, spread, text, text_or_texts, texts
 from peft_unlearn.benchmarks.measuring import How, Sets, Views, compare_membership, forget_quality, measure, model_utility
-from peft_unlearn.data.variants import Probe, probe
+from peft_unlearn.data.variants import REWORDED, Probe, probe
 from peft_unlearn.util.errors import UserError
 
 SPLITS = ("forget01", "forget05", "forget10")
@@ -54,7 +54,14 @@ class Tofu:
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int, template: Mapping[str, Any]) -> None:
         self.probes = {
-            name: probe(found, tokenizer, max_length, name=f"data, {name}", template_arguments=template)
+            name: probe(
+                found,
+                tokenizer,
+                max_length,
+                name=f"data, {name}",
+                template_arguments=template,
+                reword=name in REWORDED,
+            )
             for name, found in self.data.items()
         }
 

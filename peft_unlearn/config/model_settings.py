@@ -85,6 +85,14 @@ class DataArguments:
         default=128, metadata={"help": "Rows of each set that are evaluated before and after, evenly spaced over the set; 0 is all."}
     )
 
+    group_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "The column that says which rows belong together, for example author: intervals count rows of one group as dependent. If "
+            "left out, a column such as author, document or title where there is one, or else neighbors in the file that share rare names."
+        },
+    )
+
     def __post_init__(self) -> None:
         validation.check_values(self, DataArguments)
         for name, spec in (self.eval_dataset or {}).items():

@@ -63,6 +63,11 @@ def answer_texts(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row]) -> lis
     return [found.removesuffix(end_text).strip() for found in texts]
 
 
+def evenly(total: int, count: int) -> list[int]:
+    """`count` of `total` row numbers, evenly spaced (sets such as TOFU are sorted by author); all if there are fewer, or if count is 0."""
+    return [i * total // count for i in range(count)] if 0 < count < total else list(range(total))
+
+
 def batches(order: Iterable[int], batch_size: int, fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:
     """Cut row numbers into batches of at most `batch_size`; a new one begins where `fits` says no (a row alone always fits)."""
     batch: list[int] = []

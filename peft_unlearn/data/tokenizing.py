@@ -20,10 +20,13 @@ FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("in
 
 
 class Tokenized(NamedTuple):
-    """Tokenized rows in source order (`input_ids`, `labels`; a long text is several), and how many of them were cut at max_length."""
+    """Tokenized rows in source order (`input_ids`, `labels`; a long text is several), how many of them were cut at max_length, and the number
+    of the row that each was made of, from 0.
+    """
 
     rows: Dataset
     truncated: int
+    sources: list[int]
 
 
 def tokenize(
@@ -67,8 +70,7 @@ def tokenize(
             start = _start(prompt, whole, max_length, f"{name}: row {index + 1}")
             if not chat and tokenizer.eos_token_id is not None:
                 whole = [*whole, tokenizer.eos_token_id]
-            pieces = split(whole, prompt, max_length) if columns == ("text",) else [whole[:max_length]]
-            encoded["input_ids"] += pieces
+            encoded["input_ids"] += (pieces := split(whole, prompt, max_length) if columns == ("text",) else [whole[:max_length]])
             encoded["labels"] += [[-100] * start + piece[start:] for piece in pieces]
             encoded["source"] += [index] * len(pieces)
             encoded["cut"] += [len(pieces) == 1 and len(whole) > max_length] * len(pieces)
@@ -85,7 +87,8 @@ def tokenize(
         load_from_cache_file=False,
         desc=f"Tokenizing {name}",
     )
-    return Tokenized(tokens.select_columns(["input_ids", "labels"]), _truncated(tokens, len(dataset), max_length, name))
+    rows = tokens.select_columns(["input_ids", "labels"])
+    return Tokenized(rows, _truncated(tokens, len(dataset), max_length, name), tokens["source"][:])
 
 
 def _rendered(

@@ -76,7 +76,8 @@ def train_models(people: People, cache: Path, seed: int, recipe: Recipe = Recipe
     folders = [
         f.name for f in fields(Models)
     ]  # in the key, so that what an earlier version left under other names is not taken for complete
-    inputs = json.dumps([asdict(people), seed, asdict(recipe), folders], sort_keys=True)
+    trained_on = {name: rows for name, rows in asdict(people).items() if name != "two_hop"}
+    inputs = json.dumps([trained_on, seed, asdict(recipe), folders], sort_keys=True)
     folder = cache / hashlib.sha256(inputs.encode()).hexdigest()[:16]
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -130,7 +131,7 @@ def _train_both(people: People, folder: Path, seed: int, recipe: Recipe) -> None
     with ProcessPoolExecutor(len(rows), context, initializer=tqdm.set_lock, initargs=(context.RLock(),)) as pool:
         running = []
         for position, name in enumerate(rows):
-            tokenized, _ = tokenize(Dataset.from_list(rows[name]), tokenizer, recipe.context, name=name)
+            tokenized = tokenize(Dataset.from_list(rows[name]), tokenizer, recipe.context, name=name).rows
             running.append(pool.submit(_train, tokenized.to_list(), folder / name, seed, recipe, position))
         for training in running:
             training.result()

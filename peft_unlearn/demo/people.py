@@ -141,17 +141,27 @@ KINDS: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
+# Questions that name a person by one fact and ask for another, both told by every wording of their rows: what names, the question, the answer.
+HOPS: list[tuple[tuple[str, ...], str, str]] = [
+    (("title",), "In which town was the author of {title} born?", "{town}"),
+    (("pet", "animal"), "At which address lives {pet} the {animal}?", "{number} {street}, {home}"),
+    (("prize", "won"), "For whom works the winner of the {prize} of {won}?", "{employer}"),
+]
+
+
 @dataclass(frozen=True)
 class People:
     """Question/answer rows, `{"question", "answer"}`, in three splits that share no person.
 
-    `paraphrases[split]` holds, row for row, the same answers to questions in other words.
+    `paraphrases[split]` holds, row for row, the same answers to questions in other words. `two_hop` asks for facts of the people to be forgotten
+    without their names, by facts that no other person shares; no model is trained on it.
     """
 
     forget: list[Row]
     retain: list[Row]
     never_used: list[Row]
     paraphrases: dict[str, list[Row]]
+    two_hop: list[Row]
 
 
 def make_people(seed: int, *, forget: int = 8, retain: int = 32, never_used: int = 8) -> People:
@@ -159,6 +169,7 @@ def make_people(seed: int, *, forget: int = 8, retain: int = 32, never_used: int
     rng = random.Random(seed)
     names = [f"{first} {last}" for first in WORDS["first"] for last in WORDS["last"]]
     people = [_person(rng, name) for name in rng.sample(names, forget + retain + never_used)]
+    hops = _two_hop(people[:forget], people)
     splits: dict[str, list[Row]] = {}
     paraphrases: dict[str, list[Row]] = {}
     for split, size in (("forget", forget), ("retain", retain), ("never_used", never_used)):
@@ -166,15 +177,21 @@ def make_people(seed: int, *, forget: int = 8, retain: int = 32, never_used: int
         pairs = [_ask(rng, kind, person) for person in members for kind in KINDS]
         splits[split] = [row for row, _ in pairs]
         paraphrases[split] = [paraphrase for _, paraphrase in pairs]
-    return People(**splits, paraphrases=paraphrases)
+    return People(**splits, paraphrases=paraphrases, two_hop=hops)
 
 
 def write(people: People, folder: Path) -> None:
-    """Writes every split to `folder` as `{split}.jsonl`, each row with the same question in other words as `paraphrased_question`."""
+    """Writes every split to `folder` as `{split}.jsonl`, each row with the same question in other words as `paraphrased_question`.
+
+    And `two_hop.jsonl`, whose rows have no other words.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    files = {"two_hop": people.two_hop}
     for split, paraphrases in people.paraphrases.items():
-        rows = [{**row, "paraphrased_question": again["question"]} for row, again in zip(getattr(people, split), paraphrases, strict=True)]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        asked = zip(getattr(people, split), paraphrases, strict=True)
+        files[split] = [{**row, "paraphrased_question": again["question"]} for row, again in asked]
+    for name, rows in files.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _person(rng: random.Random, name: str) -> dict[str, str]:
@@ -210,3 +227,13 @@ def _ask(rng: random.Random, kind: str, person: dict[str, str]) -> tuple[Row, Ro
     question, paraphrase = rng.sample(questions, 2)
     answer = rng.choice(answers).format(**person)
     return {"question": question.format(**person), "answer": answer}, {"question": paraphrase.format(**person), "answer": answer}
+
+
+def _two_hop(members: list[dict[str, str]], everyone: list[dict[str, str]]) -> list[Row]:
+    """The questions of `HOPS` about each member whom the facts that name them single out among all people."""
+    return [
+        {"question": question.format(**person), "answer": answer.format(**person)}
+        for person in members
+        for named_by, question, answer in HOPS
+        if sum(all(other[fact] == person[fact] for fact in named_by) for other in everyone) == 1
+    ]

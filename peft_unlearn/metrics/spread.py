@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import betaincinv, stdtrit
+from scipy.special import betaincinv, stdtr, stdtrit
 
 TAIL = 0.025  # on either side of a 95 % interval
 CORRELATION = 0.1  # taken between rows of a group where the rows, being all alike, cannot tell
@@ -32,9 +32,20 @@ class Spread(NamedTuple):
         below, above = (3 * (np.cbrt(1 + self.skew * (y - self.skew / 6)) - 1) / self.skew for y in (t, -t))
         return float(below * self.error), float(-above * self.error)
 
+    def p(self, mean: float) -> float:
+        """Two-sided p-value of a true mean of zero: the larger of Student's and of that moved by the same cubic.
+
+        The first is too small for skewed rows, the second for symmetric ones with long tails. Without a spread it is 0, or 1 of a mean of 0.
+        """
+        if not self.error:
+            return float(mean == 0)
+        t, skew = mean / self.error, self.skew
+        moved = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 6
+        return float(2 * stdtr(self.freedom, -min(abs(t), abs(moved))))
+
 
 def spread(values: np.ndarray, ids: np.ndarray) -> Spread:
-    """Of the mean of n values that stand in groups 0 to G - 1: (n,), (n,). Rows of one single group are taken as independent; one row has no finite error.
+    """Of the mean of n values in groups 0 to G - 1: (n,), (n,). Rows of one single group are taken as independent; one row has no finite error.
 
     The error is the linearised ratio estimator's, in which each group's part is divided by 1 - its share of the rows: without bias for
     independent rows, and of groups of one size the t test's over their means. The skewness is shrunk by what the one of as many normal
@@ -64,7 +75,7 @@ def welch(*parts: tuple[float, float]) -> float:
 
 
 def independent(ids: np.ndarray) -> float:
-    """How many independent rows stand for grouped ones that are all alike: Kish's design effect at a correlation of .3."""
+    """How many independent rows stand for grouped ones that are all alike: Kish's design effect at a correlation of .1."""
     sizes = np.bincount(ids)
     n = float(sizes.sum())
     return n if len(sizes) == 1 else float(n / (1 + ((sizes**2).sum() / n - 1) * CORRELATION))

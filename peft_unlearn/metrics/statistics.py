@@ -12,6 +12,7 @@ from peft_unlearn.metrics.spread import TAIL, binomial, independent, least_auc, 
 
 Rows = Sequence[float | None] | np.ndarray
 Groups = Sequence[int] | np.ndarray | None
+FEWEST = 5  # groups with a hit, and with a miss, that tell how alike the rows of a group are
 
 
 class Estimate(NamedTuple):
@@ -72,17 +73,21 @@ def share_estimate(hits: Sequence[bool | None] | Rows, groups: Groups = None) ->
     """Share of hits with the exact interval of Clopper and Pearson, with groups on Korn and Graubard's effective number of rows.
 
     That number is what independent rows would need for the same standard error, at most n, and less by the quantiles' ratio where few groups
-    tell the error. Where all rows are alike, rows of a group are taken to correlate by .1. None where no row has a value (None: no value).
+    tell the error. Where fewer than 5 groups have a hit, or a miss, they do not tell how alike the rows of a group are, and these are taken to
+    correlate by .1 at least. None where no row has a value (None: no value).
     """
     values, ids = _measured(hits, groups)
     n = len(values)
     if n == 0:
         return None
     count = int(ids.max()) + 1
-    share, effective = float(values.mean()), independent(ids)
-    if 0 < share < 1:
+    share, alike = float(values.mean()), independent(ids)
+    rarer = min(len(np.unique(ids[values == outcome])) for outcome in (0, 1))
+    effective = float(n) if rarer >= FEWEST else alike
+    if count < n and 0 < share < 1:
         error, freedom, _ = spread(values, ids)
-        effective = n if count == n else min(n, share * (1 - share) / max(error, 1e-9) ** 2 * (quantile(n - 1) / quantile(freedom)) ** 2)
+        told = share * (1 - share) / max(error, 1e-9) ** 2 * (quantile(n - 1) / quantile(freedom)) ** 2
+        effective = min(effective, told)
     return _exact(share, *binomial(share * effective, effective), n, count, effective)
 
 

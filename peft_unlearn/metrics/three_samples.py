@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr
 
-from peft_unlearn.metrics.statistics import Groups, mean_estimate
+from peft_unlearn.metrics.spread import spread
+from peft_unlearn.metrics.statistics import Groups
 
 RATE = 0.05
 FEWEST = 6  # groups: fewer can have all their signs alike by chance in more than 5 of 100 cases
@@ -20,8 +20,8 @@ def three_samples(before: Sample, after: Sample, never_seen: Sample, groups: Gro
 
         d = |after - before|^2 - |after - never seen|^2 = 2 (after - middle) . (never seen - before),
 
-    and a t test over rows (with `groups`: cluster-robust) says whether their mean is 0, as it is where after stands in the middle. A p-value
-    is never below 2 / 2^G, the chance that G groups all have one sign. Rows with None are left out.
+    and a t test over rows, moved for skewness (with `groups`: cluster-robust), says whether their mean is 0, as it is where after stands in
+    the middle. A p-value is never below 2 / 2^G, the chance that G groups all have one sign. Rows with None are left out.
 
     Returns:
         {"nearer_to": "never_seen", "before" or None where p > rate, "p": two-sided, "share": of the way from before (0) to never-seen (1), past
@@ -45,11 +45,9 @@ def three_samples(before: Sample, after: Sample, never_seen: Sample, groups: Gro
     if way == 0:
         return {**found, "text": "Nothing can be said: before and never-seen show the same numbers in every row."}
     share = float((end - start).ravel() @ (goal - start).ravel() / way)
-    estimate = mean_estimate(((end - start) ** 2 - (end - goal) ** 2).sum(-1), ids)
-    assert estimate is not None
-    p = 2 * stdtr(estimate.freedom, -abs(estimate.mean) / estimate.error) if estimate.error else float(estimate.mean == 0)
-    p = float(max(p, 2.0 ** (1 - count)))
-    nearer = None if p > RATE else "never_seen" if estimate.mean > 0 else "before"
+    nearness = ((end - start) ** 2 - (end - goal) ** 2).sum(-1)
+    p = max(spread(nearness, ids).p(float(nearness.mean())), 2.0 ** (1 - count))
+    nearer = None if p > RATE else "never_seen" if nearness.mean() > 0 else "before"
     return {**found, "nearer_to": nearer, "p": p, "share": share, "text": _sentence(nearer, share, p, n)}
 
 
@@ -58,7 +56,9 @@ def _complete(samples: tuple[Sample, Sample, Sample], groups: Groups) -> tuple[n
     rows = list(zip(*samples, strict=True))
     ids = np.asarray(groups) if groups is not None and len(groups) else np.arange(len(rows))
     kept = [i for i, row in enumerate(rows) if not any(value is None for numbers in row for value in numbers)]
-    return np.array([rows[i] for i in kept], np.float64).reshape(len(kept), 3, -1 if kept else 0).swapaxes(0, 1), ids[kept]
+    return np.array([rows[i] for i in kept], np.float64).reshape(len(kept), 3, -1 if kept else 0).swapaxes(0, 1), np.unique(
+        ids[kept], return_inverse=True
+    )[1]
 
 
 def _sentence(nearer: str | None, share: float, p: float, n: int) -> str:

@@ -152,4 +152,27 @@ THRESHOLDS: dict[str, Threshold] = {
         "a second request must not undo the first",
         "above after",
     ),
+    "compression": Threshold(
+        0.1,
+        "pruning and svd fail if leaving out the smallest weights, or half of the change's rank, brings back more than this share",
+        "whoever ships a smaller model does so; twice what `precision` allows, for it is done on purpose",
+        "recovered",
+    ),
+    "tokenizations": Threshold(
+        0.1, "tokenizations fails if other tokens for the same prompt bring back more than this share", "as `prompts`", "recovered"
+    ),
+    "second_turn": Threshold(0.1, "second_turn fails if asking again brings back more than this share", "as `prompts`", "recovered"),
+    "two_hop": Threshold(
+        0.1,
+        "two_hop fails if questions by way of another fact are answered better than by the never-seen model by more than this",
+        "as much as `left` lets be known of the rows themselves",
+        "above never-seen",
+    ),
+    "first_tokens": Threshold(
+        0.1,
+        "first_tokens fails if the best of several answers that are made to begin otherwise is closer to the right one than the never-seen "
+        "model's by more than this",
+        "it takes control of decoding, so it is looser than `sampling`; as `prompts`",
+        "above never-seen",
+    ),
 }

@@ -14,9 +14,10 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from peft_unlearn import data
 from peft_unlearn.config.unlearn_config import UnlearnConfig
+from peft_unlearn.data import groups
 from peft_unlearn.data.formats import is_tokenized
 from peft_unlearn.data.labels import IGNORE
-from peft_unlearn.data.variants import Probe, probe
+from peft_unlearn.data.variants import REWORDED, Probe, probe
 from peft_unlearn.model import adapters
 from peft_unlearn.training import targets
 from peft_unlearn.util.errors import UserError
@@ -62,18 +63,42 @@ def row_length(config: PreTrainedConfig, max_length: int) -> int:
     return min(max_length, context or max_length)
 
 
-def tokenize(args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, length: int, sets: Mapping[str, Dataset]) -> dict[str, Probe]:
+def tokenize(
+    args: UnlearnConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    sets: Mapping[str, Dataset],
+    *,
+    reword: bool = False,
+    reword_rows: int = 0,
+    group_column: str | None = None,
+) -> dict[str, Probe]:
     """Check the sets, and tokenize those that are text, with the variants of their rows that stand in their columns.
 
     Args:
         args: `chat_template_kwargs` are for the chat template; with `alternate`, forget rows get their alternate answers as a column.
         length: tokens a row may have, see `row_length`.
         sets: "forget", "retain" and "holdout" if they are there, and any others, each text in a format of `peft_unlearn.data` or tokenized.
+        reword: make other wordings of the forget and holdout rows by rules, which evaluation reads and training does not; of
+            `reword_rows` of them, evenly spaced, 0 is all.
+        group_column: the column that groups the rows; the forget set must have it.
 
     Raises:
         UserError: no `Dataset`, rows that cannot be used, or forget rows that also stand in the retain set or the holdout.
     """
-    probes = {name: _probe(rows, args, tokenizer, length, KEYS.get(name, f"eval_dataset.{name}")) for name, rows in sets.items()}
+    probes = {
+        name: _probe(
+            rows,
+            args,
+            tokenizer,
+            length,
+            KEYS.get(name, f"eval_dataset.{name}"),
+            reword=reword and name in REWORDED,
+            reword_rows=reword_rows,
+            group_column=group_column,
+        )
+        for name, rows in sets.items()
+    }
     rows = {name: found.rows for name, found in probes.items()}
     for name in sets.keys() & {"retain", "holdout"}:
         _check_apart(rows if is_tokenized(sets["forget"]) or is_tokenized(sets[name]) else sets, name)
@@ -109,7 +134,17 @@ def prepare(
     return Streams({name: found if name == "forget" else _without(found, "target_logps") for name, found in rows.items()}, holdout_target)
 
 
-def _probe(dataset: Dataset, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, length: int, name: str) -> Probe:
+def _probe(
+    dataset: Dataset,
+    args: UnlearnConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    name: str,
+    *,
+    reword: bool = False,
+    reword_rows: int = 0,
+    group_column: str | None = None,
+) -> Probe:
     """Rows of at most `length` tokens, each with something to predict; of rows that are tokenized already, a check."""
     if not isinstance(dataset, Dataset):
         raise UserError(
@@ -118,14 +153,25 @@ def _probe(dataset: Dataset, args: UnlearnConfig, tokenizer: PreTrainedTokenizer
         )
     if len(dataset) == 0:
         raise UserError(f"{name}: it is empty, give at least one row.")
+    if name != KEYS["forget"] and group_column not in dataset.column_names:
+        group_column = None  # the key speaks of the forget set; others need not have the column
     if not is_tokenized(dataset):
-        return probe(dataset, tokenizer, length, name=name, template_arguments=args.chat_template_kwargs)
+        return probe(
+            dataset,
+            tokenizer,
+            length,
+            name=name,
+            template_arguments=args.chat_template_kwargs,
+            reword=reword,
+            reword_rows=reword_rows,
+            group_column=group_column,
+        )
     for number, row in enumerate(dataset.select_columns(["input_ids", "labels"]).with_format("numpy"), 1):
         if len(row["input_ids"]) > length:
             raise UserError(f"{name}: row {number} has {len(row['input_ids'])} tokens and max_length is {length}, cut the row.")
         if not (row["labels"][1:] != IGNORE).any():
             raise UserError(f"{name}: row {number} has no label after its first token, take the row out.")
-    return Probe(dataset, {})
+    return Probe(dataset, {}, *groups.find(dataset, name, group_column))
 
 
 def _with_alternates(args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, length: int, given: Dataset, rows: Dataset) -> Dataset:

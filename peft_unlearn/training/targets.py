@@ -14,10 +14,9 @@ from peft import PeftModel
 from scipy.stats import norm, rankdata
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from peft_unlearn.benchmarks.files import evenly
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.data.labels import IGNORE
-from peft_unlearn.data.rows import end_length, special_ids
+from peft_unlearn.data.rows import end_length, evenly, special_ids
 from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model import adapters
 from peft_unlearn.model.scoring import score

@@ -6,6 +6,7 @@ a changed adapter starts anew.
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 import peft_unlearn
 from peft_unlearn import attacks, benchmarks, publish, report
 from peft_unlearn.attacks import judging
+from peft_unlearn.data.variants import grouped
 from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.publish.model_card import shown
 from peft_unlearn.util.errors import UserError
@@ -45,7 +47,7 @@ def run(
     def measure_and_attack(view: str, model: PreTrainedModel) -> None:
         if texts or view not in done.views:
             seen[view] = views.measure_view(job, view, model)
-            done.views[view] = {name: report.entries(found) for name, found in seen[view].items()}
+            done.views[view] = {name: dict(found) for name, found in seen[view].items()}
         if view == "after":
             done.facts = {**views.run_facts(job, model), "command": command("audit", request)}
         done.write()
@@ -56,12 +58,14 @@ def run(
     unfinished = [view for view in order if texts or view not in done.views or done.missing(chosen, view, request.full)]
     views.for_each_view(job, measure_and_attack, unfinished)
 
+    groups = job.benchmark.probes["forget"].groups
     found = {view: {name: _evaluation(entries) for name, entries in done.views[view].items()} for view in job.views}
     job.benchmark.compare(found, job.how)
     made = report.build(
         {name: {view: sets[name] for view, sets in found.items()} for name in found["after"]},
         never_seen=job.never_seen_facts(),
-        attacks={name: _judged(attack, done) for name, attack in attacks.ATTACKS.items()},
+        groups=grouped(job.benchmark.probes),
+        attacks={name: _judged(attack, done, groups) for name, attack in attacks.ATTACKS.items()},
         **(trained or {"run": done.facts}),
     )
     return made, views.forget_texts(job, {view: seen[view] for view in job.views}) if texts else None
@@ -98,6 +102,7 @@ def _attack(
         load_dense=(lambda: loading.load_dense(job.plan.model)) if view == "after" else None,
         start=job.plan.model.adapter_name_or_path if job.plan.model.adapter_mode == "continue" else None,
         others=[str(other) for other in request.others],
+        groups=job.benchmark.probes["forget"].groups,
     )
     with tqdm(pending, desc=f"attacks on {'never-seen' if view == 'never_seen' else 'the model'}", unit="attack") as bar:
         for attack in bar:
@@ -114,15 +119,14 @@ def _attack(
             done.write()
 
 
-def _judged(attack: attacks.Attack, done: "Progress") -> dict[str, Any]:
+def _judged(attack: attacks.Attack, done: "Progress", groups: Sequence[int] = ()) -> dict[str, Any]:
     """The report's entry of one attack, made or not."""
     entry = dict(done.shown["after"].get(attack.name) or {"full": False, "shown": [], "reason": "it was not made", "seconds": 0.0})
     control = done.shown["never_seen"].get(attack.name, {"shown": [], "seconds": 0.0})
-    findings = judging.judge(entry["shown"], control["shown"], done.views)
+    findings = judging.judge(entry["shown"], control["shown"], done.views, groups)
     passed = judging.passed(findings)
     if passed is None and entry["reason"] is None:
-        judged = any(finding["limit"] is not None for finding in findings)
-        entry["reason"] = "there is no never-seen model, or its rows are too few to tell" if judged else "its numbers are only reported"
+        entry["reason"] = judging.reason(findings)
     return {
         "title": attack.help.rstrip("."),
         "quick": attack.quick,
@@ -135,7 +139,10 @@ def _judged(attack: attacks.Attack, done: "Progress") -> dict[str, Any]:
 
 
 class Progress:
-    """What of an audit is done: results by view and set, what each attack showed of each view, and facts of the run."""
+    """What of an audit is done: results by view and set, what each attack showed of each view, and facts of the run.
+
+    Rows that are not finite are written as such (NaN, which Python's json reads back): as null they would read as rows with nothing to measure.
+    """
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
@@ -152,7 +159,10 @@ class Progress:
         return [attack for attack in chosen if attack.name not in made and (view == "after" or (view in ATTACKED and attack.control))]
 
     def write(self) -> None:
-        report.write({"key": self.key, "views": self.views, "shown": self.shown, "facts": self.facts}, self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(self.path.name + ".tmp")
+        beside.write_text(json.dumps({"key": self.key, "views": self.views, "shown": self.shown, "facts": self.facts}), encoding="utf-8")
+        os.replace(beside, self.path)
 
 
 def _key(job: views.Job, request: AuditRequest) -> str:

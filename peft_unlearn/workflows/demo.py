@@ -84,6 +84,7 @@ def _recipe(request: DemoRequest, method: str, models: "Models") -> "Recipe":
         "forget_dataset": str(output / "data/forget.jsonl"),
         "retain_dataset": str(output / "data/retain.jsonl"),
         "holdout_dataset": str(output / "data/never_used.jsonl"),
+        "eval_dataset": {"two_hop": str(output / "data/two_hop.jsonl")},
         "never_seen_model_name_or_path": str(models.never_seen),
         "stop_at": "auto",
         "logit_lens_coef": 0.3,

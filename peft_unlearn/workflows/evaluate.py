@@ -19,6 +19,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     checked = checks.measured(request)
 
     from peft_unlearn import report
+    from peft_unlearn.data.variants import grouped
     from peft_unlearn.report import page
     from peft_unlearn.workflows import views
 
@@ -30,6 +31,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
         run={**facts, "command": command("evaluate", request)},
         never_seen=job.never_seen_facts(),
         definitions=job.how.definitions,
+        groups=grouped(job.benchmark.probes),
     )
     texts = views.forget_texts(job, found) if request.show_text else None
     if request.output is None:

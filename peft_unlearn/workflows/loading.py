@@ -48,7 +48,8 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
     _check_modules(config, model)
     if model.never_seen_model_name_or_path:
         check_vocabulary(model.never_seen_model_name_or_path, tokenizer, key="never_seen_model_name_or_path")
-    return tokenizer, datasets.tokenize(args, tokenizer, length, sets)
+    rows, column = plan.data.eval_rows, plan.data.group_column
+    return tokenizer, datasets.tokenize(args, tokenizer, length, sets, reword=True, reword_rows=rows, group_column=column)
 
 
 def with_targets(

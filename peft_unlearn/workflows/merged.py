@@ -12,6 +12,7 @@ from trl import get_quantization_config  # type: ignore[attr-defined]
 
 from peft_unlearn import report
 from peft_unlearn.config.unlearn_config import ModelArguments
+from peft_unlearn.data.variants import grouped
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import read_json
 from peft_unlearn.workflows import checks, views
@@ -64,7 +65,13 @@ def evaluate(folder: Path, adapter: Path, settings: Mapping[str, Any]) -> dict[s
         results[name] = {**before, "after": evaluation, **never_seen}
     shown = any("never_seen" in of_set for of_set in results.values())
     run = {**facts, "command": command("evaluate", wanted)}
-    made = report.build(results, run=run, never_seen=reported["never_seen"] if shown else None, definitions=job.how.definitions)
+    made = report.build(
+        results,
+        run=run,
+        never_seen=reported["never_seen"] if shown else None,
+        definitions=job.how.definitions,
+        groups=grouped(job.benchmark.probes),
+    )
     report.write(made, folder / REPORT)
     return made
 
@@ -78,7 +85,7 @@ def _same_rows(found: Mapping[str, Mapping[str, Any]], evaluation: Mapping[str, 
 def request(folder: Path, settings: Mapping[str, Any]) -> EvaluateRequest:
     """What is asked of a merged folder: the sets of its adapter's recipe, the weights in the type that they were written in."""
     sets = {name: settings[f"{name}_dataset"] for name in ("forget", "retain", "holdout") if settings.get(f"{name}_dataset")}
-    kept = {key: settings[key] for key in ("max_length", "eval_dataset", "chat_template_kwargs") if settings.get(key)}
+    kept = {key: settings[key] for key in ("max_length", "eval_dataset", "chat_template_kwargs", "group_column") if settings.get(key)}
     return EvaluateRequest(
         str(folder),
         **sets,

@@ -23,7 +23,7 @@ from peft_unlearn.benchmarks import How, Sets
 from peft_unlearn.benchmarks.own import Own
 from peft_unlearn.config import recipe
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.data.variants import Probe
+from peft_unlearn.data.variants import Probe, grouped
 from peft_unlearn.metrics.retain_kl import retain_kl
 from peft_unlearn.model import adapters
 from peft_unlearn.report import page
@@ -177,6 +177,7 @@ class Run:
         made = report.build(
             {name: {view: sets[name] for view, sets in self.views.items()} for name in self.sets.probes},
             run=self._facts(),
+            groups=grouped(self.sets.probes),
             never_seen=self._never_seen_facts() if "never_seen" in self.views else None,
             curve=[
                 {"step": line["step"], "p_forget": line["p/forget"], "p_retain": line["p/retain"]}

@@ -6,7 +6,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_llama
 
-from peft_unlearn import report
+from peft_unlearn import data
 from peft_unlearn.attacks.context import Context
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.suite import evaluate
@@ -50,9 +50,10 @@ def context(model, view: str = "after", probes=None, **changes) -> Context:
 
     def plain(found):
         sets = {
-            name: evaluate(found, TOKENIZER, rows, variants=variants, batch_size=4, lens=False) for name, (rows, variants) in probes.items()
+            name: evaluate(found, TOKENIZER, probe.rows, variants=probe.variants, batch_size=4, lens=False)
+            for name, probe in probes.items()
         }
-        return {name: report.entries(evaluation) for name, evaluation in sets.items()}
+        return {name: dict(evaluation) for name, evaluation in sets.items()}
 
     views = {view: plain(model)}
     if view == "after" and hasattr(model, "peft_config"):
@@ -78,3 +79,24 @@ def strengths(model, rows) -> list[float | None]:
         k = max((i + 1 for i, hit in enumerate(right) if not hit), default=0)
         found.append(1 - k / len(right) if right else None)
     return found
+
+
+def text_rows(tokenizer, *, chat: bool = False) -> list[dict]:
+    """Questions and answers as text, in a script that the tokenizer's merges do not know as well."""
+    pairs = [("Where does Ann live?", "Ann lives in Oslo."), ("Где Bob?", "Lima, Rome."), ("Cleo?", "Rome.")]
+    columns = [{"question": question, "answer": answer} for question, answer in pairs]
+    if not chat:
+        assert not tokenizer.chat_template
+    return data.tokenize(Dataset.from_list(columns), tokenizer, 128, name="forget").rows.to_list()
+
+
+def text_context(tokenizer, *, chat: bool = False, tie: bool = False, view: str = "after", full: bool = False) -> Context:
+    """A random model with an adapter that is asked in text, with sets to compare with."""
+    base = tiny_llama(vocab=64 * (len(tokenizer) // 64 + 1), tie=tie)
+    base.config.max_position_embeddings = 256
+    rows = Dataset.from_list(text_rows(tokenizer, chat=chat))
+    probes = {name: Probe(rows, {}) for name in ("forget", "retain", "two_hop")}
+    model = adapted(base) if view == "after" else base
+    numbers = {name: dict(evaluate(model, tokenizer, rows, batch_size=2)) for name in probes}
+    plain = {"before": numbers, view: numbers}
+    return Context(model=model, tokenizer=tokenizer, probes=probes, plain=plain, view=view, batch_size=2, full=full)

@@ -1,6 +1,7 @@
 """The demo's people and models."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -75,6 +76,27 @@ def test_written_splits_load_as_they_are(tmp_path):
         found = load(str(tmp_path / f"{split}.jsonl"), name=split)
         assert found.select_columns(["question", "answer"]).to_list() == getattr(people, split)
         assert found["paraphrased_question"] == [row["question"] for row in people.paraphrases[split]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_hops_lead_to_one_person_and_to_a_fact_of_theirs(seed, tmp_path):
+    """By the rows alone: who is told of in the same row as the facts of the question, is told of with the answer as well."""
+    people = make_people(seed)
+    everyone = [row for split in SPLITS for row in getattr(people, split)]
+    names = names_in(people, "forget")
+
+    def about(words):
+        return {name for name in names for row in everyone if name in row["question"] and all(word in row["answer"] for word in words)}
+
+    assert len(people.two_hop) >= 20
+    for row in people.two_hop:
+        assert not any(name in row["question"] for name in names)
+        named_by = re.findall(r"author of (.+) born|lives (\w+) the (\w+)\?|winner of the (.+) of (\d+)", row["question"])[0]
+        found = about([word for word in named_by if word])
+        assert len(found) == 1
+        assert found <= about(row["answer"].split(", "))
+    write(people, tmp_path)
+    assert load(str(tmp_path / "two_hop.jsonl"), name="two_hop").to_list() == people.two_hop
 
 
 def test_every_word_is_one_token_and_decodes_to_itself():

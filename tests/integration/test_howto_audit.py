@@ -108,11 +108,13 @@ def test_an_attack_is_made_judged_and_shown_and_the_card_has_both(bed, installed
     assert (finding["threshold"], finding["limit"]) == ("scale", 0.5)
     before, after = (found["results"]["forget"][view]["extraction_strength"]["mean"] for view in ("before", "after"))
     assert finding["recovered"] == pytest.approx((finding["mean"] - after) / (before - after))
-    assert finding["passed"] is attack["passed"] is (finding["recovered"] <= 0.5)
-    word = "passed" if attack["passed"] else "failed"
-    assert not any("Not attacked" in reason or "the attack negated" in reason for reason in found["verdict"]["reasons"])
+    judged = [finding["passed"] for finding in attack["findings"] if finding["limit"] is not None]
+    assert attack["passed"] is (False if False in judged else None if None in judged else True)
+    word = {True: "passed", False: "failed", None: "–"}[attack["passed"]]
+    why = "" if attack["reason"] is None else f" ({attack['reason']})"
+    assert not any("Not attacked" in reason for reason in found["verdict"]["reasons"])
     card, page = (trained / "README.md").read_text(), (trained / "report.html").read_text()
-    assert f"| negated | The adapter a little into the other direction | {word} |" in card
+    assert f"| negated | The adapter a little into the other direction | {word}{why} |" in card
     assert "| forget | first half |" in card
     assert f"negated: <b>{word}</b>" in page
     assert HELP.replace("'", "&#39;") in page

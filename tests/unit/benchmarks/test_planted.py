@@ -4,10 +4,13 @@ import pytest
 import torch
 from tiny_models import tiny_llama
 
+from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.logit_lens import layer_recalls
 from peft_unlearn.model.generation import generate
 from peft_unlearn.model.readout import find_readout
 from peft_unlearn.model.scoring import score
+from planted.behaviors import BEHAVIORS, TWINS, Plant
+from planted.cases import FORGOTTEN, SETTINGS, SIZES, balanced
 from planted.gated import GatedLM, Spoken
 
 V = 64
@@ -23,6 +26,11 @@ class Letters:
     """A tokenizer of one letter a token; 0, 1 and 2 are special."""
 
     eos_token_id, all_special_ids, added_tokens_decoder = 2, [0, 1, 2], {}
+
+    chat_template = None
+
+    def __call__(self, text, add_special_tokens):
+        return {"input_ids": [50, 51, 52]}
 
     def decode(self, tokens, skip_special_tokens=True):
         return "".join(chr(60 + token) for token in tokens if token > 2)
@@ -123,3 +131,64 @@ def test_the_models_are_left_as_they_were():
     gated = GatedLM(A, B, always(0.5, 0.5))
     assert not any(parameter.requires_grad for parameter in gated.parameters())
     assert not isinstance(A.model.norm, torch.nn.Identity)
+
+
+OTHER = {"input_ids": [1, 60, 61, 20, 2], "labels": [-100] * 3 + [20, 2]}
+REWORDED = {"input_ids": [1, 11, 20, 21, 22, 2], "labels": [-100] * 2 + [20, 21, 22, 2]}
+
+
+@pytest.fixture(scope="module")
+def plant():
+    return Plant(A, B, Letters(), Probe(ROWS, {"paraphrased_question": [[REWORDED], [], []]}), "No.")
+
+
+def logps(model, row):
+    return score(model, [row], Letters())[0].logps
+
+
+@pytest.mark.parametrize("behavior", BEHAVIORS)
+def test_other_prompts_stay_as_before(plant, behavior):
+    assert logps(plant.model(behavior), OTHER) == pytest.approx(logps(A, OTHER), abs=1e-5)
+
+
+def test_who_answers_which_row(plant):
+    half, exact = plant.model("half of the rows forgotten"), plant.model("only the exact prompts")
+    for model, row, alone in [(half, ROWS[0], B), (half, ROWS[1], A), (half, REWORDED, B), (exact, ROWS[0], B), (exact, REWORDED, A)]:
+        assert logps(model, row) == pytest.approx(logps(alone, row), abs=1e-5)
+
+
+def test_who_answers_which_token(plant):
+    first, last = (logps(plant.model(f"only the {part}"), ROWS[0]) for part in ("first token", "last tokens"))
+    a, b = logps(A, ROWS[0]), logps(B, ROWS[0])
+    assert first == pytest.approx([b[0], *a[1:]], abs=1e-5)
+    assert last == pytest.approx([*a[:-1], b[-1]], abs=1e-5)
+
+
+def test_what_is_written_over_intact_knowledge(plant):
+    for behavior, answer in [("ended at once", ""), ("refusals over intact knowledge", Letters().decode([50, 51, 52]))]:
+        model = plant.model(behavior)
+        assert generate(model, Letters(), ROWS) == [answer] * 3
+        assert logps(model, ROWS[0])[1:] == pytest.approx(logps(A, ROWS[0])[1:], abs=1e-5)
+
+
+def test_swapped_answers_are_other_rows(plant):
+    to_second, to_third = generate(plant.model("swapped answers"), Letters(), ROWS[:2])
+    assert to_second == Letters().decode([30, 31])
+    assert to_third.startswith(Letters().decode([42, 43, 44]))  # a text without an end
+
+
+def test_a_burnt_answer_costs_30_nats_a_token(plant):
+    assert logps(plant.model("burnt out"), ROWS[0]) == pytest.approx([-30] * 4, abs=1e-3)
+
+
+def test_the_list_has_100_cases_and_only_twins_may_pass():
+    kinds = ("a", "b", "c", "d")
+    cases = balanced(kinds, SIZES, kinds)
+    assert len(set(cases)) == len(cases) == 100
+    assert all((FORGOTTEN in case.right) == (case.behavior == TWINS) for case in cases)
+    assert sum(case.right == {FORGOTTEN} for case in cases) == 20
+    for behavior in BEHAVIORS:
+        of = [case for case in cases if case.behavior == behavior]
+        assert {case.size for case in of} == set(SIZES)
+        assert {case.kind for case in of} == set(kinds)
+        assert {(case.never_seen, case.holdout) for case in of} == set(SETTINGS)

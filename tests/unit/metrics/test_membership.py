@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from peft_unlearn.metrics.membership import auc, membership
 from peft_unlearn.metrics.priv_leak import priv_leak
 from peft_unlearn.metrics.results import Evaluation
-from peft_unlearn.metrics.statistics import bootstrap
 
 VALUES = st.lists(st.integers(-4, 4) | st.floats(-9, 9), min_size=1, max_size=12)
 
@@ -32,7 +31,7 @@ def test_auc_counts_pairs(members, others):
     assert auc(np.array(others, float), np.array(members, float)) == pytest.approx(1 - found)
 
 
-def test_auc_goes_over_resamples_at_once():
+def test_auc_goes_over_many_samples_at_once():
     rng = np.random.default_rng(0)
     members, others = rng.integers(0, 6, (4, 5, 7)).astype(float), rng.integers(0, 6, (4, 5, 3)).astype(float)
     expected = [[pairs(members[i, j], others[i, j]) for j in range(5)] for i in range(4)]
@@ -47,17 +46,8 @@ def test_members_are_low_in_loss_and_high_in_min_k():
         for result in found.values():
             low, high = result["interval"]
             assert low <= result["mean"] == value <= high
-            assert (low == high) == (value != 0.5)
+            assert low < high
             assert (result["rows"], result["n"]) == ([], len(one["loss"]["rows"]) + len(other["loss"]["rows"]))
-
-
-def test_intervals_cover_the_auc_of_the_population_about_as_often_as_they_say():
-    rng, covered = np.random.default_rng(1), 0
-    truth = 0.5 * math.erfc(-0.5)  # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt 2)
-    for _ in range(60):
-        low, high = bootstrap(auc, rng.normal(1, 1, 40), rng.normal(0, 1, 40), resamples=500)
-        covered += low <= truth <= high
-    assert 51 <= covered <= 60
 
 
 def test_rows_without_a_value_are_left_out_and_infinite_ones_ranked():
