@@ -173,7 +173,9 @@ def test_divergence_keeps_the_last_good_adapter_and_says_so(recipe, bed, capsys)
     refused(capsys, ["train", recipe(method="graddiff", learning_rate="1e30", max_grad_norm=0, max_steps=5)], "NaN or infinite at step")
     report = json.loads(Path("out/report.json").read_text())
     assert "NaN or infinite" in report["run"]["stopped"]
-    assert f"stopped early, and this is the last good adapter: {report['run']['stopped']}" in Path("out/README.md").read_text()
+    card = Path("out/README.md").read_text()
+    assert f"The run stopped early: {report['run']['stopped'].rstrip('.')}." in card
+    assert "This is the last good adapter." in card
     assert all(tensor.isfinite().all() for tensor in load_file("out/adapter_model.safetensors").values())
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(bed / "base"), "out")
     assert loaded(torch.tensor([[1, 5, 6, 7]])).logits.isfinite().all()

@@ -61,7 +61,7 @@ def test_an_adapter_on_a_benchmark_beside_a_never_seen_model(bed, here, capsys):
     found, page = evaluated(
         bed / "lora", "--benchmark", "tofu", "--data", bed / "tofu", "--rows", "3", "--never-seen", bed / "other", "--samples", "2"
     )
-    assert found["schema"] == 3
+    assert found["schema"] == 4
     assert found["definitions"] == "peft-unlearn"
     assert found["never_seen"] == {"kind": "retrained", "name": str(bed / "other")}
     assert set(found["results"]) == {"forget", "retain", "real_authors", "world_facts"}
