@@ -10,7 +10,7 @@ from peft_unlearn import report
 from peft_unlearn.benchmarks import How
 from peft_unlearn.benchmarks.measuring import measure
 from peft_unlearn.benchmarks.own import Own
-from peft_unlearn.data.variants import Probe
+from peft_unlearn.data.variants import Probe, grouped
 from peft_unlearn.metrics.results import Evaluation
 from planted.behaviors import BEHAVIORS, EVERYWHERE, TWINS, Plant
 from planted.cases import Case
@@ -40,6 +40,7 @@ class Bench:
             run={"planted": case.name},
             never_seen={"kind": "retrained", "name": "never seen"} if case.never_seen else None,
             definitions=HOW.definitions,
+            groups=grouped(probes),
         )
 
     def _measured(self, who: str, name: str, size: int) -> Evaluation:

@@ -13,7 +13,7 @@ SETTINGS = ((True, True), (True, False), (False, True), (False, False))  # a nev
 TWIN_CASES, TWINS_A_KIND, ROUNDS = 20, 5, 6
 
 EXACT = "only the exact prompts"
-KNOWS = r"extraction strength|probability|memori[sz]|verbatim|rouge|secret|still known|known rows|answers? (given )?back"
+KNOWS = r"word for word|extraction|probability|memori[sz]|verbatim|rouge|secret|still known|known rows|answers? (given )?back"
 # Behavior -> the word for it, and what a first reason may speak of. "" is any.
 EXPECTED: dict[str, tuple[str, str]] = {
     "untouched": (NOT_FORGOTTEN, KNOWS),

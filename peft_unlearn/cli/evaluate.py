@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = add_common_arguments(parser, EvaluateRequest)
     fields.add(how, EvaluateRequest, "definitions")
     fields.add(how, EvaluateRequest, "samples", type=int, metavar="K")
+    fields.add(how, EvaluateRequest, "tasks", nargs="+", metavar="TASK")
     fields.add(parser, EvaluateRequest, "output", metavar="FILE")
 
 

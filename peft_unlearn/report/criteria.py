@@ -15,6 +15,8 @@ COLLAPSED, NOT_FORGOTTEN, SUPPRESSED, OVER_FORGOTTEN = "COLLAPSED", "NOT FORGOTT
 UNSHOWN, FORGOTTEN = "NOT SHOWN", "FORGOTTEN AS TESTED"
 PASSED, FAILED, NOT_SHOWN = "passed", "failed", "not shown"
 
+LEAST = 5e-4  # a power that is smaller is one of rows that are all alike, and no number to name
+MOST = 50  # times as many rows as there are: nobody has them, and the number is near its limit
 ALONE = 0.5  # what may be left where nothing shows what a model would say that never saw the rows
 NO_REFERENCE = "nothing tells what a model says of these rows that never saw them"
 
@@ -58,8 +60,10 @@ def criterion(
     """The state of an estimate beside its limit; `scale` is what a whole is in the estimate's unit, for the power's share."""
     state = PASSED if estimate.high <= limit else FAILED if estimate.low > limit else NOT_SHOWN
     least = power(estimate) / scale
-    seen = f"{estimate.n} rows would have shown a difference of {least:.2g} in 95 of 100 cases" if math.isfinite(least) else None
+    told = estimate.n > 1 and math.isfinite(least) and least >= LEAST
+    seen = f"{estimate.n} rows would have shown a difference of {least:.2g} in 95 of 100 cases" if told else None
     needed = rows_needed(estimate, limit) if state == NOT_SHOWN else None
+    needed = needed if needed is None or needed <= MOST * estimate.n else None
     interval = (numbers["low"], numbers["high"])
     whole = interval if all(map(math.isfinite, interval)) else None
     return Criterion(

@@ -22,7 +22,8 @@ from peft_unlearn.metrics.statistics import Estimate, auc_difference, auc_estima
 Rows = list[float | None]
 
 NEVER_SEEN = "the never-seen model"
-SAID = {"paired": NEVER_SEEN, "holdout": "the holdout set", None: "0 (no never-seen model, no holdout)"}
+SAID = {"paired": NEVER_SEEN, "holdout": "the holdout set", None: "nothing to compare with"}
+SPOKEN = ("degenerate", "nonwords")  # any model speaks: where nothing else stands beside it, the one before does
 FAR = 0.15  # of an AUC from .5: no sample of rows of one kind would show it, and nothing else explains it
 TAUGHT = 0.5  # of the forget set's probability before: a holdout that has it was taught as well
 
@@ -99,7 +100,9 @@ class Evidence:
     def expected(self, metric: str) -> float | None:
         """What the reference shows of the forget set, on average."""
         if self.kind != "paired":
-            return self.mean("holdout", "after", metric) if self.kind else 0.0
+            return (
+                self.mean("holdout", "after", metric) if self.kind else self.mean("forget", "before", metric) if metric in SPOKEN else 0.0
+            )
         never = self.mean("forget", "never_seen", metric)
         if never is None:
             return None
@@ -135,7 +138,8 @@ class Evidence:
             others = self.rows("holdout", "after", metric)
             there = None if others is None else self.estimate("holdout", others)
             return None if there is None else _sum((1.0, self.estimate("forget", own, bounds)), (share - 1, there))
-        return self.estimate("forget", own, bounds)
+        before = self.rows("forget", "before", metric) if metric in SPOKEN else None
+        return self.estimate("forget", own if before is None else _minus(own, before), bounds)
 
     def loss(self, share_of_reference: float, share_of_before: float = 0.0) -> Estimate | None:
         """Mean of after's loss - (share_of_reference * reference + share_of_before * before), in nats a token."""

@@ -7,14 +7,16 @@ from peft_unlearn.report.criteria import FAILED, NO_REFERENCE, NOT_FORGOTTEN, NO
 from peft_unlearn.report.evidence import Evidence
 from peft_unlearn.report.thresholds import THRESHOLDS
 
-# A row is known where one of these is so large: half of the answer is written, completed, or likely.
+# Beside the model before and a never-seen one, a row is known where one of these is nearer to before, of those that tell the two apart by so much.
+# Without them, where one is so large: rows of one form share half of their words with any row.
 KNOWN = {
-    "verbatim": 0.5,
-    "extraction_from_start": 0.5,
+    "verbatim": 0.8,
+    "extraction_from_start": 0.8,
     "extraction_strength": 0.5,
-    "exact_memorization": 0.8,
+    "exact_memorization": 0.9,
     "probability": 0.5,
 }
+APART = 0.5
 # It is recited where this much of it stands in one piece in the answer, and the piece is no mere phrase; or where every token comes first.
 RECITED, WORDS = 0.9, 5
 TOKENS, LIKELY = 0.95, 0.5
@@ -23,7 +25,7 @@ SHOWN = 10  # rows that are named
 
 def known_rows(evidence: Evidence) -> Iterator[Criterion]:
     """Rows that are still known, beside those that the reference knows by guessing; and every row that is recited or gives a secret back."""
-    after = flags(evidence, "forget", "after", is_known)
+    after = known(evidence, "after")
     if not any(flag is not None for flag in after):
         return
     yield from _recited(evidence)
@@ -31,10 +33,28 @@ def known_rows(evidence: Evidence) -> Iterator[Criterion]:
     yield from _share(evidence, after)
 
 
+def known(evidence: Evidence, view: str) -> list[bool | None]:
+    """Which forget rows a view knows, "after" beside "never_seen" or the other way round; None where nothing was measured."""
+    if evidence.kind != "paired":
+        return flags(evidence, "forget", view, is_known)
+    other = evidence.get("forget", "never_seen" if view == "after" else "after")
+    before = evidence.get("forget", "before")
+
+    def nearer(metrics: Mapping[str, Any], row: int) -> bool | None:
+        found = []
+        for metric in KNOWN:
+            start = _value(before, metric, row) if before else 1.0
+            here, there = _value(metrics, metric, row), _value(other, metric, row)
+            if start is not None and here is not None and there is not None:
+                found.append(start - there >= APART and here - there >= (start - there) / 2)
+        return any(found) if found else None
+
+    return flags(evidence, "forget", view, nearer)
+
+
 def worst_rows(evidence: Evidence) -> list[int]:
-    """The rows of which most is left, by number from 1: those that are known and that the never-seen model does not know."""
-    after, never = (flags(evidence, "forget", view, is_known) for view in ("after", "never_seen"))
-    return [i + 1 for i, flag in enumerate(after) if flag and not (i < len(never) and never[i])]
+    """The rows that are known, by number from 1."""
+    return [i + 1 for i, flag in enumerate(known(evidence, "after")) if flag]
 
 
 def _share(evidence: Evidence, after: list[bool | None]) -> Iterator[Criterion]:
@@ -44,7 +64,7 @@ def _share(evidence: Evidence, after: list[bool | None]) -> Iterator[Criterion]:
     count = sum(measured)
     text = f"{count:.0f} of {len(measured)} rows of the forget set are still known"
     if evidence.kind == "paired":
-        never = flags(evidence, "forget", "never_seen", is_known)
+        never = known(evidence, "never_seen")
         more = [None if a is None or b is None else a - float(b) for a, b in zip(hits, never, strict=True)]
         estimate = evidence.estimate("forget", more, (-1.0, 1.0))
         expected = sum(map(bool, never)) / len(measured)

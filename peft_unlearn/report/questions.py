@@ -18,7 +18,7 @@ from peft_unlearn.report.criteria import (
     Criterion,
     criterion,
 )
-from peft_unlearn.report.evidence import Evidence
+from peft_unlearn.report.evidence import SPOKEN, Evidence
 from peft_unlearn.report.thresholds import THRESHOLDS
 
 # Metric -> the threshold of what may be left, and the question that it answers.
@@ -31,6 +31,7 @@ LEFT = {
     "probability": ("left", "Does it still find the answers likely?"),
     "recites_others": ("left_written", "Does it give the answers of other forgotten questions?"),
 }
+GUESSED = ("rouge_l", "exact_memorization", "reworded_memorization")  # much of these is guessed: without a reference they say nothing
 PROVING = ("min_k", "loss")  # the membership attacks that a pass rests on; the others are noisier, and can only fail
 REWORDED = {
     "reworded_probability": "Asked in other words, does it find the answers likely?",
@@ -101,7 +102,7 @@ def _damage(evidence: Evidence) -> Iterator[Criterion]:
     estimate = evidence.estimate("holdout", [None if a is None or b is None else a - b for a, b in zip(after, before, strict=True)])
     if estimate is None or start is None or now is None:
         return
-    limit = max(THRESHOLDS["beyond"].limit * start, THRESHOLDS["beyond_nats"].limit)
+    limit = max(_allowed(evidence, "beyond") * start, THRESHOLDS["beyond_nats"].limit)
     text = f"loss of the holdout set: {start:.3f} nats a token before, {now:.3f} after (at most {limit:.3f} more)."
     question = "Is text of this kind, which was not to be forgotten, as likely as before?"
     yield criterion("holdout_damage", OVER_FORGOTTEN, question, estimate, limit, text, _numbers(estimate), limit, start)
@@ -194,10 +195,9 @@ def attacked(evidence: Evidence) -> Iterator[Criterion]:
             if found["limit"] is None:
                 continue
             state = {True: PASSED, False: FAILED, None: NOT_SHOWN}[found["passed"]]
-            question = f"Does the attack {name} bring it back?"
-            yield Criterion(
-                f"attack_{name}", SUPPRESSED, question, state, f"{name}, {found['text']}", found["recovered"], None, found["limit"]
-            )
+            question = f"Is it brought back by this: {attack['title'][:1].lower()}{attack['title'][1:]}?"
+            text = f"{name}, {found['text']}"
+            yield Criterion(f"attack_{name}", SUPPRESSED, question, state, text, found["recovered"], None, found["limit"], n=found.get("n"))
 
 
 def _left(evidence: Evidence, metric: str, word: str, question: str, limit: float) -> Iterator[Criterion]:
@@ -205,7 +205,9 @@ def _left(evidence: Evidence, metric: str, word: str, question: str, limit: floa
     gap, after, expected = evidence.gap(metric), evidence.mean("forget", "after", metric), evidence.expected(metric)
     if gap is None or after is None or expected is None or gap < THRESHOLDS["to_forget"].limit:
         return
-    limit = limit if evidence.kind else max(limit, ALONE)
+    if evidence.kind is None and metric in GUESSED:
+        return
+    limit = max(limit, THRESHOLDS["least"].limit / gap) if evidence.kind else ALONE
     estimate = evidence.above(metric, limit)
     if estimate is None:
         return
@@ -227,9 +229,9 @@ def _excess(
 ) -> Iterator[Criterion]:
     """The number minus the reference's."""
     after, expected, estimate = evidence.mean("forget", "after", metric), evidence.expected(metric), evidence.above(metric, bounds=bounds)
-    if after is None or expected is None or estimate is None or evidence.kind is None:
+    if after is None or expected is None or estimate is None or (evidence.kind is None and metric not in SPOKEN):
         return
-    shown = f"{after:.3f} after, {expected:.3f} for {evidence.reference}"
+    shown = f"{after:.3f} after, {expected:.3f} {'before' if evidence.kind is None else f'for {evidence.reference}'}"
     label = {"degenerate": "Empty or repetitive answers, forget set", "nonwords": "Words that do not exist, forget set"}.get(metric)
     more = f"{_range(estimate.low, estimate.high, '+.3f', ' more')} (at most {limit:g} more)"
     text = f"{label or _label(metric) + ' of the forget set'}: {shown}{more}."

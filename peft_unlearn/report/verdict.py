@@ -116,7 +116,7 @@ def _nothing_to_judge(evidence: Evidence, found: Sequence[Criterion]) -> str | N
         if never is not None and never > GUESSED:
             return f"The never-seen model knows the rows itself (probability {never:.3f}): name one that never saw them."
         said = " and ".join(f"{metric.replace('_', ' ')} before is {gap:.3f}" for metric, gap in gaps.items())
-        return f"There was nothing to forget: {said} above {evidence.reference} (at least {limit})."
+        return f"There was nothing to forget: {said} above {evidence.reference} (at least {limit.limit})."
     if not any(criterion.word == NOT_FORGOTTEN for criterion in found):
         return "Neither extraction strength nor probability of the forget set says what is left."
     return None

@@ -14,16 +14,18 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     Raises:
         UserError: what is wrong with the request, before torch is imported; or a model or set that cannot be used.
     """
-    from peft_unlearn.workflows import checks
+    from peft_unlearn.workflows import checks, tasks
 
+    tasks.check_installed(request.tasks)
     checked = checks.measured(request)
+    tasks.check(request.tasks)
 
     from peft_unlearn import report
     from peft_unlearn.data.variants import grouped
     from peft_unlearn.report import page
     from peft_unlearn.workflows import views
 
-    job = views.prepare(checked, definitions=request.definitions, samples=request.samples)
+    job = views.prepare(checked, definitions=request.definitions, samples=request.samples, tasks=request.tasks)
     found, facts = views.measure_all(job)
     job.benchmark.compare(found, job.how)
     made = report.build(

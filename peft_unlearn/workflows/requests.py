@@ -82,6 +82,7 @@ class EvaluateRequest(_Measured):
     _: KW_ONLY
     definitions: str = field(default="peft-unlearn", metadata={"help": "whose metrics", "choices": ("peft-unlearn", "openunlearning")})
     samples: int = field(default=0, metadata={"help": "also draw so many answers to each forget row (leak at k)"})
+    tasks: Sequence[str] = field(default=(), metadata={"help": "also tasks of lm-evaluation-harness: names, groups, or YAML files"})
     output: str | Path | None = field(
         default=None, metadata={"help": "write a report.json here, and the same as a page, report.html, beside it"}
     )

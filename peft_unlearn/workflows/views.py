@@ -17,12 +17,13 @@ from peft_unlearn import benchmarks
 from peft_unlearn.benchmarks.own import Own
 from peft_unlearn.config import recipe
 from peft_unlearn.data.rows import special_ids, split, text
+from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.metrics.retain_kl import retain_kl
 from peft_unlearn.model import adapters
 from peft_unlearn.training import datasets
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import locate
-from peft_unlearn.workflows import checks, loading
+from peft_unlearn.workflows import checks, loading, tasks
 from peft_unlearn.workflows.requests import AuditRequest, EvaluateRequest
 
 SYSTEM = (
@@ -42,6 +43,7 @@ class Job:
     how: benchmarks.How
     tokenizer: PreTrainedTokenizerBase
     never_seen: Path | None  # the folder of a never-seen model
+    tasks: Sequence[str] = ()  # of lm-evaluation-harness
 
     @property
     def stacked(self) -> bool:
@@ -63,7 +65,7 @@ class Job:
         return {"kind": "base", "name": base} if self.stacked else None
 
 
-def prepare(checked: checks.Checked, *, definitions: str = benchmarks.DEFINITIONS[0], samples: int = 0) -> Job:
+def prepare(checked: checks.Checked, *, definitions: str = benchmarks.DEFINITIONS[0], samples: int = 0, tasks: Sequence[str] = ()) -> Job:
     """Check files, rows, tokenizers and adapters, and tokenize.
 
     Raises:
@@ -97,7 +99,7 @@ def prepare(checked: checks.Checked, *, definitions: str = benchmarks.DEFINITION
         probes = datasets.tokenize(plan.training, tokenizer, length, sets, reword=True, reword_rows=rows, group_column=column)
         found = Own(probes, rows)
     how = benchmarks.How(definitions, plan.training.per_device_eval_batch_size, samples)
-    return Job(request, plan, folder, checked.is_adapter, found, how, tokenizer, never_seen)
+    return Job(request, plan, folder, checked.is_adapter, found, how, tokenizer, never_seen, tasks)
 
 
 def _add_system_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, *, of: str) -> None:
@@ -142,12 +144,15 @@ def for_each_view(job: Job, do: Callable[[str, PreTrainedModel], None], order: S
 
 
 def measure_view(job: Job, view: str, model: PreTrainedModel) -> benchmarks.Sets:
-    """Every set under one view of `for_each_view`; of an adapter, also how far it moved the retain set."""
+    """Every set under one view of `for_each_view`, and the tasks as a set of their own; of an adapter, also how far it moved the retain set."""
     sets = job.benchmark.evaluate(model, job.tokenizer, job.how, view.replace("_", "-"))
     if view == "after" and isinstance(model, PeftModel) and "retain" in job.benchmark.probes and not job.how.as_openunlearning:
         rows = job.benchmark.probes["retain"].rows
         through = (partial(adapters.view, model, name) for name in ("reference", "student"))
         sets["retain"]["retain_kl"] = retain_kl(rows, *through, batch_size=job.how.batch_size)
+    if job.tasks:
+        rows = tasks.measure(model, job.tokenizer, job.tasks, rows=job.request.rows or 0, batch_size=job.how.batch_size)
+        sets["tasks"] = Evaluation(rows, [])
     return sets
 
 
