@@ -11,7 +11,10 @@ from scipy.optimize import brentq
 from scipy.special import betaincinv, stdtr, stdtrit
 
 TAIL = 0.025  # on either side of a 95 % interval
-CORRELATION = 0.1  # taken between rows of a group where the rows, being all alike, cannot tell
+FEW = 5  # groups: of fewer the spread between them says nothing
+# Taken between rows of a group where these, few or all alike, cannot tell. Between two retrained models the differences of rows correlate by .02 on
+# average (-.1 to .16 by metric; reports of benchmarks/planted.py).
+CORRELATION = 0.1
 
 
 class Spread(NamedTuple):
@@ -47,13 +50,19 @@ class Spread(NamedTuple):
 def spread(values: np.ndarray, ids: np.ndarray) -> Spread:
     """Of the mean of n values in groups 0 to G - 1: (n,), (n,). Rows of one single group are taken as independent; one row has no finite error.
 
+    Of fewer than `FEW` groups the rows' own spread is taken, with Kish's design effect.
+
     The error is the linearised ratio estimator's, in which each group's part is divided by 1 - its share of the rows: without bias for
     independent rows, and of groups of one size the t test's over their means. The skewness is shrunk by what the one of as many normal
     values would be by chance, 6 / G in variance.
     """
     if len(values) == 1:
         return Spread(math.inf, 0.0, 0.0)
-    if ids.max() == 0:
+    groups = int(ids.max()) + 1
+    if 1 < groups < min(FEW, len(values)):
+        alone, effective = spread(values, np.arange(len(values))), independent(ids)
+        return Spread(alone.error * math.sqrt(len(values) / effective), max(effective - 1, 1.0), alone.skew)
+    if groups == 1:
         ids = np.arange(len(values))
     weights = np.bincount(ids) / len(values)
     apart = np.bincount(ids, values - values.mean()) / len(values)

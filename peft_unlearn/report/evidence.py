@@ -17,7 +17,7 @@ from scipy.stats import norm
 
 from peft_unlearn.metrics.holdout_shift import holdout_shift
 from peft_unlearn.metrics.membership import SIGNS
-from peft_unlearn.metrics.statistics import Estimate, auc_difference, auc_estimate, mean_estimate, total
+from peft_unlearn.metrics.statistics import Estimate, auc_difference, auc_estimate, mean_estimate, share_estimate, total
 
 Rows = list[float | None]
 
@@ -138,8 +138,11 @@ class Evidence:
             others = self.rows("holdout", "after", metric)
             there = None if others is None else self.estimate("holdout", others)
             return None if there is None else _sum((1.0, self.estimate("forget", own, bounds)), (share - 1, there))
-        before = self.rows("forget", "before", metric) if metric in SPOKEN else None
-        return self.estimate("forget", own if before is None else _minus(own, before), bounds)
+        if metric not in SPOKEN:
+            return self.estimate("forget", own, bounds)
+        start, shares = self.mean("forget", "before", metric) or 0.0, set(own) <= {0.0, 1.0, None}
+        found = share_estimate(own, self.groups.get("forget")) if shares else self.estimate("forget", own, bounds)
+        return found and found._replace(mean=found.mean - start, low=found.low - start, high=found.high - start)
 
     def loss(self, share_of_reference: float, share_of_before: float = 0.0) -> Estimate | None:
         """Mean of after's loss - (share_of_reference * reference + share_of_before * before), in nats a token."""
@@ -158,12 +161,6 @@ class Evidence:
         if shift is None:
             return paired
         return _sum((1.0, paired), (-share_of_reference * float(np.mean([value for value in never if value is not None])), shift))
-
-    def difference(self, rows: Rows, others: Rows) -> tuple[Estimate | None, float]:
-        """Mean of forget rows minus that of holdout rows, and the latter."""
-        there = self.estimate("holdout", others, (0.0, 1.0))
-        own = self.estimate("forget", rows, (0.0, 1.0))
-        return _sum((1.0, own), (-1.0, there)), 0.0 if there is None else there.mean
 
     def membership(self, metric: str) -> Estimate | None:
         """AUC of forget against holdout rows after unlearning, minus the never-seen model's; minus .5 where there is none."""

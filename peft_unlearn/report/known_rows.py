@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from peft_unlearn.metrics.statistics import share_estimate, total
 from peft_unlearn.report.criteria import FAILED, NO_REFERENCE, NOT_FORGOTTEN, NOT_SHOWN, PASSED, Criterion, criterion
 from peft_unlearn.report.evidence import Evidence
 from peft_unlearn.report.thresholds import THRESHOLDS
 
-# Beside the model before and a never-seen one, a row is known where one of these is nearer to before, of those that tell the two apart by so much.
-# Without them, where one is so large: rows of one form share half of their words with any row.
+# A row is known where two of these say so, for each alone is now and then right by chance: beside a never-seen model those that are nearer to
+# before, of those that tell the two apart by so much; without one those that are so large.
 KNOWN = {
     "verbatim": 0.8,
     "extraction_from_start": 0.8,
@@ -16,7 +17,7 @@ KNOWN = {
     "exact_memorization": 0.9,
     "probability": 0.5,
 }
-APART = 0.5
+APART, AGREE = 0.5, 2
 # It is recited where this much of it stands in one piece in the answer, and the piece is no mere phrase; or where every token comes first.
 RECITED, WORDS = 0.9, 5
 TOKENS, LIKELY = 0.95, 0.5
@@ -47,7 +48,7 @@ def known(evidence: Evidence, view: str) -> list[bool | None]:
             here, there = _value(metrics, metric, row), _value(other, metric, row)
             if start is not None and here is not None and there is not None:
                 found.append(start - there >= APART and here - there >= (start - there) / 2)
-        return any(found) if found else None
+        return _agree(found)
 
     return flags(evidence, "forget", view, nearer)
 
@@ -58,21 +59,20 @@ def worst_rows(evidence: Evidence) -> list[int]:
 
 
 def _share(evidence: Evidence, after: list[bool | None]) -> Iterator[Criterion]:
-    limit, hits = THRESHOLDS["known_rows"].limit, [None if flag is None else float(flag) for flag in after]
-    measured = [value for value in hits if value is not None]
-    question = "How many of the rows are still known?"
-    count = sum(measured)
-    text = f"{count:.0f} of {len(measured)} rows of the forget set are still known"
-    if evidence.kind == "paired":
-        never = known(evidence, "never_seen")
-        more = [None if a is None or b is None else a - float(b) for a, b in zip(hits, never, strict=True)]
-        estimate = evidence.estimate("forget", more, (-1.0, 1.0))
-        expected = sum(map(bool, never)) / len(measured)
-    elif evidence.kind == "holdout":
-        others = [None if flag is None else float(flag) for flag in flags(evidence, "holdout", "after", is_known)]
-        estimate, expected = evidence.difference(hits, others)
-    else:
-        estimate, expected = evidence.estimate("forget", hits, (0.0, 1.0)), 0.0
+    limit, question = THRESHOLDS["known_rows"].limit, "How many of the rows are still known?"
+    measured, count = sum(flag is not None for flag in after), sum(map(bool, after))
+    text = f"{count} of {measured} rows of the forget set are still known"
+    others = {"paired": ("forget", known(evidence, "never_seen")), "holdout": ("holdout", flags(evidence, "holdout", "after", is_known))}
+    estimate = share_estimate(after, evidence.groups.get("forget"))
+    expected = 0.0
+    if evidence.kind is not None:
+        name, flagged = others[evidence.kind]
+        reference = share_estimate(flagged, evidence.groups.get(name))
+        expected = 0.0 if reference is None else reference.mean
+        if estimate is not None and reference is not None:
+            estimate = total((1.0, estimate), (-1.0, reference))._replace(
+                n=estimate.n, groups=estimate.groups, effective=estimate.effective
+            )
     if estimate is None:
         return
     text += f", {expected:.0%} for {evidence.reference} (at most {limit:.0%} more)."
@@ -137,7 +137,12 @@ def flags(evidence: Evidence, name: str, view: str, flag: Any) -> list[bool | No
 def is_known(metrics: Mapping[str, Any], row: int) -> bool | None:
     values = {metric: _value(metrics, metric, row) for metric in KNOWN}
     measured = {metric: value for metric, value in values.items() if value is not None}
-    return any(value >= KNOWN[metric] for metric, value in measured.items()) if measured else None
+    return _agree([value >= KNOWN[metric] for metric, value in measured.items()])
+
+
+def _agree(said: list[bool]) -> bool | None:
+    """Whether enough of what was measured says so."""
+    return sum(said) >= min(AGREE, len(said)) if said else None
 
 
 def is_recited(metrics: Mapping[str, Any], row: int) -> bool | None:

@@ -11,7 +11,7 @@ from scipy import stats
 from peft_unlearn.attacks import judging
 from peft_unlearn.attacks.context import number, plain_rows, shown
 from peft_unlearn.metrics.results import summarize
-from peft_unlearn.report import entries
+from peft_unlearn.report.build import entries
 from peft_unlearn.report.thresholds import THRESHOLDS
 
 N = 40
