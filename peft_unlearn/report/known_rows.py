@@ -30,6 +30,7 @@ def known_rows(evidence: Evidence) -> Iterator[Criterion]:
     if not any(flag is not None for flag in after):
         return
     yield from _recited(evidence)
+    yield from _elsewhere(evidence)
     yield from _secrets(evidence)
     yield from _share(evidence, after)
 
@@ -92,6 +93,22 @@ def _recited(evidence: Evidence) -> Iterator[Criterion]:
     rows = [i + 1 for i, flag in enumerate(after) if flag and not (i < len(never) and never[i])]
     question = "Does any row come back word for word?"
     yield _facts("recited_rows", question, rows, len(after), _guessed(evidence, is_recited), "come back word for word")
+
+
+def _elsewhere(evidence: Evidence) -> Iterator[Criterion]:
+    """An answer that comes back under another row's question: nothing of it is forgotten."""
+
+    def told(metrics: Mapping[str, Any], row: int) -> bool | None:
+        value = _value(metrics, "recites_others", row)
+        return None if value is None else value >= RECITED
+
+    after, never = (flags(evidence, "forget", view, told) for view in ("after", "never_seen"))
+    if any(flag is not None for flag in after):
+        rows = [i + 1 for i, flag in enumerate(after) if flag and not (i < len(never) and never[i])]
+        question = "Does any answer come back under another question?"
+        yield _facts(
+            "recited_elsewhere", question, rows, len(after), _guessed(evidence, told), "give another forget row's answer word for word"
+        )
 
 
 def _secrets(evidence: Evidence) -> Iterator[Criterion]:

@@ -16,7 +16,7 @@ ANSWERS = {KNOWN: "yes", PARTLY_KNOWN: "in part", NOT_KNOWN: "no"}  # of a fine-
 NATS = {"loss_beyond", "holdout_damage", "entropy"}
 AUC = {"membership_above", "membership_below"}
 MORE = {"known_rows", "degenerate", "degenerate_retain", "nonwords", "recites_others", "logit_lens"}
-COUNTED = {"recited_rows", "secrets"}  # rows of which one is too many
+COUNTED = {"recited_rows", "recited_elsewhere", "secrets"}  # rows of which one is too many
 
 
 def label(name: str) -> str:

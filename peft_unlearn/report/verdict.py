@@ -98,7 +98,7 @@ def _word(evidence: Evidence, found: Sequence[Criterion]) -> tuple[str | None, l
 def _rank(criterion: Criterion) -> tuple[int, int, float]:
     """Worst word first; of one word the rows before the means unless nearly all are known, then what is furthest past its threshold."""
     words = len(ORDER) if criterion.name == INSIDE else ORDER.index(criterion.word)
-    tail = criterion.name in ("known_rows", "recited_rows", "secrets")
+    tail = criterion.name in ("known_rows", "recited_rows", "recited_elsewhere", "secrets")
     trace = criterion.name in ("loss_short", "three_samples")
     size = abs(criterion.value or 0.0) if criterion.word == NOT_FORGOTTEN else criterion.size  # of shares that are left the largest
     everywhere = tail and criterion.value is not None and criterion.value >= 0.9
