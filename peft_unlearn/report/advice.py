@@ -40,7 +40,7 @@ def _mend(word: str | None, failed: set[str], run: Mapping[str, Any]) -> Iterato
             if run.get("reached") is not True
             else "Train again with a higher learning_rate, or forget_coef."
         )
-    if failed & {"reworded_probability", "reworded_memorization", "worst_of_k"} or "prompts" in attacks:
+    if word == c.SUPPRESSED and (failed & {"reworded_probability", "reworded_memorization", "worst_of_k"} or "prompts" in attacks):
         yield "Add other wordings of the forget rows to the forget set, so that more than the exact question is forgotten."
     if "logit_lens" in failed or "white_box" in attacks:
         yield "Reach the inner layers: logit_lens_coef: 0.3."

@@ -64,7 +64,6 @@ def _criteria(evidence: Evidence) -> list[Criterion]:
     flat = any(criterion.name == "entropy" and criterion.state == FAILED for criterion in past)
     traces = [] if flat else list(short(evidence))
     return [
-        *collapsed(evidence),
         *known_rows(evidence),
         *left(evidence),
         *traces,
@@ -73,6 +72,7 @@ def _criteria(evidence: Evidence) -> list[Criterion]:
         *membership(evidence, flat),
         *past,
         *inside(evidence),
+        *collapsed(evidence),
     ]
 
 
