@@ -14,7 +14,7 @@ TAIL = 0.025  # on either side of a 95 % interval
 FEW = 5  # groups: of fewer the spread between them says nothing
 # Taken between rows of a group where these, few or all alike, cannot tell. Between two retrained models the differences of rows correlate by .02 on
 # average (-.1 to .16 by metric; reports of benchmarks/planted.py).
-CORRELATION = 0.1
+CORRELATION = 0.03
 
 
 class Spread(NamedTuple):
@@ -84,7 +84,7 @@ def welch(*parts: tuple[float, float]) -> float:
 
 
 def independent(ids: np.ndarray) -> float:
-    """How many independent rows stand for grouped ones that are all alike: Kish's design effect at a correlation of .1."""
+    """How many independent rows stand for grouped ones that are all alike: Kish's design effect at a correlation of .03."""
     sizes = np.bincount(ids)
     n = float(sizes.sum())
     return n if len(sizes) == 1 else float(n / (1 + ((sizes**2).sum() / n - 1) * CORRELATION))

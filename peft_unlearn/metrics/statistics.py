@@ -74,7 +74,7 @@ def share_estimate(hits: Sequence[bool | None] | Rows, groups: Groups = None) ->
 
     That number is what independent rows would need for the same standard error, at most n, and less by the quantiles' ratio where few groups
     tell the error. Where fewer than 5 groups have a hit, or a miss, they do not tell how alike the rows of a group are, and these are taken to
-    correlate by .1 at least. None where no row has a value (None: no value).
+    correlate by .03 at least. None where no row has a value (None: no value).
     """
     values, ids = _measured(hits, groups)
     n = len(values)

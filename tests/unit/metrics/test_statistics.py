@@ -215,10 +215,10 @@ def test_intervals_cover_what_they_promise(what):
 
 
 def test_two_to_four_groups_count_by_their_rows():
-    """40 rows of 2 authors: the rows' own error times sqrt(1 + 19 * .1), with as many degrees of freedom as independent rows stand for them."""
+    """40 rows of 2 authors: the rows' own error times sqrt(1 + 19 * .03), with as many degrees of freedom as independent rows stand for them."""
     values = np.random.default_rng(1).standard_normal(40)
     found = mean_estimate(values, np.repeat([0, 1], 20))
-    design = 1 + 19 * 0.1
+    design = 1 + 19 * 0.03
     assert found.groups == 2
     assert found.error == pytest.approx(values.std(ddof=1) / np.sqrt(40) * np.sqrt(design), rel=1e-9)
     assert found.freedom == pytest.approx(40 / design - 1, rel=1e-9)
