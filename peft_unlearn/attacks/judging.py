@@ -151,11 +151,11 @@ def _compared(found: Estimate, limit: float) -> Outcome:
     """A 95 % interval beside a limit: within, past, or on both sides of it, and then how many rows would tell."""
     if math.isnan(found.mean):
         return Outcome("not measured", "some of its rows are not finite")
-    if found.high <= limit + EQUAL and (found.error or found.n >= ALIKE):
+    if found.high <= limit + EQUAL and (found.error > EQUAL or found.n >= ALIKE):
         return Outcome("passed")
     if found.low > limit + EQUAL:
         return Outcome("failed")
-    needed = rows_needed(found, limit) if found.error else ALIKE
+    needed = rows_needed(found, limit) if found.error > EQUAL else ALIKE
     more = "more rows would tell" if needed is None else f"about {needed} would show it"
     return Outcome("not shown", f"not shown with {found.n} row{'s' * (found.n != 1)}; {more}")
 

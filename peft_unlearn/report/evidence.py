@@ -25,7 +25,8 @@ NEVER_SEEN = "the never-seen model"
 SAID = {"paired": NEVER_SEEN, "holdout": "the holdout set", None: "nothing to compare with"}
 SPOKEN = ("degenerate", "nonwords")  # any model speaks: where nothing else stands beside it, the one before does
 FAR = 0.15  # of an AUC from .5: no sample of rows of one kind would show it, and nothing else explains it
-TAUGHT = 0.5  # of the forget set's probability before: a holdout that has it was taught as well
+# A probability before of what was taught; and the share of the forget set's at which a holdout was taught as well.
+MEMORIZED, TAUGHT = 0.5, 0.8
 
 
 class Evidence:
@@ -66,7 +67,7 @@ class Evidence:
         """Whether the model before unlearning knows the holdout about as well as the forget set, and a never-seen model does not."""
         forget, holdout = self.mean("forget", "before", "probability"), self.mean("holdout", "before", "probability")
         never = self.mean("holdout", "never_seen", "probability")
-        if forget is None or holdout is None or forget < TAUGHT:
+        if forget is None or holdout is None or forget < MEMORIZED:
             return False
         return holdout > TAUGHT * forget and (never is None or never < TAUGHT * holdout)
 

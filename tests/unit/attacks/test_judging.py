@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -77,6 +77,7 @@ def test_a_recovery_passes_where_fiellers_interval_is_within_the_limit(seed, sha
     (found,) = judging.judge([shown("form", "probability", summarize(list(after + back)), threshold="prompts")], [], of)
     low, high = fieller(back, gap)
     limit = THRESHOLDS["prompts"].limit
+    assume(min(abs(high - limit), abs(low - limit)) > 0.3 * (high - low))  # ours is moved for skewness, Fieller's is not
     assert found["state"] == ("passed" if high <= limit else "failed" if low > limit else "not shown")
 
 
@@ -99,11 +100,11 @@ def test_differences_are_an_equivalence_test(kind, excess, n):
     ("ends", "state"),
     [
         ((-0.05, 0.05), "passed"),
-        ((-0.2, 0.05), "not shown"),
-        ((0.05, 0.2), "not shown"),
-        ((0.11, 0.3), "failed"),
-        ((-0.3, -0.11), "failed"),
-        ((-0.3, 0.3), "not shown"),
+        ((-0.3, 0.05), "not shown"),
+        ((0.05, 0.3), "not shown"),
+        ((0.21, 0.4), "failed"),
+        ((-0.4, -0.21), "failed"),
+        ((-0.4, 0.4), "not shown"),
     ],
 )
 def test_membership_is_two_sided(ends, state):
@@ -141,20 +142,20 @@ def test_the_rows_that_would_show_it_do():
 
 @pytest.mark.parametrize("n", [1, 3, 12, 20, 40, 48, 80])
 def test_rows_that_are_all_alike_show_no_more_than_their_number(n):
-    """Of n rows without a leak, a share p of all rows may leak whole, where (1 - p)^n = .025: p + limit p must fit into the limit."""
+    """Of n rows without a leak, a share p of all rows may leak whole, where (1 - p)^n = .025: as few as may be known in a verdict that passes."""
     of = {view: {"forget": {"extraction_strength": summarize([mean] * n)}} for view, mean in (("before", 1.0), ("after", 0.0))}
     (found,) = judging.judge([shown("form", "extraction_strength", summarize([0.0] * n), threshold="prompts")], [], of)
-    limit, hidden = 0.1, 1 - 0.025 ** (1 / n)
+    hidden = 1 - 0.025 ** (1 / n)
     assert found["recovered"] == 0
-    assert found["state"] == ("passed" if hidden * (1 + limit) <= limit else "not shown")
+    assert found["state"] == ("passed" if hidden <= THRESHOLDS["known_rows"].limit else "not shown")
 
 
 def test_rows_of_one_group_are_one():
-    """40 rows that are 4 authors' tell less than 40 authors."""
-    leak = [0.05 * (i // 10) for i in range(N)]
+    """40 rows that are 5 authors' tell less than 40 authors."""
+    leak = [0.04 * (i // 8) for i in range(N)]
     of = {view: {"forget": {"probability": summarize(rows(mean))}} for view, mean in (("before", 0.9), ("after", 0.1))}
     entry = shown("form", "probability", summarize([a + b for a, b in zip(rows(0.08), leak, strict=True)]), threshold="prompts")
-    (alone,), (together,) = (judging.judge([entry], [], of, groups) for groups in ((), [i // 10 for i in range(N)]))
+    (alone,), (together,) = (judging.judge([entry], [], of, groups) for groups in ((), [i // 8 for i in range(N)]))
     assert alone["state"] == "passed"
     assert together["state"] == "not shown"
 
