@@ -131,12 +131,17 @@ def _told_apart(evidence: Evidence, metric: str, sides: Mapping[str, Estimate], 
     beside = f"{evidence.reference}'s" if paired else ".5"
     text = f"{metric.replace('_', ' ')} AUC of forget against holdout rows: {'–' if after is None else format(after, '.3f')} after"
     text += "" if never is None else f", {never:.3f} for {evidence.reference}"
-    text += (
-        f"; {estimate.mean:+.3f}{_range(estimate.low, estimate.high, '.3f')} {'above' if above else 'below'} {beside} (at most {limit})."
-    )
+    text += f"; {estimate.mean:+.3f}{_range(estimate.low, estimate.high, '.3f')} {'above' if above else 'below'} {beside}"
+    text += f" (at most {limit}{'' if paired else _by_chance(evidence, metric)})."
     question = "Do the rows still look like training data?" if above else "Do the rows stand out as pushed away?"
     name, word = ("membership_above", SUPPRESSED) if above else ("membership_below", OVER_FORGOTTEN)
     return criterion(name, word, question, estimate, limit, text, _numbers(estimate), limit, never)
+
+
+def _by_chance(evidence: Evidence, metric: str) -> str:
+    """What an untouched holdout shows by itself: the 95 % range of the AUC of rows that nothing tells apart (Mann and Whitney)."""
+    n, m = (len(evidence.rows(name, "after", metric) or ()) for name in ("forget", "holdout"))
+    return f"; two sets of one kind differ by {1.96 * math.sqrt((n + m + 1) / (12 * n * m)):.2f} by chance" if n and m else ""
 
 
 def inside(evidence: Evidence) -> Iterator[Criterion]:

@@ -27,6 +27,12 @@ def rows(mean: float, spread: float = 0.02) -> dict:
     return {"mean": float(np.mean(values)), "n": N, "rows": values}
 
 
+def share(of: float) -> dict:
+    """N values of which this share is 1 and the others 0."""
+    values = [float(i < round(of * N)) for i in range(N)]
+    return {"mean": float(np.mean(values)), "n": N, "rows": values}
+
+
 def auc(mean: float) -> dict:
     return {"mean": mean, "n": 2 * N, "rows": [], "interval": [mean - 0.03, mean + 0.03]}
 
@@ -267,9 +273,10 @@ def test_a_holdout_that_was_taught_is_no_reference():
     assert any("seems to stand in the training set" in reason for reason in found["reasons"])
 
 
-def moved(never_kind: str, after_loss: float) -> dict:
+def moved(never_kind: str, after_loss: float, degenerate: float = 0.0) -> dict:
     """A base below the user's adapter as the never-seen model: the fine-tune took unseen text from 2.61 nats to 3.80."""
     results = built({"loss": after_loss})["results"]
+    results["forget"]["after"]["degenerate"] = share(degenerate)
     loss = {"before": 0.005, "after": after_loss, "never_seen": 2.67}
     for view, value in loss.items():
         results["forget"][view]["loss"] = rows(value)
@@ -288,6 +295,14 @@ def test_the_reference_is_moved_as_the_targets_of_the_run_are():
     assert (
         moved("base", 2.67)["word"] == "NOT FORGOTTEN"
     )  # as unlikely as for a model that never had the fine-tune: likelier than unseen text
+
+
+def test_a_run_that_landed_and_broke_its_answers_is_told_by_its_answers():
+    """The same run as it was measured: 55 % of the answers to forgotten questions are "X X X", where the bare base has 2.5 %."""
+    found = moved("base", 4.20, degenerate=0.55)
+    assert found["word"] == "OVER-FORGOTTEN"
+    assert "Empty or repetitive answers, forget set: 0.550 after" in found["reasons"][0]
+    assert [criterion["name"] for criterion in found["criteria"] if criterion["state"] == "failed"] == ["degenerate"]
 
 
 def test_a_holdout_that_was_burnt_moves_the_reference_no_further():
