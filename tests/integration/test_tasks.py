@@ -39,7 +39,8 @@ def stand_in(monkeypatch):
 
     class Wrapped:
         def __init__(self, pretrained, tokenizer, batch_size):
-            self.on = not any(module.disable_adapters for module in pretrained.modules() if isinstance(module, LoraLayer))
+            layers = [module for module in pretrained.modules() if isinstance(module, LoraLayer)]
+            self.on = any(layer.active_adapters and not layer.disable_adapters for layer in layers)
             tokenizer.pad_token = "</s>"
             pretrained.tie_weights()
             asked.append((pretrained.training, batch_size))
