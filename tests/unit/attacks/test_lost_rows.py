@@ -5,12 +5,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from peft_unlearn import report
 from peft_unlearn.attacks.membership import membership
 from peft_unlearn.attacks.sanity import sanity
 from peft_unlearn.benchmarks import How
 from peft_unlearn.benchmarks.measuring import compare_membership
+from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.membership import SIGNS
 from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.model import adapters
@@ -60,10 +62,10 @@ PROBES = {name: Probe(rows=Dataset.from_list([]), variants={}) for name in ("for
 
 
 def test_no_auc_of_an_attack_is_of_the_rows_that_remain(views):
-    found = {entry["metric"]: entry for entry in membership(SimpleNamespace(probes=PROBES, plain=views, view="after"))}
+    found = {entry["metric"]: entry for entry in membership(SimpleNamespace(probes=PROBES, plain=views, view="after", groups=()))}
     assert {name: entry["mean"] for name, entry in found.items()} == dict.fromkeys((*(f"{name}_auc" for name in SIGNS), "loss_rise_auc"))
     whole = {**views, "after": {**views["after"], "forget": dict(evaluation(2))}}  # the holdout is lost without the adapter alone
-    found = {entry["metric"]: entry["mean"] for entry in membership(SimpleNamespace(probes=PROBES, plain=whole, view="after"))}
+    found = {entry["metric"]: entry["mean"] for entry in membership(SimpleNamespace(probes=PROBES, plain=whole, view="after", groups=()))}
     assert found.pop("loss_rise_auc") is None
     assert None not in found.values()
 

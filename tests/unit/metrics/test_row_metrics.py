@@ -224,7 +224,17 @@ def test_other_wordings_hide_no_nan_and_no_lack_of_tokens():
 
 def test_what_is_measured_follows_what_is_given():
     model, rows = tiny_llama(), ragged(3, 1)
-    always = {"loss", "probability", "extraction_strength", "extraction_from_start", "exact_memorization", "min_k", "min_k_pp", "zlib", "entropy"}
+    always = {
+        "loss",
+        "probability",
+        "extraction_strength",
+        "extraction_from_start",
+        "exact_memorization",
+        "min_k",
+        "min_k_pp",
+        "zlib",
+        "entropy",
+    }
     assert set(evaluate(model, tokenizer(), rows, generate=False)) == always
     answered = evaluate(model, tokenizer(), rows, lens=True)
     assert set(answered) == always | {"rouge_l", "degenerate", "verbatim", "verbatim_words", "secrets", "logit_lens"}
