@@ -61,9 +61,9 @@ def audited(bed):
     [
         ("scaled", "NOT FORGOTTEN", set()),  # plain questions find it
         ("refusing", "SUPPRESSED", {"relearning"}),  # half of the set brings back the other half
-        ("never_seen", "FORGOTTEN AS TESTED", set()),
-        ("ours", "SUPPRESSED", set()),  # every attack holds; the inner layers still know, as the report says
-        ("hardened", "FORGOTTEN AS TESTED", set()),  # and here they do not
+        ("never_seen", "NOT SHOWN", set()),  # 16 rows condemn, and pass nothing
+        ("ours", "OVER-FORGOTTEN", set()),  # more than half of the answers are loops; the inner layers still know, as the report says
+        ("hardened", "NOT SHOWN", set()),  # and here they do not
     ],
 )
 def test_real_cases_are_told_apart(audited, model, word, failed):
@@ -78,7 +78,8 @@ def test_what_each_case_shows(audited):
     passed = {model: {name: attack["passed"] for name, attack in found["attacks"].items()} for model, found in audited.items()}
     for model in ("ours", "hardened"):
         assert False not in passed[model].values()
-        assert all(passed[model][name] for name in ("precision", "scale", "relearning", "prompts", "membership"))
+        assert True in passed[model].values()
+        assert any("about 23 would show it" in reason for reason in audited[model]["verdict"]["reasons"])
     inner = {model: audited[model]["results"]["forget"]["after"]["logit_lens"]["mean"] for model in ("ours", "hardened", "never_seen")}
     assert inner["hardened"] < inner["never_seen"] + 0.1 < inner["ours"]
     assert passed["never_seen"] | {"sanity": None, "scale": None} == passed["never_seen"]
@@ -111,8 +112,9 @@ def test_an_audit_brings_the_model_card_up_to_date(bed, audited):
     shutil.copytree(bed / "ours", bed / "carded")
     card, found = (bed / "carded" / "README.md").read_text(), audited["ours"]
     assert f"verdict: {found['verdict']['word']}" in card
-    for reason in found["verdict"]["reasons"]:
-        assert reason in card
+    for criterion in found["verdict"]["criteria"]:
+        if criterion["state"] == "failed":
+            assert criterion["question"] in card
     settings = card.partition("## Settings")[2]
     assert f"| `learning_rate` | {found['run']['settings']['learning_rate']} |" in settings
     assert f"| `max_steps` | {found['run']['steps']} |" in settings
