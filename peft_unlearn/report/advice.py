@@ -26,7 +26,8 @@ def training(run: Mapping[str, Any]) -> list[str]:
 
 def following(word: str | None, found: Sequence[Criterion], run: Mapping[str, Any], kind: str | None) -> list[str]:
     """What to do next, the most useful first."""
-    failed = {criterion.name for criterion in found if criterion.state == c.FAILED}
+    past = [criterion for criterion in found if criterion.state == c.FAILED or (criterion.state == c.NOT_SHOWN and criterion.size > 1)]
+    failed = {criterion.name for criterion in past if criterion.value is not None or criterion.state == c.FAILED}
     open_ = [criterion for criterion in found if criterion.state == c.NOT_SHOWN]
     return list(dict.fromkeys([*_mend(word, failed, run), *_show(open_, kind), *_then(word, found)]))
 

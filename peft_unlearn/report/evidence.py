@@ -79,7 +79,8 @@ class Evidence:
             return "No never-seen model: the forget rows are compared with holdout rows of their kind, under the model itself."
         text = f"The forget rows are compared, row by row, with {self.reference}"
         if self.shift is not None:
-            text += f"; its loss is taken times {self.shift[0]:.2f}, as text of the holdout has become that much less likely since"
+            than = "less" if self.shift[0] > 1 else "more"
+            text += f"; its loss is taken times {self.shift[0]:.2f}, as text of the holdout has become that much {than} likely since"
         if self.moved:
             text += "; every number is moved by what the holdout shows, for that model never had the fine-tune"
         return f"{text}."
@@ -133,17 +134,23 @@ class Evidence:
             never = self.rows("forget", "never_seen", metric)
             if never is None:
                 return None
-            move, paired = self._move(metric), self.estimate("forget", _minus(own, never, 1 - share), bounds)
+            move = self._move(metric)
+            if _yes_or_no(own) and _yes_or_no(never):  # exact, where few rows say yes
+                paired = _sum((1.0, self._share("forget", own)), (-1.0, self._share("forget", never)))
+            else:
+                paired = self.estimate("forget", _minus(own, never, 1 - share), bounds)
             return paired if move is None else _sum((1.0, paired), (share - 1, move))
         if self.kind == "holdout":
             others = self.rows("holdout", "after", metric)
-            there = None if others is None else self.estimate("holdout", others)
-            return None if there is None else _sum((1.0, self.estimate("forget", own, bounds)), (share - 1, there))
-        if metric not in SPOKEN:
-            return self.estimate("forget", own, bounds)
-        start, shares = self.mean("forget", "before", metric) or 0.0, set(own) <= {0.0, 1.0, None}
-        found = share_estimate(own, self.groups.get("forget")) if shares else self.estimate("forget", own, bounds)
+            there = None if others is None else self._share("holdout", others)
+            return None if there is None else _sum((1.0, self._share("forget", own, bounds)), (share - 1, there))
+        start = (self.mean("forget", "before", metric) or 0.0) if metric in SPOKEN else 0.0
+        found = self._share("forget", own, bounds)
         return found and found._replace(mean=found.mean - start, low=found.low - start, high=found.high - start)
+
+    def _share(self, name: str, rows: Rows, bounds: tuple[float, float] | None = None) -> Estimate | None:
+        """The mean of a set's rows: an exact share where they say yes or no."""
+        return share_estimate(rows, self.groups.get(name)) if _yes_or_no(rows) else self.estimate(name, rows, bounds)
 
     def loss(self, share_of_reference: float, share_of_before: float = 0.0) -> Estimate | None:
         """Mean of after's loss - (share_of_reference * reference + share_of_before * before), in nats a token."""
@@ -235,6 +242,10 @@ class Evidence:
         changes = [None if a is None or b is None else (a - factor * b) / float(old.mean()) for a, b in zip(now, then, strict=True)]
         spread = self.estimate("holdout", changes)
         return factor, None if spread is None else spread._replace(mean=0.0, low=spread.low - spread.mean, high=spread.high - spread.mean)
+
+
+def _yes_or_no(rows: Rows) -> bool:
+    return set(rows) <= {0.0, 1.0, None}
 
 
 def _minus(rows: Rows, others: Rows, share: float = 1.0) -> Rows:
