@@ -66,7 +66,7 @@ def fieller(x: np.ndarray, gap: np.ndarray) -> tuple[float, float]:
     return tuple(sorted(np.roots([a, b, c]).real))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), share=st.floats(-0.1, 0.4), spread=st.floats(0.01, 0.3), n=st.integers(4, 60))
 def test_a_recovery_passes_where_fiellers_interval_is_within_the_limit(seed, share, spread, n):
     rng = np.random.default_rng(seed)
@@ -250,7 +250,7 @@ def test_an_attack_holds_where_all_its_lines_do():
 unit = st.floats(0, 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(attack=unit, after=unit, never=unit, control=unit, more=unit)
 def test_recovery_properties(attack, after, never, control, more):
     of = plain(before=1.0, after=after, never=never)

@@ -424,7 +424,7 @@ unit = st.floats(0, 1)
 RANK = ["NOT FORGOTTEN", "SUPPRESSED", "OVER-FORGOTTEN", "NOT SHOWN", "FORGOTTEN AS TESTED"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(es=unit, p=unit, loss=st.floats(0, 12), kept=unit, lens=unit, auc_after=unit, seed=st.integers(0, 3))
 def test_the_verdict_is_a_function_of_the_written_report_and_its_worst_word(es, p, loss, kept, lens, auc_after, seed):
     after = {"extraction_strength": es, "probability": p, "loss": loss, "logit_lens": lens}
@@ -461,7 +461,7 @@ def test_the_verdict_is_a_function_of_the_written_report_and_its_worst_word(es, 
     assert report.build(read["results"], {})["verdict"]["word"] == found["word"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(low=unit, high=unit)
 def test_more_left_is_never_called_more_forgotten(low, high):
     low, high = sorted((low, high))
