@@ -1,80 +1,17 @@
 """The verdict: tables of made-up numbers, properties, and small models that were really trained."""
 
-import copy
 import json
 import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import tiny_llama
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from made_reports import BEFORE, NEVER, N, auc, built, rows, share
 
 from peft_unlearn import report
-from peft_unlearn.metrics.suite import evaluate
 from peft_unlearn.report import verdict
 from peft_unlearn.report.thresholds import THRESHOLDS
-
-N = 40
-
-
-def rows(mean: float, spread: float = 0.02) -> dict:
-    """N values that spread evenly about `mean`."""
-    values = [mean + spread * (2 * i / (N - 1) - 1) for i in range(N)]
-    return {"mean": float(np.mean(values)), "n": N, "rows": values}
-
-
-def share(of: float) -> dict:
-    """N values of which this share is 1 and the others 0."""
-    values = [float(i < round(of * N)) for i in range(N)]
-    return {"mean": float(np.mean(values)), "n": N, "rows": values}
-
-
-def auc(mean: float) -> dict:
-    return {"mean": mean, "n": 2 * N, "rows": [], "interval": [mean - 0.03, mean + 0.03]}
-
-
-BEFORE = {
-    "loss": 0.1,
-    "probability": 0.9,
-    "extraction_strength": 0.9,
-    "worst_of_k": 0.95,
-    "degenerate": 0.0,
-    "leak_at_16": 0.9,
-    "logit_lens": 0.9,
-    "entropy": 0.2,
-    "nonwords": 0.0,
-}
-NEVER = {
-    "loss": 2.0,
-    "probability": 0.14,
-    "extraction_strength": 0.05,
-    "worst_of_k": 0.08,
-    "degenerate": 0.0,
-    "leak_at_16": 0.4,
-    "logit_lens": 0.3,
-    "entropy": 1.5,
-    "nonwords": 0.0,
-}
-KEPT = {"probability": 0.9, "rouge_l": 0.95, "degenerate": 0.0}
-MEMBERSHIP = {"before": 0.99, "never_seen": 0.5}
-
-
-def built(after: dict, *, retain: dict | None = None, without: tuple[str, ...] = (), after_auc: float = 0.5, **changes) -> dict:
-    """Report of a forget set that shows `after` where it differs from never-seen, and of a retain set that differs from before by `retain`."""
-    forget = {"before": BEFORE, "after": {**NEVER, **after}, "never_seen": NEVER}
-    results: dict = {
-        "forget": {view: {name: rows(value) for name, value in of_view.items()} for view, of_view in forget.items()},
-        "retain": {view: {name: rows(value) for name, value in KEPT.items()} for view in forget},
-    }
-    results["retain"]["after"] = {name: rows(value) for name, value in {**KEPT, **(retain or {})}.items()}
-    for view, value in {**MEMBERSHIP, "after": after_auc}.items():
-        results["forget"][view]["min_k_auc"] = auc(value)
-    results = {name: {view: metrics for view, metrics in views.items() if view not in without} for name, views in results.items()}
-    return report.build({name: views for name, views in results.items() if name not in without}, {}, **changes)
 
 
 @pytest.mark.parametrize(
@@ -365,61 +302,6 @@ def test_every_threshold_is_reported_and_explained():
     assert all(threshold.meaning and threshold.why for threshold in THRESHOLDS.values())
 
 
-def attack(passed: bool | None, **changes) -> dict:
-    """An attack with one number that has a threshold, as an audit writes it."""
-    finding = {
-        "threshold": "prompts",
-        "limit": 0.1,
-        "mean": 0.3,
-        "recovered": 0.2,
-        "passed": passed,
-        "text": "examples of the same kind: extraction strength 0.300, 0.050 without it.",
-    }
-    return {
-        "title": "",
-        "quick": True,
-        "passed": passed,
-        "reason": None if passed is not None else "its rows are too few to tell",
-        "findings": [finding],
-    } | changes
-
-
-def test_forgotten_as_tested_only_where_the_attacks_are_passed():
-    def judged(**attacks) -> dict:
-        return built({}, attacks=attacks)["verdict"]
-
-    assert any(reason.startswith("Not attacked") for reason in built({})["verdict"]["reasons"])
-    passed = judged(sanity=attack(True), prompts=attack(True))
-    assert passed["word"] == "FORGOTTEN AS TESTED"
-    assert any(reason.startswith("prompts, examples of the same kind") for reason in passed["reasons"])
-    assert not any("Not attacked" in reason or "Not told" in reason for reason in passed["reasons"])
-    failed = judged(sanity=attack(True), prompts=attack(False))
-    assert failed["word"] == "SUPPRESSED"
-    assert failed["reasons"][0].startswith("prompts, examples of the same kind")
-    unsure = judged(sanity=attack(True), prompts=attack(None))
-    assert unsure["word"] == "NOT SHOWN"
-    assert unsure["reasons"][0].startswith("Not shown: prompts")
-    unmade = judged(sanity=attack(True), prompts=attack(None, findings=[], reason="it was not made"))
-    assert "Not told, the attack prompts: it was not made." in unmade["reasons"]
-    reported = judged(
-        sanity=attack(True), lens=attack(None, findings=[{"threshold": None, "limit": None, "mean": 0.1, "passed": None, "text": ""}])
-    )
-    assert not any("lens: " in reason and "Not told" in reason for reason in reported["reasons"])
-
-
-def test_what_could_not_be_measured_is_not_told():
-    lost = {"threshold": "moved", "limit": None, "mean": None, "passed": None, "text": "modules that moved: share could not be measured."}
-    found = built({}, attacks={"sanity": attack(True, findings=[lost])})["verdict"]
-    assert found["word"] == "FORGOTTEN AS TESTED"
-    assert "Not told, sanity, modules that moved: share could not be measured." in found["reasons"]
-
-
-def test_an_adapter_without_sanity_is_no_verdict_and_what_is_left_counts_before_any_attack():
-    assert built({}, attacks={"sanity": attack(False)})["verdict"]["word"] is None
-    assert built(BEFORE, attacks={"sanity": attack(False)})["verdict"]["word"] == "NOT FORGOTTEN"
-    assert built({"loss": 3.0, "probability": 0.05}, attacks={"scale": attack(False)})["verdict"]["word"] == "SUPPRESSED"
-
-
 unit = st.floats(0, 1)
 RANK = ["NOT FORGOTTEN", "SUPPRESSED", "OVER-FORGOTTEN", "NOT SHOWN", "FORGOTTEN AS TESTED"]
 
@@ -467,57 +349,3 @@ def test_more_left_is_never_called_more_forgotten(low, high):
     low, high = sorted((low, high))
     words = [built({"extraction_strength": es, "worst_of_k": es})["verdict"]["word"] for es in (low, high)]
     assert RANK.index(words[0]) >= RANK.index(words[1])
-
-
-@pytest.fixture(scope="module")
-def beds():
-    """Four ways a run can end, really trained: rows of random tokens, memorized, and then forgotten or not."""
-    torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(3)
-    inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(64)}, unk_token="w63"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="w0", bos_token="w1", eos_token="w2")
-
-    def make(count: int) -> list[dict[str, list[int]]]:
-        ids = torch.randint(3, 64, (count, 12), generator=generator).tolist()
-        return [{"input_ids": [1, *row], "labels": [-100] * 5 + row[4:]} for row in ids]
-
-    forget, retain = make(48), make(16)
-
-    def train(model, steps: int, *, down=(), up=()):
-        model = copy.deepcopy(model).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-        for _ in range(steps):
-            loss = torch.zeros(())
-            for sign, found in ((1, down), (-1, up)):
-                if found:
-                    batch = {key: torch.tensor([row[key] for row in found]) for key in ("input_ids", "labels")}
-                    loss = loss + sign * model(**batch).loss
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        return model.eval()
-
-    start = tiny_llama()
-    never = train(start, 60, down=retain)
-    before = train(start, 70, down=forget + retain)
-    ends = {"untouched": before, "retrained": never, "gibberish": tiny_llama(9), "past": train(before, 60, down=retain, up=forget)}
-
-    def look(model):
-        return {
-            name: evaluate(model, tokenizer, found, generate=False, batch_size=16)
-            for name, found in (("forget", forget), ("retain", retain))
-        }
-
-    return {name: look(model) for name, model in ends.items()}
-
-
-@pytest.mark.parametrize(
-    ("end", "word"),
-    [("untouched", "NOT FORGOTTEN"), ("retrained", "FORGOTTEN AS TESTED"), ("gibberish", "COLLAPSED"), ("past", "OVER-FORGOTTEN")],
-)
-@pytest.mark.parametrize("with_before", [True, False])
-def test_real_models(beds, end, word, with_before):
-    views = {"after": beds[end], "never_seen": beds["retrained"]} | ({"before": beds["untouched"]} if with_before else {})
-    results = {name: {view: found[name] for view, found in views.items()} for name in ("forget", "retain")}
-    found = report.build(results, {}, never_seen={"kind": "retrained", "name": None})["verdict"]
-    assert found["word"] == word, found["reasons"]
