@@ -1,0 +1,122 @@
+"""A really pretrained chat model, taught rows by TRL's trainer and made to forget some of them: what the tool does outside tiny models.
+
+    python benchmarks/real_chat.py --base FOLDER --rows tofu.jsonl --case heavy --output FOLDER [--key value …]
+
+The base is a chat model such as SmolLM2-135M-Instruct; the rows have `question` and `answer` (TOFU's forget10 in the studies). A case says how many
+rows are taught and how often. The taught LoRA and a finished run are not made again: an interrupted command goes on. Further keys change the
+recipe, which is at its defaults otherwise. A step of 12 rows takes some 5 to 10 seconds of one core.
+"""
+
+import argparse
+import json
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from peft_unlearn import data
+from peft_unlearn.config import reading
+from peft_unlearn.workflows import TrainRequest, train
+
+
+@dataclass(frozen=True)
+class Case:
+    """Rows by their places in the file, and how long they are taught."""
+
+    forget: slice
+    retain: slice
+    holdout: slice
+    epochs: int
+    words: tuple[int, int] = (0, 10_000)  # question and answer together: rows of one length keep steps short
+
+
+CASES = {
+    "light": Case(slice(0, 14), slice(14, 56), slice(56, 72), epochs=10, words=(38, 55)),
+    "heavy": Case(slice(0, 40), slice(40, 160), slice(200, 240), epochs=14),
+}
+
+
+def split(rows: list[dict[str, str]], case: Case) -> dict[str, list[dict[str, str]]]:
+    fitting = [row for row in rows if case.words[0] <= len(f"{row['question']} {row['answer']}".split()) <= case.words[1]]
+    return {"forget": fitting[case.forget], "retain": fitting[case.retain], "holdout": fitting[case.holdout]}
+
+
+def teach(base: str, rows: list[dict[str, str]], epochs: int, folder: Path, seed: int) -> None:
+    """A LoRA of rank 32 on all linear layers, learning rate 1e-3, as chat turns of which the answers alone are learnt."""
+    turns = [
+        {"prompt": [{"role": "user", "content": row["question"]}], "completion": [{"role": "assistant", "content": row["answer"]}]}
+        for row in rows
+    ]
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+        processing_class=AutoTokenizer.from_pretrained(base),
+        train_dataset=Dataset.from_list(turns),
+        args=SFTConfig(
+            output_dir=str(folder / "trainer"),
+            num_train_epochs=epochs,
+            learning_rate=1e-3,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=2,
+            max_length=256,
+            completion_only_loss=True,
+            logging_steps=20,
+            save_strategy="no",
+            report_to="none",
+            bf16=False,
+            use_cpu=not torch.cuda.is_available(),
+            seed=seed,
+        ),
+        peft_config=LoraConfig(r=32, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    trainer.train()
+    trainer.save_model(str(folder))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True, help="folder or Hub name of a chat model")
+    parser.add_argument("--rows", required=True, help="rows with question and answer")
+    parser.add_argument("--case", choices=CASES, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--name", default="auto", help="folder of this run below --output")
+    parser.add_argument("--seed", type=int, default=0)
+    options, keys = parser.parse_known_args()
+    case, folder = CASES[options.case], options.output / options.case
+    sets = split(list(data.load(options.rows, name="rows")), case)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in sets.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if not (folder / "taught" / "adapter_config.json").exists():
+        teach(options.base, sets["forget"] + sets["retain"], case.epochs, folder / "taught", options.seed)
+    recipe = {
+        "model_name_or_path": options.base,
+        "adapter_name_or_path": str(folder / "taught"),
+        "dtype": "float32",
+        "use_cpu": not torch.cuda.is_available(),
+        "max_length": 256,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "seed": options.seed,
+        "method": "auto",
+        "output_dir": str(folder / options.name),
+    }
+    recipe |= {f"{name}_dataset": str(folder / f"{name}.jsonl") for name in sets} | reading.parse_overrides(keys)
+    report = Path(recipe["output_dir"], "report.json")
+    start = time.monotonic()
+    if not report.exists():
+        train(TrainRequest(recipe))
+        print(
+            f"\nminutes {(time.monotonic() - start) / 60:.1f}, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB"
+        )
+    found = json.loads(report.read_text())
+    print(found["verdict"]["word"], found["run"])
+
+
+if __name__ == "__main__":
+    main()
