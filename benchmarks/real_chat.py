@@ -69,6 +69,7 @@ def teach(base: str, rows: list[dict[str, str]], epochs: int, folder: Path, seed
             save_strategy="no",
             report_to="none",
             bf16=True,
+            gradient_checkpointing=False,
             use_cpu=not torch.cuda.is_available(),
             seed=seed,
         ),
