@@ -6,6 +6,7 @@ TRL = "TRL"
 PEFT = "PEFT"
 OLD = "older transformers"
 BEFORE = "peft-unlearn up to 0.1.0"
+LATELY = "peft-unlearn up to 0.3.0"
 
 # foreign key: (whose it is, what to do instead)
 FOREIGN_KEYS: dict[str, tuple[str, str]] = {
@@ -104,6 +105,7 @@ FOREIGN_KEYS: dict[str, tuple[str, str]] = {
     "survive": (BEFORE, "write train_quantized"),
     "inner_coef": (BEFORE, "write logit_lens_coef"),
     "dual_rate": (BEFORE, "write lagrangian_rate"),
+    "alternate": (LATELY, "write answers: refuse or column"),
 }
 
 # key: its old values, and what they are called now

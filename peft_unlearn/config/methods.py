@@ -40,7 +40,8 @@ COMMON: dict[str, Any] = {
     "retain_coef": 1.0,
     "kl_coef": 1.0,
     "forget_floor": 0.0,
-    "alternate": "none",
+    "answers": "none",
+    "answers_coef": 1.0,
     "retain_bound": None,
     "negate": False,
     "damping": 0.0,
@@ -63,8 +64,9 @@ WITH_TARGETS: dict[str, Any] = {
     "forget_coef": 1.0,  # at .1 the mean teacher had forgotten nothing of a TOFU model after 200 steps: the KL on the holdout outweighs it
     "forget_floor": 0.0,
     "holdout_kl": "reference",
-    "max_steps": 200,
-    "lr_scheduler_type": "linear",  # what still swings at the end is noise of the rate
+    "answers": "natural",
+    "max_steps": 5000,  # a bound: a run ends where it has reached its targets, or no longer comes nearer
+    "lr_scheduler_type": "constant",  # until it is near its targets (training/pace.py)
 }
 
 
@@ -135,14 +137,14 @@ OWN: dict[str, Method] = {
         "2305.18290",
         forget_loss="dpo",
         forget_loss_args={"beta": 0.1},
-        alternate="column",
+        answers="column",
     ),
     "idkdpo": _retained(
         "direct preference optimization towards refusals",
         "2401.06121",
         forget_loss="dpo",
         forget_loss_args={"beta": 0.1},
-        alternate="refusals",
+        answers="refuse",
     ),
     "ihl": _retained("inverted hinge loss", "2408.06621", forget_loss="ihl"),
     "wga": _retained("weighted gradient ascent", "2502.19301", forget_loss="wga", forget_loss_args={"beta": 1.0}),

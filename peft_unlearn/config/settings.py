@@ -41,11 +41,13 @@ class TrainingSettings:
     forget_loss_args: dict[str, Any] | str | None = _setting(  # noqa: RUF009
         FROM_METHOD, "Parameters of the forget loss, for example {tol: 0.02} for nlul or {beta: 0.1} for npo."
     )
-    alternate: str = _setting(
+    answers: str = _setting(
         FROM_METHOD,
-        "What a preference loss (dpo) prefers to the forget answers: column (alternate_answer of the forget set), refusals, or none.",
-        ["none", "column", "refusals"],
+        "What to answer in place of what is forgotten: natural (as a never-seen model does, or this model about others), refuse (that it "
+        "does not know), column (alternate_answer of the forget set), or none. A preference loss (dpo) prefers it, others learn it.",
+        ["none", "natural", "refuse", "column"],
     )
+    answers_coef: Annotated[float, Range("above 0")] = _setting(FROM_METHOD, "Weight of those answers, where they are learned.")
     retain_loss: str = _setting(
         FROM_METHOD,
         "On the retain set: nll (cross-entropy), hidden (distance of a layer's hidden states from the reference), or none.",

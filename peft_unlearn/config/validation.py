@@ -19,6 +19,7 @@ IN_OPENUNLEARNING: dict[str, tuple[Any, ...]] = {
     "divergence": ("kl",),
     "holdout_kl": ("none",),
     "stop_at": ("none",),
+    "answers": ("none", "refuse", "column"),
     "train_quantized": ("none",),
     "sam_rho": (0,),
     "forget_floor": (0,),
@@ -145,10 +146,8 @@ def _check_together(args: Any) -> None:
         if getattr(args, key) not in choices:
             takes = " or ".join(", ".join(map(str, choices)).rsplit(", ", 1))
             raise UserError(f"{key}: OpenUnlearning's code has no {getattr(args, key)}, write {takes}, or leave definitions out.")
-    alternate = LOSSES[args.forget_loss].alternate
-    if alternate != (args.alternate != "none"):
-        needs = "needs alternate answers, write column or refusals" if alternate else "reads no alternate answers, leave the key out"
-        raise UserError(f"alternate: {args.forget_loss} {needs}.")
+    if LOSSES[args.forget_loss].alternate and args.answers == "none":
+        raise UserError(f"answers: {args.forget_loss} needs answers that it prefers, write natural, refuse or column.")
     if args.retain_bound is not None and args.retain_loss == "none":
         raise UserError("retain_bound: there is no retain loss to bound, write retain_loss: nll.")
     if args.retain_bound is not None and args.combine == "mgda":

@@ -1,4 +1,4 @@
-"""Answers to give in place of the forgotten ones, for the preference losses."""
+"""Answers to give in place of the forgotten ones, where no model is asked for them: a column's, or refusals."""
 
 import random
 
@@ -29,7 +29,7 @@ def alternates(dataset: Dataset, kind: str, *, seed: int, name: str = "forget_da
 
     Args:
         dataset: the forget set, as `load` returns it: question and answer, or prompt and completion as text.
-        kind: "column" takes them from the column alternate_answer (or alternate_completion), "refusals" draws a phrase such as "I don't know
+        kind: "column" takes them from the column alternate_answer (or alternate_completion), "refuse" draws a phrase such as "I don't know
             that." for each row.
         seed: of the draw.
 
@@ -41,11 +41,11 @@ def alternates(dataset: Dataset, kind: str, *, seed: int, name: str = "forget_da
         raise UserError(f"{name}: alternate answers need question and answer, or prompt and completion as text; its rows are {columns[0]}.")
     source, target = f"alternate_{columns[1]}", columns[1]
     if kind == "column" and source not in dataset.column_names:
-        raise UserError(f"{name}: there is no column {source}, add it or write alternate: refusals.")
+        raise UserError(f"{name}: there is no column {source}, add it or write answers: refuse.")
     texts = list(dataset[source]) if kind == "column" else random.Random(seed).choices(REFUSALS, k=len(dataset))
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{name}: row {number}: {source} is empty, write text.")
-    if columns[0] == "prompt" and kind == "refusals":
+    if columns[0] == "prompt" and kind == "refuse":
         texts = [f" {text}" for text in texts]  # prompt and completion are joined as they stand
     return dataset.select_columns([columns[0]]).add_column(target, texts)

@@ -1,6 +1,6 @@
 """Which retain row goes with which forget row, as a pure function of (seed, n)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -16,24 +16,27 @@ def _permutation(seed: int, stream: int, turn: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, stream, turn]).permutation(size)
 
 
+STREAMS = ("forget", "retain", "holdout", "answers")  # their places decide their orders
+
+
 class Pairs(TorchDataset[dict[str, Any]]):
-    """Training example n: a forget row and a retain row, and with a holdout one of its rows, for n = 0, 1, ... on through the epochs.
+    """Training example n: a row of each stream, a forget and a retain row at least, for n = 0, 1, ... on through the epochs.
 
     Each set runs through passes of its own, every pass in another order, so the larger set is seen as evenly as the smaller one. Because
     `pairs[n]` depends on (seed, n) alone, a resumed run draws what an uncut one would have drawn.
 
-    A row has its `number` in its set besides. `len(pairs)` is the number of forget rows, an epoch; n may go past it.
+    `sets` are by their stream, one of `STREAMS`. A row has its `number` in its set besides. `len(pairs)` is the number of forget rows, an epoch; n
+    may go past it.
     """
 
-    def __init__(self, forget: Dataset, retain: Dataset, seed: int, holdout: Dataset | None = None):
-        self.forget, self.retain, self.seed, self.holdout = forget, retain, seed, holdout
+    def __init__(self, sets: Mapping[str, Dataset], seed: int):
+        self.sets, self.seed = sets, seed
 
     def __len__(self) -> int:
-        return len(self.forget)
+        return len(self.sets["forget"])
 
     def __getitem__(self, n: int) -> dict[str, dict[str, Any]]:
-        pair = {"forget": self._row(self.forget, 0, n), "retain": self._row(self.retain, 1, n)}
-        return pair if self.holdout is None else {**pair, "holdout": self._row(self.holdout, 2, n)}
+        return {stream: self._row(rows, STREAMS.index(stream), n) for stream, rows in self.sets.items()}
 
     def _row(self, rows: Dataset, stream: int, n: int) -> dict[str, Any]:
         turn, place = divmod(n, len(rows))

@@ -16,6 +16,7 @@ from peft_unlearn.model.scoring import evaluating
 
 # Tokens that an answer may run past the length of the reference: a right answer in other words is seen whole.
 MARGIN = 16
+RUN = 3  # tokens in a row of its reference that an answer must not have where it is to say something else
 
 
 def generate(
@@ -27,6 +28,7 @@ def generate(
     max_new_tokens: int | None = None,
     stop_strings: Sequence[str] = (),
     end_tokens: Iterable[int] | None = None,
+    otherwise: bool = False,
     progress: str = "generating",
 ) -> list[str]:
     """Answer each row's prompt greedily, in the order of `rows`, as text without special tokens and outer white space.
@@ -36,8 +38,10 @@ def generate(
     the end of the context. By default a row may take as many tokens as its reference and 16 more; a reference without an end was itself cut,
     and its answer is cut at the same length. The limit is each row's own, so answers do not depend on the batch. Sampling, penalties and
     lengths in the model's own generation_config are ignored; it is left as it was.
+
+    `otherwise`: no answer may have `RUN` tokens in a row of its reference, the end of the prompt included: what else the model would say.
     """
-    answers = _answers(model, tokenizer, rows, None, batch_size, max_new_tokens, stop_strings, end_tokens, progress)
+    answers = _answers(model, tokenizer, rows, None, batch_size, max_new_tokens, stop_strings, end_tokens, otherwise, progress)
     return [answer for (answer,) in answers]
 
 
@@ -60,7 +64,7 @@ def sample(
     their answers.
     """
     seeds = [(seed, number) for number in range(samples)]
-    return _answers(model, tokenizer, rows, seeds, batch_size, max_new_tokens, stop_strings, None, progress)
+    return _answers(model, tokenizer, rows, seeds, batch_size, max_new_tokens, stop_strings, None, False, progress)
 
 
 def context_length(model: PreTrainedModel | PeftModel) -> int:
@@ -77,6 +81,7 @@ def _answers(
     max_new_tokens: int | None,
     stop_strings: Sequence[str],
     end_tokens: Iterable[int] | None,
+    otherwise: bool,
     progress: str,
 ) -> list[list[str]]:
     """For each row one greedy answer, or one drawn with each of `seeds`."""
@@ -110,7 +115,7 @@ def _answers(
             ids = torch.tensor([[0] * pad + prompts[i] for i, pad in zip(batch, pads, strict=True)], device=causal.device)
             mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=causal.device)
             longest = max(limits[i] for i in batch)
-            draws = LogitsProcessorList()
+            draws = LogitsProcessorList([_Otherwise([pairs[i // repeats] for i in batch])] if otherwise else [])
             if seeds is not None:
                 rngs = [np.random.default_rng([*seeds[i % repeats], *prompts[i]]) for i in batch]
                 draws.append(_Draw(np.stack([rng.random(longest) for rng in rngs]), width))
@@ -136,6 +141,23 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]  # a class of an untyped lib
         uniform = self.uniforms[:, input_ids.shape[1] - self.width, None].to(scores.device)
         token = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp_max(scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(-1, token, 0.0)
+
+
+class _Otherwise(LogitsProcessor):  # type: ignore[misc]  # a class of an untyped library
+    """Rule out each token that would complete a run of `RUN` tokens of the row's own answer; of (prompt, answer) of each row."""
+
+    def __init__(self, rows: Sequence[tuple[list[int], list[int]]]) -> None:
+        self.following: list[dict[tuple[int, ...], set[int]]] = []
+        for prompt, answer in rows:
+            tokens, following = prompt[-RUN + 1 :] + answer, dict[tuple[int, ...], set[int]]()
+            for start in range(len(tokens) - RUN + 1):
+                following.setdefault(tuple(tokens[start : start + RUN - 1]), set()).add(tokens[start + RUN - 1])
+            self.following.append(following)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        for row, (last, following) in enumerate(zip(input_ids[:, -RUN + 1 :].tolist(), self.following, strict=True)):
+            scores[row, sorted(following.get(tuple(last), ()))] = -torch.inf
+        return scores
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stop_strings: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from peft_unlearn.config.recipe import Recipe
 from peft_unlearn.config.unlearn_config import UnlearnConfig
+from peft_unlearn.data.pairs import STREAMS
 from peft_unlearn.model import adapters
 from peft_unlearn.model.logprobs import mean_nll, score
 from peft_unlearn.planning import meta
@@ -23,6 +24,7 @@ from peft_unlearn.training.passes import Passes
 from peft_unlearn.training.sam import Sam
 from peft_unlearn.training.teacher import Teacher
 from peft_unlearn.training.trainer import UnlearnTrainer
+from peft_unlearn.util.registry import LOSSES
 
 PAGED = 100_000  # elements from which on bitsandbytes keeps an optimizer's state in paged memory
 EVALUATED = 8192  # padded tokens that evaluation puts into a batch at most
@@ -74,9 +76,9 @@ def _begin(recipe: Recipe, model: PeftModel, ledger: Ledger, config: Any) -> Run
         start = [p.detach().clone() for p in student]
         sam = Sam(student, adapters.lora_b(model).values(), args.sam_rho) if args.sam_rho else None
     with ledger.phase("start", "activations"):
-        names = ["forget", "retain"] + (["holdout"] if args.holdout_kl != "none" else [])
+        names = [name for name in STREAMS if name in ("forget", "retain", *(objective.stream for objective in built))]
         streams: dict[str, dict[str, Any]] = {name: _batch(args.per_device_train_batch_size, length) for name in names}
-        if args.alternate != "none":
+        if LOSSES[args.forget_loss].alternate:
             streams["forget"]["alternate"] = _batch(args.per_device_train_batch_size, length)
         if args.stop_at != "none":
             streams["forget"]["target_logps"] = torch.empty(args.per_device_train_batch_size, length, device="meta")

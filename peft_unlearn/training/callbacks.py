@@ -23,5 +23,6 @@ class AroundSteps(TrainerCallback):  # type: ignore[misc]  # annotations of tran
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.early_stop is not None:
-            [reached] = broadcast_object_list([self.early_stop.reached])  # what the processes have measured may differ in a last bit
-            control.should_training_stop |= reached
+            ended = self.early_stop.reached or self.early_stop.pace.stalled
+            [ended] = broadcast_object_list([ended])  # what the processes have measured may differ in a last bit
+            control.should_training_stop |= ended

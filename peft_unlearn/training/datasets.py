@@ -19,23 +19,29 @@ from peft_unlearn.data.formats import is_tokenized
 from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.data.variants import REWORDED, Probe, probe
 from peft_unlearn.model import adapters
-from peft_unlearn.training import targets
+from peft_unlearn.training import answers, objectives, targets
+from peft_unlearn.training import never_seen as never_seen_model
+from peft_unlearn.training.early_stop import sampled
 from peft_unlearn.util.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+FEWEST_HELD = 24  # holdout rows below which all are looked at, and none is held
+BLOCKS = 6
 SELF_RETAIN_LENGTH = 256  # tokens a text that the model writes itself; each costs a forward step
 KEYS = {"forget": "forget_dataset", "retain": "retain_dataset", "holdout": "holdout_dataset"}  # any other set is one of eval_dataset
 
 
 class Streams(NamedTuple):
-    """`sets` are tokenized: "forget", "retain", "holdout" if there is one, and those of `eval_dataset`.
+    """Tokenized: `sets` to evaluate ("forget", "retain", "holdout" if there is one, those of `eval_dataset`), and what is `trained` on.
 
-    Forget rows have a column `alternate` for a loss that reads alternate answers, and `target_logps` with `stop_at`. `holdout_target` is then
-    the Min-K of a sample of the holdout rows under the same never-seen model.
+    That is "forget", "retain", a part of the "holdout" that `sets` has not, and other "answers" where they are learned. Forget rows have a column
+    `alternate` for a loss that reads other answers beside them, and `target_logps` with `stop_at`. `holdout_target` is then the Min-K of the
+    holdout rows of `sets` under the same never-seen model.
     """
 
     sets: dict[str, Dataset]
+    trained: dict[str, Dataset]
     holdout_target: np.ndarray | None
 
 
@@ -126,12 +132,58 @@ def prepare(
                 forget=rows["forget"],
             )
         rows = {"forget": rows["forget"], "retain": _probe(written, args, tokenizer, length, "retain_dataset").rows} | rows
-    holdout_target = None
+    if args.stop_at == "never_seen" and "target_logps" not in rows["forget"].column_names:
+        with never_seen_model.opened(model, never_seen) as other:
+            rows = never_seen_model.told(other, args, tokenizer, rows)
+    if args.answers == "natural" and "alternate" not in rows["forget"].column_names:
+        with adapters.view(model, "reference"):
+            found = answers.of_model_itself(model, tokenizer, rows, seed=args.seed, batch_size=args.per_device_eval_batch_size)
+        rows["forget"] = answers.beside(rows["forget"], found)
+    return _streams(model, args, tokenizer, rows)
+
+
+def _streams(model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, rows: dict[str, Dataset]) -> Streams:
+    """What is evaluated and what is trained on, of complete sets."""
+    holdout_target, held, checked = None, list[int](), list[int]()
+    if "holdout" in rows:
+        held, checked = split_holdout(len(rows["holdout"]), args.holdout_kl)
     if args.stop_at == "none":
         rows["forget"] = _without(rows["forget"], "target_logps")
     else:
-        rows["forget"], holdout_target = targets.find(args, model, tokenizer, rows, never_seen)
-    return Streams({name: found if name == "forget" else _without(found, "target_logps") for name, found in rows.items()}, holdout_target)
+        some = [checked[i] for i in sampled(len(checked))]
+        rows["forget"], holdout_target = targets.find(args, model, tokenizer, rows, some)
+    rows = {name: found if name == "forget" else _without(found, "target_logps") for name, found in rows.items()}
+    trained = {"forget": rows["forget"], "retain": rows["retain"]}
+    if held:
+        trained["holdout"] = rows["holdout"].select(held)
+    if "holdout" in rows:
+        rows["holdout"] = rows["holdout"].select(checked)
+    if objectives.teaches_answers(args):
+        found = [row for row in rows["forget"]["alternate"] if row is not None]
+        if found:
+            trained["answers"] = Dataset.from_list(found)
+        if len(found) < len(rows["forget"]):
+            logger.warning("answers: for %d of %d forget rows no other answer was found.", len(rows["forget"]) - len(found), len(rows["forget"]))
+        trained["forget"] = rows["forget"] = _without(rows["forget"], "alternate")
+    return Streams(rows, trained, holdout_target)
+
+
+def split_holdout(rows: int, holdout_kl: str) -> tuple[list[int], list[int]]:
+    """Numbers of the holdout rows that a run holds where they are, and of those that it only looks at: of few rows it holds none.
+
+    Blocks, for rows of one author mostly stand together: of six, the first and the fourth are held.
+    """
+    if holdout_kl == "none" or rows < FEWEST_HELD:
+        return [], list(range(rows))
+    held = [row for row in range(rows) if row * BLOCKS // rows % 3 == 0]
+    return held, [row for row in range(rows) if row * BLOCKS // rows % 3]
+
+
+def evaluated(args: UnlearnConfig, probes: Mapping[str, Probe]) -> dict[str, Probe]:
+    """The sets of a run without the holdout rows that it trains on: what it has held in its place says nothing of unseen text."""
+    if "holdout" not in probes:
+        return dict(probes)
+    return {**probes, "holdout": probes["holdout"].select(split_holdout(len(probes["holdout"].rows), args.holdout_kl)[1])}
 
 
 def _probe(
@@ -176,15 +228,15 @@ def _probe(
 
 def _with_alternates(args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, length: int, given: Dataset, rows: Dataset) -> Dataset:
     """The tokenized forget `rows` with a column `alternate` where the loss reads it, made of the rows as they were `given`."""
-    if args.alternate == "none":
-        return _without(rows, "alternate")
+    if args.answers in ("none", "natural"):  # a model is asked for natural ones later
+        return rows if args.answers == "natural" else _without(rows, "alternate")
     if "alternate" in rows.column_names:
         _probe(Dataset.from_list(rows["alternate"]), args, tokenizer, length, "forget_dataset.alternate")
         return rows
     if is_tokenized(given):
-        raise UserError(f"forget_dataset: {args.forget_loss} reads alternate answers, give the tokenized rows a column alternate.")
-    answers = data.alternates(given, args.alternate, seed=args.seed)
-    return rows.add_column("alternate", _probe(answers, args, tokenizer, length, "forget_dataset").rows.to_list())
+        raise UserError(f"answers: {args.answers} needs text, give the tokenized forget rows a column alternate.")
+    others = data.alternates(given, args.answers, seed=args.seed)
+    return rows.add_column("alternate", _probe(others, args, tokenizer, length, "forget_dataset").rows.to_list())
 
 
 def _check_apart(sets: Mapping[str, Dataset], name: str) -> None:

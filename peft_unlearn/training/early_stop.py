@@ -10,11 +10,13 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from peft_unlearn.data.rows import evenly
 from peft_unlearn.metrics.holdout_shift import holdout_shift
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model.logprobs import lowest, matched
-from peft_unlearn.training.targets import end_lengths, mean, min_ks, read, sample, sampled, scored
+from peft_unlearn.training.pace import Pace
+from peft_unlearn.training.targets import end_lengths, mean, min_ks, read, scored
 
 # By how much a check may miss: the mean in shares of its target, membership in AUC, or Min-K in shares of its target.
 TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
@@ -23,6 +25,7 @@ RETAIN_LOSS = 0.02  # of the retain set's mean probability that may be missing
 APPROACH = 0.8  # share of the way from which targets are corrected
 GAIN = 0.5  # share of what is missing that a check adds to a correction
 CORRECTION = (0.8, 1.25)  # how far, at most
+SAMPLE = 64  # rows of a set that a check sees
 
 
 class EarlyStop:
@@ -50,6 +53,8 @@ class EarlyStop:
         self.auc = None if holdout is None else float(auc(self.min_ks, holdout))
         self.holdout_shift = self.correction_lowest = self.correction_rest = 1.0
         self.within_tolerance = 0  # checks in a row
+        self.pace = Pace()
+        self.found: dict[str, float] = {}
 
     def targets_now(self, rows: Sequence[int], target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
         """The targets as they are corrected now, in the order of what the tokens have, of B rows by their numbers: three of (B, T) -> (B, T)."""
@@ -69,13 +74,16 @@ class EarlyStop:
         target, now, rows = self.mean * self.holdout_shift, mean(forget), min_ks(forget, self.ends)
         if self.auc is not None and holdout is not None:
             missing = missing_factor(rows, holdout, self.auc)
-            beside = abs(float(auc(rows, holdout)) - self.auc) <= TOLERANCE_AUC
+            beside = abs(float(auc(rows, holdout)) - self.auc) / TOLERANCE_AUC
         else:
             missing = float(self.min_ks.mean() * self.holdout_shift / rows.mean())
-            beside = abs(1 / missing - 1) <= TOLERANCE_MIN_K
-        within = abs(now / target - 1) <= TOLERANCE and beside and retain >= self.retain - RETAIN_LOSS
-        self.within_tolerance = self.within_tolerance + 1 if within else 0
-        if APPROACH <= now / target <= 1 / APPROACH:
+            beside = abs(1 / missing - 1) / TOLERANCE_MIN_K
+        misses = {"mean": abs(now / target - 1) / TOLERANCE, "membership": beside, "retain": (self.retain - retain) / RETAIN_LOSS}
+        near = APPROACH <= now / target <= 1 / APPROACH
+        self.found = {**misses, "share": now / target, "shift": self.holdout_shift, "rate": self.pace.rate}
+        self.pace.check(max(misses.values()), near)
+        self.within_tolerance = self.within_tolerance + 1 if max(misses.values()) <= 1 else 0
+        if near:
             least = self.share_lowest * rows.mean()  # of the mean, about
             self.correction_lowest = corrected(self.correction_lowest, missing)
             self.correction_rest = corrected(self.correction_rest, (target - missing * least) / (now - least))
@@ -91,12 +99,15 @@ class EarlyStop:
     def state_dict(self) -> dict[str, Tensor]:
         """What earlier checks have found."""
         found = (self.holdout_shift, self.correction_lowest, self.correction_rest, self.within_tolerance)
-        return {"checks": torch.tensor(found, dtype=torch.float64)}
+        pace = (self.pace.rate, self.pace.best, self.pace.since)
+        return {"checks": torch.tensor(found, dtype=torch.float64), "pace": torch.tensor(pace, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what the checks of a `state_dict` have found."""
         self.holdout_shift, self.correction_lowest, self.correction_rest, within = state["checks"].tolist()
         self.within_tolerance = int(within)
+        rate, best, since = state["pace"].tolist()
+        self.pace = Pace(rate, best, int(since))
 
 
 class Checks(NamedTuple):
@@ -127,6 +138,16 @@ class Checks(NamedTuple):
         if "holdout" not in self.sets:
             return None
         return min_ks(self.logps("holdout"), end_lengths(self.tokenizer, sample(self.sets["holdout"])))
+
+
+def sampled(rows: int) -> list[int]:
+    """Numbers of at most `SAMPLE` rows, evenly spaced."""
+    return evenly(rows, SAMPLE)
+
+
+def sample(rows: Dataset) -> Dataset:
+    """The rows of a set that a check sees."""
+    return rows.select(sampled(len(rows)))
 
 
 def missing_factor(rows: np.ndarray, others: np.ndarray, target: float) -> float:

@@ -15,6 +15,8 @@ from peft_unlearn.model.logprobs import Dense, OfLogits, Scores, from_anchor, ma
 from peft_unlearn.util.parts import Loss
 from peft_unlearn.util.registry import LOSSES, openunlearning_losses
 
+LIKELY = 0.7  # probability to which each token of another answer is taught; more would be surer than who never saw the question
+
 Function = Callable[[Scores, Any], Tensor]  # of the student's scores, and the anchor's
 Unit = Literal["token", "sequence", "batch"]
 
@@ -29,7 +31,7 @@ class Objective:
     """
 
     name: str
-    stream: Literal["forget", "retain", "holdout"]
+    stream: Literal["forget", "retain", "holdout", "answers"]
     coef: float
     function: Function
     per: Unit = "token"
@@ -91,7 +93,14 @@ def build(args: UnlearnConfig, scale: float = 1.0) -> list[Objective]:
         )
     if args.holdout_kl != "none":
         objectives.append(_divergence(args, "holdout", "holdout", args.holdout_kl))
+    if teaches_answers(args):
+        objectives.append(Objective("answers", "answers", args.answers_coef, _taught))
     return objectives
+
+
+def teaches_answers(args: UnlearnConfig) -> bool:
+    """Whether other answers have a stream of their own. A preference loss has them beside its forget rows."""
+    return args.answers != "none" and not LOSSES[args.forget_loss].alternate
 
 
 def hidden_layer(args: UnlearnConfig, depth: int) -> int | None:
@@ -142,6 +151,12 @@ def _retain(args: UnlearnConfig) -> Function:
         return hidden_distance(*_readings(scores, anchor, ("hidden", "ref_hidden"))).sum()
 
     return retain
+
+
+def _taught(scores: Scores, anchor: Scores | None) -> Tensor:
+    """Cross-entropy of other answers, less and less in the last nat before a token is likely enough: at `LIKELY` greedy decoding says it."""
+    logps = scores.logps
+    return (nll(logps) * (math.log(LIKELY) - logps.detach()).clamp(0, 1) * scores.mask).sum()
 
 
 def _divergence(args: UnlearnConfig, name: str, stream: Literal["retain", "holdout"], anchor: str) -> Objective:

@@ -5,8 +5,7 @@ Known from a never-seen model (`of_never_seen`), or estimated before training fr
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -16,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.data.labels import IGNORE
-from peft_unlearn.data.rows import end_length, evenly, special_ids
+from peft_unlearn.data.rows import end_length, special_ids
 from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model import adapters
 from peft_unlearn.model.scoring import score
@@ -24,7 +23,6 @@ from peft_unlearn.util.errors import UserError
 
 LONGEST = 5  # tokens of an n-gram; docs/log.md has the errors for 1 to 5
 FREQUENCIES = (0.02, 0.1, 0.5, 0.9)  # bounds between rare and certain continuations
-SAMPLE = 128  # rows of a set that a check sees
 FEWEST = 5  # holdout tokens that make a kind; a rarer one borrows from its neighbor
 
 Gram = tuple[int, ...]
@@ -32,61 +30,33 @@ Kind = tuple[int, int]
 
 
 def find(
-    args: UnlearnConfig,
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sets: Mapping[str, Dataset],
-    never_seen: str | Path | PreTrainedModel | None,
+    args: UnlearnConfig, model: PeftModel, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], checked: Sequence[int]
 ) -> tuple[Dataset, np.ndarray | None]:
-    """The forget set with its target_logps, and the Min-K of a sample of the holdout (None without one) under the same never-seen model.
+    """The forget set with its target_logps, and the Min-K of the holdout rows that checks see under the same never-seen model.
 
     Args:
-        sets: tokenized "forget", "retain" and maybe "holdout"; forget and holdout may bring a never-seen model's targets already.
-        never_seen: that model; if None, the base where an adapter lies below.
+        sets: tokenized "forget", "retain" and maybe "holdout"; with `stop_at: never_seen` forget and holdout bring what that model says.
+        checked: numbers of those holdout rows; none without a holdout, and then there is no Min-K.
 
     Raises:
         UserError: nothing that `args.stop_at` could stop by.
     """
-    forget, size = sets["forget"], args.per_device_eval_batch_size
+    forget, holdout = sets["forget"], sets.get("holdout")
     if args.stop_at == "auto":
-        if "holdout" not in sets:
+        if holdout is None:
             raise UserError(
                 "stop_at: 'auto' estimates from rows of the forget set's kind that the model never saw, give a holdout_dataset, "
                 "or write stop_at: none."
             )
         with adapters.view(model, "reference"):
-            logps = scored(model, tokenizer, sets["holdout"], size)
-        measured, some = (known(sets["retain"], forget), sets["holdout"], logps), sample(sets["holdout"])
+            logps = scored(model, tokenizer, holdout, args.per_device_eval_batch_size)
+        measured, some = (known(sets["retain"], forget), holdout, logps), holdout.select(checked)
         found, there = (estimated(rows, sets["retain"], *measured, seed=args.seed) for rows in (forget, some))
         return with_targets(forget, found), min_ks(there, end_lengths(tokenizer, some))
-    if "target_logps" not in forget.column_names:
-        sets = {**sets, **_told(model, tokenizer, sets, never_seen, size)}
-    holdout = sets.get("holdout")
     if holdout is None or "target_logps" not in holdout.column_names:
-        return sets["forget"], None
-    return sets["forget"], min_ks(read(sample(holdout)), end_lengths(tokenizer, sample(holdout)))
-
-
-def _told(
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sets: Mapping[str, Dataset],
-    never_seen: str | Path | PreTrainedModel | None,
-    batch_size: int,
-) -> dict[str, Dataset]:
-    """Forget set and holdout with the targets that a never-seen model tells: one that is loaded for it, that is given, or the base."""
-    if isinstance(never_seen, str | Path):
-        loaded = adapters.load_base(never_seen, dtype=model.dtype).to(cast(Any, model.device))
-        told = of_never_seen(loaded, tokenizer, sets, batch_size)
-        del loaded
-        adapters.release()
-        return told
-    if never_seen is not None:
-        return of_never_seen(never_seen, tokenizer, sets, batch_size)
-    if {adapters.FINETUNE, adapters.REFERENCE}.isdisjoint(model.peft_config):
-        raise UserError("stop_at: 'never_seen' needs a model that never saw the forget set, give never_seen_model, or write auto.")
-    with adapters.view(model, "never_seen"):
-        return of_never_seen(model, tokenizer, sets, batch_size)
+        return forget, None
+    some = holdout.select(checked)
+    return forget, min_ks(read(some), end_lengths(tokenizer, some))
 
 
 def of_never_seen(
@@ -101,16 +71,6 @@ def of_never_seen(
 def known(retain: Iterable[dict[str, Any]], forget: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The text that tells of the holdout: the retain set and every second row of the forget set (docs/concepts/target-estimate.md says why half)."""
     return [*retain, *list(forget)[::2]]
-
-
-def sampled(rows: int) -> list[int]:
-    """Numbers of at most `SAMPLE` rows, evenly spaced."""
-    return evenly(rows, SAMPLE)
-
-
-def sample(rows: Dataset) -> Dataset:
-    """The rows of a set that a check sees."""
-    return rows.select(sampled(len(rows)))
 
 
 def mean(rows: Sequence[np.ndarray]) -> float:

@@ -88,13 +88,12 @@ class UnlearnTrainer(AdapterTrainer):
         # Model, processing class, PEFT
         model = setup.load(model, quantization_config)
         processing_class = setup.load_tokenizer(model) if processing_class is None else processing_class
-        args.learning_rate = args.learning_rate or methods.learning_rate(model.num_parameters(), falling=args.lr_scheduler_type == "linear")
+        args.learning_rate = args.learning_rate or methods.learning_rate(model.num_parameters(), falling=args.stop_at != "none" or args.lr_scheduler_type == "linear")
         model = setup.adapt(model, args, peft_config)
 
         # Datasets
-        self.sets, holdout_target = datasets.prepare(model, args, processing_class, sets, never_seen_model)
-        held = None if args.holdout_kl == "none" else self.sets["holdout"]
-        pairs = data.Pairs(self.sets["forget"], self.sets["retain"], args.seed if args.data_seed is None else args.data_seed, held)
+        self.sets, self.trained, holdout_target = datasets.prepare(model, args, processing_class, sets, never_seen_model)
+        pairs = data.Pairs(self.trained, args.seed if args.data_seed is None else args.data_seed)
 
         super().__init__(model=model, args=args, pairs=pairs, processing_class=processing_class, callbacks=callbacks, optimizers=optimizers)
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)
@@ -107,7 +106,7 @@ class UnlearnTrainer(AdapterTrainer):
         self.teacher, self.auto_lr, self.lagrangian, self.sam, _ = self.components
         self.negation = Negation(model) if args.negate else None
         self._scale = 1.0 if args.stop_at == "none" else targets.mean_distance(self.sets["forget"])
-        self.objectives = objectives.build(args, self._scale)
+        self.objectives = [objective for objective in objectives.build(args, self._scale) if objective.stream in self.trained]
         self._make_step()
 
     def _make_step(self) -> None:
@@ -126,7 +125,7 @@ class UnlearnTrainer(AdapterTrainer):
             targets_now=None if self.early_stop is None else self.early_stop.targets_now,
             backward=lambda loss, again: self.accelerator.backward(loss, retain_graph=again),
         )
-        self._references = References(self.model, self.sets, self.args.per_device_eval_batch_size)
+        self._references = References(self.model, self.trained, self.args.per_device_eval_batch_size)
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))  # over micro-batches
         self._retain_batches: list[tuple[dict[str, Tensor], Tensor]] = []
         self._start, self._good_step = [p.detach().clone() for p in self.student], 0  # the last good adapter, and its step
@@ -240,6 +239,7 @@ class UnlearnTrainer(AdapterTrainer):
             self._probe(self.auto_lr, retain_batches)
         if self.early_stop is not None and self.state.global_step % CHECK_EVERY == 0:
             self.early_stop.check(self.checks.logps("forget"), self.checks.retain_probability(), self.checks.holdout_min_ks())
+            self.log({"check/" + name: value for name, value in self.early_stop.found.items()})
         if self.teacher is not None:
             self.teacher.follow(self.student, self._combined.clip)
 
@@ -270,6 +270,14 @@ class UnlearnTrainer(AdapterTrainer):
         finally:
             if self.negation is not None:
                 self.negation.flip()
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """As transformers makes it; with `stop_at` a constant rate falls where the run is near its targets."""
+        early_stop = self.early_stop
+        if early_stop is None or self.args.lr_scheduler_type != "constant":
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, lambda _: early_stop.pace.rate)
+        return self.lr_scheduler
 
     def evaluate(
         self, eval_dataset: dict[str, Dataset] | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

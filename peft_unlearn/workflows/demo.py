@@ -103,12 +103,13 @@ def _evaluate_never_seen(plan: "Recipe") -> "Sets":
     from peft_unlearn.benchmarks import How
     from peft_unlearn.benchmarks.own import Own
     from peft_unlearn.model import adapters
+    from peft_unlearn.training import datasets
     from peft_unlearn.workflows import loading
 
     tokenizer, probes = loading.prepare(plan)
     never_seen = loading.load_never_seen(plan.model, plan.model.never_seen_model_name_or_path or "", key="never_seen_model_name_or_path")
     how = How(batch_size=plan.training.per_device_eval_batch_size)
-    found = Own(probes, 0).evaluate(never_seen, tokenizer, how, "never-seen")
+    found = Own(datasets.evaluated(plan.training, probes), 0).evaluate(never_seen, tokenizer, how, "never-seen")
     del never_seen
     adapters.release()
     return found

@@ -21,10 +21,10 @@ from trl import get_peft_config, get_quantization_config  # type: ignore[attr-de
 from peft_unlearn import data
 from peft_unlearn.config.model_settings import DataArguments
 from peft_unlearn.config.recipe import Recipe
-from peft_unlearn.config.unlearn_config import ModelArguments
+from peft_unlearn.config.unlearn_config import ModelArguments, UnlearnConfig
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.model import adapters
-from peft_unlearn.training import datasets, targets
+from peft_unlearn.training import datasets, never_seen
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, same_model, undamaged
 
@@ -52,11 +52,11 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
     return tokenizer, datasets.tokenize(args, tokenizer, length, sets, reword=True, reword_rows=rows, group_column=column)
 
 
-def with_targets(
-    probes: Mapping[str, Probe], never_seen: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+def with_never_seen(
+    probes: Mapping[str, Probe], model: PreTrainedModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Probe]:
-    """The sets, those that `stop_at: never_seen` reads with the never-seen model's scores as their targets."""
-    told = targets.of_never_seen(never_seen, tokenizer, {name: found.rows for name, found in probes.items()}, batch_size)
+    """The sets, with what a never-seen `model` tells a run of them."""
+    told = never_seen.told(model, args, tokenizer, {name: found.rows for name, found in probes.items()})
     return {name: found._replace(rows=told.get(name, found.rows)) for name, found in probes.items()}
 
 
@@ -120,11 +120,11 @@ def base_of(model: str | Path, *, key: str) -> str:
     return str(load_adapter_config(str(model), key=key).base_model_name_or_path)
 
 
-def load_never_seen(model: ModelArguments, never_seen: str | Path, *, key: str) -> PreTrainedModel:
+def load_never_seen(model: ModelArguments, name: str | Path, *, key: str) -> PreTrainedModel:
     """A never-seen model, or adapter on its base, held in the same precision as `model`."""
-    whole = dataclasses.replace(model, model_name_or_path=base_of(never_seen, key=key), adapter_name_or_path=None, model_revision="main")
-    if (Path(never_seen) / ADAPTER_CONFIG).is_file():
-        return cast(PreTrainedModel, load_trained(whole, str(never_seen)))
+    whole = dataclasses.replace(model, model_name_or_path=base_of(name, key=key), adapter_name_or_path=None, model_revision="main")
+    if (Path(name) / ADAPTER_CONFIG).is_file():
+        return cast(PreTrainedModel, load_trained(whole, str(name)))
     return load_whole(whole)
 
 

@@ -27,6 +27,7 @@ from peft_unlearn.data.variants import Probe, grouped
 from peft_unlearn.metrics.retain_kl import retain_kl
 from peft_unlearn.model import adapters
 from peft_unlearn.report import page
+from peft_unlearn.training import datasets
 from peft_unlearn.training.trainer import UnlearnTrainer
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import check_room, claimed
@@ -86,10 +87,10 @@ def _consult_never_seen(
         return probes, never_seen
     model = loading.load_never_seen(plan.model, other, key="never_seen_model_name_or_path")
     if args.stop_at == "never_seen":
-        probes = loading.with_targets(probes, model, tokenizer, args.per_device_eval_batch_size)
+        probes = loading.with_never_seen(probes, model, args, tokenizer)
     if never_seen is None and PartialState().is_main_process:
         how = How(batch_size=args.per_device_eval_batch_size)
-        never_seen = Own(probes, plan.data.eval_rows).evaluate(model, tokenizer, how, "never-seen")
+        never_seen = Own(datasets.evaluated(args, probes), plan.data.eval_rows).evaluate(model, tokenizer, how, "never-seen")
     del model
     adapters.release()
     return probes, never_seen
@@ -109,7 +110,7 @@ def _start(plan: recipe.Recipe, settings: dict[str, Any], tokenizer: PreTrainedT
         check_room(output, disk_bytes(trainer), key="output_dir")
         plan.training.learning_rate = settings["learning_rate"] = trainer.args.learning_rate  # where the base's size decided it
         plan.write(output)
-    sets = Own({"retain": Probe(trainer.sets["retain"], {}), **probes}, plan.data.eval_rows)
+    sets = Own({"retain": Probe(trainer.sets["retain"], {}), **datasets.evaluated(args, probes)}, plan.data.eval_rows)
     return Run(plan, settings, trainer, sets, bar, main, How(batch_size=args.per_device_eval_batch_size))
 
 

@@ -1,0 +1,185 @@
+"""Other answers to the forgotten questions, as a model that never saw them would give: what a run teaches in their place.
+
+Pushed down alone, an answer leaves nothing behind that could be said instead: loops and words that do not exist (docs/studies/answers.md). A
+never-seen model says what to say. Without one, the model itself does: it answers like questions about others, whom it does not know either.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from peft_unlearn.data.labels import IGNORE
+from peft_unlearn.data.rows import Row, answer_texts, end_length, evenly, special_ids, split, text
+from peft_unlearn.data.turns import turn
+from peft_unlearn.model.generation import MARGIN, generate, sample
+from peft_unlearn.training.substitutes import Alike, Forgotten, whole_sentences
+
+DRAWS = 4  # answers drawn where the likeliest one does not fit
+ASKED = 256  # rows of a set that may be asked
+
+Round = Callable[[list[int]], Sequence[str | None]]  # of the rows that still lack an answer, one for each, or None
+
+
+def of_never_seen(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], *, seed: int, batch_size: int
+) -> list[Row | None]:
+    """A never-seen model's own answer to each row of `sets["forget"]`: its likeliest one, or one that is drawn; None where none fits."""
+    rows = list(sets["forget"])
+    return _found(tokenizer, sets, _own_rounds(model, tokenizer, rows, seed, batch_size))
+
+
+def of_model_itself(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], *, seed: int, batch_size: int
+) -> list[Row | None]:
+    """An answer to each row of `sets["forget"]` by the model as it is before training; None where none fits.
+
+    Its answers to the closest questions of the holdout, or else of the retain set, names exchanged; and where there are none, what it says to the
+    row's own question when it must not say what it learned.
+    """
+    rows = list(sets["forget"])
+    return _found(tokenizer, sets, _like_rounds(model, tokenizer, sets, rows, seed, batch_size))
+
+
+def beside(forget: Dataset, found: Sequence[Row | None]) -> Dataset:
+    """The forget rows with their other answers as a column `alternate`, null where there is none."""
+    return forget.add_column("alternate", list(found))
+
+
+def _found(tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], rounds: Iterator[Round]) -> list[Row | None]:
+    """For each forget row the first answer of any round that fits, as a row."""
+    rows, special = list(sets["forget"]), special_ids(tokenizer)
+    known = [answer for name in ("retain", "holdout") if name in sets for answer in answer_texts(tokenizer, sets[name])]
+    forgotten = Forgotten(_prompts(tokenizer, rows), answer_texts(tokenizer, rows), known)
+    answers: dict[int, str] = {}
+    for ask in rounds:
+        still = [row for row in range(len(rows)) if row not in answers]
+        if not still:
+            break
+        for row, answer in zip(still, ask(still), strict=True):
+            if answer is not None and forgotten.fits(row, answer):
+                answers[row] = answer
+    return [with_answer(tokenizer, special, row, answers[n]) if n in answers else None for n, row in enumerate(rows)]
+
+
+def _own_rounds(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], seed: int, batch_size: int
+) -> Iterator[Round]:
+    """What the model says to the questions themselves."""
+
+    def likeliest(still: list[int]) -> Sequence[str]:
+        asked = [rows[row] for row in still]
+        return _whole(tokenizer, asked, generate(model, tokenizer, asked, batch_size=batch_size, progress="other answers"))
+
+    def drawn(still: list[int], number: int) -> Sequence[str]:
+        asked = [rows[row] for row in still]
+        draws = sample(model, tokenizer, asked, 1, seed=seed + number, batch_size=batch_size, progress="other answers")
+        return _whole(tokenizer, asked, [answers[0] for answers in draws])
+
+    yield likeliest
+    for number in range(DRAWS):
+        yield lambda still, number=number: drawn(still, number)  # type: ignore[misc]
+
+
+def _like_rounds(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: Mapping[str, Dataset],
+    rows: Sequence[Row],
+    seed: int,
+    batch_size: int,
+) -> Iterator[Round]:
+    """What the model says to like questions about others, then to the questions themselves without what it learned."""
+    special = special_ids(tokenizer)
+    asks = [row for row in range(len(rows)) if asks_something(rows[row], special)]
+    for name in ("holdout", "retain"):
+        others = [row for row in _some(sets, name) if asks_something(row, special)]
+        if others and asks:
+            alike = Alike(_prompts(tokenizer, rows), _prompts(tokenizer, others), seed)
+            yield from _asked_of_others(model, tokenizer, alike, others, set(asks), seed, batch_size)
+
+    def otherwise(still: list[int]) -> Sequence[str]:
+        asked = [rows[row] for row in still]
+        answers = generate(model, tokenizer, asked, batch_size=batch_size, otherwise=True, progress="other answers")
+        return _whole(tokenizer, asked, answers)
+
+    yield otherwise
+
+
+def _asked_of_others(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    alike: Alike,
+    others: Sequence[Row],
+    asks: set[int],
+    seed: int,
+    batch_size: int,
+) -> Iterator[Round]:
+    """The answers to each row's closest questions, the likeliest ones and then drawn ones, with its names."""
+    closest: dict[int, list[int]] = {}
+
+    def answered(still: list[int], place: int, draw: int | None) -> Sequence[str | None]:
+        for row in asks.intersection(still) - closest.keys():
+            closest[row] = alike.closest(row)
+        wanted = {row: closest[row][place] for row in still if row in asks and place < len(closest[row])}
+        numbers = sorted(set(wanted.values()))
+        asked = [others[number] for number in numbers]
+        if draw is None:
+            said = generate(model, tokenizer, asked, batch_size=batch_size, progress="other answers")
+        else:
+            said = [a[0] for a in sample(model, tokenizer, asked, 1, seed=seed + draw, batch_size=batch_size, progress="other answers")]
+        answers = dict(zip(numbers, _whole(tokenizer, asked, said), strict=True))
+        return [alike.exchanged(answers[wanted[row]], wanted[row], row) if row in wanted else None for row in still]
+
+    for draw in (None, *range(DRAWS)):
+        for place in range(min(len(others), 4 if draw is None else 1)):
+            yield lambda still, place=place, draw=draw: answered(still, place, draw)  # type: ignore[misc]
+
+
+def with_answer(tokenizer: PreTrainedTokenizerBase, special: set[int], row: Row, answer: str) -> dict[str, Any]:
+    """A tokenized row with another answer behind its prompt, spelled and ended as its own answer is."""
+    prompt, own = split(row, special)
+    ends, closing = end_length(tokenizer, special, own), turn(tokenizer).end_text.strip()
+    end, body = own[len(own) - ends :], own[: len(own) - ends]
+    said = text(tokenizer, body)
+    if closing and said.endswith(closing):
+        answer = f"{answer}{closing}"
+    tokens = tokenizer(f"{_lead(tokenizer, said, body)}{answer}", add_special_tokens=False)["input_ids"]
+    return {"input_ids": [*prompt, *tokens, *end], "labels": [IGNORE] * len(prompt) + [*tokens, *end]}
+
+
+def _lead(tokenizer: PreTrainedTokenizerBase, said: str, tokens: Sequence[int]) -> str:
+    """What stands before an answer's first word, told by how its tokens come about."""
+    spelled = {lead: tokenizer(f"{lead}{said}", add_special_tokens=False)["input_ids"] for lead in ("", " ")}
+    return next((lead for lead, found in spelled.items() if found[:1] == list(tokens[:1])), " ")
+
+
+def asks_something(row: Row, special: set[int]) -> bool:
+    """Whether a row has a prompt of its own; plain text has none."""
+    labels = row["labels"]
+    start = next((i for i, label in enumerate(labels) if label != IGNORE), len(labels))
+    return not special.issuperset(row["input_ids"][:start])
+
+
+def _prompts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[str]:
+    special = special_ids(tokenizer)
+    return [text(tokenizer, split(row, special)[0]) for row in rows]
+
+
+def _whole(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], answers: Sequence[str]) -> list[str]:
+    """Answers that ran into their limit, cut to whole sentences."""
+    special, found = special_ids(tokenizer), []
+    for row, answer in zip(rows, answers, strict=True):
+        own = split(row, special)[1]
+        ended = bool(end_length(tokenizer, special, own))
+        limit = len(own) + MARGIN - 1 if ended else len(own) + 1
+        length = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
+        found.append(whole_sentences(answer) if ended and length >= limit else answer)
+    return found
+
+
+def _some(sets: Mapping[str, Dataset], name: str) -> list[Row]:
+    """At most `ASKED` rows of a set, evenly spaced."""
+    return list(sets[name].select(evenly(len(sets[name]), ASKED))) if name in sets else []

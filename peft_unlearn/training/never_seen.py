@@ -1,0 +1,47 @@
+"""What a never-seen model tells a run: targets of the forget set and the holdout, and what to answer in place of what is forgotten."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from peft_unlearn.config.unlearn_config import UnlearnConfig
+from peft_unlearn.model import adapters
+from peft_unlearn.training import answers, targets
+from peft_unlearn.util.errors import UserError
+
+Given: TypeAlias = str | Path | PreTrainedModel | None
+
+
+@contextlib.contextmanager
+def opened(model: PeftModel, given: Given) -> Iterator[PreTrainedModel | PeftModel]:
+    """The never-seen model of a run on `model`: one that is loaded for it, that is given, or the base below an adapter.
+
+    Raises:
+        UserError: there is none.
+    """
+    if isinstance(given, str | Path):
+        yield adapters.load_base(given, dtype=model.dtype).to(cast(Any, model.device))
+        adapters.release()
+    elif given is not None:
+        yield given
+    elif {adapters.FINETUNE, adapters.REFERENCE}.isdisjoint(model.peft_config):
+        raise UserError("stop_at: 'never_seen' needs a model that never saw the forget set, give never_seen_model, or write auto.")
+    else:
+        with adapters.view(model, "never_seen"):
+            yield model
+
+
+def told(
+    model: PreTrainedModel | PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset]
+) -> dict[str, Dataset]:
+    """The tokenized sets; forget set and holdout with its `target_logps`, and with `answers: natural` its own answers as forget rows' `alternate`."""
+    size = args.per_device_eval_batch_size
+    found = dict(sets) | targets.of_never_seen(model, tokenizer, sets, size)
+    if args.answers == "natural":
+        found["forget"] = answers.beside(found["forget"], answers.of_never_seen(model, tokenizer, sets, seed=args.seed, batch_size=size))
+    return found

@@ -1,0 +1,129 @@
+"""What another answer must be, told by its text: fluent, about whom was asked, and without what was to be forgotten."""
+
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from peft_unlearn.data.names import names
+from peft_unlearn.metrics.degenerate import degenerate
+from peft_unlearn.metrics.longest_run import longest_run
+from peft_unlearn.metrics.recites_others import Recitable, common_runs, recites_others
+from peft_unlearn.metrics.secret_like import plain, secret_like
+from peft_unlearn.metrics.words import words
+
+COMMON = 0.05  # share of other answers from which on a word of them tells nothing
+TOLD = 1 / 3  # share of an answer's telling words that another answer may have by chance
+VERBATIM = 0.5  # share of an answer that may come in one piece
+CLOSEST = 4  # like questions that are tried
+_SENTENCE = re.compile(r"[.!?。！？।][\"'”’)]*(?=\s|$)")
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+
+
+class Forgotten:
+    """The answers that are to be forgotten, and what gives them away.
+
+    Args:
+        questions, answers: of the forget rows, as text.
+        others: answers to other questions: what stands in many of them tells nothing.
+    """
+
+    def __init__(self, questions: Sequence[str], answers: Sequence[str], others: Sequence[str]):
+        self.questions, self.answers = questions, answers
+        counts = Counter(word for text in others for word in set(words(text)))
+        often = {word for word, count in counts.items() if count >= max(2, COMMON * len(others))}
+        self.telling = [set(words(a)) - set(words(q)) - often for q, a in zip(questions, answers, strict=True)]
+        self.secrets = [set(secret_like(a)) - set(secret_like(q)) for q, a in zip(questions, answers, strict=True)]
+        self.recitable, self.known = Recitable(answers), common_runs(others)
+
+    def fits(self, row: int, answer: str) -> bool:
+        """Whether this answer to the question of a row says something, and nothing of what is to be forgotten."""
+        return bool(words(answer)) and not degenerate(answer) and not self.leaks(row, answer)
+
+    def leaks(self, row: int, answer: str) -> bool:
+        """Whether it has a secret of any row; much of the row's own answer, in one piece or by its telling words; or much of another row's."""
+        said, text = words(answer), plain(answer)
+        right, telling = words(self.answers[row]), self.telling[row]
+        return (
+            any(secret in text for secrets in self.secrets for secret in secrets)
+            or len(telling.intersection(said)) > TOLD * len(telling)
+            or longest_run(right, said) >= VERBATIM * max(1, len(right))
+            or (recites_others(self.questions[row], self.answers[row], answer, self.recitable, self.known) or 0.0) >= VERBATIM
+        )
+
+
+class Alike:
+    """Questions by what they ask for, whoever they ask about.
+
+    Args:
+        questions: those that answers are wanted for.
+        others: those that can be asked instead.
+        seed: of the order among others that are equally close.
+    """
+
+    def __init__(self, questions: Sequence[str], others: Sequence[str], seed: int):
+        self.questions, self.others = questions, others
+        found = names([*questions, *others])
+        single = [{word for name in of_one for word in name.split()} for of_one in found]
+        self.names, self.other_names = single[: len(questions)], single[len(questions) :]
+        self.asked = [_asked(text, own) for text, own in zip(others, self.other_names, strict=True)]
+        counts = Counter(word for words_ in self.asked for word in words_)
+        self.weight = {word: math.log(1 + len(others) / count) for word, count in counts.items()}  # a rare word says more of what is asked
+        self.order = random.Random(seed)
+
+    def closest(self, question: int) -> list[int]:
+        """Numbers of the others that share most of their words with a question, names aside and by weight, closest first."""
+        asked = _asked(self.questions[question], self.names[question])
+        scored = [(-self._shared(asked, other), self.order.random(), number) for number, other in enumerate(self.asked)]
+        return [number for _, _, number in sorted(scored)[:CLOSEST]]
+
+    def _shared(self, one: frozenset[str], other: frozenset[str]) -> float:
+        both, either = (sum(self.weight.get(word, 1.0) for word in found) for found in (one & other, one | other))
+        return both / (either or 1.0)
+
+    def exchanged(self, answer: str, other: int, question: int) -> str | None:
+        """An answer to another question with the names of this one in place of its own; None where one stays that this question has not."""
+        here, there = self.names[question], self.other_names[other]
+        wanted, own = _runs(self.questions[question], here - there), _runs(self.others[other], there - here)
+        for number, name in enumerate(own if wanted else ()):
+            answer = _replaced(answer, name, wanted[min(number, len(wanted) - 1)])
+        left = {word.lower() for name in own for word in name if len(word) > 2} - {word.lower() for name in wanted for word in name}
+        return None if left.intersection(words(answer)) else answer
+
+
+def whole_sentences(answer: str) -> str:
+    """An answer that was cut, up to its last whole sentence; all of it where there is none."""
+    ends = [match.end() for match in _SENTENCE.finditer(answer)]
+    return answer[: ends[-1]] if ends else answer
+
+
+def _asked(question: str, own: set[str]) -> frozenset[str]:
+    """The words of a question without its names."""
+    return frozenset(words(question)).difference(words(" ".join(own)))
+
+
+def _runs(text: str, single: set[str]) -> list[list[str]]:
+    """The names of a text in their order, words side by side together, each name once."""
+    found: list[list[str]] = []
+    end = -2
+    for match in _WORD.finditer(text):
+        if match[0] in single or match[0].removesuffix("'s").removesuffix("’s") in single:
+            word = match[0].removesuffix("'s").removesuffix("’s")
+            if match.start() - end <= 1 and found:
+                found[-1].append(word)
+            else:
+                found.append([word])
+            end = match.end() if word == match[0] else -2
+    return [name for number, name in enumerate(found) if name not in found[:number]]
+
+
+def _replaced(text: str, name: Sequence[str], by: Sequence[str]) -> str:
+    """`text` with one name in place of another: whole where it stands whole, and then word by word, as a first name or within an address."""
+    text = re.sub(rf"\b{re.escape(' '.join(name))}\b", " ".join(by), text, flags=re.IGNORECASE)
+    for number, word in enumerate(name):  # an address has it in small letters
+        other = by[number] if len(by) == len(name) else by[-1]
+        if len(word) > 2 and word not in by:
+            alone = rf"(?<![^\W_]){re.escape(word)}(?![^\W_])"
+            text = re.sub(alone.lower(), other.lower(), re.sub(alone, other, text))
+    return text
