@@ -218,7 +218,7 @@ def defaults(method: str, stop_at: str = "none") -> dict[str, Any]:
 def learning_rate(parameters: int, *, falling: bool = False) -> float:
     """The learning rate of a recipe that names none, for a base of so many parameters: 1e-3 up to a million, then falling with the fourth root.
 
-    Twice that where a linear schedule takes it down to 0.
+    Twice that where it falls: by a linear schedule, or with `stop_at` near the targets.
 
     1e-3 is measured on bases of .3 and .9 million parameters (docs/studies/defaults.md). From there the line goes to what public LoRA unlearning runs
     use: it gives 1.8e-4 for 1B and 1.1e-4 for 8B, and between them it is not measured.

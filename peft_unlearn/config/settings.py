@@ -131,7 +131,11 @@ class TrainingSettings:
     learning_rate: Annotated[float | None, Range("above 0")] = _setting(
         None, "Learning rate; with auto_lr, where it starts. By the size of the base if left out."
     )
-    max_steps: int = _setting(FROM_METHOD, "Optimizer steps. Give num_train_epochs instead to count epochs of the forget set.")
+    max_steps: int = _setting(
+        FROM_METHOD,
+        "Optimizer steps; with stop_at a bound, for a run ends by itself. Give num_train_epochs instead to count epochs of the forget set.",
+    )
+    max_minutes: Annotated[float | None, Range("above 0")] = _setting(None, "A bound on the time of training, in minutes.")
     num_train_epochs: Annotated[float | None, Range("at least 0")] = _setting(
         None, "Epochs of the forget set, in place of max_steps; 0 where max_steps decides."
     )

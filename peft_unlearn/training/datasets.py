@@ -163,7 +163,9 @@ def _streams(model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokeniz
         if found:
             trained["answers"] = Dataset.from_list(found)
         if len(found) < len(rows["forget"]):
-            logger.warning("answers: for %d of %d forget rows no other answer was found.", len(rows["forget"]) - len(found), len(rows["forget"]))
+            logger.warning(
+                "answers: for %d of %d forget rows no other answer was found.", len(rows["forget"]) - len(found), len(rows["forget"])
+            )
         trained["forget"] = rows["forget"] = _without(rows["forget"], "alternate")
     return Streams(rows, trained, holdout_target)
 

@@ -1,5 +1,7 @@
 """Early stopping: when the forget set is where a model would be that never saw it, and the retain set where it was."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from peft_unlearn.metrics.holdout_shift import holdout_shift
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model.logprobs import lowest, matched
+from peft_unlearn.training.objectives import Objective
 from peft_unlearn.training.pace import Pace
 from peft_unlearn.training.targets import end_lengths, mean, min_ks, read, scored
 
@@ -25,7 +28,26 @@ RETAIN_LOSS = 0.02  # of the retain set's mean probability that may be missing
 APPROACH = 0.8  # share of the way from which targets are corrected
 GAIN = 0.5  # share of what is missing that a check adds to a correction
 CORRECTION = (0.8, 1.25)  # how far, at most
-SAMPLE = 64  # rows of a set that a check sees
+EVERY, SHARE = 10, 0.1  # steps between two checks, at least, and the share of a run's forward passes that they may take
+SAMPLE = 32  # rows of a set that a check sees
+
+
+class Found(NamedTuple):
+    """What a check found: the `share` of the way to the target mean, and how far each target is missed, in tolerances: at most 1 is within."""
+
+    share: float
+    mean: float
+    membership: float
+    retain: float
+
+    @property
+    def miss(self) -> float:
+        """The largest miss."""
+        return max(self.mean, self.membership, self.retain)
+
+    def missed(self) -> dict[str, float]:
+        """How many tolerances each target is missed by."""
+        return {name: round(float(getattr(self, name)), 2) for name in ("mean", "membership", "retain")}
 
 
 class EarlyStop:
@@ -54,7 +76,7 @@ class EarlyStop:
         self.holdout_shift = self.correction_lowest = self.correction_rest = 1.0
         self.within_tolerance = 0  # checks in a row
         self.pace = Pace()
-        self.found: dict[str, float] = {}
+        self.last: Found | None = None
 
     def targets_now(self, rows: Sequence[int], target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
         """The targets as they are corrected now, in the order of what the tokens have, of B rows by their numbers: three of (B, T) -> (B, T)."""
@@ -78,11 +100,10 @@ class EarlyStop:
         else:
             missing = float(self.min_ks.mean() * self.holdout_shift / rows.mean())
             beside = abs(1 / missing - 1) / TOLERANCE_MIN_K
-        misses = {"mean": abs(now / target - 1) / TOLERANCE, "membership": beside, "retain": (self.retain - retain) / RETAIN_LOSS}
-        near = APPROACH <= now / target <= 1 / APPROACH
-        self.found = {**misses, "share": now / target, "shift": self.holdout_shift, "rate": self.pace.rate}
-        self.pace.check(max(misses.values()), near)
-        self.within_tolerance = self.within_tolerance + 1 if max(misses.values()) <= 1 else 0
+        self.last = found = Found(now / target, abs(now / target - 1) / TOLERANCE, beside, (self.retain - retain) / RETAIN_LOSS)
+        near = APPROACH <= found.share <= 1 / APPROACH
+        self.pace.check(found.miss, near)
+        self.within_tolerance = self.within_tolerance + 1 if found.miss <= 1 else 0
         if near:
             least = self.share_lowest * rows.mean()  # of the mean, about
             self.correction_lowest = corrected(self.correction_lowest, missing)
@@ -117,6 +138,12 @@ class Checks(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     sets: Mapping[str, Dataset]
     batch_size: int
+
+    def every(self, objectives: Sequence[Objective], batch_size: int) -> int:
+        """Steps between two checks: so many that checking is at most a tenth of what is computed, a backward pass counted as two forwards."""
+        rows = sum(len(sampled(len(self.sets[name]))) for name in ("forget", "retain", "holdout") if name in self.sets)
+        step = batch_size * sum(1 + 2 * count for count in Counter(objective.stream for objective in objectives).values())
+        return max(EVERY, math.ceil(rows / (SHARE * step)))
 
     def begin(self, holdout_target: np.ndarray | None) -> EarlyStop:
         """Where a run is to stop: at the targets of the forget rows, from how the model is now."""

@@ -35,8 +35,6 @@ from peft_unlearn.training.passes import Passes, layers_read
 from peft_unlearn.training.reference_cache import References
 from peft_unlearn.util.errors import UserError
 
-CHECK_EVERY = 10  # optimizer steps between two checks for early stopping
-
 
 class UnlearnTrainer(AdapterTrainer):
     """Make a language model forget one set of texts and keep another, with gradients over a LoRA adapter only.
@@ -88,7 +86,8 @@ class UnlearnTrainer(AdapterTrainer):
         # Model, processing class, PEFT
         model = setup.load(model, quantization_config)
         processing_class = setup.load_tokenizer(model) if processing_class is None else processing_class
-        args.learning_rate = args.learning_rate or methods.learning_rate(model.num_parameters(), falling=args.stop_at != "none" or args.lr_scheduler_type == "linear")
+        falling = args.stop_at != "none" or args.lr_scheduler_type == "linear"
+        args.learning_rate = args.learning_rate or methods.learning_rate(model.num_parameters(), falling=falling)
         model = setup.adapt(model, args, peft_config)
 
         # Datasets
@@ -107,6 +106,7 @@ class UnlearnTrainer(AdapterTrainer):
         self.negation = Negation(model) if args.negate else None
         self._scale = 1.0 if args.stop_at == "none" else targets.mean_distance(self.sets["forget"])
         self.objectives = [objective for objective in objectives.build(args, self._scale) if objective.stream in self.trained]
+        self._check_every = self.checks.every(self.objectives, args.train_batch_size * args.gradient_accumulation_steps)
         self._make_step()
 
     def _make_step(self) -> None:
@@ -137,7 +137,8 @@ class UnlearnTrainer(AdapterTrainer):
                 pass  # what it cannot merge, it refuses now
         self._serves_auto_lr = self.auto_lr is not None and trains_as_it_evaluates(self.model) and not quantized
         # `_remember` before the first step, for a checkpoint, or whoever has the trainer, may move the adapter until then.
-        self.add_callback(AroundSteps(self._remember, self.after_optimizer_step, self.early_stop))
+        self.end = AroundSteps(self._remember, self.after_optimizer_step, self.early_stop, self.args.max_minutes)
+        self.add_callback(self.end)
 
     # ------------------------------------------------------------------------------------------------------------------ the step
 
@@ -237,9 +238,10 @@ class UnlearnTrainer(AdapterTrainer):
             return
         if self.auto_lr is not None and self.auto_lr.due(self.state.global_step):
             self._probe(self.auto_lr, retain_batches)
-        if self.early_stop is not None and self.state.global_step % CHECK_EVERY == 0:
+        if self.early_stop is not None and self.state.global_step % self._check_every == 0:
             self.early_stop.check(self.checks.logps("forget"), self.checks.retain_probability(), self.checks.holdout_min_ks())
-            self.log({"check/" + name: value for name, value in self.early_stop.found.items()})
+            if self.early_stop.last is not None:
+                self.log({f"check/{name}": value for name, value in self.early_stop.last._asdict().items()})
         if self.teacher is not None:
             self.teacher.follow(self.student, self._combined.clip)
 

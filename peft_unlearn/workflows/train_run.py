@@ -201,6 +201,8 @@ class Run:
         return {
             "steps": trainer.state.global_step,
             "reached": None if trainer.early_stop is None else trainer.early_stop.reached,
+            "ended": trainer.end.why,
+            "missed": None if trainer.early_stop is None or trainer.early_stop.last is None else trainer.early_stop.last.missed(),
             "seconds": round(self.seconds, 1),
             "stopped": self.stopped,
             "unmoved_lora_b": self.unmoved,
