@@ -12,7 +12,8 @@ PATIENCE = 20  # checks without progress after which a run has ended where it ca
 class Pace:
     """What checks have found on the way.
 
-    What still swings around a target is noise of the rate, so the rate falls while a run is near, whatever its number of steps.
+    What still swings around a target is noise of the rate, so the rate falls while the forget set is near its targets and misses them. It rises
+    again while only the retain set is missed, which lost something on the way and comes back the faster, the higher the rate.
 
     Attributes:
         rate: share of the learning rate that is used.
@@ -24,10 +25,13 @@ class Pace:
     best: float = math.inf
     since: int = 0
 
-    def check(self, miss: float, near: bool) -> None:
-        """A check found the run `miss` tolerances off its targets, and `near` or far from them."""
-        if near:
+    def check(self, forget: float, retain: float, near: bool) -> None:
+        """A check found the forget and the retain set so many tolerances off, and the forget set `near` its targets or far from them."""
+        if near and forget > 1:
             self.rate = max(LOWEST, self.rate * FALL)
+        elif near and retain > 1:
+            self.rate = min(1.0, self.rate / FALL)
+        miss = max(forget, retain)
         nearer = miss < self.best * (1 - GAINED)
         self.best, self.since = (miss, 0) if nearer else (self.best, self.since + 1)
 
