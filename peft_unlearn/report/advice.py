@@ -9,19 +9,42 @@ from peft_unlearn.report.criteria import Criterion
 AUDIT = "Attack it: `peft-unlearn audit` tries what precision, other prompts, samples and relearning bring back."
 
 
+# What a check of early stopping may miss, and what helps where a run comes no nearer.
+LACKING = {
+    "mean": "the forget rows' mean log-probability misses its target",
+    "membership": "the forget rows can be told from the holdout",
+    "retain": "the retain set has lost probability",
+}
+HELPS = {
+    "mean": "A larger adapter comes nearer: lora_r: 64, or a higher learning_rate.",
+    "membership": "More holdout rows of the forget set's kind tell better where to stop.",
+    "retain": "More retain rows, most of all such that are like the forget rows, or a higher retain_coef, keep more.",
+}
+
+
 def training(run: Mapping[str, Any]) -> list[str]:
     """What of a run is not as it was planned; empty where all is."""
-    settings, steps = run.get("settings", {}), run.get("steps")
     said = []
     if run.get("stopped"):
         said.append(f"The run stopped early: {str(run['stopped']).rstrip('.')}.")
     if run.get("reached") is False:
-        last = settings.get("max_steps")
-        until = f"{steps} steps, its last one" if last and steps is not None and steps >= last else f"{steps} steps"
-        said.append(f"The run did not reach its target: it ended after {until}.")
+        said.append(f"The run did not reach its target: {_ended(run)}.")
     if run.get("unmoved_lora_b"):
         said.append(f"{run['unmoved_lora_b']} layers of the adapter did not move: they forget nothing.")
     return said
+
+
+def _ended(run: Mapping[str, Any]) -> str:
+    """Why a run ended before its target, and what that target lacks most."""
+    settings, steps, missed = run.get("settings", {}), run.get("steps"), run.get("missed") or {}
+    worst = max(missed, key=lambda name: float(missed[name]), default="")
+    lacks = f"; {LACKING[worst]} by {missed[worst]:.1f} times what it may miss" if worst and missed[worst] > 1 else ""
+    if run.get("ended") == "no_nearer":
+        return f"after {steps} steps it came no nearer{lacks}"
+    if run.get("ended") == "max_minutes":
+        return f"its {settings.get('max_minutes'):g} minutes were over after {steps} steps{lacks}"
+    last = settings.get("max_steps")
+    return f"it ended after {steps} steps{', its last one' if last and steps is not None and steps >= last else ''}{lacks}"
 
 
 def following(word: str | None, found: Sequence[Criterion], run: Mapping[str, Any], kind: str | None) -> list[str]:
@@ -35,6 +58,12 @@ def following(word: str | None, found: Sequence[Criterion], run: Mapping[str, An
 def _mend(word: str | None, failed: set[str], run: Mapping[str, Any]) -> Iterator[str]:
     steps, attacks = run.get("steps"), {name.removeprefix("attack_") for name in failed if name.startswith("attack_")}
     if word == c.NOT_FORGOTTEN:
+        if run.get("ended") == "no_nearer" and (missed := run.get("missed")):
+            yield HELPS[max(missed, key=lambda name: float(missed[name]))]
+            return
+        if run.get("ended") == "max_minutes":
+            yield "More time: leave max_minutes out."
+            return
         more = f"More steps: max_steps: {2 * steps}" if steps else "Train it longer"
         yield (
             f"{more}, or a higher learning_rate."

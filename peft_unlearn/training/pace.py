@@ -39,3 +39,16 @@ class Pace:
     def stalled(self) -> bool:
         """Whether it no longer comes nearer."""
         return self.since >= PATIENCE
+
+
+def steps_left(step: int, share: float, miss: float, every: int) -> int:
+    """About how many steps a run needs yet: the rest of its way at the speed so far, and then some checks, more where it misses by more.
+
+    Args:
+        step: where it is.
+        share: of the way to its targets.
+        miss: in tolerances.
+        every: steps between two checks.
+    """
+    way = step * (1 - share) / share if 0 < share < 1 else 0.0
+    return math.ceil(way + every * (2 + 2 * math.log2(max(1.0, miss))))

@@ -106,7 +106,7 @@ class UnlearnTrainer(AdapterTrainer):
         self.negation = Negation(model) if args.negate else None
         self._scale = 1.0 if args.stop_at == "none" else targets.mean_distance(self.sets["forget"])
         self.objectives = [objective for objective in objectives.build(args, self._scale) if objective.stream in self.trained]
-        self._check_every = self.checks.every(self.objectives, args.train_batch_size * args.gradient_accumulation_steps)
+        self.check_every = self.checks.every(self.objectives, args.train_batch_size * args.gradient_accumulation_steps)
         self._make_step()
 
     def _make_step(self) -> None:
@@ -238,7 +238,7 @@ class UnlearnTrainer(AdapterTrainer):
             return
         if self.auto_lr is not None and self.auto_lr.due(self.state.global_step):
             self._probe(self.auto_lr, retain_batches)
-        if self.early_stop is not None and self.state.global_step % self._check_every == 0:
+        if self.early_stop is not None and self.state.global_step % self.check_every == 0:
             self.early_stop.check(self.checks.logps("forget"), self.checks.retain_probability(), self.checks.holdout_min_ks())
             if self.early_stop.last is not None:
                 self.log({f"check/{name}": value for name, value in self.early_stop.last._asdict().items()})

@@ -32,6 +32,7 @@ from peft_unlearn.training.trainer import UnlearnTrainer
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import check_room, claimed
 from peft_unlearn.workflows import loading
+from peft_unlearn.workflows.progress import Bar
 from peft_unlearn.workflows.results import PushResult, TrainResult, Unfinished
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def _start(plan: recipe.Recipe, settings: dict[str, Any], tokenizer: PreTrainedT
     args, output = copy.copy(plan.training), Path(plan.training.output_dir or "")
     args.push_to_hub = False  # the finished folder is uploaded, not each checkpoint
     trainer = UnlearnTrainer(args=args, processing_class=tokenizer, **loading.training_sets(probes), **loading.load_to_train(plan.model))
-    bar = Bar()
+    bar = Bar(trainer)
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(bar)
@@ -122,7 +123,7 @@ class Run:
     settings: dict[str, Any]  # of the recipe, every key
     trainer: UnlearnTrainer
     sets: Own
-    bar: "Bar"
+    bar: Bar
     main: bool  # whether this is the process that evaluates and writes
     how: How
     views: dict[str, Sets] = field(default_factory=dict)  # "before", "after", "never_seen" -> set -> evaluation
@@ -278,17 +279,3 @@ def check_packages(args: UnlearnConfig) -> None:
         raise UserError(
             f"optim: {OptimizerNames(args.optim).value!r} cannot be had ({reason}); install it, or write adamw_torch."
         ) from error
-
-
-class Bar(ProgressCallback):  # type: ignore[misc]
-    """The training bar with the numbers to watch beside it, where transformers prints every log line whole."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description("training", refresh=False)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero and self.training_bar is not None:
-            shown = {name: f"{value:.3g}" for name, value in (logs or {}).items() if name.startswith(("loss/", "p/", "learning_rate"))}
-            self.training_bar.set_postfix(shown)
