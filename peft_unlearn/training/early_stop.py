@@ -102,7 +102,7 @@ class EarlyStop:
             beside = abs(1 / missing - 1) / TOLERANCE_MIN_K
         self.last = found = Found(now / target, abs(now / target - 1) / TOLERANCE, beside, (self.retain - retain) / RETAIN_LOSS)
         near = APPROACH <= found.share <= 1 / APPROACH
-        self.pace.check(max(found.mean, found.membership), found.retain, near)
+        self.pace.check((found.mean, found.membership), found.retain, near)
         self.within_tolerance = self.within_tolerance + 1 if found.miss <= 1 else 0
         if near:
             least = self.share_lowest * rows.mean()  # of the mean, about

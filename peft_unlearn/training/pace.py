@@ -1,10 +1,11 @@
 """The pace of a run that has targets: its learning rate by how near it is, and whether it still comes nearer."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-FALL, LOWEST = 0.85, 0.05  # of the rate: at each check that is near, and at most
-GAINED = 0.02  # share of the smallest miss by which a check must be nearer to count as progress
+FALL, LOWEST = 0.85, 0.05  # of the rate: at a check, and in all
+GAINED = 0.02  # share of what is missed by which a check must be nearer to count as progress
 PATIENCE = 20  # checks without progress after which a run has ended where it can
 
 
@@ -12,12 +13,13 @@ PATIENCE = 20  # checks without progress after which a run has ended where it ca
 class Pace:
     """What checks have found on the way.
 
-    What still swings around a target is noise of the rate, so the rate falls while the forget set is near its targets and misses them. It rises
-    again while only the retain set is missed, which lost something on the way and comes back the faster, the higher the rate.
+    What still swings around a target is noise of the rate, so the rate falls while the forget set is near its targets and misses them; and it falls
+    while the retain set is lost on the way, which the objectives rule out for short steps alone. It rises again while nothing but the retain set is
+    missed: what it lost comes back the faster, the higher the rate.
 
     Attributes:
         rate: share of the learning rate that is used.
-        best: the smallest miss so far, in tolerances: 1 is within tolerance.
+        best: the least that was missed so far, in tolerances beyond the first.
         since: checks since then.
     """
 
@@ -25,15 +27,16 @@ class Pace:
     best: float = math.inf
     since: int = 0
 
-    def check(self, forget: float, retain: float, near: bool) -> None:
-        """A check found the forget and the retain set so many tolerances off, and the forget set `near` its targets or far from them."""
-        if near and forget > 1:
-            self.rate = max(LOWEST, self.rate * FALL)
-        elif near and retain > 1:
+    def check(self, misses: Sequence[float], retain: float, near: bool) -> None:
+        """A check found the forget set's targets and the retain set missed by so many tolerances, and the forget set `near` or far."""
+        forgotten, kept = max(misses) <= 1, retain <= 1
+        if forgotten and not kept:
             self.rate = min(1.0, self.rate / FALL)
-        miss = max(forget, retain)
-        nearer = miss < self.best * (1 - GAINED)
-        self.best, self.since = (miss, 0) if nearer else (self.best, self.since + 1)
+        elif not kept or (near and not forgotten):
+            self.rate = max(LOWEST, self.rate * FALL)
+        missed = sum(max(0.0, miss - 1) for miss in (*misses, retain))
+        nearer = missed < self.best * (1 - GAINED)
+        self.best, self.since = (missed, 0) if nearer else (self.best, self.since + 1)
 
     @property
     def stalled(self) -> bool:

@@ -32,11 +32,11 @@ def test_the_column_takes_the_answers_place_and_the_question_stays(dataset, colu
 )
 def test_refusals_are_drawn_by_the_seed_and_need_no_column(dataset, columns, before):
     bare = dataset.select_columns(columns)
-    drawn = [list(data.alternates(bare, "refusals", seed=seed)[columns[1]]) for seed in (0, 0, 1)]
+    drawn = [list(data.alternates(bare, "refuse", seed=seed)[columns[1]]) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[0])) > 3
     assert set(drawn[0] + drawn[2]) <= {before + phrase for phrase in REFUSALS}
-    assert list(data.alternates(dataset, "refusals", seed=0)[columns[1]]) == drawn[0]  # a column that is there is not read
+    assert list(data.alternates(dataset, "refuse", seed=0)[columns[1]]) == drawn[0]  # a column that is there is not read
 
 
 def test_every_phrase_says_another_thing():
@@ -50,7 +50,7 @@ def split(row):
     return row["input_ids"][:start], row["input_ids"][start:]
 
 
-@pytest.mark.parametrize("kind", ["column", "refusals"])
+@pytest.mark.parametrize("kind", ["column", "refuse"])
 def test_tokenized_they_differ_from_the_forget_rows_in_the_completion_alone(kind):
     forget = data.tokenize(PROMPTS, tokenizer(), 64, name="forget").rows
     other = data.tokenize(data.alternates(PROMPTS, kind, seed=0), tokenizer(), 64, name="forget").rows
@@ -73,11 +73,11 @@ def test_tokenized_they_differ_from_the_forget_rows_in_the_completion_alone(kind
         ([{"question": "a", "answer": "b", "alternate_answer": text} for text in ("c", " ")], "column", "^mine: row 2: .* is empty"),
         ([{"question": "a", "answer": "b", "alternate_answer": text} for text in (None, "c")], "column", "^mine: row 1: .* is empty"),
         ([{"question": "a", "answer": "b", "alternate_answer": ["c"]}], "column", "^mine: row 1: alternate_answer "),
-        ([{"text": "a b c"}], "refusals", "^mine: alternate answers need question and answer, .* its rows are text"),
-        ([{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}], "refusals", "^mine: .* are messages"),
+        ([{"text": "a b c"}], "refuse", "^mine: alternate answers need question and answer, .* its rows are text"),
+        ([{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}], "refuse", "^mine: .* are messages"),
         (
             [{"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}],
-            "refusals",
+            "refuse",
             "^mine: alternate answers need question and answer, or prompt and completion as text",
         ),
     ],
