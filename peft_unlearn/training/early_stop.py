@@ -120,15 +120,15 @@ class EarlyStop:
     def state_dict(self) -> dict[str, Tensor]:
         """What earlier checks have found."""
         found = (self.holdout_shift, self.correction_lowest, self.correction_rest, self.within_tolerance)
-        pace = (self.pace.rate, self.pace.best, self.pace.since)
+        pace = (self.pace.rate, self.pace.keep, self.pace.best, self.pace.since)
         return {"checks": torch.tensor(found, dtype=torch.float64), "pace": torch.tensor(pace, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what the checks of a `state_dict` have found."""
         self.holdout_shift, self.correction_lowest, self.correction_rest, within = state["checks"].tolist()
         self.within_tolerance = int(within)
-        rate, best, since = state["pace"].tolist()
-        self.pace = Pace(rate, best, int(since))
+        rate, keep, best, since = state["pace"].tolist()
+        self.pace = Pace(rate, keep, best, int(since))
 
 
 class Checks(NamedTuple):

@@ -214,8 +214,10 @@ class UnlearnTrainer(AdapterTrainer):
         return found[: objectives**2].view(objectives, objectives), dict(zip(sums, found[objectives**2 :], strict=True))
 
     def _coefs(self) -> list[float]:
-        """Of each objective; the retain loss under a bound has its multiplier."""
-        return [o.coef if self.lagrangian is None or o.name != "retain" else self.lagrangian.multiplier for o in self.objectives]
+        """Of each objective; the retain loss under a bound has its multiplier, and a retain set that is lost more weight."""
+        coefs = [o.coef if self.lagrangian is None or o.name != "retain" else self.lagrangian.multiplier for o in self.objectives]
+        keep = 1.0 if self.early_stop is None else self.early_stop.pace.keep
+        return [coef * keep if o.stream == "retain" else coef for o, coef in zip(self.objectives, coefs, strict=True)]
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Nothing: clipping happened in `_combine`, before damping."""
