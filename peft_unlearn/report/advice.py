@@ -34,11 +34,16 @@ def training(run: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def _worst(missed: Mapping[str, float]) -> str:
+    """What a check missed by most."""
+    return max(missed, key=lambda name: abs(missed[name]) if name != "retain" else missed[name], default="")
+
+
 def _ended(run: Mapping[str, Any]) -> str:
     """Why a run ended before its target, and what that target lacks most."""
     settings, steps, missed = run.get("settings", {}), run.get("steps"), run.get("missed") or {}
-    worst = max(missed, key=lambda name: float(missed[name]), default="")
-    lacks = f"; {LACKING[worst]} by {missed[worst]:.1f} times what it may miss" if worst and missed[worst] > 1 else ""
+    worst = _worst(missed)
+    lacks = f"; {LACKING[worst]} by {abs(missed[worst]):.1f} times what it may miss" if worst and abs(missed[worst]) > 1 else ""
     if run.get("ended") == "no_nearer":
         return f"after {steps} steps it came no nearer{lacks}"
     if run.get("ended") == "max_minutes":
@@ -59,7 +64,7 @@ def _mend(word: str | None, failed: set[str], run: Mapping[str, Any]) -> Iterato
     steps, attacks = run.get("steps"), {name.removeprefix("attack_") for name in failed if name.startswith("attack_")}
     if word == c.NOT_FORGOTTEN:
         if run.get("ended") == "no_nearer" and (missed := run.get("missed")):
-            yield HELPS[max(missed, key=lambda name: float(missed[name]))]
+            yield HELPS[_worst(missed)]
             return
         if run.get("ended") == "max_minutes":
             yield "More time: leave max_minutes out."

@@ -33,7 +33,10 @@ SAMPLE = 32  # rows of a set that a check sees
 
 
 class Found(NamedTuple):
-    """What a check found: the `share` of the way to the target mean, and how far each target is missed, in tolerances: at most 1 is within."""
+    """What a check found: the `share` of the way to the target mean, and by how many tolerances targets are missed, of which one is allowed.
+
+    `mean` and `membership` are negative where the forget set is known less than it should be.
+    """
 
     share: float
     mean: float
@@ -43,7 +46,7 @@ class Found(NamedTuple):
     @property
     def miss(self) -> float:
         """The largest miss."""
-        return max(self.mean, self.membership, self.retain)
+        return max(abs(self.mean), abs(self.membership), self.retain)
 
     def missed(self) -> dict[str, float]:
         """How many tolerances each target is missed by."""
@@ -96,11 +99,11 @@ class EarlyStop:
         target, now, rows = self.mean * self.holdout_shift, mean(forget), min_ks(forget, self.ends)
         if self.auc is not None and holdout is not None:
             missing = missing_factor(rows, holdout, self.auc)
-            beside = abs(float(auc(rows, holdout)) - self.auc) / TOLERANCE_AUC
+            beside = (float(auc(rows, holdout)) - self.auc) / TOLERANCE_AUC
         else:
             missing = float(self.min_ks.mean() * self.holdout_shift / rows.mean())
-            beside = abs(1 / missing - 1) / TOLERANCE_MIN_K
-        self.last = found = Found(now / target, abs(now / target - 1) / TOLERANCE, beside, (self.retain - retain) / RETAIN_LOSS)
+            beside = (1 - 1 / missing) / TOLERANCE_MIN_K
+        self.last = found = Found(now / target, (1 - now / target) / TOLERANCE, beside, (self.retain - retain) / RETAIN_LOSS)
         near = APPROACH <= found.share <= 1 / APPROACH
         self.pace.check((found.mean, found.membership), found.retain, near)
         self.within_tolerance = self.within_tolerance + 1 if found.miss <= 1 else 0
@@ -120,15 +123,13 @@ class EarlyStop:
     def state_dict(self) -> dict[str, Tensor]:
         """What earlier checks have found."""
         found = (self.holdout_shift, self.correction_lowest, self.correction_rest, self.within_tolerance)
-        pace = (self.pace.rate, self.pace.keep, self.pace.best, self.pace.since)
-        return {"checks": torch.tensor(found, dtype=torch.float64), "pace": torch.tensor(pace, dtype=torch.float64)}
+        return {"checks": torch.tensor(found, dtype=torch.float64), "pace": self.pace.state()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what the checks of a `state_dict` have found."""
         self.holdout_shift, self.correction_lowest, self.correction_rest, within = state["checks"].tolist()
         self.within_tolerance = int(within)
-        rate, keep, best, since = state["pace"].tolist()
-        self.pace = Pace(rate, keep, best, int(since))
+        self.pace = Pace.of(state["pace"])
 
 
 class Checks(NamedTuple):

@@ -4,7 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FALL, LOWEST = 0.85, 0.05  # of the rate: at a check, and in all
+import torch
+from torch import Tensor
+
+FALL, RISE, LOWEST = 0.7, 1.2, 0.05  # of the rate: at a check that finds a swing, at one that finds none, and in all
+SAME_SIDE = 3  # checks on one side of a missed target after which the rate rises
 GAINED = 0.02  # share of what is missed by which a check must be nearer to count as progress
 HEAVIEST = 4.0  # times that the retain set weighs, at most
 PATIENCE = 20  # checks without progress after which a run has ended where it can
@@ -14,30 +18,42 @@ PATIENCE = 20  # checks without progress after which a run has ended where it ca
 class Pace:
     """What checks have found on the way.
 
-    What still swings around a target is noise of the rate, so the rate falls while the forget set is near its targets and misses them. It rises
-    again while nothing but the retain set is missed: what that lost on the way comes back the faster, the higher the rate.
+    Around its targets a run swings, and the swing is the larger, the higher the rate. So the rate falls at each check that finds a missed target on
+    the other side than the check before, and rises again where one stays missed on the same side, or nothing but the retain set is missed.
 
     Attributes:
         rate: share of the learning rate that is used.
         keep: by how much the objectives on the retain set weigh more than they are told to: as many times as it is missed, in tolerances.
         best: the least that was missed so far, in tolerances beyond the first.
         since: checks since then.
+        above, below: checks in a row that found each of the two targets missed on that side.
     """
 
     rate: float = 1.0
     keep: float = 1.0
     best: float = math.inf
     since: int = 0
+    above: tuple[int, int] = (0, 0)
+    below: tuple[int, int] = (0, 0)
 
     def check(self, misses: Sequence[float], retain: float, near: bool) -> None:
-        """A check found the forget set's targets and the retain set missed by so many tolerances, and the forget set `near` or far."""
-        forgotten, kept = max(misses) <= 1, retain <= 1
-        if forgotten and not kept:
-            self.rate = min(1.0, self.rate / FALL)
-        elif near and not forgotten:
+        """A check found this.
+
+        Args:
+            misses: by how many tolerances the forget set's mean and its membership are above their targets, below them if negative.
+            retain: the same of what the retain set has lost.
+            near: whether the forget set is near its targets.
+        """
+        above, below = [miss > 1 for miss in misses], [miss < -1 for miss in misses]
+        swung = any(now and before for now, before in zip((*above, *below), (*self.below, *self.above), strict=True))
+        self.above, self.below = _counted(self.above, above), _counted(self.below, below)
+        stays = max(*self.above, *self.below) >= SAME_SIDE or (not any(above + below) and retain > 1)
+        if near and swung:
             self.rate = max(LOWEST, self.rate * FALL)
+        elif near and stays:
+            self.rate = min(1.0, self.rate * RISE)
         self.keep = min(max(1.0, retain), HEAVIEST)
-        missed = sum(max(0.0, miss - 1) for miss in (*misses, retain))
+        missed = sum(max(0.0, miss - 1) for miss in (*map(abs, misses), retain))
         nearer = missed < self.best * (1 - GAINED)
         self.best, self.since = (missed, 0) if nearer else (self.best, self.since + 1)
 
@@ -45,6 +61,23 @@ class Pace:
     def stalled(self) -> bool:
         """Whether it no longer comes nearer."""
         return self.since >= PATIENCE
+
+    def state(self) -> Tensor:
+        """All of it, in one row."""
+        return torch.tensor([self.rate, self.keep, self.best, self.since, *self.above, *self.below], dtype=torch.float64)
+
+    @classmethod
+    def of(cls, state: Tensor) -> "Pace":
+        """What `state` was made of."""
+        rate, keep, best, *counts = state.tolist()
+        since, *sides = map(int, counts)
+        return cls(rate, keep, best, since, (sides[0], sides[1]), (sides[2], sides[3]))
+
+
+def _counted(before: tuple[int, int], missed: Sequence[bool]) -> tuple[int, int]:
+    """Checks in a row, with one more of those that missed."""
+    first, second = ((count + 1) * now for count, now in zip(before, missed, strict=True))
+    return first, second
 
 
 def steps_left(step: int, share: float, miss: float, every: int) -> int:
