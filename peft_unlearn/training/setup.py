@@ -13,7 +13,6 @@ from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.model import adapters
 from peft_unlearn.util.errors import UserError
 
-
 logger = logging.getLogger(__name__)
 
 
