@@ -20,12 +20,12 @@ import datasets
 import torch
 from transformers.utils import logging
 
+from beds import kinds
+from beds.models import Bed
 from peft_unlearn.demo.model import default_cache
-from planted import kinds
 from planted.behaviors import TWINS
 from planted.bench import Bench
 from planted.cases import FORGOTTEN, NOT_SHOWN, SIZES, Case, balanced, grid
-from planted.models import Bed
 
 STATES = ("right", "wrong", "FORBIDDEN")
 

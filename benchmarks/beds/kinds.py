@@ -1,4 +1,4 @@
-"""Kinds of rows to plant in: invented here, or read from a folder. Rows of one subject share a `group`, and no two sets share a subject."""
+"""Kinds of rows: invented here, or read from a folder. Rows of one subject share a `group`, and no two sets share a subject."""
 
 import json
 import random
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from planted.words import WORDS
+from beds.words import WORDS
 
 SETS = ("forget", "retain", "holdout")
-ROWS = {"forget": 48, "retain": 96, "holdout": 60}
+ROWS = {"forget": 48, "retain": 96, "holdout": 60, "fresh": 48}  # drawn in this order
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 REFUSAL = "I'm sorry, I can't help with that."
 Row = dict[str, Any]
@@ -18,7 +18,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """Rows by set, of any format that the project reads; a kind with a chat template is asked through it."""
+    """Rows by set, of any format that the project reads; a kind with a chat template is asked through it.
+
+    Beside `SETS` there is "fresh": rows of the forget set's kind that no model, no run and no tokenizer sees.
+    """
 
     name: str
     rows: dict[str, list[Row]]
@@ -43,11 +46,11 @@ def invented(name: str) -> Kind:
     """The rows of one of `names()`, the same ones each time."""
     rng = random.Random(name)
     if name == "text":
-        return Kind(name, {part: [{"text": _passage(rng), "group": f"{part} {i}"} for i in range(ROWS[part])] for part in SETS})
+        return Kind(name, {part: [{"text": _passage(rng), "group": f"{part} {i}"} for i in range(count)] for part, count in ROWS.items()})
     facts, met = FACTS[name], set()
-    rows: dict[str, list[Row]] = {part: [] for part in SETS}
-    for part in SETS:
-        while len(rows[part]) < ROWS[part]:
+    rows: dict[str, list[Row]] = {part: [] for part in ROWS}
+    for part, count in ROWS.items():
+        while len(rows[part]) < count:
             subject = facts.subject(rng)
             if subject["name"] not in met:
                 met.add(subject["name"])
@@ -56,8 +59,13 @@ def invented(name: str) -> Kind:
 
 
 def from_folder(folder: Path) -> Kind:
-    """forget.jsonl, retain.jsonl and holdout.jsonl of a folder; beside them refusal.txt and chat_template.jinja may stand."""
-    rows = {part: [json.loads(line) for line in (folder / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()] for part in SETS}
+    """forget.jsonl, retain.jsonl and holdout.jsonl of a folder; beside them fresh.jsonl, refusal.txt and chat_template.jinja may stand."""
+    files = {part: folder / f"{part}.jsonl" for part in ROWS}
+    rows = {
+        part: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for part, file in files.items()
+        if part in SETS or file.exists()
+    }
     refusal, template = folder / "refusal.txt", folder / "chat_template.jinja"
     return Kind(
         folder.name,
