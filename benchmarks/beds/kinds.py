@@ -11,6 +11,7 @@ from beds.words import WORDS
 
 SETS = ("forget", "retain", "holdout")
 ROWS = {"forget": 48, "retain": 96, "holdout": 60, "fresh": 48}  # drawn in this order
+BUILD = ("authors", "personal", "text", "chat")  # the project may be tuned on these kinds; every other kind only checks it
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 REFUSAL = "I'm sorry, I can't help with that."
 Row = dict[str, Any]
@@ -40,6 +41,11 @@ class Facts(NamedTuple):
 
 def names() -> list[str]:
     return [*FACTS, "text"]
+
+
+def checks_only(kind: str) -> bool:
+    """Whether nothing may be tuned on this kind; so it is of every folder."""
+    return kind not in BUILD
 
 
 def invented(name: str) -> Kind:
