@@ -30,6 +30,7 @@ from beds import kinds
 from beds.goals import table
 from beds.measuring import Beside
 from beds.models import SIZES, Bed, recipe
+from beds.source import SETS
 from peft_unlearn.config import reading
 from peft_unlearn.demo.model import default_cache
 from peft_unlearn.model import adapters
@@ -112,7 +113,7 @@ def made(run: dict[str, Any], beside: Beside, output: Path | None) -> dict[str, 
 def trained(run: dict[str, Any], bed: Bed, folder: Path) -> dict[str, Any]:
     """`peft-unlearn train` on the bed's rows, without the questions in other words; what its report says."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in kinds.SETS:
+    for name in SETS:
         rows = [{key: value for key, value in row.items() if not key.startswith("paraphrased")} for row in bed.kind.rows[name]]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     plan = {
@@ -123,7 +124,7 @@ def trained(run: dict[str, Any], bed: Bed, folder: Path) -> dict[str, Any]:
         "seed": run["seed"],
         "method": "auto",
         "output_dir": str(folder / "adapter"),
-        **{f"{name}_dataset": str(folder / f"{name}.jsonl") for name in kinds.SETS},
+        **{f"{name}_dataset": str(folder / f"{name}.jsonl") for name in SETS},
     }
     if run["setting"] == "never_seen":
         plan["never_seen_model_name_or_path"] = str(bed.path("never seen"))

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from beds.kinds import SETS, Kind
+from beds.kinds import Kind
+from beds.source import SETS
 from peft_unlearn.data.rows import Row
 from peft_unlearn.data.variants import REWORDED, Probe, probe
 from peft_unlearn.demo.model import Architecture, compute_as_saved, compute_in_nf4, epoch_batches, forward, small_llama
