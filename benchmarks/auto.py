@@ -114,7 +114,7 @@ def trained(run: dict[str, Any], bed: Bed, folder: Path) -> dict[str, Any]:
     """`peft-unlearn train` on the bed's rows, without the questions in other words; what its report says."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in SETS:
-        rows = [{key: value for key, value in row.items() if not key.startswith("paraphrased")} for row in bed.kind.rows[name]]
+        rows = [{key: value for key, value in row.items() if not key.startswith("paraphrased")} for row in bed.kind.of_run[name]]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     plan = {
         "model_name_or_path": str(bed.path("before")),

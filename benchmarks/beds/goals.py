@@ -10,33 +10,23 @@ from beds.measuring import ASKED
 Line = Mapping[str, Any]
 
 
-def _ratio(name: str) -> Callable[[Line], float]:
-    return lambda line: line[name][0] / line[name][1]
-
-
-def _above(name: str) -> Callable[[Line], float]:
-    return lambda line: line[name][0] - line[name][1]
-
-
-# What is measured, and whether that is enough. A line that has no such number (a kind without questions in other words) is not asked.
-GOALS: dict[str, tuple[Callable[[Line], float], Callable[[float], bool]]] = {
-    "target reached": (lambda line: line["reached"], bool),
-    "mean log p within 15 % of the twin's": (_ratio("log_p"), lambda ratio: abs(ratio - 1) <= 0.15),
-    "Min-K AUC on fresh rows within .1": (
-        lambda line: line["fresh_auc"]["auc"][0] - line["fresh_auc"]["auc"][1],
-        lambda gap: abs(gap) <= 0.1,
-    ),
-    "extraction strength at most .05 above": (_above("forget: extraction_strength"), lambda gap: gap <= 0.05),
-    "ROUGE-L at most .05 above": (_above("forget: rouge_l"), lambda gap: gap <= 0.05),
-    "asked otherwise: extraction strength": (_above(f"forget{ASKED}: extraction_strength"), lambda gap: gap <= 0.05),
-    "asked otherwise: ROUGE-L": (_above(f"forget{ASKED}: rouge_l"), lambda gap: gap <= 0.05),
-    "retain p at least .97 of before": (_ratio("retain: probability"), lambda kept: kept >= 0.97),
-    "retain ROUGE-L at least .97 of before": (_ratio("retain: rouge_l"), lambda kept: kept >= 0.97),
-    "asked otherwise: retain p": (_ratio(f"retain{ASKED}: probability"), lambda kept: kept >= 0.97),
-    "asked otherwise: retain ROUGE-L": (_ratio(f"retain{ASKED}: rouge_l"), lambda kept: kept >= 0.97),
-    "empty or looping answers at most .03 above": (_above("forget: degenerate"), lambda gap: gap <= 0.03),
-    "existing words within 10 %": (_ratio("existing_words"), lambda ratio: ratio >= 0.9),
-    "perplexity under the twin within 10 %": (_ratio("perplexity"), lambda ratio: ratio <= 1.1),
+# Which number, and whether that is near enough to the other's: of the retain set that is the model before, else the twin. A line that has no such
+# number (a kind without questions in other words) is not asked, and a number that is not one is not enough.
+GOALS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "target reached": ("reached", lambda own, other: own == other),
+    "mean log p within 15 % of the twin's": ("log_p", lambda own, other: 1.15 * other <= own <= 0.85 * other),
+    "Min-K AUC on fresh rows within .1": ("fresh_auc", lambda own, other: abs(own - other) <= 0.1),
+    "extraction strength at most .05 above": ("forget: extraction_strength", lambda own, other: own <= other + 0.05),
+    "ROUGE-L at most .05 above": ("forget: rouge_l", lambda own, other: own <= other + 0.05),
+    "asked otherwise: extraction strength": (f"forget{ASKED}: extraction_strength", lambda own, other: own <= other + 0.05),
+    "asked otherwise: ROUGE-L": (f"forget{ASKED}: rouge_l", lambda own, other: own <= other + 0.05),
+    "retain p at least .97 of before": ("retain: probability", lambda own, other: own >= 0.97 * other),
+    "retain ROUGE-L at least .97 of before": ("retain: rouge_l", lambda own, other: own >= 0.97 * other),
+    "asked otherwise: retain p": (f"retain{ASKED}: probability", lambda own, other: own >= 0.97 * other),
+    "asked otherwise: retain ROUGE-L": (f"retain{ASKED}: rouge_l", lambda own, other: own >= 0.97 * other),
+    "empty or looping answers at most .03 above": ("forget: degenerate", lambda own, other: own <= other + 0.03),
+    "existing words within 10 %": ("existing_words", lambda own, other: own >= 0.9 * other),
+    "perplexity under the twin within 10 %": ("perplexity", lambda own, other: own <= 1.1 * other),
 }
 
 PAIRS = {  # column -> number
@@ -54,13 +44,13 @@ PAIRS = {  # column -> number
 
 def met(line: Line) -> dict[str, bool]:
     """The goals that can be told from a line, and whether it meets them."""
-    found = {}
-    for goal, (measure, enough) in GOALS.items():
-        try:
-            found[goal] = bool(enough(measure(line)))
-        except KeyError:
-            continue
-    return found
+    numbers = {**line, "reached": [line["reached"], True]} if "reached" in line else line
+    return {goal: enough(*_both(numbers[name])) for goal, (name, enough) in GOALS.items() if name in numbers}
+
+
+def _both(value: Any) -> Sequence[float]:
+    """A number and the other one."""
+    return value["auc"] if isinstance(value, Mapping) else value
 
 
 def table(lines: Sequence[Line], *, head: bool = True) -> str:

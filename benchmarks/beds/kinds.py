@@ -15,15 +15,24 @@ BUILD = ("authors", "personal", "text", "chat")  # the project may be tuned on t
 
 @dataclass(frozen=True)
 class Kind:
-    """Rows by set, of any format that the project reads; a kind with a chat template is asked through it.
-
-    Beside `SETS` there is "fresh": rows of the forget set's kind that no model, no run and no tokenizer sees.
-    """
+    """Rows by set, of any format that the project reads; a kind with a chat template is asked through it."""
 
     name: str
     rows: dict[str, list[Row]]
     refusal: str = REFUSAL
     chat_template: str | None = None
+
+    @property
+    def of_run(self) -> dict[str, list[Row]]:
+        """The rows of `SETS` that a run is given, and "fresh" ones of the forget set's kind, that no model, no run and no tokenizer sees.
+
+        Where a folder has no fresh.jsonl, these are the second half of its holdout, which the run is not given then.
+        """
+        if "fresh" in self.rows:
+            return self.rows
+        holdout = self.rows["holdout"]
+        half = len(holdout) // 2
+        return {**self.rows, "holdout": holdout[:half], "fresh": holdout[half:]}
 
 
 def names() -> list[str]:

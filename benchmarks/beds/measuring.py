@@ -37,7 +37,7 @@ class Beside:
 
     @cached_property
     def probes(self) -> dict[str, Probe]:
-        found = {**self.bed.sets, "fresh": self.bed.fresh}
+        found = dict(self.bed.of_run)
         for name in ("forget", "retain"):
             wordings = found[name].variants.get("paraphrased_question", [])
             if asked := [row for rows in wordings for row in rows]:

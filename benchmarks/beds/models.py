@@ -18,8 +18,7 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from beds.kinds import Kind
-from beds.source import SETS
-from peft_unlearn.data.rows import Row
+from beds.source import SETS, Row
 from peft_unlearn.data.variants import REWORDED, Probe, probe
 from peft_unlearn.demo.model import Architecture, compute_as_saved, compute_in_nf4, epoch_batches, forward, small_llama
 
@@ -68,12 +67,12 @@ class Bed:
         inputs = json.dumps([of_kind, of_recipe], sort_keys=True)
         self.folder = cache / f"{kind.name}-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
         self.tokenizer = self._tokenizer()
-        self.sets = {part: self._probe(part) for part in SETS}
+        self.sets = {part: self._probe(part, kind.rows[part]) for part in SETS}
 
     @cached_property
-    def fresh(self) -> Probe:
-        """The rows that no model, no run and no tokenizer saw."""
-        return self._probe("fresh")
+    def of_run(self) -> dict[str, Probe]:
+        """The rows that a run is given, and "fresh" ones."""
+        return {part: self._probe(part, rows) for part, rows in self.kind.of_run.items()}
 
     def model(self, name: str) -> LlamaForCausalLM:
         """The model "before" memorized the retain and the forget set; "never seen" and "twin 1", "twin 2", ... the retain set alone."""
@@ -95,10 +94,9 @@ class Bed:
             self.tokenizer.save_pretrained(folder)
         return folder
 
-    def _probe(self, part: str) -> Probe:
+    def _probe(self, part: str, rows: list[Row]) -> Probe:
         """As `peft-unlearn evaluate` reads a set."""
-        rows = Dataset.from_list(self.kind.rows[part])
-        return probe(rows, self.tokenizer, self.recipe.context, name=part, reword=part in REWORDED)
+        return probe(Dataset.from_list(rows), self.tokenizer, self.recipe.context, name=part, reword=part in REWORDED)
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         if not self.folder.exists():
