@@ -13,9 +13,10 @@ import argparse
 import contextlib
 import json
 import resource
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ SETTINGS = ("never_seen", "holdout", "retrained")
 MEMORY = ("full", "light")
 
 
-def main() -> None:
-    options, keys = arguments()
+def main(command: Sequence[str] | None = None) -> None:
+    options, keys = arguments(command)
     lines = [json.loads(line) for line in options.runs.read_text().splitlines()] if options.runs.exists() else []
     if options.do == "table":
         print(table(lines))
@@ -67,7 +68,7 @@ def main() -> None:
             print(table([line], head=False), flush=True)
 
 
-def arguments() -> tuple[argparse.Namespace, list[str]]:
+def arguments(command: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("do", choices=("run", "table"))
     parser.add_argument("--kinds", nargs="*", choices=kinds.names(), default=list(kinds.BUILD))
@@ -81,7 +82,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--runs", type=Path, default=Path("runs/auto.jsonl"))
     parser.add_argument("--output", type=Path, help="keeps the runs' folders; a temporary one if left out")
     parser.add_argument("--cache", type=Path, default=default_cache().with_name("planted"))
-    return parser.parse_known_args()
+    return parser.parse_known_args(command)
 
 
 def runs(options: argparse.Namespace, kind: str, memory: str, keys: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -102,12 +103,28 @@ def made(run: dict[str, Any], beside: Beside, output: Path | None) -> dict[str, 
         if run["setting"] == "retrained":
             after, how = load(beside.bed, f"twin {1 + run['seed']}", run["nf4"]), {}
         else:
-            name = "-".join(str(value) for value in run.values() if not isinstance(value, dict | bool))
-            folder = Path(output or scratch) / name
+            folder = Path(output or scratch) / named(run)
+            shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
             how = trained(run, beside.bed, folder)
             after = PeftModel.from_pretrained(load(beside.bed, "before", run["nf4"]), str(folder / "adapter")).eval()
     wall = round(time.perf_counter() - start, 1)
     return {"run": run, "checks_only": kinds.checks_only(run["kind"]), **how, **beside.compare(after), "wall_seconds": wall}
+
+
+def named(run: dict[str, Any]) -> str:
+    """The name of a run's folder."""
+    changed = [f"{key}={value}".replace("/", "_") for key, value in run["keys"].items()]
+    parts = [
+        run["kind"],
+        run["setting"],
+        run["memory"],
+        run["size"],
+        *["nf4"] * run["nf4"],
+        f"threads{run['threads']}",
+        run["seed"],
+        *changed,
+    ]
+    return "-".join(map(str, parts))
 
 
 def trained(run: dict[str, Any], bed: Bed, folder: Path) -> dict[str, Any]:
