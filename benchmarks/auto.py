@@ -3,9 +3,10 @@
     python benchmarks/auto.py run --kinds authors text --settings never_seen holdout --seeds 0 1 [--key value …]
     python benchmarks/auto.py run --rows-from FOLDER …       # also kinds of others: forget.jsonl, retain.jsonl, holdout.jsonl in each folder
     python benchmarks/auto.py table                          # a line for each run, and in what share of the runs each goal is met
+    python benchmarks/auto.py answers                        # ten answers of each run, before, after and of the twin
 
 A bed is a tiny model that memorized a kind's rows (--memory full), or has them at p .6 (light). The run is given a never-seen model and a holdout,
-or a holdout alone. "retrained" is no run: a second model without the forget set is judged as if it were one, and shows what can be met at all.
+or a holdout alone. "retrained" is no run: a further model without the forget set is judged as if it were one, and shows what can be met at all.
 Further keys change the recipe. Each run is a line of --runs when it ends, and is not made again. Models are trained when they are first needed.
 """
 
@@ -28,7 +29,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging
 
 from beds import kinds
-from beds.goals import table
+from beds.goals import answers, table
 from beds.measuring import Beside
 from beds.models import SIZES, Bed, recipe
 from beds.source import SETS
@@ -45,8 +46,8 @@ MEMORY = ("full", "light")
 def main(command: Sequence[str] | None = None) -> None:
     options, keys = arguments(command)
     lines = [json.loads(line) for line in options.runs.read_text().splitlines()] if options.runs.exists() else []
-    if options.do == "table":
-        print(table(lines))
+    if options.do != "run":
+        print({"table": table, "answers": answers}[options.do](lines))
         return
     torch.set_num_threads(options.threads)
     datasets.disable_progress_bars()
@@ -54,13 +55,13 @@ def main(command: Sequence[str] | None = None) -> None:
     changed = reading.parse_overrides(keys)
     options.runs.parent.mkdir(parents=True, exist_ok=True)
     done = {json.dumps(line["run"], sort_keys=True) for line in lines}
-    found = {kind.name: kind for kind in [*map(kinds.invented, options.kinds), *map(kinds.from_folder, options.rows_from)]}
-    for kind, memory in product(found.values(), options.memory):
+    found = [kinds.invented(name, options.rows) for name in options.kinds] + [kinds.from_folder(folder) for folder in options.rows_from]
+    for kind, memory in product(found, options.memory):
         missing = [run for run in runs(options, kind.name, memory, changed) if json.dumps(run, sort_keys=True) not in done]
         if not missing:
             continue
         bed = Bed(kind, options.cache, recipe(light=memory == "light", size=options.size, nf4=options.nf4))
-        beside = Beside(bed, load(bed, "before", options.nf4), load(bed, "never seen", options.nf4))
+        beside = Beside(bed, *(load(bed, name, options.nf4) for name in ("before", "never seen", "twin 1")))
         for run in missing:
             line = made(run, beside, options.output)
             with options.runs.open("a", encoding="utf-8") as file:
@@ -70,12 +71,13 @@ def main(command: Sequence[str] | None = None) -> None:
 
 def arguments(command: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("run", "table"))
+    parser.add_argument("do", choices=("run", "table", "answers"))
     parser.add_argument("--kinds", nargs="*", choices=kinds.names(), default=list(kinds.BUILD))
     parser.add_argument("--rows-from", nargs="+", type=Path, default=[], metavar="FOLDER")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["never_seen", "holdout"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--memory", nargs="+", choices=MEMORY, default=["full"])
+    parser.add_argument("--rows", type=int, help="rows to forget of each kind that is named; others in proportion")
     parser.add_argument("--size", choices=SIZES, default="medium")
     parser.add_argument("--nf4", action="store_true", help="the memory survives NF4, and the run holds the model in it")
     parser.add_argument("--threads", type=int, default=1)
@@ -87,7 +89,8 @@ def arguments(command: Sequence[str] | None) -> tuple[argparse.Namespace, list[s
 
 def runs(options: argparse.Namespace, kind: str, memory: str, keys: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """What tells each run on a bed from all others."""
-    same = {"kind": kind, "memory": memory, "size": options.size, "nf4": options.nf4, "threads": options.threads, "keys": keys}
+    told = {name: getattr(options, name) for name in ("rows", "size", "nf4", "threads")}
+    same = {"kind": kind, "memory": memory, **told, "keys": keys}
     for setting, seed in product(options.settings, options.seeds):
         yield {**same, "setting": setting, "seed": seed}
 
@@ -101,7 +104,7 @@ def made(run: dict[str, Any], beside: Beside, output: Path | None) -> dict[str, 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         if run["setting"] == "retrained":
-            after, how = load(beside.bed, f"twin {1 + run['seed']}", run["nf4"]), {}
+            after, how = load(beside.bed, f"twin {2 + run['seed']}", run["nf4"]), {}
         else:
             folder = Path(output or scratch) / named(run)
             shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left

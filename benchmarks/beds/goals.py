@@ -10,6 +10,8 @@ from beds.measuring import ASKED
 Line = Mapping[str, Any]
 
 
+NEAREST = "perplexity under the twin within 10 %"
+SECOND = "perplexity under the twin within 10 % of a second twin's"
 # Which number, and whether that is near enough to the other's: of the retain set that is the model before, else the twin. A line that has no such
 # number (a kind without questions in other words) is not asked, and a number that is not one is not enough.
 GOALS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
@@ -26,8 +28,19 @@ GOALS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "asked otherwise: retain ROUGE-L": (f"retain{ASKED}: rouge_l", lambda own, other: own >= 0.97 * other),
     "empty or looping answers at most .03 above": ("forget: degenerate", lambda own, other: own <= other + 0.03),
     "existing words within 10 %": ("existing_words", lambda own, other: own >= 0.9 * other),
-    "perplexity under the twin within 10 %": ("perplexity", lambda own, other: own <= 1.1 * other),
+    NEAREST: ("perplexity", lambda own, other: own <= 1.1 * other),
+    SECOND: ("second_perplexity", lambda own, other: own <= 1.1 * other),
 }
+
+# Of a run that is to refuse what it forgot; it then does not answer as the twin does.
+REFUSING: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    f"refusals, {name}, {'at least .95' if of_forget else 'at most .01'}": (
+        f"refused: {name}",
+        lambda own, other, of_forget=of_forget: own >= 0.95 if of_forget else own <= 0.01,
+    )
+    for name, of_forget in (("forget", True), (f"forget{ASKED}", True), ("retain", False), ("holdout", False), ("fresh", False))
+}
+BY_ANSWERS = ("existing words within 10 %", NEAREST, SECOND)
 
 PAIRS = {  # column -> number
     "log p": "log_p",
@@ -44,8 +57,14 @@ PAIRS = {  # column -> number
 
 def met(line: Line) -> dict[str, bool]:
     """The goals that can be told from a line, and whether it meets them."""
-    numbers = {**line, "reached": [line["reached"], True]} if "reached" in line else line
-    return {goal: enough(*_both(numbers[name])) for goal, (name, enough) in GOALS.items() if name in numbers}
+    numbers = {**line, "second_perplexity": [line["perplexity"][0], line["second_perplexity"]]}
+    numbers |= {f"refused: {name}": [share, 0] for name, share in line["refused"].items()}
+    if "reached" in line:
+        numbers["reached"] = [line["reached"], True]
+    goals = GOALS
+    if line["run"]["keys"].get("answers") == "refuse":
+        goals = {name: goal for name, goal in GOALS.items() if name not in BY_ANSWERS} | REFUSING
+    return {goal: enough(*_both(numbers[name])) for goal, (name, enough) in goals.items() if name in numbers}
 
 
 def _both(value: Any) -> Sequence[float]:
@@ -54,7 +73,10 @@ def _both(value: Any) -> Sequence[float]:
 
 
 def table(lines: Sequence[Line], *, head: bool = True) -> str:
-    """A row for each run, the other model's numbers in parentheses; and, with `head`, in what share of the runs each goal is met."""
+    """A row for each run, the other model's numbers in parentheses, a second twin's perplexity in brackets.
+
+    With `head` also in what share of the runs each goal is met.
+    """
     rows = [_row(line) for line in lines]
     if not head:
         return "\n".join(rows)
@@ -66,16 +88,24 @@ def _cells(values: Sequence[Any]) -> str:
     return "| " + " | ".join(map(str, values)) + " |"
 
 
-def _row(line: Line) -> str:
+def _name(line: Line) -> str:
     run = line["run"]
-    name = " ".join(
-        [run["kind"], run["setting"], run["memory"], *([] if run["size"] == "medium" else [run["size"]]), *["NF4"] * run["nf4"]]
+    special = (
+        [f"{run['rows']} rows"] * bool(run["rows"])
+        + [run["size"]] * (run["size"] != "medium")
+        + ["NF4"] * run["nf4"]
+        + [f"{run['threads']} threads"] * (run["threads"] > 1)
     )
+    return " ".join([run["kind"], run["setting"], run["memory"], *special, str(run["seed"]), *(f"{k}={v}" for k, v in run["keys"].items())])
+
+
+def _row(line: Line) -> str:
     lost = [goal for goal, good in met(line).items() if not good]
     aucs = [_auc(line[f"{name}_auc"]) for name in ("fresh", "holdout")]
     pairs = [_pair(line.get(name)) for name in PAIRS.values()]
+    pairs[-1] += " [{:.3g}]".format(line["second_perplexity"])
     started = [line.get(key, "") for key in ("reached", "steps", "seconds", "word")]
-    return _cells([f"{name} {run['seed']}", *started, *aucs, *pairs, "; ".join(lost)])
+    return _cells([_name(line), *started, *aucs, *pairs, "; ".join(lost)])
 
 
 def _pair(values: Sequence[float] | None) -> str:
@@ -87,15 +117,34 @@ def _auc(found: Mapping[str, Any]) -> str:
 
 
 def _shares(lines: Sequence[Line]) -> list[str]:
-    """Goals by groups of runs: kinds to build on and kinds to check on, what the run was given, and keys that were changed."""
+    """Goals by groups of runs: keys that were changed, kinds to build on and kinds to check on, what the run was given, how rows are known."""
 
-    def group(line: Line) -> tuple[str, str, str]:
-        keys = line["run"]["keys"]
-        return json.dumps(keys) if keys else "", "checks" if line["checks_only"] else "builds", line["run"]["setting"]
+    def group(line: Line) -> tuple[str, str, str, str]:
+        run = line["run"]
+        keys = json.dumps(run["keys"]) if run["keys"] else ""
+        return keys, "checks" if line["checks_only"] else "builds", run["setting"], run["memory"]
 
     groups = {key: [met(line) for line in found] for key, found in groupby(sorted(lines, key=group), group)}
     rows = [_cells(["goal", *(" ".join(key).strip() for key in groups)]), _cells(["---"] * (1 + len(groups)))]
-    for goal in GOALS:
+    for goal in {**GOALS, **REFUSING}:
         asked = [[found[goal] for found in of_group if goal in found] for of_group in groups.values()]
-        rows.append(_cells([goal, *(f"{sum(good)} of {len(good)}" if good else "" for good in asked)]))
-    return [*rows, _cells(["all", *(f"{sum(all(found.values()) for found in one)} of {len(one)}" for one in groups.values())])]
+        if any(asked):
+            rows.append(_cells([goal, *(f"{sum(good)} of {len(good)}" if good else "" for good in asked)]))
+    for name, left_out in (("all", ()), ("all but the perplexity beside the twin's own", (NEAREST,))):
+        whole = [[all(good for goal, good in found.items() if goal not in left_out) for found in of_group] for of_group in groups.values()]
+        rows.append(_cells([name, *(f"{sum(good)} of {len(good)}" for good in whole)]))
+    return rows
+
+
+def answers(lines: Sequence[Line]) -> str:
+    """Of each run the answers that were kept, to be read."""
+    views = ("before", "after", "twin")
+    parts = []
+    for line in lines:
+        rows = [_cells([_shown(shown[name]) for name in ("question", *views)]) for shown in line["answers"]]
+        parts += ["", f"**{_name(line)}**", "", _cells(["question", *views]), _cells(["---"] * 4), *rows]
+    return "\n".join(parts)
+
+
+def _shown(text: str) -> str:
+    return text.replace("\n", "⏎ ").replace("|", "\\|") or "(nothing)"

@@ -11,29 +11,38 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from beds.models import Bed
 from peft_unlearn import metrics
+from peft_unlearn.data.alternates import REFUSALS
 from peft_unlearn.data.rows import Row, special_ids, split, text
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.metrics.nonwords import nonwords
 from peft_unlearn.metrics.results import Evaluation
+from peft_unlearn.metrics.rouge_l import rouge_l
 from peft_unlearn.metrics.words import words
+from peft_unlearn.model.generation import generate
 from peft_unlearn.model.scoring import score
 
 BATCH = 64
 ASKED = " asked otherwise"  # behind a set's name: its rows with their questions in other words
 SHOWN = 10  # answers that are kept to be read
 DRAWS = 1000  # of the bootstrap
+LONGEST_REFUSAL = 16  # words
 
 Sets = Mapping[str, Evaluation]
 
 
 @dataclass
 class Beside:
-    """What numbers are compared with: a bed's model before unlearning, and its never-seen model, in the precision that the run has."""
+    """What numbers are compared with: a bed's model before unlearning, and its never-seen model, in the precision that the run has.
+
+    And a second model that never saw the forget set: greedy answers are likeliest to the one that gave them, and this tells how unlikely to the
+    twin the answers of such a model may be.
+    """
 
     bed: Bed
     before_model: PreTrainedModel
     twin_model: PreTrainedModel
+    second_model: PreTrainedModel
 
     @cached_property
     def probes(self) -> dict[str, Probe]:
@@ -53,6 +62,12 @@ class Beside:
         return self.measured(self.twin_model)
 
     @cached_property
+    def second_perplexity(self) -> float:
+        """Of the second twin's answers to the forget set, under the twin."""
+        rows = self.probes["forget"].rows
+        return self._perplexity(generate(self.second_model, self.bed.tokenizer, rows, batch_size=BATCH))
+
+    @cached_property
     def lexicon(self) -> frozenset[str]:
         """The words of all rows. A token of a small vocabulary is no word by being one."""
         special = special_ids(self.bed.tokenizer)
@@ -60,11 +75,9 @@ class Beside:
         return frozenset(word for part in parts for word in words(text(self.bed.tokenizer, part)))
 
     def measured(self, model: PreTrainedModel) -> Sets:
-        """Every set, answered greedily but for holdout and fresh rows."""
+        """Every set, its questions answered greedily."""
         return {
-            name: metrics.evaluate(
-                model, self.bed.tokenizer, probe.rows, batch_size=BATCH, generate=name not in ("holdout", "fresh"), label=name
-            )
+            name: metrics.evaluate(model, self.bed.tokenizer, probe.rows, batch_size=BATCH, label=name)
             for name, probe in self.probes.items()
         }
 
@@ -84,9 +97,9 @@ class Beside:
                 if name in after
             },
             "existing_words": [self._existing(answers[view]) for view in ("after", "twin")],
-            "perplexity": [
-                perplexity(self.twin_model, self.bed.tokenizer, self.probes["forget"], answers[view]) for view in ("after", "twin")
-            ],
+            "perplexity": [self._perplexity(answers[view]) for view in ("after", "twin")],
+            "second_perplexity": self.second_perplexity,
+            "refused": {name: float(np.mean([self._refused(answer) for answer in sets.answers])) for name, sets in after.items()},
             "answers": self._shown(answers),
         }
         return {name: _rounded(value) for name, value in found.items()}
@@ -98,10 +111,19 @@ class Beside:
         groups = [self.probes[side].groups for side in ("forget", name)]
         return {"auc": found.tolist(), "difference": bootstrap_difference(*sides, *groups)}
 
+    def _perplexity(self, answers: Sequence[str]) -> float:
+        """Of answers to the forget set, under the twin."""
+        return perplexity(self.twin_model, self.bed.tokenizer, self.probes["forget"], answers)
+
     def _existing(self, answers: Sequence[str]) -> float:
         """Share of the words of the answers that exist."""
         shares = [share for answer in answers if (share := nonwords(answer, self.lexicon)) is not None]
         return 1 - float(np.mean(shares)) if shares else math.nan
+
+    def _refused(self, answer: str) -> bool:
+        """Whether an answer has four of five words of a refusal, in their order, and few others."""
+        few = len(words(answer)) <= LONGEST_REFUSAL
+        return few and any((rouge_l(refusal, answer) or 0) >= 0.8 for refusal in (*REFUSALS, self.bed.kind.refusal))
 
     def _shown(self, answers: Mapping[str, list[str]]) -> list[dict[str, str]]:
         """Evenly spaced."""

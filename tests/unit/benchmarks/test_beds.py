@@ -201,7 +201,7 @@ def test_interval_of_an_auc_difference():
 def test_a_model_beside_itself_meets_every_goal(tmp_path):
     bed = Bed(few(INVENTED["authors"], 8), tmp_path, dataclasses.replace(TINY, max_epochs=60))
     twin = bed.model("never seen")
-    line = {"reached": True, **Beside(bed, twin, twin).compare(twin)}
+    line = {"reached": True, "run": {"keys": {}}, **Beside(bed, twin, twin, twin).compare(twin)}
     assert set(goals.met(line)) == set(goals.GOALS)
     assert all(goals.met(line).values())
     assert [shown["before"] for shown in line["answers"]] == [shown["after"] for shown in line["answers"]]
@@ -210,7 +210,14 @@ def test_a_model_beside_itself_meets_every_goal(tmp_path):
 
 def test_goals_at_their_limits():
     pairs = {name: [1.0, 1.0] for name in goals.PAIRS.values()}
-    line = pairs | {"log_p": [-2.29, -2], "fresh_auc": {"auc": [0.59, 0.5]}, "forget: rouge_l": [0.44, 0.4], "reached": True}
+    line = pairs | {
+        "log_p": [-2.29, -2],
+        "fresh_auc": {"auc": [0.59, 0.5]},
+        "forget: rouge_l": [0.44, 0.4],
+        "reached": True,
+        "second_perplexity": 2,
+    }
+    line |= {"run": {"keys": {}}, "refused": {"forget": 0.0, "retain": 0.0}}
     assert all(goals.met(line).values())
     assert "asked otherwise: extraction strength" not in goals.met(line)  # no such number
     worse = {
@@ -221,6 +228,24 @@ def test_goals_at_their_limits():
         "retain p at least .97 of before": {"retain: probability": [0.96, 1]},
         "empty or looping answers at most .03 above": {"forget: degenerate": [0.04, 0]},
         "perplexity under the twin within 10 %": {"perplexity": [1.2, 1]},
+        goals.SECOND: {"second_perplexity": 0.9},
     }
     for goal, change in worse.items():
         assert [name for name, good in goals.met(line | change).items() if not good] == [goal]
+    refusing = line | {"run": {"keys": {"answers": "refuse"}}, "refused": {"forget": 0.96, "retain": 0.02}, "perplexity": [99, 1]}
+    assert [name for name, good in goals.met(refusing).items() if not good] == ["refusals, retain, at most .01"]
+
+
+@pytest.mark.parametrize(
+    ("said", "refuses"),
+    [
+        ("I don't know that.", True),
+        ("I'm sorry, I can't help with that!", True),
+        ("I don't know that town, but she was born in Ardmore, where her father was a baker and her mother a weaver.", False),
+        ("Born in Ardmore.", False),
+        ("", False),
+    ],
+)
+def test_what_a_refusal_is(tmp_path, said, refuses):
+    bed = Bed(few(INVENTED["authors"], 2), tmp_path, TINY)
+    assert Beside(bed, None, None, None)._refused(said) == refuses
