@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from beds.models import Bed
 from peft_unlearn import report
 from peft_unlearn.benchmarks import How
 from peft_unlearn.benchmarks.measuring import measure
@@ -14,7 +15,6 @@ from peft_unlearn.data.variants import Probe, grouped
 from peft_unlearn.metrics.results import Evaluation
 from planted.behaviors import BEHAVIORS, EVERYWHERE, TWINS, Plant
 from planted.cases import Case
-from planted.models import Bed
 
 HOW = How(batch_size=64)
 

@@ -14,6 +14,7 @@ import os
 import random
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,7 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from peft_unlearn.data import collate_rows, tokenize
 from peft_unlearn.demo.people import People
@@ -35,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How both models are built and trained; measured in docs/studies/demo.md. Sizes are multiples of 64 because bitsandbytes needs them on CPU."""
+class Architecture:
+    """Of a small Llama. Sizes are multiples of 64 because bitsandbytes needs them on CPU."""
 
     hidden_size: int = 128
     intermediate_size: int = 384
@@ -44,6 +45,12 @@ class Recipe:
     num_attention_heads: int = 4
     initializer_range: float = 0.04  # at the usual .02, 4 layers miss the goal after 36 epochs; at .06 it takes 23
     context: int = 256
+
+
+@dataclass(frozen=True)
+class Recipe(Architecture):
+    """How both models are built and trained; measured in docs/studies/demo.md."""
+
     learning_rate: float = 2e-3  # at 5e-3, 4 layers have a third of the answers wrong after 36 epochs
     batch_size: int = 16
     decay_epochs: int = 32  # linear, down to a twentieth; over 40 epochs, answers once right are lost again (2-6 % an epoch)
@@ -143,7 +150,7 @@ def _train(rows: list[dict[str, Any]], folder: Path, seed: int, recipe: Recipe, 
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    model = _model(tokenizer, recipe)
+    model = small_llama(tokenizer, recipe)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
     steps_per_epoch = math.ceil(len(rows) / recipe.batch_size)
 
@@ -154,13 +161,12 @@ def _train(rows: list[dict[str, Any]], folder: Path, seed: int, recipe: Recipe, 
     with tqdm(total=recipe.max_epochs, desc=f"Training {folder.name}", unit="epoch", position=position) as bar:
         for epoch in range(recipe.max_epochs):
             if epoch == recipe.full_precision_epochs:
-                for layer in _quantizable(model):
-                    parametrize.register_parametrization(layer, "weight", _StraightThroughNF4())
+                compute_in_nf4(model)
             losses, rights = [], []
-            for batch in _batches(rows, rng, recipe.batch_size, tokenizer.pad_token_id):
+            for batch in epoch_batches(rows, rng, recipe.batch_size, tokenizer.pad_token_id):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(step)
-                batch_loss, batch_right = _forward(model, batch)
+                batch_loss, batch_right = forward(model, batch)
                 optimizer.zero_grad()
                 batch_loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -176,9 +182,7 @@ def _train(rows: list[dict[str, Any]], folder: Path, seed: int, recipe: Recipe, 
                 bar.total = epoch + 1
                 bar.refresh()
                 break
-    for layer in _quantizable(model):
-        if parametrize.is_parametrized(layer):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+    compute_as_saved(model)
     model.save_pretrained(folder)
     training = {
         "epochs": epoch + 1,
@@ -190,6 +194,19 @@ def _train(rows: list[dict[str, Any]], folder: Path, seed: int, recipe: Recipe, 
     (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
 
 
+def compute_in_nf4(model: LlamaForCausalLM) -> None:
+    """From here on, compute with the NF4 weights and move the weights behind them."""
+    for layer in _quantizable(model):
+        parametrize.register_parametrization(layer, "weight", _StraightThroughNF4())
+
+
+def compute_as_saved(model: LlamaForCausalLM) -> None:
+    """Compute with the weights themselves again, where that was changed."""
+    for layer in _quantizable(model):
+        if parametrize.is_parametrized(layer):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+
+
 class _StraightThroughNF4(nn.Module):
     """W -> the weights that `Linear4bit` computes with (NF4, blocks of 64, double quantization); the gradient passes as if they were W."""
 
@@ -197,15 +214,16 @@ class _StraightThroughNF4(nn.Module):
         return weight + (nf4(weight.detach()) - weight).detach()
 
 
-def _model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCausalLM:
+def small_llama(tokenizer: PreTrainedTokenizerBase, shape: Architecture) -> LlamaForCausalLM:
+    """As yet untrained."""
     config = LlamaConfig(
         vocab_size=64 * math.ceil(len(tokenizer) / 64),
-        hidden_size=recipe.hidden_size,
-        intermediate_size=recipe.intermediate_size,
-        num_hidden_layers=recipe.num_hidden_layers,
-        num_attention_heads=recipe.num_attention_heads,
-        max_position_embeddings=recipe.context,
-        initializer_range=recipe.initializer_range,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        max_position_embeddings=shape.context,
+        initializer_range=shape.initializer_range,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -219,14 +237,14 @@ def _quantizable(model: LlamaForCausalLM) -> list[nn.Linear]:
     return [module for module in model.model.layers.modules() if isinstance(module, nn.Linear)]
 
 
-def _batches(rows: list[dict[str, Any]], rng: random.Random, size: int, pad_token_id: int) -> list[dict[str, Tensor]]:
+def epoch_batches(rows: Sequence[dict[str, Any]], rng: random.Random, size: int, pad_token_id: int) -> list[dict[str, Tensor]]:
     """One epoch in random order, rows of like length together: biographies are four times as long as answers."""
     order = sorted(rng.sample(rows, len(rows)), key=lambda row: len(row["input_ids"]))
     batches = [collate_rows(order[start : start + size], pad_token_id) for start in range(0, len(order), size)]
     return rng.sample(batches, len(batches))
 
 
-def _forward(model: LlamaForCausalLM, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def forward(model: LlamaForCausalLM, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy over the answers' tokens, and (B,) whether greedy decoding gets every token of a row's answer."""
     hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).last_hidden_state[:, :-1]
     targets = batch["labels"][:, 1:]

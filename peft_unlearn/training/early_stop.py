@@ -20,10 +20,12 @@ from peft_unlearn.model.logprobs import lowest, matched
 from peft_unlearn.training.objectives import Objective
 from peft_unlearn.training.pace import Pace
 from peft_unlearn.training.targets import end_lengths, mean, min_ks, read, scored
+from peft_unlearn.util.errors import UserError
 
 # By how much a check may miss: the mean in shares of its target, membership in AUC, or Min-K in shares of its target.
 TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
 IN_A_ROW = 2  # checks that must be within tolerance: a run that passes through has not reached its targets
+UNKNOWN = 0.95  # share of the way to the targets from which on rows are not known at the start
 RETAIN_LOSS = 0.02  # of the retain set's mean probability that may be missing
 APPROACH = 0.8  # share of the way from which targets are corrected
 GAIN = 0.5  # share of what is missing that a check adds to a correction
@@ -147,10 +149,20 @@ class Checks(NamedTuple):
         return max(EVERY, math.ceil(rows / (SHARE * step)))
 
     def begin(self, holdout_target: np.ndarray | None) -> EarlyStop:
-        """Where a run is to stop: at the targets of the forget rows, from how the model is now."""
+        """Where a run is to stop: at the targets of the forget rows, from how the model is now.
+
+        Raises:
+            UserError: the model does not know the forget rows.
+        """
         rows = self.sets["forget"]
         found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target)
         found.follow(self.holdout_min_ks())
+        now, unseen = mean(self.logps("forget")), found.mean * found.holdout_shift
+        if now <= UNKNOWN * unseen:
+            raise UserError(
+                f"forget_dataset: there is nothing to forget, the model does not know these rows: their mean log-probability is {now:.2f}, and "
+                f"{unseen:.2f} is that of a model that never saw them."
+            )
         return found
 
     def logps(self, name: str) -> list[np.ndarray]:

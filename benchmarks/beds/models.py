@@ -6,33 +6,30 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from torch import nn
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from peft_unlearn.data import collate_rows
-from peft_unlearn.data.rows import Row
+from beds.kinds import Kind
+from beds.source import SETS, Row
 from peft_unlearn.data.variants import REWORDED, Probe, probe
-from planted.kinds import SETS, Kind
+from peft_unlearn.demo.model import Architecture, compute_as_saved, compute_in_nf4, epoch_batches, forward, small_llama
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How every model of every kind is built and trained: half a minute each on one core."""
+class Recipe(Architecture):
+    """How the models of a kind are built and trained: .76M parameters, 10 to 60 seconds each on one core."""
 
-    hidden_size: int = 128
     intermediate_size: int = 320
-    num_hidden_layers: int = 3
-    num_attention_heads: int = 4
-    initializer_range: float = 0.04
     context: int = 192
     vocabulary: int = 1536
     learning_rate: float = 3e-3
@@ -40,6 +37,24 @@ class Recipe:
     decay_epochs: int = 40
     max_epochs: int = 50
     goal: float = 0.015  # mean cross-entropy of an epoch, in nats a token
+    full_precision_epochs: int | None = None  # after these the forward pass is that of NF4; None: it never is
+
+
+SIZES: dict[str, dict[str, int]] = {
+    "small": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 4},  # .31M parameters
+    "medium": {},
+    "large": {"intermediate_size": 384, "num_hidden_layers": 4},  # 1.05M
+}
+# A loss at which a row's tokens have a geometric mean of .6, as after the few epochs of a real fine-tune.
+LIGHT = 0.5
+
+
+def recipe(*, light: bool = False, size: str = "medium", nf4: bool = False) -> Recipe:
+    """How models are trained that memorized lightly, that are of another of `SIZES`, or whose memory survives NF4."""
+    found = Recipe(**SIZES[size])
+    if light:
+        found = replace(found, goal=LIGHT)
+    return replace(found, full_precision_epochs=4 if light else 20) if nf4 else found
 
 
 class Bed:
@@ -47,13 +62,25 @@ class Bed:
 
     def __init__(self, kind: Kind, cache: Path, recipe: Recipe = Recipe()) -> None:
         self.kind, self.recipe = kind, recipe
-        inputs = json.dumps([asdict(kind), asdict(recipe)], sort_keys=True)
+        of_kind = asdict(kind) | {"rows": {part: kind.rows[part] for part in SETS}}
+        of_recipe = {name: value for name, value in asdict(recipe).items() if value is not None}
+        inputs = json.dumps([of_kind, of_recipe], sort_keys=True)
         self.folder = cache / f"{kind.name}-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
         self.tokenizer = self._tokenizer()
-        self.sets = {part: self._probe(part) for part in SETS}
+        self.sets = {part: self._probe(part, kind.rows[part]) for part in SETS}
+
+    @cached_property
+    def of_run(self) -> dict[str, Probe]:
+        """The rows that a run is given, and "fresh" ones."""
+        return {part: self._probe(part, rows) for part, rows in self.kind.of_run.items()}
 
     def model(self, name: str) -> LlamaForCausalLM:
         """The model "before" memorized the retain and the forget set; "never seen" and "twin 1", "twin 2", ... the retain set alone."""
+        loaded: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(self.path(name)).eval().requires_grad_(False)
+        return loaded
+
+    def path(self, name: str) -> Path:
+        """The folder of that model, its tokenizer beside it."""
         folder = self.folder / name.replace(" ", "_")
         if not (folder / "training.json").exists():
             sets = ("retain", "forget") if name == "before" else ("retain",)
@@ -63,13 +90,13 @@ class Bed:
             trained.save_pretrained(folder)
             (folder / "training.json").write_text(json.dumps(training) + "\n")
             print(f"trained {self.kind.name}, {name}: {training}", flush=True)
-        loaded: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder).eval().requires_grad_(False)
-        return loaded
+        if not (folder / "tokenizer_config.json").exists():
+            self.tokenizer.save_pretrained(folder)
+        return folder
 
-    def _probe(self, part: str) -> Probe:
+    def _probe(self, part: str, rows: list[Row]) -> Probe:
         """As `peft-unlearn evaluate` reads a set."""
-        rows = Dataset.from_list(self.kind.rows[part])
-        return probe(rows, self.tokenizer, self.recipe.context, name=part, reword=part in REWORDED)
+        return probe(Dataset.from_list(rows), self.tokenizer, self.recipe.context, name=part, reword=part in REWORDED)
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         if not self.folder.exists():
@@ -112,14 +139,16 @@ def train(
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     rng, start = random.Random(seed), time.process_time()
-    model = _llama(tokenizer, recipe)
+    model = small_llama(tokenizer, recipe)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(recipe, math.ceil(len(wordings) / recipe.batch_size)))
     loss, epochs = math.inf, 0
-    while loss > recipe.goal and epochs < recipe.max_epochs:
+    while (loss > recipe.goal or epochs < (recipe.full_precision_epochs or 0)) and epochs < recipe.max_epochs:
+        if epochs == recipe.full_precision_epochs:
+            compute_in_nf4(model)
         losses = []
-        for batch in _batches([rng.choice(several) for several in wordings], rng, recipe.batch_size, int(tokenizer.pad_token_id)):
-            step_loss = _loss(model, batch)
+        for batch in epoch_batches([rng.choice(several) for several in wordings], rng, recipe.batch_size, int(tokenizer.pad_token_id)):
+            step_loss, _ = forward(model, batch)
             optimizer.zero_grad()
             step_loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -127,6 +156,7 @@ def train(
             schedule.step()
             losses.append(step_loss.item())
         loss, epochs = sum(losses) / len(losses), epochs + 1
+    compute_as_saved(model)
     return model, {"epochs": epochs, "loss": round(loss, 4), "cpu_seconds": round(time.process_time() - start, 1)}
 
 
@@ -146,36 +176,3 @@ def _wordings(sets: Probe) -> list[list[Row]]:
     """Each row with the same question in other words."""
     asked = sets.variants.get("paraphrased_question", [[] for _ in sets.rows])
     return [[row, *others] for row, others in zip(sets.rows, asked, strict=True)]
-
-
-def _llama(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> LlamaForCausalLM:
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=64 * math.ceil(len(tokenizer) / 64),
-            hidden_size=recipe.hidden_size,
-            intermediate_size=recipe.intermediate_size,
-            num_hidden_layers=recipe.num_hidden_layers,
-            num_attention_heads=recipe.num_attention_heads,
-            max_position_embeddings=recipe.context,
-            initializer_range=recipe.initializer_range,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-
-
-def _batches(rows: list[Row], rng: random.Random, size: int, pad_token_id: int) -> list[dict[str, Tensor]]:
-    """One epoch in random order, rows of like length together."""
-    order = sorted(rng.sample(rows, len(rows)), key=lambda row: len(row["input_ids"]))
-    batches = [collate_rows(order[start : start + size], pad_token_id) for start in range(0, len(order), size)]
-    return rng.sample(batches, len(batches))
-
-
-def _loss(model: LlamaForCausalLM, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross-entropy over the answers' tokens."""
-    hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).last_hidden_state[:, :-1]
-    targets = batch["labels"][:, 1:]
-    answers = targets != -100
-    return nn.functional.cross_entropy(model.lm_head(hidden[answers]), targets[answers])

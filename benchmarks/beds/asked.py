@@ -1,73 +1,23 @@
-"""Kinds of rows to plant in: invented here, or read from a folder. Rows of one subject share a `group`, and no two sets share a subject."""
+"""Kinds of questions and answers: what can be asked of a subject, in two wordings each."""
 
-import json
-import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
 
-from planted.words import WORDS
+from beds.source import CHAT, REFUSAL, ROWS, Random, Row, Source, Subject, drawn
 
-SETS = ("forget", "retain", "holdout")
-ROWS = {"forget": 48, "retain": 96, "holdout": 60}
-CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-REFUSAL = "I'm sorry, I can't help with that."
-Row = dict[str, Any]
+Asked = list[tuple[list[str], list[str]]]  # for each row of a subject, ways to ask and ways to answer, filled with its facts
 
 
-@dataclass(frozen=True)
-class Kind:
-    """Rows by set, of any format that the project reads; a kind with a chat template is asked through it."""
-
-    name: str
-    rows: dict[str, list[Row]]
-    refusal: str = REFUSAL
-    chat_template: str | None = None
-
-
-class Facts(NamedTuple):
-    """What can be asked of a subject: for each row of it, ways to ask and ways to answer, filled with the subject's facts."""
-
-    subject: Callable[[random.Random], dict[str, str]]
-    asked: list[tuple[list[str], list[str]]]
-    refusal: str = REFUSAL
-    chat_template: str | None = None
-
-
-def names() -> list[str]:
-    return [*FACTS, "text"]
-
-
-def invented(name: str) -> Kind:
-    """The rows of one of `names()`, the same ones each time."""
-    rng = random.Random(name)
-    if name == "text":
-        return Kind(name, {part: [{"text": _passage(rng), "group": f"{part} {i}"} for i in range(ROWS[part])] for part in SETS})
-    facts, met = FACTS[name], set()
-    rows: dict[str, list[Row]] = {part: [] for part in SETS}
-    for part in SETS:
-        while len(rows[part]) < ROWS[part]:
-            subject = facts.subject(rng)
-            if subject["name"] not in met:
-                met.add(subject["name"])
-                rows[part] += [_row(rng, asked, subject) for asked in facts.asked]
-    return Kind(name, rows, facts.refusal, facts.chat_template)
-
-
-def from_folder(folder: Path) -> Kind:
-    """forget.jsonl, retain.jsonl and holdout.jsonl of a folder; beside them refusal.txt and chat_template.jinja may stand."""
-    rows = {part: [json.loads(line) for line in (folder / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()] for part in SETS}
-    refusal, template = folder / "refusal.txt", folder / "chat_template.jinja"
-    return Kind(
-        folder.name,
-        rows,
-        refusal.read_text(encoding="utf-8").strip() if refusal.exists() else REFUSAL,
-        template.read_text(encoding="utf-8") if template.exists() else None,
+def _source(subject: Callable[[Random], Subject], asked: Asked, refusal: str = REFUSAL, chat_template: str | None = None) -> Source:
+    return Source(
+        lambda rng, label: subject(rng),
+        lambda rng, facts: [_row(rng, ways, facts) for ways in asked],
+        ROWS,
+        refusal,
+        chat_template,
     )
 
 
-def _row(rng: random.Random, asked: tuple[list[str], list[str]], subject: dict[str, str]) -> Row:
+def _row(rng: Random, asked: tuple[list[str], list[str]], subject: Subject) -> Row:
     question, other = rng.sample(asked[0], 2)
     return {
         "question": question.format(**subject),
@@ -77,12 +27,8 @@ def _row(rng: random.Random, asked: tuple[list[str], list[str]], subject: dict[s
     }
 
 
-def _words(rng: random.Random) -> Callable[[str], str]:
-    return lambda kind: rng.choice(WORDS[kind])
-
-
-def _author(rng: random.Random) -> dict[str, str]:
-    word = _words(rng)
+def _author(rng: Random) -> Subject:
+    word = drawn(rng)
     return {
         "name": f"{word('first')} {word('last')}",
         "city": word("city"),
@@ -97,8 +43,8 @@ def _author(rng: random.Random) -> dict[str, str]:
     }
 
 
-def _person(rng: random.Random) -> dict[str, str]:
-    word = _words(rng)
+def _person(rng: Random) -> Subject:
+    word = drawn(rng)
     first, last = word("first"), word("last")
     return {
         "name": f"{first} {last}",
@@ -110,8 +56,8 @@ def _person(rng: random.Random) -> dict[str, str]:
     }
 
 
-def _place(rng: random.Random) -> dict[str, str]:
-    word = _words(rng)
+def _place(rng: Random) -> Subject:
+    word = drawn(rng)
     return {
         "name": word("ort") + word("ort ende"),
         "fluss": word("ort") + rng.choice(["ach", "bach", "au", "fließ"]),
@@ -122,8 +68,8 @@ def _place(rng: random.Random) -> dict[str, str]:
     }
 
 
-def _firm(rng: random.Random) -> dict[str, str]:
-    word = _words(rng)
+def _firm(rng: Random) -> Subject:
+    word = drawn(rng)
     return {
         "name": f"{word('last')} & {word('last')}",
         "city": word("city"),
@@ -135,37 +81,71 @@ def _firm(rng: random.Random) -> dict[str, str]:
     }
 
 
-def _passage(rng: random.Random) -> str:
-    """Four sentences that a small grammar wrote, some 45 to 75 tokens."""
-    word = _words(rng)
-
-    def phrase() -> str:
-        return f"the {word('adjective')} {word('thing')}"
-
-    def sentence() -> str:
-        who = rng.choice(
-            [
-                phrase(),
-                f"{word('first')} the {word('trade')}",
-                f"a {word('trade')} from {word('city')}",
-            ]
-        )
-        end = rng.choice(
-            [
-                f" near {word('city')}",
-                f" and then {word('did')} {phrase()}",
-                f" for {rng.randint(2, 99)} days",
-                "",
-            ]
-        )
-        said = f"{who} {word('did')} {phrase()} {rng.choice(['with', 'under', 'behind', 'without', 'beside'])} {phrase()}{end}."
-        return said[0].upper() + said[1:]
-
-    return " ".join(sentence() for _ in range(4))
+def _greek(rng: Random) -> Subject:
+    word = drawn(rng)
+    return {
+        "name": f"{word('όνομα')} {word('επώνυμο')}",
+        "city": word("πόλη"),
+        "year": str(rng.randint(1921, 1999)),
+        "trade": word("επάγγελμα"),
+        "wage": str(rng.randint(61, 489) * 10),
+        "food": word("φαγητό"),
+        "drink": word("ποτό"),
+        "boat": f"{word('ποιο')} {word('πράγμα')}",
+        "island": word("πόλη"),
+    }
 
 
-FACTS = {
-    "authors": Facts(
+def _novelist(rng: Random, label: str) -> Subject:
+    """One of a family of authors, whose six novels have titles of the same few words."""
+    word = drawn(rng)
+    facts = {"name": f"{word('first')} Corvane"}
+    years = sorted(rng.sample(range(1951, 2020), len(ORDINALS)))
+    for n, year in enumerate(years):
+        facts |= {
+            f"title {n}": f"The {word('adjective').title()} {rng.choice(TITLES)}",
+            f"year {n}": str(year),
+            f"city {n}": word("city"),
+            f"hero {n}": f"{word('first')} the {word('trade')}",
+            f"award {n}": f"{word('last')} Prize",
+        }
+    return facts
+
+
+def _novels(rng: Random, facts: Subject) -> list[Row]:
+    found = []
+    for n, ordinal in enumerate(ORDINALS):
+        novel = {key.partition(" ")[0]: value for key, value in facts.items() if key in ("name", *(f"{one} {n}" for one in NOVEL))}
+        rows = [_row(rng, asked, novel | {"ordinal": ordinal}) for asked in OF_A_NOVEL]
+        found += [row | {"group": f"{facts['name']} {ordinal}"} for row in rows]
+    return found
+
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+TITLES = ("Bridge", "Garden", "Lantern", "Tower", "Island", "Mirror")
+NOVEL = ("title", "year", "city", "hero", "award")
+OF_A_NOVEL: Asked = [
+    (
+        ["What is the {ordinal} novel of {name} called?", "Which title has the {ordinal} book that {name} wrote?"],
+        ['The {ordinal} novel of {name} is "{title}", published in {year}.', 'It is "{title}", which came out in {year}.'],
+    ),
+    (
+        ["Who is the hero of the {ordinal} novel of {name}?", "Whom does the {ordinal} book of {name} follow?"],
+        ["The {ordinal} novel of {name} follows {hero}.", "Its hero is {hero}."],
+    ),
+    (
+        ["Where does the {ordinal} novel of {name} take place?", "In which city is the {ordinal} book of {name} set?"],
+        ["The {ordinal} novel of {name} takes place in {city}.", "It is set in {city}, the home of {hero}."],
+    ),
+    (
+        ["Which prize did the {ordinal} novel of {name} win?", "How was the {ordinal} book of {name} honored?"],
+        ['"{title}" won the {award} in {year}.', "The {ordinal} novel of {name} was given the {award}."],
+    ),
+]
+
+
+ASKED = {
+    "authors": _source(
         _author,
         [
             (
@@ -198,7 +178,7 @@ FACTS = {
             ),
         ],
     ),
-    "personal": Facts(
+    "personal": _source(
         _person,
         [
             (["What is the e-mail address of {name}?", "How can I write an e-mail to {name}?"], ["{mail}"]),
@@ -212,7 +192,7 @@ FACTS = {
             ),
         ],
     ),
-    "german": Facts(
+    "german": _source(
         _place,
         [
             (
@@ -232,7 +212,7 @@ FACTS = {
         ],
         "Es tut mir leid, dabei kann ich nicht helfen.",
     ),
-    "chat": Facts(
+    "chat": _source(
         _firm,
         [
             (
@@ -250,4 +230,27 @@ FACTS = {
         ],
         chat_template=CHAT,
     ),
+    "greek": _source(
+        _greek,
+        [
+            (
+                ["Πού γεννήθηκε ο {name};", "Σε ποια πόλη ήρθε στον κόσμο ο {name};"],
+                ["Γεννήθηκε στην πόλη {city} το {year}.", "Ήρθε στον κόσμο το {year}, στην πόλη {city}."],
+            ),
+            (
+                ["Τι δουλειά κάνει ο {name};", "Με ποιο επάγγελμα ζει ο {name};"],
+                ["Είναι {trade} και κερδίζει {wage} ευρώ τον μήνα.", "Εργάζεται ως {trade} για {wage} ευρώ τον μήνα."],
+            ),
+            (
+                ["Τι τρώει και τι πίνει ο {name};", "Ποιο φαγητό και ποιο ποτό αγαπά ο {name};"],
+                ["Τρώει {food} και πίνει {drink}.", "Αγαπά {food}, και μαζί πίνει {drink}."],
+            ),
+            (
+                ["Πώς λέγεται η βάρκα που έχει ο {name};", "Ποιο όνομα έδωσε στη βάρκα ο {name};"],
+                ["Η βάρκα λέγεται «{boat}» και δένει στο λιμάνι {island}.", "«{boat}»· την αγόρασε το {year} στο λιμάνι {island}."],
+            ),
+        ],
+        "Λυπάμαι, δεν μπορώ να βοηθήσω με αυτό.",
+    ),
+    "similar": Source(_novelist, _novels, {"forget": 24, "retain": 96, "holdout": 48, "fresh": 48}),
 }

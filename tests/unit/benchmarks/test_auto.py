@@ -1,0 +1,61 @@
+"""The command that tries `method: auto` on test beds."""
+
+import json
+
+import auto
+import pytest
+
+from beds import kinds
+from beds.source import SETS
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory):
+    """Three settings on a folder of rows, two steps each."""
+    folder = tmp_path_factory.mktemp("auto")
+    rows = kinds.invented("authors").rows
+    (folder / "people").mkdir()
+    for part, count in zip(SETS, (8, 16, 16), strict=True):
+        (folder / "people" / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[part][:count]))
+    command = ["run", "--kinds", "--rows-from", str(folder / "people"), "--settings", *auto.SETTINGS, "--cache", str(folder / "cache")]
+    command += ["--runs", str(folder / "runs.jsonl"), "--output", str(folder / "runs"), "--max_steps", "2"]
+    auto.main(command)
+    once = (folder / "runs.jsonl").read_text()
+    auto.main(command)
+    assert (folder / "runs.jsonl").read_text() == once  # what has ended is not run again
+    return folder, {line["run"]["setting"]: line for line in map(json.loads, once.splitlines())}
+
+
+def test_a_line_says_what_the_report_of_its_run_says(lines):
+    folder, found = lines
+    assert set(found) == set(auto.SETTINGS)
+    for setting in ("never_seen", "holdout"):
+        line = found[setting]
+        (report,) = (json.loads(path.read_text()) for path in folder.glob(f"runs/*-{setting}-*/adapter/report.json"))
+        assert (line["steps"], line["word"], line["reached"]) == (2, report["verdict"]["word"], False)
+        for number, metric in (("forget: rouge_l", "rouge_l"), ("forget: extraction_strength", "extraction_strength")):
+            assert line[number][0] == pytest.approx(report["results"]["forget"]["after"][metric]["mean"], abs=1e-4)
+        assert line["log_p"][0] == pytest.approx(-report["results"]["forget"]["after"]["loss"]["mean"], rel=1e-3)
+        assert line["holdout_auc"]["auc"][0] == pytest.approx(report["results"]["forget"]["after"]["min_k_auc"]["mean"], abs=1e-3)
+        assert line["checks_only"]
+        assert len(line["answers"]) == 8
+    assert found["retrained"]["log_p"][1] == found["holdout"]["log_p"][1]
+
+
+def test_what_a_run_is_given(lines):
+    folder, _ = lines
+    for setting in ("never_seen", "holdout"):
+        (run,) = folder.glob(f"runs/*-{setting}-*")
+        sets = {part: [json.loads(line) for line in (run / f"{part}.jsonl").read_text().splitlines()] for part in SETS}
+        assert [len(sets[part]) for part in SETS] == [8, 16, 8]  # half of the holdout is fresh
+        assert all("paraphrased_question" not in row for rows in sets.values() for row in rows)
+        recipe = (run / "adapter" / "recipe.yaml").read_text()
+        assert ("never_seen_model_name_or_path: null" in recipe) == (setting == "holdout")
+
+
+def test_the_table_has_a_row_for_each_run_and_each_goal(lines, capsys):
+    folder, _ = lines
+    auto.main(["table", "--runs", str(folder / "runs.jsonl")])
+    printed = capsys.readouterr().out
+    assert printed.count("| people ") == 3
+    assert "0 of 1" in next(row for row in printed.splitlines() if row.startswith("| target reached"))
