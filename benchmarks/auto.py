@@ -157,7 +157,7 @@ def trained(run: dict[str, Any], bed: Bed, folder: Path) -> dict[str, Any]:
         except Unfinished as error:
             report, stopped = error.result.report, str(error)
     return {
-        **{key: report["run"][key] for key in ("reached", "steps", "seconds")},
+        **{key: report["run"][key] for key in ("reached", "ended", "missed", "steps", "seconds")},
         "stopped": stopped,
         "word": report["verdict"]["word"],
         "reasons": report["verdict"]["reasons"],
