@@ -47,6 +47,10 @@ class TrainingSettings:
         "does not know), column (alternate_answer of the forget set), or none. A preference loss (dpo) prefers it, others learn it.",
         ["none", "natural", "refuse", "column"],
     )
+    prompt_dropout: Annotated[float, Range("from 0 to 1")] = _setting(
+        FROM_METHOD,
+        "Share of the tokens of a forget row's prompt that every second time are left out, so that other wordings are forgotten as well.",
+    )
     answers_coef: Annotated[float, Range("above 0")] = _setting(FROM_METHOD, "Weight of those answers, where they are learned.")
     retain_loss: str = _setting(
         FROM_METHOD,

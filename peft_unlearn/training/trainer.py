@@ -92,7 +92,7 @@ class UnlearnTrainer(AdapterTrainer):
 
         # Datasets
         self.sets, self.trained, holdout_target = datasets.prepare(model, args, processing_class, sets, never_seen_model)
-        pairs = data.Pairs(self.trained, args.seed if args.data_seed is None else args.data_seed)
+        pairs = data.Pairs(self.trained, args.seed if args.data_seed is None else args.data_seed, args.prompt_dropout)
 
         super().__init__(model=model, args=args, pairs=pairs, processing_class=processing_class, callbacks=callbacks, optimizers=optimizers)
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)
