@@ -98,9 +98,9 @@ class TrainingSettings:
         ["none", "nf4", "int8"],
     )
     logit_lens_coef: Annotated[float, Range("at least 0")] = _setting(
-        0.0,
+        FROM_METHOD,
         "With stop_at: weight of the forget loss on inner layers, read by the final norm and head, one layer a step in turn, as far as "
-        "they know more than the last one shall (for example 0.3); 0 is off.",
+        "they know more than the last one shall; 0 is off. Left out, our three methods take 0.3 where the model has such layers.",
     )
     sam_rho: Annotated[float, Range("from 0 to 1")] = _setting(
         0.0,
