@@ -158,14 +158,18 @@ def _streams(model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokeniz
         trained["holdout"] = rows["holdout"].select(held)
     if "holdout" in rows:
         rows["holdout"] = rows["holdout"].select(checked)
+    lacking = list(rows["forget"]["alternate"]).count(None) if args.answers != "none" else 0
+    if lacking and not objectives.teaches_answers(args):
+        raise UserError(
+            f"answers: {args.forget_loss} prefers another answer to each forget row, and {lacking} of {len(rows['forget'])} have none; "
+            "write answers: refuse."
+        )
     if objectives.teaches_answers(args):
         found = [row for row in rows["forget"]["alternate"] if row is not None]
         if found:
             trained["answers"] = Dataset.from_list(found)
-        if len(found) < len(rows["forget"]):
-            logger.warning(
-                "answers: for %d of %d forget rows no other answer was found.", len(rows["forget"]) - len(found), len(rows["forget"])
-            )
+        if lacking:
+            logger.warning("answers: for %d of %d forget rows no other answer was found.", lacking, len(rows["forget"]))
         trained["forget"] = rows["forget"] = _without(rows["forget"], "alternate")
     return Streams(rows, trained, holdout_target)
 

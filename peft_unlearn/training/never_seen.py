@@ -42,6 +42,6 @@ def told(
     """The tokenized sets; forget set and holdout with its `target_logps`, and with `answers: natural` its own answers as forget rows' `alternate`."""
     size = args.per_device_eval_batch_size
     found = dict(sets) | targets.of_never_seen(model, tokenizer, sets, size)
-    if args.answers == "natural":
+    if args.answers == "natural" and "alternate" not in found["forget"].column_names:
         found["forget"] = answers.beside(found["forget"], answers.of_never_seen(model, tokenizer, sets, seed=args.seed, batch_size=size))
     return found

@@ -5,12 +5,14 @@ Forget losses are in plain_losses.py, one row at a time.
 """
 
 import copy
+import math
 
+import plain_pace
 import torch
 import torch.nn.functional as F
 from plain_losses import SEQUENCE, loss_of_row
 
-from peft_unlearn.training import early_stop, trainer
+from peft_unlearn.training import early_stop
 
 
 def batch(rows):
@@ -89,6 +91,16 @@ def away(model, rows, target_logps):
     return average([abs(now - target) for row in pairs for now, target in row])
 
 
+def auc(rows, others):
+    """The share of pairs in which one of `rows` is above one of `others`, half of those that are equal."""
+    return average([(row > other) + (row == other) / 2 for row in rows for other in others])
+
+
+def retained(model, pairs):
+    """Mean over the retain rows of the geometric mean of their tokens' probabilities."""
+    return average([math.exp(-nll.mean().item()) for nll in nlls(model, list(pairs.sets["retain"]))])
+
+
 def missing_factor(rows, others, target):
     """By how much `rows` must be multiplied for the share `target` of all pairs to be above one of `others`: quotients sorted, and counted down."""
     quotients = sorted(other / row for other in others for row in rows)
@@ -151,6 +163,12 @@ def divergence(name, model, anchor, b):
     return (d.unsqueeze(-2) @ fisher @ d.unsqueeze(-1)).flatten().mean() / 2
 
 
+def taught(model, rows):
+    """Cross-entropy of other answers, the mean over tokens; a token of probability .7 needs no more, one below .7 / e all of it."""
+    logps = -torch.cat(nlls(model, rows))
+    return -(logps * (math.log(0.7) - logps.detach()).clamp(0, 1)).mean()
+
+
 def flat(tensors):
     return torch.cat([t.flatten() for t in tensors])
 
@@ -210,10 +228,12 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
     layers, depth = args.hidden_layer or 1, student.config.num_hidden_layers
     place = min_ks(never_seen, list(holdout)) if never_seen and holdout else None
     shift, least, rest = average(min_ks(reference, list(holdout))) / average(place) if place else 1.0, 1.0, 1.0
-    scale = flat(nlls(never_seen, list(pairs.forget))).detach().mean() if never_seen else None
+    scale = flat(nlls(never_seen, list(pairs.sets["forget"]))).detach().mean() if never_seen else None
     rates, rate, calibrated, multiplier = [], args.learning_rate, 0.0, args.retain_coef
+    history, before_training = [], retained(reference, pairs)
     for step in range(steps):
-        scheduled = 1 - step / steps if args.lr_scheduler_type == "linear" else 1.0
+        scheduled = 1 - step / steps if args.lr_scheduler_type == "linear" else plain_pace.rate(history)
+        keep = plain_pace.weight(history)
         optimizer.param_groups[0]["lr"] = rate * scheduled
         examples = [pairs[n] for n in range(step * size, (step + 1) * size)]
         rows, retain = [e["forget"] for e in examples], batch([e["retain"] for e in examples])
@@ -224,17 +244,19 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             target_logps = None
         losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, target_logps, scale, 1 + step // 2 % (depth - 1)))]
         if args.retain_loss == "nll":
-            losses.append((multiplier, ce(student, retain)))
+            losses.append((multiplier * keep, ce(student, retain)))
         elif args.retain_loss == "hidden":
             known = retain[2] != -100
             kept = [hidden(m, retain, layers)[known] for m in (student, reference)]
-            losses.append((multiplier, F.mse_loss(kept[0], kept[1].detach())))
+            losses.append((multiplier * keep, F.mse_loss(kept[0], kept[1].detach())))
         anchors = {"teacher": teacher, "reference": reference}
         if args.retain_kl != "none":
-            losses.append((args.kl_coef, divergence(args.divergence, student, anchors[args.retain_kl], retain)))
+            losses.append((args.kl_coef * keep, divergence(args.divergence, student, anchors[args.retain_kl], retain)))
         if args.holdout_kl != "none":
             fresh = batch([e["holdout"] for e in examples])
             losses.append((args.kl_coef, divergence(args.divergence, student, anchors[args.holdout_kl], fresh)))
+        if "answers" in examples[0]:
+            losses.append((args.answers_coef, taught(student, [e["answers"] for e in examples])))
         grads = [flat(torch.autograd.grad(loss, params, materialize_grads=True)) for _, loss in losses]
         unmoved = [p.detach().clone() for p in params]
         if args.sam_rho and step % 2 == 0:
@@ -277,18 +299,22 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             if args.teacher_decay is not None:
                 for t, s in zip(teacher_params, params, strict=True):
                     t.copy_(t + (1 - args.teacher_decay) * c * (s - t))
-        if never_seen and step % trainer.CHECK_EVERY == 0:
+        if never_seen and step % early_stop.EVERY == 0:
             now_there = min_ks(student, list(holdout)) if place else None
             shift = average(now_there) / average(place) if place else 1.0
-            target, now = (-average([nll.mean().item() for nll in nlls(m, list(pairs.forget))]) for m in (never_seen, student))
-            target, there, here = target * shift, min_ks(never_seen, list(pairs.forget)), min_ks(student, list(pairs.forget))
+            target, now = (-average([nll.mean().item() for nll in nlls(m, list(pairs.sets["forget"]))]) for m in (never_seen, student))
+            target, there, here = target * shift, min_ks(never_seen, list(pairs.sets["forget"])), min_ks(student, list(pairs.sets["forget"]))
             missing = average(there) * shift / average(here)
+            beside = (1 - 1 / missing) / early_stop.TOLERANCE_MIN_K
             if place:
-                above = [(row > other) + (row == other) / 2 for row in there for other in place]
-                missing = missing_factor(here, now_there, average(above))
-            if early_stop.APPROACH <= now / target <= 1 / early_stop.APPROACH:
+                told = auc(there, place)
+                missing, beside = missing_factor(here, now_there, told), (auc(here, now_there) - told) / early_stop.TOLERANCE_AUC
+            near = early_stop.APPROACH <= now / target <= 1 / early_stop.APPROACH
+            lost = (before_training - retained(student, pairs)) / early_stop.RETAIN_LOSS
+            history.append(((1 - now / target) / early_stop.TOLERANCE, beside, lost, near))
+            if near:
                 low, high = early_stop.CORRECTION
-                counts = answers(pairs.forget)
+                counts = answers(pairs.sets["forget"])
                 part = average([fewest(answer) / (answer + 1) for answer in counts]) * average(here)  # every row of these ends
                 wanted = (target - missing * part) / (now - part)
                 least = min(high, max(low, least * min(high, max(low, missing)) ** early_stop.GAIN))

@@ -20,7 +20,7 @@ from peft_unlearn import UnlearnConfig, UnlearnTrainer
 from peft_unlearn.config.methods import METHODS
 from peft_unlearn.model import adapters
 from peft_unlearn.training import early_stop
-from peft_unlearn.training import trainer as trainer_module
+from peft_unlearn.training.pace import Pace
 
 STEPS = 4
 
@@ -53,7 +53,7 @@ def with_alternates(dataset: Dataset, seed: int) -> Dataset:
     return dataset.add_column("alternate", alternates)
 
 
-FORGET, RETAIN, HOLDOUT = rows(16, 1), rows(23, 2), rows(9, 4)
+FORGET, RETAIN, HOLDOUT = rows(16, 1), rows(23, 2), rows(27, 4)  # of the holdout 9 rows are held
 PREFERRED = with_alternates(FORGET, 3)
 OURS = ("mean_teacher", "ngdiff", "mollm")
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -89,7 +89,7 @@ def trained(folder, method: str, model=None, resume_from=None, holdout=None, **c
     trainer = UnlearnTrainer(
         model or tiny_llama(),
         args,
-        forget_dataset=forget_rows(method),
+        forget_dataset=FORGET if args.answers == "none" else PREFERRED,
         retain_dataset=RETAIN,
         holdout_dataset=holdout,
         never_seen_model=never_seen() if args.stop_at == "never_seen" else None,
@@ -127,8 +127,10 @@ def plain(trainer: UnlearnTrainer):
 def early_checks():
     """Within a few steps two checks of the forget set, of which each corrects its targets however far they are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_module, "CHECK_EVERY", 2)
+        patch.setattr(early_stop, "EVERY", 2)
+        patch.setattr(early_stop, "SHARE", math.inf)
         patch.setattr(early_stop, "APPROACH", 0.01)
+        patch.setattr(early_stop, "RETAIN_LOSS", 1e-4)  # the retain set is lost, and weighs more
         yield
 
 
@@ -139,7 +141,7 @@ def whole(tmp_path_factory):
 
 
 HELD = {"holdout": HOLDOUT, "holdout_kl": "reference", "kl_coef": 0.5}
-FOUR = "four objectives under MOLLM"
+FOUR, FIVE = "four objectives under MOLLM", "five objectives under MOLLM"
 FLOOR = 0.014  # near the rows' probabilities under the random model (1 in 64), so that some have left and some stay
 
 MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
@@ -187,7 +189,13 @@ MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
     "the holdout on the retain set's side": {**HELD, "method": "gru"},
     "a target for each sequence": {"method": "npo", "stop_at": "never_seen"},
     "a target for each sequence, with alternates": {"method": "dpo", "stop_at": "never_seen"},
+    "other answers beside a fixed number of steps": {"method": "graddiff", "answers": "column", "answers_coef": 3.0},
+    "other answers, under the mean teacher": {"method": "mean_teacher", "stop_at": "never_seen", "holdout": HOLDOUT, "answers": "column"},
+    "other answers, under NGDiff": {"method": "ngdiff", "stop_at": "never_seen", "answers": "column"},
+    FIVE: {"method": "mollm", "stop_at": "never_seen", "holdout": HOLDOUT, "answers": "natural", "answers_coef": 0.5},
+    "other answers on the retain set's side": {"method": "gru", "answers": "refuse"},
 }
+MIXES = {name: ({"answers": "none"} if how["method"] in OURS else {}) | how for name, how in MIXES.items()}
 
 
 @pytest.mark.parametrize("name", MIXES)
@@ -207,7 +215,7 @@ PER_SEQUENCE = "a target for each sequence, with alternates"
 SPLITS = [(4, 2, False), (2, 4, True)]
 
 
-@pytest.mark.parametrize("name", [*METHODS, PER_SEQUENCE, FOUR])
+@pytest.mark.parametrize("name", [*METHODS, PER_SEQUENCE, FOUR, FIVE])
 def test_batch_splits_and_checkpointing_change_nothing(name, whole, tmp_path):
     for size, accumulation, checkpointing in SPLITS if name in OURS else SPLITS[-1:]:
         changes = {"size": size, "accumulation": accumulation, "gradient_checkpointing": checkpointing}
@@ -249,24 +257,21 @@ def test_evaluation_between_steps_changes_nothing(method, tmp_path):
     assert torch.equal(flat(evaluated.student), flat(without.student))
 
 
+PACED = "the pace, with other answers"
 RESUMED = {name: {"method": name} for name in (*OURS, "dpo", "task_arithmetic")} | {
     "PDU": {"method": "pdu", "retain_bound": 4.4},
     "SAM": {"method": "mollm", "sam_rho": 0.1},
     "a holdout": {"method": "graddiff", **HELD},
     "target_logps": {"method": "graddiff", "stop_at": "never_seen", "holdout": HOLDOUT},
+    PACED: {"method": "ngdiff", "stop_at": "never_seen", "holdout": HOLDOUT, "answers": "natural"},
 }
 
 
 @pytest.mark.parametrize("name", RESUMED)
 def test_resumed_run_ends_bit_for_bit_where_an_uncut_one_does(name, tmp_path, monkeypatch):
-    for tolerance in (
-        "TOLERANCE",
-        "TOLERANCE_AUC",
-        "TOLERANCE_MIN_K",
-        "RETAIN_LOSS",
-        "IN_A_ROW",
-    ):  # every check is within tolerance, and no number of them ends the run
-        monkeypatch.setattr(early_stop, tolerance, math.inf)
+    within = ("TOLERANCE", "TOLERANCE_AUC", "TOLERANCE_MIN_K", "RETAIN_LOSS") if name != PACED else ()
+    for bound in (*within, "IN_A_ROW"):  # every check is within tolerance, and no number of them ends the run
+        monkeypatch.setattr(early_stop, bound, math.inf)
     last = STEPS - 1
     uncut = trained(tmp_path / "uncut", **RESUMED[name], save_strategy="steps", save_steps=last)
     resumed = trained(tmp_path / "resumed", **RESUMED[name], resume_from=tmp_path / "uncut" / f"checkpoint-{last}")
@@ -285,4 +290,6 @@ def test_resumed_run_ends_bit_for_bit_where_an_uncut_one_does(name, tmp_path, mo
         assert remembered == kept
         assert 1.0 not in kept  # or nothing was there to remember
         assert resumed.early_stop.within_tolerance == uncut.early_stop.within_tolerance
-        assert uncut.early_stop.within_tolerance == 2
+        assert uncut.early_stop.within_tolerance == (2 if within else 0)
+        assert resumed.early_stop.pace == uncut.early_stop.pace != Pace()
+        assert (uncut.early_stop.pace.keep > 1) == (not within)

@@ -163,12 +163,12 @@ def test_our_methods_change_what_targets_need_and_baselines_nothing(method, stop
     early_stop, plain = config(method=method, stop_at=stop_at, negate=False), config(method=method, negate=False)
     changed = {key for key in values(plain) if values(early_stop)[key] != values(plain)[key]} - {"stop_at"}
     if method in methods.OURS:
-        assert {"forget_loss", "forget_floor", "holdout_kl"} <= changed
-        assert early_stop.lr_scheduler_type == "linear"
+        assert {"forget_loss", "forget_floor", "holdout_kl", "answers", "max_steps"} <= changed
+        assert (early_stop.lr_scheduler_type, early_stop.answers) == ("constant", "natural")
     else:
         assert changed == set()
-    given = {"forget_loss": "ga", "forget_floor": 0.1, "holdout_kl": "none", "lr_scheduler_type": "constant", "max_steps": 7}
-    given |= {"alternate": "none"}
+    given = {"forget_loss": "ga", "forget_floor": 0.1, "holdout_kl": "none", "lr_scheduler_type": "linear", "max_steps": 7}
+    given |= {"answers": "none"}
     args = config(method=method, stop_at=stop_at, negate=False, **given)
     assert {key: getattr(args, key) for key in given} == given
 

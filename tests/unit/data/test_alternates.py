@@ -68,7 +68,7 @@ def test_tokenized_they_differ_from_the_forget_rows_in_the_completion_alone(kind
 @pytest.mark.parametrize(
     ("rows", "kind", "message"),
     [
-        ([{"question": "a", "answer": "b"}], "column", "^mine: there is no column alternate_answer, add it or write alternate: refusals.$"),
+        ([{"question": "a", "answer": "b"}], "column", "^mine: there is no column alternate_answer, add it or write answers: refuse.$"),
         ([{"prompt": "a", "completion": "b", "alternate_answer": "c"}], "column", "^mine: there is no column alternate_completion"),
         ([{"question": "a", "answer": "b", "alternate_answer": text} for text in ("c", " ")], "column", "^mine: row 2: .* is empty"),
         ([{"question": "a", "answer": "b", "alternate_answer": text} for text in (None, "c")], "column", "^mine: row 1: .* is empty"),

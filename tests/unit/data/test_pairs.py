@@ -18,13 +18,19 @@ def numbered(size):
     return Dataset.from_list([{"input_ids": [n, 7, 8][: 2 + n % 2], "labels": [-100, 7, 8][: 2 + n % 2]} for n in range(size)])
 
 
+def pairs_of(forget, retain, *, seed, **others):
+    """Of sets with so many rows."""
+    sizes = {"forget": forget, "retain": retain, **others}
+    return Pairs({stream: numbered(size) for stream, size in sizes.items()}, seed)
+
+
 def drawn(pairs, examples):
     return [(pairs[n]["forget"]["input_ids"][0], pairs[n]["retain"]["input_ids"][0]) for n in examples]
 
 
 @pytest.mark.parametrize(("forgets", "retains"), [(6, 14), (14, 6), (5, 1), (1, 5), (8, 8)])
 def test_every_row_is_seen_equally_often(forgets, retains):
-    pairs = Pairs(numbered(forgets), numbered(retains), seed=3)
+    pairs = pairs_of(forgets, retains, seed=3)
     seen = drawn(pairs, range(3 * forgets * retains))
     assert Counter(f for f, _ in seen) == dict.fromkeys(range(forgets), 3 * retains)
     assert Counter(r for _, r in seen) == dict.fromkeys(range(retains), 3 * forgets)
@@ -33,7 +39,7 @@ def test_every_row_is_seen_equally_often(forgets, retains):
 
 
 def test_an_epoch_is_each_forget_row_once_in_another_order():
-    pairs = Pairs(numbered(40), numbered(40), seed=3)
+    pairs = pairs_of(40, 40, seed=3)
     first, second = ([f for f, _ in drawn(pairs, range(start, start + 40))] for start in (0, 40))
     assert sorted(first) == sorted(second) == list(range(40))
     assert first != second
@@ -41,12 +47,12 @@ def test_an_epoch_is_each_forget_row_once_in_another_order():
 
 
 def test_a_pair_depends_on_seed_and_number_alone():
-    one, two = (Pairs(numbered(9), numbered(23), seed=5) for _ in range(2))
+    one, two = (pairs_of(9, 23, seed=5) for _ in range(2))
     torch.manual_seed(0)
     forwards = drawn(one, range(60))
     torch.manual_seed(1)
     assert drawn(two, reversed(range(60))) == forwards[::-1]
-    assert drawn(Pairs(numbered(9), numbered(23), seed=6), range(60)) != forwards
+    assert drawn(pairs_of(9, 23, seed=6), range(60)) != forwards
 
 
 def of_holdout(pairs, examples):
@@ -55,12 +61,12 @@ def of_holdout(pairs, examples):
 
 @pytest.mark.parametrize(("forgets", "retains", "holdouts"), [(6, 14, 4), (3, 2, 10), (5, 5, 1), (8, 8, 8)])
 def test_a_holdout_is_drawn_evenly_beside_the_pairs_and_changes_none_of_them(forgets, retains, holdouts):
-    pairs = Pairs(numbered(forgets), numbered(retains), 3, numbered(holdouts))
+    pairs = pairs_of(forgets, retains, seed=3, holdout=holdouts)
     drawn_rows = of_holdout(pairs, range(5 * holdouts))
     passes = [drawn_rows[first : first + holdouts] for first in range(0, len(drawn_rows), holdouts)]
     assert all(sorted(one) == list(range(holdouts)) for one in passes)
     assert holdouts < 3 or len(set(map(tuple, passes))) > 1  # not always in the same order
-    without = Pairs(numbered(forgets), numbered(retains), 3)
+    without = pairs_of(forgets, retains, seed=3)
     assert drawn(pairs, range(40)) == drawn(without, range(40))
     assert set(without[0]) == {"forget", "retain"}
     assert len(pairs) == len(without) == forgets
@@ -68,7 +74,7 @@ def test_a_holdout_is_drawn_evenly_beside_the_pairs_and_changes_none_of_them(for
 
 def test_the_holdouts_order_is_its_own_and_depends_on_seed_and_number_alone():
     def pairs(seed, forgets=40):
-        return Pairs(numbered(forgets), numbered(40), seed, numbered(40))
+        return pairs_of(forgets, 40, seed=seed, holdout=40)
 
     order = of_holdout(pairs(5), range(90))
     assert of_holdout(pairs(5), reversed(range(90))) == order[::-1]
@@ -78,7 +84,7 @@ def test_the_holdouts_order_is_its_own_and_depends_on_seed_and_number_alone():
 
 
 def loader(workers=0):
-    pairs = Pairs(numbered(10), numbered(7), seed=11)
+    pairs = pairs_of(10, 7, seed=11)
     return DataLoader(pairs, batch_size=4, sampler=PairSampler(pairs), num_workers=workers, collate_fn=lambda rows: collate(rows, 0))
 
 
@@ -94,7 +100,7 @@ def test_a_prepared_loader_counts_on_through_the_epochs_and_resumes_where_it_was
     for epoch in range(3):
         uncut.set_epoch(epoch)
         seen.append(first_tokens(uncut))
-    pairs = Pairs(numbered(10), numbered(7), seed=11)
+    pairs = pairs_of(10, 7, seed=11)
     flat = [pair for epoch in seen for forget, retain in epoch for pair in zip(forget, retain, strict=True)]
     assert flat == drawn(pairs, range(30))
     resumed = accelerator.prepare(loader(workers=1))
