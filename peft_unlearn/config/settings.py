@@ -183,6 +183,8 @@ class TrainingSettings:
             self.stop_at = "none"
         if self.method == "auto":
             self.method = methods.AUTO
+            if self.answers is None and self.definitions == "peft-unlearn":
+                self.answers = "natural"  # also where nothing tells targets
         validation.check_choice("method", self.method, ["auto", *methods.METHODS])
         self._take_from_method()
         if self.num_train_epochs is None:
