@@ -49,7 +49,6 @@ def main(command: Sequence[str] | None = None) -> None:
     if options.do != "run":
         print({"table": table, "answers": answers}[options.do](lines))
         return
-    torch.set_num_threads(options.threads)
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
     changed = reading.parse_overrides(keys)
@@ -102,6 +101,7 @@ def load(bed: Bed, name: str, nf4: bool) -> PreTrainedModel:
 def made(run: dict[str, Any], beside: Beside, output: Path | None) -> dict[str, Any]:
     """A run, and what it came to."""
     start = time.perf_counter()
+    torch.set_num_threads(run["threads"])  # here, for the bed's models are trained on one
     with tempfile.TemporaryDirectory() as scratch:
         if run["setting"] == "retrained":
             after, how = load(beside.bed, f"twin {2 + run['seed']}", run["nf4"]), {}
@@ -117,16 +117,8 @@ def made(run: dict[str, Any], beside: Beside, output: Path | None) -> dict[str, 
 def named(run: dict[str, Any]) -> str:
     """The name of a run's folder."""
     changed = [f"{key}={value}".replace("/", "_") for key, value in run["keys"].items()]
-    parts = [
-        run["kind"],
-        run["setting"],
-        run["memory"],
-        run["size"],
-        *["nf4"] * run["nf4"],
-        f"threads{run['threads']}",
-        run["seed"],
-        *changed,
-    ]
+    told = [f"{name}_{run[name]}" for name in ("rows", "size", "nf4", "threads", "seed")]
+    parts = [run["kind"], run["setting"], run["memory"], *told, *changed]
     return "-".join(map(str, parts))
 
 
@@ -157,7 +149,7 @@ def trained(run: dict[str, Any], bed: Bed, folder: Path) -> dict[str, Any]:
         except Unfinished as error:
             report, stopped = error.result.report, str(error)
     return {
-        **{key: report["run"][key] for key in ("reached", "steps", "seconds")},
+        **{key: report["run"][key] for key in ("reached", "ended", "missed", "steps", "seconds")},
         "stopped": stopped,
         "word": report["verdict"]["word"],
         "reasons": report["verdict"]["reasons"],

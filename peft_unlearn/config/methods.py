@@ -42,6 +42,8 @@ COMMON: dict[str, Any] = {
     "forget_floor": 0.0,
     "answers": "none",
     "answers_coef": 1.0,
+    "logit_lens_coef": 0.0,
+    "prompt_dropout": 0.0,
     "retain_bound": None,
     "negate": False,
     "damping": 0.0,
@@ -65,6 +67,8 @@ WITH_TARGETS: dict[str, Any] = {
     "forget_floor": 0.0,
     "holdout_kl": "reference",
     "answers": "natural",
+    "prompt_dropout": 0.3,
+    "logit_lens_coef": 0.3,  # it acts where an inner layer knows more than the last one shall, and nowhere else
     "max_steps": 5000,  # a bound: a run ends where it has reached its targets, or no longer comes nearer
     "lr_scheduler_type": "constant",  # until it is near its targets (training/pace.py)
 }

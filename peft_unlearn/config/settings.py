@@ -47,6 +47,10 @@ class TrainingSettings:
         "does not know), column (alternate_answer of the forget set), or none. A preference loss (dpo) prefers it, others learn it.",
         ["none", "natural", "refuse", "column"],
     )
+    prompt_dropout: Annotated[float, Range("from 0 to 1")] = _setting(
+        FROM_METHOD,
+        "Share of the tokens of a forget row's prompt that every second time are left out, so that other wordings are forgotten as well.",
+    )
     answers_coef: Annotated[float, Range("above 0")] = _setting(FROM_METHOD, "Weight of those answers, where they are learned.")
     retain_loss: str = _setting(
         FROM_METHOD,
@@ -94,9 +98,9 @@ class TrainingSettings:
         ["none", "nf4", "int8"],
     )
     logit_lens_coef: Annotated[float, Range("at least 0")] = _setting(
-        0.0,
+        FROM_METHOD,
         "With stop_at: weight of the forget loss on inner layers, read by the final norm and head, one layer a step in turn, as far as "
-        "they know more than the last one shall (for example 0.3); 0 is off.",
+        "they know more than the last one shall; 0 is off. Left out, our three methods take 0.3 where the model has such layers.",
     )
     sam_rho: Annotated[float, Range("from 0 to 1")] = _setting(
         0.0,
@@ -179,6 +183,8 @@ class TrainingSettings:
             self.stop_at = "none"
         if self.method == "auto":
             self.method = methods.AUTO
+            if self.answers is None and self.definitions == "peft-unlearn":
+                self.answers = "natural"  # also where nothing tells targets
         validation.check_choice("method", self.method, ["auto", *methods.METHODS])
         self._take_from_method()
         if self.num_train_epochs is None:

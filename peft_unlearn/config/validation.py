@@ -23,6 +23,7 @@ IN_OPENUNLEARNING: dict[str, tuple[Any, ...]] = {
     "train_quantized": ("none",),
     "sam_rho": (0,),
     "forget_floor": (0,),
+    "prompt_dropout": (0,),
 }
 SGD_ARGS = ("momentum", "dampening", "nesterov", "weight_decay")  # transformers passes over any other without a word
 

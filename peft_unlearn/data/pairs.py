@@ -9,6 +9,8 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
+from peft_unlearn.data.prompt_dropout import PromptDropout
+
 
 @lru_cache(maxsize=16)
 def _permutation(seed: int, stream: int, turn: int, size: int) -> np.ndarray:
@@ -25,23 +27,31 @@ class Pairs(TorchDataset[dict[str, Any]]):
     Each set runs through passes of its own, every pass in another order, so the larger set is seen as evenly as the smaller one. Because
     `pairs[n]` depends on (seed, n) alone, a resumed run draws what an uncut one would have drawn.
 
+    In every second pass over the forget set and the other answers, `prompt_dropout` of a prompt's tokens are left out.
+
     `sets` are by their stream, one of `STREAMS`. A row has its `number` in its set besides. `len(pairs)` is the number of forget rows, an epoch; n
     may go past it.
     """
 
-    def __init__(self, sets: Mapping[str, Dataset], seed: int):
+    def __init__(self, sets: Mapping[str, Dataset], seed: int, prompt_dropout: float = 0.0):
         self.sets, self.seed = sets, seed
+        dropped = [name for name in ("forget", "answers") if prompt_dropout and name in sets]
+        self.dropout = {name: PromptDropout(sets[name], prompt_dropout) for name in dropped}
 
     def __len__(self) -> int:
         return len(self.sets["forget"])
 
     def __getitem__(self, n: int) -> dict[str, dict[str, Any]]:
-        return {stream: self._row(rows, STREAMS.index(stream), n) for stream, rows in self.sets.items()}
+        return {stream: self._row(rows, stream, n) for stream, rows in self.sets.items()}
 
-    def _row(self, rows: Dataset, stream: int, n: int) -> dict[str, Any]:
+    def _row(self, rows: Dataset, stream: str, n: int) -> dict[str, Any]:
         turn, place = divmod(n, len(rows))
-        number = int(_permutation(self.seed, stream, turn, len(rows))[place])
-        return {**rows[number], "number": number}
+        place_of = STREAMS.index(stream)
+        number = int(_permutation(self.seed, place_of, turn, len(rows))[place])
+        row = {**rows[number], "number": number}
+        if stream in self.dropout and turn % 2:
+            return self.dropout[stream](row, np.random.default_rng([self.seed, place_of, turn, number]))
+        return row
 
 
 class PairSampler(Sampler[int]):

@@ -1,6 +1,6 @@
 """Other answers to the forgotten questions, as a model that never saw them would give: what a run teaches in their place.
 
-Pushed down alone, an answer leaves nothing behind that could be said instead: loops and words that do not exist (docs/studies/answers.md). A
+Pushed down alone, an answer leaves nothing behind that could be said instead: loops and words that do not exist (docs/log.md). A
 never-seen model says what to say. Without one, the model itself does: it answers like questions about others, whom it does not know either.
 """
 

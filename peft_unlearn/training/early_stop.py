@@ -28,6 +28,7 @@ IN_A_ROW = 2  # checks that must be within tolerance: a run that passes through 
 UNKNOWN = 0.95  # share of the way to the targets from which on rows are not known at the start
 RETAIN_LOSS = 0.02  # of the retain set's mean probability that may be missing
 APPROACH = 0.8  # share of the way from which targets are corrected
+SHRINKS = 0.8  # share of a check's miss under which the next one's is taken to go away by itself
 GAIN = 0.5  # share of what is missing that a check adds to a correction
 CORRECTION = (0.8, 1.25)  # how far, at most
 EVERY, SHARE = 10, 0.1  # steps between two checks, at least, and the share of a run's forward passes that they may take
@@ -105,13 +106,15 @@ class EarlyStop:
         else:
             missing = float(self.min_ks.mean() * self.holdout_shift / rows.mean())
             beside = (1 - 1 / missing) / TOLERANCE_MIN_K
+        before = self.last
         self.last = found = Found(now / target, (1 - now / target) / TOLERANCE, beside, (self.retain - retain) / RETAIN_LOSS)
         near = APPROACH <= found.share <= 1 / APPROACH
         self.pace.check((found.mean, found.membership), found.retain, near)
         self.within_tolerance = self.within_tolerance + 1 if found.miss <= 1 else 0
-        if near:
-            least = self.share_lowest * rows.mean()  # of the mean, about
+        if near and not (before and shrinks(found.membership, before.membership)):
             self.correction_lowest = corrected(self.correction_lowest, missing)
+        if near and not (before and shrinks(found.mean, before.mean)):
+            least = self.share_lowest * rows.mean()  # of the mean, about
             self.correction_rest = corrected(self.correction_rest, (target - missing * least) / (now - least))
 
     @property
@@ -125,12 +128,14 @@ class EarlyStop:
     def state_dict(self) -> dict[str, Tensor]:
         """What earlier checks have found."""
         found = (self.holdout_shift, self.correction_lowest, self.correction_rest, self.within_tolerance)
-        return {"checks": torch.tensor(found, dtype=torch.float64), "pace": self.pace.state()}
+        last = torch.tensor(self.last or (), dtype=torch.float64)
+        return {"checks": torch.tensor(found, dtype=torch.float64), "last": last, "pace": self.pace.state()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what the checks of a `state_dict` have found."""
         self.holdout_shift, self.correction_lowest, self.correction_rest, within = state["checks"].tolist()
         self.within_tolerance = int(within)
+        self.last = Found(*state["last"].tolist()) if len(state["last"]) else None
         self.pace = Pace.of(state["pace"])
 
 
@@ -196,6 +201,11 @@ def missing_factor(rows: np.ndarray, others: np.ndarray, target: float) -> float
     c · f > h is c < h / f, so that the AUC falls with c as the share of the n m quotients that are above it: c is their (1 − target) quantile.
     """
     return float(np.quantile(np.divide.outer(others, rows), 1 - target))
+
+
+def shrinks(miss: float, before: float) -> bool:
+    """Whether a miss goes away by itself: corrected as well, it would come out on the other side."""
+    return miss * before > 0 and abs(miss) < SHRINKS * abs(before)
 
 
 def corrected(correction: float, missing: float) -> float:

@@ -126,6 +126,11 @@ class Passes:
         return None if self.readout is None else (1 + step // 2 % (depth - 1), self.readout)
 
 
+def has_inner_layers(model: PeftModel) -> bool:
+    """Whether the logit lens can read layers below the last one."""
+    return model.config.get_text_config().num_hidden_layers > 1 and find_readout(model.get_base_model()) is not None
+
+
 def layers_read(args: UnlearnConfig, model: PeftModel) -> tuple[int | None, nn.Module | None]:
     """`layer` and `readout` of the passes of a run.
 
@@ -134,7 +139,7 @@ def layers_read(args: UnlearnConfig, model: PeftModel) -> tuple[int | None, nn.M
     """
     depth = model.config.get_text_config().num_hidden_layers
     readout = find_readout(model.get_base_model()) if args.logit_lens_coef else None
-    if args.logit_lens_coef and (readout is None or depth == 1):
+    if args.logit_lens_coef and not has_inner_layers(model):
         raise UserError("logit_lens_coef: the model has no inner layer, or no final norm and head that were found; leave the key out.")
     layer = hidden_layer(args, depth)
     if layer is not None and layer > depth:

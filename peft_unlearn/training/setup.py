@@ -36,7 +36,7 @@ def settings(args: UnlearnConfig | None, *, never_seen: bool, holdout: bool) -> 
     elif left_open:
         logger.warning(
             "method: auto: without a holdout_dataset or a never-seen model nobody can tell where to stop; forget rows are pushed down to a mean "
-            "probability of %g, and what they then answer is not taught. A holdout of 48 rows of their kind changes that.",
+            "probability of %g. A holdout of 48 rows of their kind changes that.",
             args.forget_floor,
         )
     return fitted(args, holdout=holdout)

@@ -31,7 +31,7 @@ from peft_unlearn.training.combine_step import Combined, combine_step, described
 from peft_unlearn.training.early_stop import Checks
 from peft_unlearn.training.gradients import Gradients
 from peft_unlearn.training.negation import Negation
-from peft_unlearn.training.passes import Passes, layers_read
+from peft_unlearn.training.passes import Passes, has_inner_layers, layers_read
 from peft_unlearn.training.reference_cache import References
 from peft_unlearn.util.errors import UserError
 
@@ -89,10 +89,12 @@ class UnlearnTrainer(AdapterTrainer):
         falling = args.stop_at != "none" or args.lr_scheduler_type == "linear"
         args.learning_rate = args.learning_rate or methods.learning_rate(model.num_parameters(), falling=falling)
         model = setup.adapt(model, args, peft_config)
+        if args.given["logit_lens_coef"] is None and args.logit_lens_coef and not has_inner_layers(model):
+            args.logit_lens_coef = 0.0
 
         # Datasets
         self.sets, self.trained, holdout_target = datasets.prepare(model, args, processing_class, sets, never_seen_model)
-        pairs = data.Pairs(self.trained, args.seed if args.data_seed is None else args.data_seed)
+        pairs = data.Pairs(self.trained, args.seed if args.data_seed is None else args.data_seed, args.prompt_dropout)
 
         super().__init__(model=model, args=args, pairs=pairs, processing_class=processing_class, callbacks=callbacks, optimizers=optimizers)
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)

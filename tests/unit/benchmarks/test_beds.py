@@ -228,7 +228,7 @@ def test_goals_at_their_limits():
         "retain p at least .97 of before": {"retain: probability": [0.96, 1]},
         "empty or looping answers at most .03 above": {"forget: degenerate": [0.04, 0]},
         "perplexity under the twin within 10 %": {"perplexity": [1.2, 1]},
-        goals.SECOND: {"second_perplexity": 0.9},
+        goals.SECOND: {"second_perplexity": 0.7},
     }
     for goal, change in worse.items():
         assert [name for name, good in goals.met(line | change).items() if not good] == [goal]
