@@ -37,7 +37,7 @@ class PromptDropout:
             return row
         start, length = _start(row), len(row["input_ids"])
         keep = np.ones(length, bool)
-        if set(row["input_ids"][:start]) <= self.template:  # a text: no prompt of its own
+        if start <= 1 or set(row["input_ids"][:start]) <= self.template:  # a text: no prompt of its own
             keep[start : start + int(rng.integers(0, max(1, (length - start) // 3)))] = False
         else:
             free = [place for place in range(start) if row["input_ids"][place] not in self.template]

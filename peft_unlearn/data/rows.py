@@ -40,15 +40,25 @@ def end_length(tokenizer: PreTrainedTokenizerBase, special: set[int], tokens: Se
     return len(tokens) - start
 
 
+def has_prompt(row: Row, special: set[int]) -> bool:
+    """Whether a row has a prompt; plain text has none. Special tokens such as <s> are none, nor is a first token alone: nothing predicts it."""
+    start = _start(row)
+    return start > 1 and not special.issuperset(row["input_ids"][:start])
+
+
+def _start(row: Row) -> int:
+    """Where the labels begin."""
+    return next((place for place, label in enumerate(row["labels"]) if label != IGNORE), len(row["labels"]))
+
+
 def split(row: Row, special: set[int]) -> tuple[list[int], list[int]]:
     """Prompt and answer of a row, as tokens.
 
-    The prompt is what stands before the first label, the answer the labels up to the next gap. A row without a prompt (plain text; special
-    tokens such as <s> are none) is cut in two: its first half is the prompt, the middle token included, and the rest the answer.
+    The prompt is what stands before the first label, the answer the labels up to the next gap. A row without a prompt is cut in two: its first half
+    is the prompt, the middle token included, and the rest the answer.
     """
-    tokens, labels = list(row["input_ids"]), list(row["labels"])
-    start = next((i for i, label in enumerate(labels) if label != IGNORE), len(labels))
-    if special.issuperset(tokens[:start]):
+    tokens, labels, start = list(row["input_ids"]), list(row["labels"]), _start(row)
+    if not has_prompt(row, special):
         half = (len(tokens) + 1) // 2
         return tokens[:half], tokens[half:]
     stop = next((i for i in range(start, len(labels)) if labels[i] == IGNORE), len(labels))

@@ -12,13 +12,14 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.data.labels import IGNORE
-from peft_unlearn.data.rows import Row, answer_texts, end_length, evenly, special_ids, split, text
+from peft_unlearn.data.rows import Row, answer_texts, end_length, evenly, has_prompt, special_ids, split, text
 from peft_unlearn.data.turns import turn
 from peft_unlearn.model.generation import MARGIN, generate, sample
 from peft_unlearn.training.substitutes import Alike, Forgotten, whole_sentences
 
 DRAWS = 4  # answers drawn where the likeliest one does not fit
 ASKED = 256  # rows of a set that may be asked
+SPACES = 3  # tokens that an answer may have had besides: outer white space, which is gone, or a word that began otherwise
 
 Round = Callable[[list[int]], Sequence[str | None]]  # of the rows that still lack an answer, one for each, or None
 
@@ -93,9 +94,9 @@ def _like_rounds(
 ) -> Iterator[Round]:
     """What the model says to like questions about others, then to the questions themselves without what it learned."""
     special = special_ids(tokenizer)
-    asks = [row for row in range(len(rows)) if asks_something(rows[row], special)]
+    asks = [row for row in range(len(rows)) if has_prompt(rows[row], special)]
     for name in ("holdout", "retain"):
-        others = [row for row in _some(sets, name) if asks_something(row, special)]
+        others = [row for row in _some(sets, name) if has_prompt(row, special)]
         if others and asks:
             alike = Alike(_prompts(tokenizer, rows), _prompts(tokenizer, others), seed)
             yield from _asked_of_others(model, tokenizer, alike, others, set(asks), seed, batch_size)
@@ -143,24 +144,24 @@ def with_answer(tokenizer: PreTrainedTokenizerBase, special: set[int], row: Row,
     prompt, own = split(row, special)
     ends, closing = end_length(tokenizer, special, own), turn(tokenizer).end_text.strip()
     end, body = own[len(own) - ends :], own[: len(own) - ends]
-    said = text(tokenizer, body)
+    written = str(tokenizer.decode(body, skip_special_tokens=True))
+    said, space = written.strip(), written[len(written.rstrip()) :]  # a template may write a line break after a turn
     if closing and said.endswith(closing):
         answer = f"{answer}{closing}"
-    tokens = tokenizer(f"{_lead(tokenizer, said, body)}{answer}", add_special_tokens=False)["input_ids"]
-    return {"input_ids": [*prompt, *tokens, *end], "labels": [IGNORE] * len(prompt) + [*tokens, *end]}
+    tokens = [*_spelled(tokenizer, f"{answer}{space}", said, body), *end]
+    return {"input_ids": [*prompt, *tokens], "labels": [IGNORE] * len(prompt) + tokens}
 
 
-def _lead(tokenizer: PreTrainedTokenizerBase, said: str, tokens: Sequence[int]) -> str:
-    """What stands before an answer's first word, told by how its tokens come about."""
-    spelled = {lead: tokenizer(f"{lead}{said}", add_special_tokens=False)["input_ids"] for lead in ("", " ")}
-    return next((lead for lead, found in spelled.items() if found[:1] == list(tokens[:1])), " ")
+def _spelled(tokenizer: PreTrainedTokenizerBase, answer: str, said: str, tokens: Sequence[int]) -> list[int]:
+    """The tokens of an answer behind its prompt: after nothing, a space or a line break, as what is `said` there comes to begin with its `tokens`."""
 
+    def ids(text: str) -> list[int]:
+        found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
 
-def asks_something(row: Row, special: set[int]) -> bool:
-    """Whether a row has a prompt of its own; plain text has none."""
-    labels = row["labels"]
-    start = next((i for i, label in enumerate(labels) if label != IGNORE), len(labels))
-    return not special.issuperset(row["input_ids"][:start])
+    ways = (("", 0), (" ", 0), ("\n", len(ids("\n"))))  # the line break itself belongs to the prompt
+    before, skipped = next((way for way in ways if ids(f"{way[0]}{said}")[way[1] :][:1] == list(tokens[:1])), (" ", 0))
+    return ids(f"{before}{answer}")[skipped:]
 
 
 def _prompts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[str]:
@@ -173,10 +174,9 @@ def _whole(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], answers: Seq
     special, found = special_ids(tokenizer), []
     for row, answer in zip(rows, answers, strict=True):
         own = split(row, special)[1]
-        ended = bool(end_length(tokenizer, special, own))
-        limit = len(own) + MARGIN - 1 if ended else len(own) + 1
         length = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
-        found.append(whole_sentences(answer) if ended and length >= limit else answer)
+        cut = bool(end_length(tokenizer, special, own)) and length >= len(own) + MARGIN - SPACES
+        found.append(whole_sentences(answer) if cut else answer)
     return found
 
 

@@ -238,7 +238,8 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         examples = [pairs[n] for n in range(step * size, (step + 1) * size)]
         rows, retain = [e["forget"] for e in examples], batch([e["retain"] for e in examples])
         if never_seen:
-            told = zip(nlls(never_seen, rows), answers(rows), strict=True)
+            whole = [pairs.sets["forget"][row["number"]] for row in rows]  # of which a prompt may have lost tokens since
+            told = zip(nlls(never_seen, whole), answers(whole), strict=True)
             target_logps = [corrected(-nll.detach(), answer, shift, least, rest) for nll, answer in told]
         else:
             target_logps = None
@@ -303,7 +304,11 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             now_there = min_ks(student, list(holdout)) if place else None
             shift = average(now_there) / average(place) if place else 1.0
             target, now = (-average([nll.mean().item() for nll in nlls(m, list(pairs.sets["forget"]))]) for m in (never_seen, student))
-            target, there, here = target * shift, min_ks(never_seen, list(pairs.sets["forget"])), min_ks(student, list(pairs.sets["forget"]))
+            target, there, here = (
+                target * shift,
+                min_ks(never_seen, list(pairs.sets["forget"])),
+                min_ks(student, list(pairs.sets["forget"])),
+            )
             missing = average(there) * shift / average(here)
             beside = (1 - 1 / missing) / early_stop.TOLERANCE_MIN_K
             if place:
@@ -311,14 +316,20 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                 missing, beside = missing_factor(here, now_there, told), (auc(here, now_there) - told) / early_stop.TOLERANCE_AUC
             near = early_stop.APPROACH <= now / target <= 1 / early_stop.APPROACH
             lost = (before_training - retained(student, pairs)) / early_stop.RETAIN_LOSS
+            gone = [
+                found * last > 0 and abs(found) < early_stop.SHRINKS * abs(last)  # a miss that goes away by itself is not corrected
+                for found, last in zip(
+                    ((1 - now / target) / early_stop.TOLERANCE, beside), history[-1][:2] if history else (0, 0), strict=True
+                )
+            ]
             history.append(((1 - now / target) / early_stop.TOLERANCE, beside, lost, near))
             if near:
                 low, high = early_stop.CORRECTION
                 counts = answers(pairs.sets["forget"])
                 part = average([fewest(answer) / (answer + 1) for answer in counts]) * average(here)  # every row of these ends
                 wanted = (target - missing * part) / (now - part)
-                least = min(high, max(low, least * min(high, max(low, missing)) ** early_stop.GAIN))
-                rest = min(high, max(low, rest * min(high, max(low, wanted)) ** early_stop.GAIN))
+                least = least if gone[1] else min(high, max(low, least * min(high, max(low, missing)) ** early_stop.GAIN))
+                rest = rest if gone[0] else min(high, max(low, rest * min(high, max(low, wanted)) ** early_stop.GAIN))
         rates.append(rate * scheduled)
     if args.negate:
         for name, p in student.named_parameters():

@@ -194,6 +194,7 @@ MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
     "other answers, under the mean teacher": {"method": "mean_teacher", "stop_at": "never_seen", "holdout": HOLDOUT, "answers": "column"},
     "other answers, under NGDiff": {"method": "ngdiff", "stop_at": "never_seen", "answers": "column"},
     FIVE: {"method": "mollm", "stop_at": "never_seen", "holdout": HOLDOUT, "answers": "natural", "answers_coef": 0.5},
+    "prompts with gaps, beside what the reference says to them": {"method": "npo", "prompt_dropout": 0.5},
     "other answers on the retain set's side": {"method": "gru", "answers": "refuse"},
 }
 MIXES = {name: ({"answers": "none"} if how["method"] in OURS else {}) | how for name, how in MIXES.items()}
@@ -264,7 +265,7 @@ RESUMED = {name: {"method": name} for name in (*OURS, "dpo", "task_arithmetic")}
     "SAM": {"method": "mollm", "sam_rho": 0.1},
     "a holdout": {"method": "graddiff", **HELD},
     "target_logps": {"method": "graddiff", "stop_at": "never_seen", "holdout": HOLDOUT},
-    PACED: {"method": "ngdiff", "stop_at": "never_seen", "holdout": HOLDOUT, "answers": "natural"},
+    PACED: {"method": "graddiff", "retain_coef": 1e-3, "stop_at": "never_seen", "holdout": HOLDOUT, "answers": "natural"},
 }
 
 

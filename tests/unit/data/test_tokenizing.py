@@ -9,6 +9,7 @@ from tiny_tokenizers import CHATML, byte_level, llama_style
 from tokenizers import processors
 
 from peft_unlearn.data import tokenize
+from peft_unlearn.data.rows import has_prompt, special_ids, split
 from peft_unlearn.util.errors import UserError
 
 
@@ -246,3 +247,18 @@ def test_prompt_and_completion_are_tokenized_as_one_text_and_every_answer_token_
     whole = tokenizer(prompt + answer, return_offsets_mapping=True)
     spans = itertools.islice(zip(whole["input_ids"], whole["offset_mapping"], strict=True), 1, start)
     assert all(end <= len(prompt) for _, (_, end) in spans)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_text_has_no_prompt_whatever_its_tokenizer_puts_before_it_and_is_asked_with_its_first_half(name):
+    """A first token has no label, for nothing predicts it; that does not make it a question."""
+    tokenizer = TOKENIZERS[name]
+    text, question = (
+        encode([{"text": "Ann lives in Oslo, and Bob lives in Rome."}], tokenizer),
+        [{"question": "Where?", "answer": "In Oslo."}],
+    )
+    special = special_ids(tokenizer)
+    assert not has_prompt(text[0], special)
+    half = (len(text[0]["input_ids"]) + 1) // 2
+    assert split(text[0], special) == (text[0]["input_ids"][:half], text[0]["input_ids"][half:])
+    assert has_prompt(encode(question, tokenizer)[0], special)

@@ -1,10 +1,9 @@
 """Where a turn ends: templates of several families, on tokenizers that know the end token by another name, or not at all."""
 
 import pytest
-import torch
 from datasets import Dataset
+from scripted import reciter
 from tiny_tokenizers import CHATML, byte_level
-from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.tokenization_utils_base import AddedToken
 
 from peft_unlearn.data import tokenize
@@ -52,25 +51,6 @@ def base(template, extra=()):
     tokenizer = byte_level(extra=extra, eos_token="<|endoftext|>")
     tokenizer.chat_template = template
     return tokenizer
-
-
-class Recites(LlamaForCausalLM):
-    """Continues a beginning of one of `wholes`, through every end token, for as many tokens as it may."""
-
-    def generate(self, input_ids, attention_mask, max_new_tokens, **arguments):
-        found = []
-        for ids, mask in zip(input_ids, attention_mask.bool(), strict=True):
-            prompt = ids[mask].tolist()
-            (rest,) = (whole[len(prompt) :] for whole in self.wholes if whole[: len(prompt)] == prompt)
-            found.append([*ids.tolist(), *(rest * max_new_tokens)[:max_new_tokens]])
-        return torch.tensor(found)
-
-
-def reciter(tokenizer, wholes):
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)
-    model = Recites(config).eval()
-    model.wholes = wholes
-    return model
 
 
 def talking_on(tokenizer):

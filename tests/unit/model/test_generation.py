@@ -200,3 +200,44 @@ def test_a_peft_model_answers_with_its_active_adapter(tokenizer, rows):  # noqa:
     assert adapted[1] != plain[1]
     with model.disable_adapter():
         assert (generate(model, tokenizer, rows, max_new_tokens=6), sample(model, tokenizer, rows, 2, max_new_tokens=6)) == plain
+
+
+def otherwise_loop(model, prompt: list[int], answer: list[int], limit: int, end: int) -> list[int]:
+    """The likeliest tokens, of which none completes three in a row of the reference, to which the last two of the prompt belong."""
+    known = [*prompt[-2:], *answer]
+    runs = [known[i : i + 3] for i in range(len(known) - 2)]
+    tokens = list(prompt)
+    with torch.no_grad():
+        for _ in range(limit):
+            order = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].argsort(descending=True).tolist()
+            token = next(token for token in order if [*tokens[-2:], token] not in runs)
+            if token == end:
+                break
+            tokens.append(token)
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_answers_otherwise_equal_a_plain_loop_that_passes_over_runs_of_the_reference(memorized, tokenizer, rows, batch_size):  # noqa: F811
+    asked = [row for row in rows if len(prompt_and_answer(row)[0]) > 1]
+    found = generate(memorized, tokenizer, asked, batch_size=batch_size, otherwise=True)
+    expected, end = [], tokenizer.eos_token_id
+    for row in asked:
+        prompt, answer = prompt_and_answer(row)
+        limit = max(1, len(answer) + 16 * (end in answer))
+        expected.append(tokenizer.decode(otherwise_loop(memorized, prompt, answer, limit, end), skip_special_tokens=True).strip())
+    assert found == expected
+    by_heart = generate(memorized, tokenizer, asked[:5])
+    assert all(one != other for one, other in zip(found[:5], by_heart, strict=True))  # what it knows by heart, it does not say
+
+
+def test_answers_otherwise_have_no_three_tokens_in_a_row_of_their_reference(tokenizer, rows):  # noqa: F811
+    model = llama(7)
+    told = generate(model, tokenizer, rows[:5], max_new_tokens=12)
+    recited = [
+        {"input_ids": prompt + ids, "labels": [-100] * len(prompt) + ids}
+        for (prompt, _), ids in zip(map(prompt_and_answer, rows[:5]), (tokenizer.encode(answer) for answer in told), strict=True)
+    ]
+    for row, answer in zip(recited, generate(model, tokenizer, recited, max_new_tokens=12, otherwise=True), strict=True):
+        ids, own = tokenizer.encode(answer), prompt_and_answer(row)[1]
+        assert not {tuple(ids[i : i + 3]) for i in range(1, len(ids) - 3)} & {tuple(own[i : i + 3]) for i in range(1, len(own) - 3)}

@@ -161,6 +161,19 @@ def test_a_teacher_and_an_objective_cost_an_adapter_each(short):
     assert "teacher" not in two.items
 
 
+def test_other_answers_cost_an_objective_and_a_stream(short):
+    """A holdout file is named, so the plan has every stream that a run has: forget, retain, holdout, answers."""
+    settings = {"method": "ngdiff", "max_length": 32, "stop_at": "auto", "holdout_dataset": "nowhere.jsonl", "logit_lens_coef": 0}
+    three, four = (planning.measure(values(short, answers=answers, **settings)) for answers in ("none", "natural"))
+    adapter = three.items["adapter"]
+    assert four.items["gradients"] - three.items["gradients"] == pytest.approx(adapter, rel=0.02)
+    assert four.peak > three.peak
+    without = planning.measure(values(short, method="ngdiff", max_length=32))
+    assert three.items["gradients"] - without.items["gradients"] == pytest.approx(adapter, rel=0.02)
+    preferred = planning.measure(values(short, method="dpo", max_length=32, answers="natural"))
+    assert preferred == planning.measure(values(short, method="dpo", max_length=32))  # beside the forget rows, wherever they come from
+
+
 def test_paged_state_is_not_on_the_gpu(short):
     paged, eight, full = (
         planning.measure(values(short, max_length=32, lora_r=512, optim=optim)).items["optimizer state"]

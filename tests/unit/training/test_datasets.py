@@ -1,11 +1,14 @@
 """The one path from sets to tokenized rows: what a trainer trains on is what is checked without a model."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_trainer import build
-from test_trainer_equivalence import FORGET, HOLDOUT, LORA, RETAIN, config, never_seen, tokenizer
+from test_trainer_equivalence import FORGET, HOLDOUT, LORA, PREFERRED, RETAIN, config, never_seen, tokenizer
 from tiny_models import tiny_llama
 
 from peft_unlearn import UnlearnTrainer
@@ -84,3 +87,48 @@ def test_a_row_is_no_longer_than_the_models_context():
     assert datasets.row_length(config, 32) == 32
     del config.max_position_embeddings
     assert datasets.row_length(config, 1024) == 1024
+
+
+# ------------------------------------------------------------------------------------------------------------------- the holdout is split
+
+
+@settings(deadline=None)
+@given(st.integers(1, 400))
+def test_of_a_holdout_a_third_is_held_and_the_rest_is_looked_at_and_of_a_small_one_nothing_is_held(rows):
+    held, seen = datasets.split_holdout(rows, "reference")
+    assert sorted(held + seen) == list(range(rows))
+    assert (held, seen) == (sorted(held), sorted(seen))
+    if rows < 24:
+        assert held == []
+    else:
+        assert len(held) == pytest.approx(rows / 3, abs=2)
+        runs = 1 + sum(later - earlier > 1 for earlier, later in pairwise(held))
+        assert runs == 2  # blocks: rows of one author mostly stand together
+        assert held[0] == 0
+        assert held[-1] < rows * 2 / 3 + 1
+    assert datasets.split_holdout(rows, "none") == ([], list(range(rows)))
+
+
+@pytest.mark.parametrize("holdout_kl", ["reference", "teacher", "none"])
+@pytest.mark.parametrize("rows", [9, 30])
+def test_what_is_evaluated_of_a_holdout_is_what_a_run_has_not_trained_on(rows, holdout_kl, tmp_path):
+    numbered = Dataset.from_list([{"text": f"w{3 + n} w{4 + n} w{5 + n}"} for n in range(rows)])
+    args = config(tmp_path, "mean_teacher", holdout_kl=holdout_kl)
+    probes = datasets.tokenize(args, tokenizer(), 64, {"forget": FORGET, "retain": RETAIN, "holdout": numbered})
+    trainer = build(tmp_path, "mean_teacher", holdout_dataset=probes["holdout"].rows, holdout_kl=holdout_kl)
+    evaluated = list(datasets.evaluated(args, probes)["holdout"].rows["input_ids"])
+    assert list(trainer.sets["holdout"]["input_ids"]) == evaluated
+    held = [] if "holdout" not in trainer.trained else list(trainer.trained["holdout"]["input_ids"])
+    assert bool(held) == (rows >= 24 and holdout_kl != "none")
+    assert sorted(evaluated + held) == sorted(probes["holdout"].rows["input_ids"])
+    drawn = {tuple(trainer.train_dataset[n]["holdout"]["input_ids"]) for n in range(60)} if held else set()
+    assert drawn == set(map(tuple, held))
+    assert datasets.evaluated(args, {"forget": probes["forget"]}) == {"forget": probes["forget"]}
+
+
+def test_other_answers_that_tokenized_rows_bring_are_theirs(tmp_path, monkeypatch):
+    """As the command line gives them, which has asked before; asked again, they would be others."""
+    monkeypatch.setattr(early_stop, "UNKNOWN", math.inf)
+    for changes in ({}, {"stop_at": "never_seen", "never_seen_model": never_seen()}, {"stop_at": "auto", "holdout_dataset": HOLDOUT}):
+        trainer = build(tmp_path, "ngdiff", forget_dataset=PREFERRED, answers="natural", **changes)
+        assert list(trainer.trained["answers"]["input_ids"]) == [row["input_ids"] for row in PREFERRED["alternate"]]

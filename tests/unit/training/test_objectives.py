@@ -180,3 +180,37 @@ def test_inner_layers_are_pulled_down_where_they_know_more_than_the_targets_and_
         for place, wanted in zip(order, sorted(made.target_logps[row][known].tolist()), strict=True):
             assert (pulls[row, place] > 0) == (inner[row, place].item() > wanted)
         assert (pulls[row][~made.mask[row]] == 0).all()
+
+
+# --------------------------------------------------------------------------------------------------------------------- other answers
+
+
+def answers_objective(**changes):
+    return next(o for o in build(UnlearnConfig("out", use_cpu=True, method="graddiff", answers="column", **changes)) if o.name == "answers")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.floats(0.001, 0.999), min_size=10, max_size=10))
+def test_other_answers_are_learned_up_to_a_probability_of_seven_tenths(probabilities):
+    """Minus log p, times log(.7 / p) between 0 and 1: the pull on log p is that weight, and none is left at .7."""
+    objective = answers_objective()
+    made = scores([math.log(p) for p in probabilities], [0.0] * 10)
+    value = objective.function(made, None)
+    weights = [[min(1.0, max(0.0, math.log(0.7 / p))) for p in probabilities[start : start + 5]] for start in (0, 5)]
+    known = [(row, place) for row in range(2) for place in range(5) if made.mask[row, place]]
+    expected = sum(-weights[row][place] * math.log(probabilities[5 * row + place]) for row, place in known)
+    assert value.item() == pytest.approx(expected, abs=1e-9)
+    (pulls,) = torch.autograd.grad(value, made.logps)
+    assert pulls.tolist() == [
+        [pytest.approx(-weights[row][place] if (row, place) in known else 0.0, abs=1e-9) for place in range(5)] for row in range(2)
+    ]
+
+
+def test_other_answers_are_a_stream_of_their_own_and_a_preference_loss_has_them_beside_its_rows():
+    found = answers_objective(answers_coef=0.3)
+    assert (found.stream, found.coef, found.per, found.anchor) == ("answers", 0.3, "token", None)
+    for method, answers in (("graddiff", "none"), ("dpo", "column"), ("idkdpo", "refuse"), ("dpo", "natural")):
+        args = UnlearnConfig("out", use_cpu=True, method=method, answers=answers)
+        assert "answers" not in {o.name for o in build(args)}
+    for method in OURS:
+        assert {o.stream for o in build(UnlearnConfig("out", use_cpu=True, method=method, stop_at="auto"))} >= {"answers", "holdout"}

@@ -1,0 +1,122 @@
+"""Prompts with gaps: what may go and what stays, and that it hangs on seed and number alone."""
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peft_unlearn.data import Pairs
+from peft_unlearn.data.prompt_dropout import PromptDropout
+
+BOS, QUESTION, ANSWER, END = 1, 10, 11, 2
+
+
+def asked(n: int, words: int = 6) -> dict:
+    """[BOS, "Question", words of its own, "Answer", three tokens of an answer, END], with targets that tell which label they belong to."""
+    prompt = [BOS, QUESTION, *(100 * n + 20 + i for i in range(words)), ANSWER]
+    answer = [100 * n + 50 + i for i in range(3)] + [END]
+    return {
+        "input_ids": prompt + answer,
+        "labels": [-100] * len(prompt) + answer,
+        "target_logps": [0.0] * len(prompt) + [-float(token) for token in answer],
+    }
+
+
+def text(n: int, *, begin: bool) -> dict:
+    tokens = [BOS] * begin + [100 * n + 20 + i for i in range(12)] + [END]
+    return {"input_ids": tokens, "labels": [-100, *tokens[1:]], "target_logps": [0.0] + [-float(token) for token in tokens[1:]]}
+
+
+def is_part(some: list, whole: list) -> bool:
+    """Whether `some` are of the whole, in its order."""
+    rest = iter(whole)
+    return all(token in rest for token in some)
+
+
+shares, seeds = st.floats(0.0, 1.0), st.integers(0, 10**6)
+
+
+@settings(deadline=None, max_examples=100)
+@given(shares, seeds, st.integers(8, 20))
+def test_words_of_a_prompt_go_and_template_answer_and_targets_stay(share, seed, count):
+    rows = [asked(n) for n in range(count)]
+    found = PromptDropout(rows, share)(rows[3], np.random.default_rng(seed))
+    whole, left = rows[3]["input_ids"], found["input_ids"]
+    assert is_part(left, whole)
+    assert left[:2] == [BOS, QUESTION]
+    assert left[-5:] == whole[-5:]
+    prompt = len(left) - 4
+    assert found["labels"] == [-100] * prompt + left[prompt:]
+    assert found["target_logps"] == [0.0] * prompt + [-float(token) for token in left[prompt:]]
+    assert rows[3] == asked(3)  # the row itself is as it was
+
+
+def test_the_share_is_that_of_the_words_that_are_the_prompts_own():
+    rows = [asked(n, words=50) for n in range(8)]
+    rng = np.random.default_rng(0)
+    lost = [50 + 7 - len(PromptDropout(rows, 0.3)(rows[n % 8], rng)["input_ids"]) for n in range(200)]
+    assert np.mean(lost) == pytest.approx(15, abs=0.7)
+    assert PromptDropout(rows, 0.0)(rows[0], rng) == rows[0]
+    assert len(PromptDropout(rows, 1.0)(rows[0], rng)["input_ids"]) == 7
+
+
+@pytest.mark.parametrize("begin", [True, False], ids=["with BOS", "without BOS"])
+@settings(deadline=None, max_examples=60)
+@given(seeds)
+def test_of_a_text_its_beginning_goes_and_never_more_than_a_third(begin, seed):
+    rows = [text(n, begin=begin) for n in range(9)]
+    whole, found = rows[4]["input_ids"], PromptDropout(rows, 0.3)(rows[4], np.random.default_rng(seed))
+    left = found["input_ids"]
+    assert left[0] == whole[0]
+    assert left[1:] == whole[len(whole) - len(left) + 1 :]  # what is left is in one piece
+    assert 3 * (len(whole) - len(left)) <= len(whole)
+    assert found["labels"] == [-100, *left[1:]]
+    assert found["target_logps"] == [0.0] + [-float(token) for token in left[1:]]
+
+
+def test_beginnings_of_texts_do_go():
+    for begin in (True, False):
+        rows = [text(n, begin=begin) for n in range(9)]
+        lengths = {len(PromptDropout(rows, 0.3)(rows[0], np.random.default_rng(seed))["input_ids"]) for seed in range(60)}
+        assert len(lengths) > 3
+
+
+def test_of_a_few_rows_nothing_goes_for_nobody_can_tell_their_template():
+    rows = [asked(n) for n in range(7)]
+    assert PromptDropout(rows, 1.0)(rows[0], np.random.default_rng(0)) == rows[0]
+
+
+# ----------------------------------------------------------------------------------------------------------------------- among pairs
+
+
+def pairs(share: float, seed: int = 5, answers: int = 9) -> Pairs:
+    sets = {
+        "forget": [asked(n) for n in range(10)],
+        "retain": [asked(n) for n in range(20, 27)],
+        "answers": [asked(n) for n in range(answers)],
+    }
+    return Pairs({name: Dataset.from_list(rows) for name, rows in sets.items()}, seed, share)
+
+
+def test_every_second_pass_over_forget_rows_and_answers_has_gaps_and_retain_rows_have_none():
+    dropped, whole = pairs(0.5), pairs(0.0)
+    for n in range(60):
+        for stream, size in (("forget", 10), ("retain", 7), ("answers", 9)):
+            found, before = dropped[n][stream], whole[n][stream]
+            assert found["number"] == before["number"]  # the order is the same
+            if stream == "retain" or n // size % 2 == 0:
+                assert found == before
+            else:
+                assert is_part(found["input_ids"], before["input_ids"])
+    lost = [len(whole[n]["forget"]["input_ids"]) - len(dropped[n]["forget"]["input_ids"]) for n in range(10, 20)]
+    assert sum(lost) > 10
+
+
+def test_gaps_depend_on_seed_and_number_alone():
+    once, again = pairs(0.5), pairs(0.5)
+    forwards = [once[n] for n in range(40)]
+    assert [again[n] for n in reversed(range(40))] == forwards[::-1]
+    assert [pairs(0.5, seed=6)[n] for n in range(40)] != forwards
+    first, third = ([once[n]["forget"] for n in range(start, start + 10)] for start in (10, 30))
+    assert sorted(map(str, first)) != sorted(map(str, third))  # other gaps in each pass
