@@ -29,6 +29,7 @@ AXES = {
     "adapter": ["all-linear", "attention", "embeddings", "lm_head", "modules_to_save", "DoRA", "rsLoRA", "rank pattern"],
     "quantization": ["none", "nf4", "int8"],
     "method": ["mean_teacher", "ngdiff", "mollm", "npo", "rmu", "dpo"],
+    "answers": ["column", "none"],
     "train_quantized": ["none", "nf4", "int8"],
     "sam_rho": ["0", "0.1"],
     "logit_lens_coef": ["0", "0.3"],
@@ -44,6 +45,7 @@ TOGETHER = {
     (("adapter", "DoRA"), ("quantization", "int8")): "use_dora",  # on a CPU
     (("adapter", "modules_to_save"), ("adapter_mode", "stack")): "modules_to_save",
     (("method", "rmu"), ("logit_lens_coef", "0.3")): "stop_at",  # which gives it its targets
+    (("method", "dpo"), ("answers", "none")): "answers",
 }
 REFUSED: dict[Pair, str] = {pair: key for value, key in NEVER.items() for pair in pairs(AXES) if value in pair}
 REFUSED |= {frozenset(pair): key for pair, key in TOGETHER.items()}
@@ -150,6 +152,7 @@ def trainer(case, folder) -> UnlearnTrainer:
     args = UnlearnConfig(
         str(folder),
         method=case["method"],
+        answers=case["answers"],
         max_steps=2,
         per_device_train_batch_size=2,
         forget_floor=0.0,
@@ -278,7 +281,8 @@ def table() -> str:
             "",
             "All-linear, DoRA, rsLoRA and the rank pattern adapt every linear layer, and Mixtral's experts. Attention adapts query and value "
             "projections; embeddings, lm_head and modules_to_save (of the head) come on top of those. Each method brings its own losses, "
-            "combiner, teacher and automatic learning rate. logit_lens_coef comes with stop_at: never_seen.",
+            "combiner, teacher and automatic learning rate. logit_lens_coef comes with stop_at: never_seen. Answers of a column are what dpo prefers; "
+            "other methods learn them, as they do those of a model and refusals.",
             "",
             "| refused | sentence |",
             "| --- | --- |",

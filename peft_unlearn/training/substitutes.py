@@ -3,6 +3,7 @@
 import math
 import random
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ COMMON = 0.05  # share of other answers from which on a word of them tells nothi
 TOLD = 1 / 3  # share of an answer's telling words that another answer may have by chance
 VERBATIM = 0.5  # share of an answer that may come in one piece
 CLOSEST = 4  # like questions that are tried
-_SENTENCE = re.compile(r"[.!?。！？।][\"'”’)]*(?=\s|$)")
+_SENTENCE = re.compile(r"(?:[.!?।](?=[\"'”’)]*(?:\s|$))|[。！？])[\"'”’)」』]*")  # no space follows a sentence in Chinese and Japanese
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
@@ -83,7 +84,12 @@ class Alike:
         return both / (either or 1.0)
 
     def exchanged(self, answer: str, other: int, question: int) -> str | None:
-        """An answer to another question with the names of this one in place of its own; None where one stays that this question has not."""
+        """An answer to another question with the names of this one in place of its own; None where one stays that this question has not.
+
+        Where words cannot be told apart, any word of the other question alone may be a name.
+        """
+        if not (_parted(self.questions[question]) and _parted(self.others[other])):
+            return None if set(words(self.others[other])).difference(words(self.questions[question])).intersection(words(answer)) else answer
         here, there = self.names[question], self.other_names[other]
         wanted, own = _runs(self.questions[question], here - there), _runs(self.others[other], there - here)
         for number, name in enumerate(own if wanted else ()):
@@ -99,8 +105,14 @@ def whole_sentences(answer: str) -> str:
 
 
 def _asked(question: str, own: set[str]) -> frozenset[str]:
-    """The words of a question without its names."""
-    return frozenset(words(question)).difference(words(" ".join(own)))
+    """The words of a question without its names; all where every word may be one, for its script has no capitals."""
+    all_words = frozenset(words(question))
+    return all_words.difference(words(" ".join(own))) or all_words
+
+
+def _parted(text: str) -> bool:
+    """Whether spaces and punctuation part the words of a text; some scripts have no spaces, and in some a vowel sign stands within a word."""
+    return words(text) == re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).lower())
 
 
 def _runs(text: str, single: set[str]) -> list[list[str]]:
@@ -124,6 +136,6 @@ def _replaced(text: str, name: Sequence[str], by: Sequence[str]) -> str:
     for number, word in enumerate(name):  # an address has it in small letters
         other = by[number] if len(by) == len(name) else by[-1]
         if len(word) > 2 and word not in by:
-            alone = rf"(?<![^\W_]){re.escape(word)}(?![^\W_])"
-            text = re.sub(alone.lower(), other.lower(), re.sub(alone, other, text))
+            for old, new in ((word, other), (word.lower(), other.lower())):
+                text = re.sub(rf"(?<![^\W_]){re.escape(old)}(?![^\W_])", new, text)
     return text

@@ -3,6 +3,8 @@
 Student, teacher and reference are models of their own. A quantized step runs the base with the merged weights put in as plain linear layers.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant
@@ -73,6 +75,12 @@ def retain_loss(args, student, reference, rows):
         return torch.cat(nll(student, rows)).mean()
     layer, both = args.hidden_layer or 1, zip(rows_of(student, rows), rows_of(reference, rows), strict=True)
     return torch.cat([(h[layer] - h0[layer].detach()).square().mean(-1) for (_, _, h), (_, _, h0) in both]).mean()
+
+
+def taught(student, rows):
+    """Cross-entropy of other answers, the mean over tokens; a token of probability .7 needs no more, one below .7 / e all of it."""
+    losses = torch.cat(nll(student, rows))
+    return (losses * (math.log(0.7) + losses.detach()).clamp(0, 1)).mean()
 
 
 def base_weight(layer):
@@ -147,7 +155,7 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
     """
     params, teacher_params = trained(student), trained(teacher) if teacher is not None else []
     inside = student.get_base_model()
-    scale = torch.cat(nll(never_seen, list(pairs.forget))).mean().item() if never_seen else None
+    scale = torch.cat(nll(never_seen, list(pairs.sets["forget"]))).mean().item() if never_seen else None
     rate, calibrated, velocity = args.learning_rate, 0.0, None
     for step in range(2):
         examples = [pairs[n] for n in range(step * 2, step * 2 + 2)]
@@ -170,6 +178,9 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
         if args.retain_kl != "none":
             anchor = teacher if args.retain_kl == "teacher" else reference
             losses.append((args.kl_coef, lambda: divergence(seen, anchor, retain)))  # noqa: B023
+        if "answers" in examples[0]:
+            other = [e["answers"] for e in examples]
+            losses.append((args.answers_coef, lambda: taught(seen, other)))  # noqa: B023
         grads = [flat(torch.autograd.grad(loss(), params, materialize_grads=True, retain_graph=True)) for _, loss in losses]
         if args.sam_rho and not hard:
             lesson = flat(torch.autograd.grad(torch.cat(nll(student, forget)).mean(), params, materialize_grads=True, retain_graph=True))

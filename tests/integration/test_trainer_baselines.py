@@ -1,5 +1,7 @@
 """What baselines and early stopping ask of the trainer: alternates, layers, a bound, a negated adapter, targets, and what is refused."""
 
+import math
+
 import pytest
 import torch
 from datasets import Dataset
@@ -10,6 +12,7 @@ from test_trainer_equivalence import FORGET, HOLDOUT, PREFERRED, difference, fla
 from tiny_models import tiny_llama
 
 from peft_unlearn.model import adapters
+from peft_unlearn.training import early_stop
 from peft_unlearn.util.errors import UserError
 
 
@@ -82,9 +85,10 @@ def test_a_bound_on_the_retain_loss_raises_its_weight_while_it_is_exceeded(chang
         ({"stop_at": "never_seen", "method": "task_arithmetic"}, "^stop_at: a negated adapter"),
         ({"retain_bound": 0.1, "retain_loss": "none"}, "^retain_bound: there is no retain loss"),
         ({"retain_bound": 0.1, "method": "mgda"}, "^retain_bound: under mgda"),
-        ({"forget_loss": "dpo"}, "^alternate: dpo needs alternate answers, write column or refusals"),
-        ({"alternate": "column"}, "^alternate: ga reads no alternate answers"),
-        ({"method": "dpo", "forget_loss": "npo"}, "^alternate: npo reads no alternate answers"),
+        ({"forget_loss": "dpo"}, "^answers: dpo needs answers that it prefers, write natural, refuse or column"),
+        ({"answers": "column"}, "^answers: column needs text, give the tokenized forget rows a column alternate"),
+        ({"answers": "refuse"}, "^answers: refuse needs text, give the tokenized forget rows a column alternate"),
+        ({"answers": "column", "forget_dataset": Dataset.from_list([{"text": "w5 w6 w7"}])}, "^forget_dataset: alternate answers need question"),
         (
             {"method": "idkdpo", "forget_dataset": Dataset.from_list([{"text": "w5 w6 w7"}])},
             "^forget_dataset: alternate answers need question",
@@ -106,7 +110,8 @@ def with_targets(dataset: Dataset) -> Dataset:
     return dataset.add_column("target_logps", [[0.0] * row["labels"].count(-100) + told for row, told in zip(dataset, found, strict=True)])
 
 
-def test_rows_may_bring_the_targets_that_a_model_would_tell(tmp_path):
+def test_rows_may_bring_the_targets_that_a_model_would_tell(tmp_path, monkeypatch):
+    monkeypatch.setattr(early_stop, "UNKNOWN", math.inf)  # a random model knows nothing, and is trained all the same
     told = build(tmp_path, stop_at="never_seen", never_seen_model=never_seen(), holdout_dataset=HOLDOUT)
     brought = build(tmp_path, stop_at="never_seen", forget_dataset=with_targets(FORGET), holdout_dataset=with_targets(HOLDOUT))
     for trainer in (told, brought):
@@ -124,7 +129,7 @@ def test_a_holdout_is_a_stream_of_its_own_and_held_where_it_was(tmp_path):
     line = held.state.log_history[1]
     assert {"loss/holdout", "p/holdout", "grad_norm/holdout", "weight/holdout", "cosine/forget_holdout"} <= set(line)
     assert not any("holdout" in name for name in free.state.log_history[1])
-    there, reference = batch(list(HOLDOUT)), tiny_llama()
+    there, reference = batch(list(held.trained["holdout"])), tiny_llama()
     moved = [divergence("kl", trainer.model.eval(), reference, there).item() for trainer in (held, free)]
     assert moved[0] < 0.2 * moved[1]
 

@@ -1,5 +1,7 @@
 """Components come back from a checkpoint as they were; what a checkpoint lacks is said by the key that asks for it."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,11 @@ from test_trainer import build
 from test_trainer_equivalence import HOLDOUT, never_seen
 from torch import nn
 
-from peft_unlearn.training import checkpoint
+from peft_unlearn.training import checkpoint, early_stop
 from peft_unlearn.training.auto_lr import AutoLR
 from peft_unlearn.training.early_stop import EarlyStop
 from peft_unlearn.training.lagrangian import Lagrangian
+from peft_unlearn.training.pace import Pace
 from peft_unlearn.training.sam import Sam
 from peft_unlearn.training.teacher import Teacher
 from peft_unlearn.util.errors import UserError
@@ -24,6 +27,7 @@ def components(value: float) -> dict:
     sam.gradient.matrix.fill_(value)
     stop = EarlyStop([np.array([-1.0, -2.0])], [0], 0.9)
     stop.holdout_shift, stop.correction_lowest, stop.correction_rest, stop.within_tolerance = value, value / 2, value / 3, round(value)
+    stop.pace = Pace(value / 4, 1 + value, value / 5, 3 * round(value), (1, round(value)), (0, 2))
     return {
         "teacher_decay": Teacher([torch.full((2, 2), value), torch.full((3,), -value)], 0.9),
         "auto_lr": AutoLR(1e-2, 10, calibrated=value),
@@ -43,6 +47,7 @@ def test_each_component_comes_back_bit_for_bit_from_one_file(tmp_path):
             assert torch.equal(fresh[key].state_dict()[name], value), (key, name)
     assert fresh["auto_lr"].calibrated == 1 / 7
     assert fresh["stop_at"].within_tolerance == 0
+    assert fresh["stop_at"].pace == kept["stop_at"].pace
     assert {name.partition(".")[0] for name in load_file(tmp_path / checkpoint.FILE)} == set(kept)
 
 
@@ -66,7 +71,8 @@ def test_a_component_that_the_checkpoints_run_did_not_have_is_named_by_its_key(k
         ("auto_lr", {"auto_lr": True}),
     ],
 )
-def test_a_run_is_not_resumed_with_a_feature_newly_on(key, changes, tmp_path):
+def test_a_run_is_not_resumed_with_a_feature_newly_on(key, changes, tmp_path, monkeypatch):
+    monkeypatch.setattr(early_stop, "UNKNOWN", math.inf)  # a random model knows nothing, and is trained all the same
     build(tmp_path, save_strategy="steps", save_steps=2, max_steps=2).train()
     known = {"never_seen_model": never_seen()} if "stop_at" in changes else {}
     with pytest.raises(UserError, match=f"^{key}: the run that wrote "):

@@ -1,5 +1,7 @@
 """The one path from sets to tokenized rows: what a trainer trains on is what is checked without a model."""
 
+import math
+
 import pytest
 from datasets import Dataset
 from test_trainer import build
@@ -7,7 +9,7 @@ from test_trainer_equivalence import FORGET, HOLDOUT, LORA, RETAIN, config, neve
 from tiny_models import tiny_llama
 
 from peft_unlearn import UnlearnTrainer
-from peft_unlearn.training import datasets
+from peft_unlearn.training import datasets, early_stop
 from peft_unlearn.util.errors import UserError
 
 QUESTIONS = Dataset.from_list(
@@ -61,9 +63,10 @@ def test_wrong_rows_are_refused_without_a_model(changes, message, tmp_path):
         datasets.tokenize(config(tmp_path, "graddiff"), tokenizer(), 64, {"forget": QUESTIONS, **changes})
 
 
-def test_targets_of_the_holdout_are_read_and_not_trained_on(tmp_path):
+def test_targets_of_the_holdout_are_read_and_not_trained_on(tmp_path, monkeypatch):
     """Of a holdout that brings its targets, as the command line gives it, and one that does not: how far forget rows are is theirs alone."""
-    how = {"stop_at": "never_seen", "max_steps": 3}
+    monkeypatch.setattr(early_stop, "UNKNOWN", math.inf)  # a random model knows nothing, and is trained all the same
+    how = {"stop_at": "never_seen", "max_steps": 3, "answers": "none"}
     told = datasets.targets.of_never_seen(never_seen(), tokenizer(), {"forget": FORGET, "holdout": HOLDOUT}, 16)
     brought = build(tmp_path, "ngdiff", forget_dataset=told["forget"], holdout_dataset=told["holdout"], **how)
     asked = build(tmp_path, "ngdiff", holdout_dataset=HOLDOUT, never_seen_model=never_seen(), **how)

@@ -16,10 +16,12 @@ from test_trainer_equivalence import LORA, tokenizer
 from peft_unlearn import UnlearnConfig, UnlearnTrainer
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.model.logprobs import matched
-from peft_unlearn.training import trainer as trainer_module
+from peft_unlearn.training import early_stop as module
+from peft_unlearn.training.callbacks import REACHED, STEPS
 from peft_unlearn.training.early_stop import (
     APPROACH,
     CORRECTION,
+    EVERY,
     IN_A_ROW,
     RETAIN_LOSS,
     TOLERANCE,
@@ -27,6 +29,7 @@ from peft_unlearn.training.early_stop import (
     EarlyStop,
     missing_factor,
 )
+from peft_unlearn.util.errors import UserError
 
 # Six rows of ten tokens: the four lowest of each have the mean -5 over rows, all ten -2.9.
 RISE = np.array([-5.6, -5.2, -4.8, -4.4, -1.7, -1.6, -1.5, -1.5, -1.4, -1.3])
@@ -224,7 +227,7 @@ def test_matched_targets_are_the_rows_own_in_the_order_of_its_log_probabilities(
 
 
 def run(folder, model, **changes) -> UnlearnTrainer:
-    defaults = {"learning_rate": 3e-3, "per_device_train_batch_size": len(FORGET), "max_steps": 200, "use_cpu": True, "disable_tqdm": True}
+    defaults = {"learning_rate": 3e-3, "per_device_train_batch_size": len(FORGET), "max_steps": 300, "use_cpu": True, "disable_tqdm": True}
     stops_at_twin = changes.get("stop_at") == "never_seen"
     trainer = UnlearnTrainer(
         copy.deepcopy(model),
@@ -256,22 +259,33 @@ def test_a_run_ends_where_a_twin_is_that_never_saw_the_forget_rows(method, stop_
     assert mean(learnt, FORGET) > -0.1  # by heart
     trainer = run(tmp_path, learnt, method=method, stop_at=stop_at)
     assert trainer.early_stop.reached
-    assert (IN_A_ROW - 1) * trainer_module.CHECK_EVERY < trainer.state.global_step < 200  # before max_steps
+    assert trainer.end.why == REACHED
+    assert (IN_A_ROW - 1) * EVERY < trainer.state.global_step < 300  # before max_steps
     assert beside_the_holdout(trainer.model) == pytest.approx(beside_the_holdout(twin), rel=0.1)
     assert mean(trainer.model, FORGET) == pytest.approx(mean(twin, FORGET), rel=0.2)
     assert mean(trainer.model, RETAIN) > mean(learnt, RETAIN) - 0.1
 
 
-def test_a_model_that_forgot_too_much_is_brought_back_up(tmp_path):
+def test_a_model_that_does_not_know_the_rows_has_nothing_to_forget(tmp_path):
+    burnt = run(tmp_path / "burnt", twins()[0], method="graddiff", max_steps=50).model.merge_and_unload()
+    for model in (twins()[1], burnt):
+        with pytest.raises(UserError, match="^forget_dataset: there is nothing to forget, the model does not know these rows: "):
+            run(tmp_path / "again", model, method="graddiff", stop_at="never_seen")
+
+
+def test_a_model_that_forgot_too_much_is_brought_back_up(tmp_path, monkeypatch):
+    """As training itself does where a step was too long."""
+    monkeypatch.setattr(module, "UNKNOWN", math.inf)
     burnt, twin = run(tmp_path / "burnt", twins()[0], method="graddiff", max_steps=50).model.merge_and_unload(), twins()[1]
     assert beside_the_holdout(burnt) > 1.5
     trainer = run(tmp_path / "back", burnt, method="graddiff", stop_at="never_seen")
     assert trainer.early_stop.reached
-    assert trainer.state.global_step < 200
+    assert trainer.state.global_step < 300
     assert beside_the_holdout(trainer.model) == pytest.approx(beside_the_holdout(twin), rel=0.1)
 
 
 def test_a_run_that_does_not_get_there_ends_at_its_last_step(tmp_path):
     trainer = run(tmp_path, twins()[0], method="graddiff", stop_at="never_seen", learning_rate=1e-6, max_steps=12)
     assert trainer.state.global_step == 12
+    assert trainer.end.why == STEPS
     assert not trainer.early_stop.reached

@@ -1,0 +1,94 @@
+"""The pace of a run: against a replay of all its checks, and what it makes of a run's length."""
+
+import plain_pace
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peft_unlearn.training.pace import FALL, HEAVIEST, LOWEST, PATIENCE, RISE, SAME_SIDE, Pace, steps_left
+
+misses = st.floats(-30, 30) | st.sampled_from([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
+checks = st.lists(st.tuples(misses, misses, misses, st.booleans()), max_size=40)
+
+
+def after(history) -> Pace:
+    found = Pace()
+    for mean, membership, retain, near in history:
+        found.check((mean, membership), retain, near)
+    return found
+
+
+@settings(deadline=None, max_examples=300)
+@given(checks)
+def test_the_pace_is_that_of_all_its_checks_replayed(history):
+    found = after(history)
+    assert found.rate == pytest.approx(plain_pace.rate(history), rel=1e-12)
+    assert found.keep == pytest.approx(plain_pace.weight(history), rel=1e-12)
+    assert found.since == (plain_pace.since(history) if history else 0)
+    assert LOWEST <= found.rate <= 1
+    assert 1 <= found.keep <= HEAVIEST
+    assert found.stalled == (found.since >= PATIENCE)
+
+
+@settings(deadline=None, max_examples=100)
+@given(checks, checks)
+def test_a_pace_that_was_kept_goes_on_as_one_that_was_not(first, second):
+    whole, resumed = after(first + second), Pace.of(after(first).state())
+    for mean, membership, retain, near in second:
+        resumed.check((mean, membership), retain, near)
+    assert resumed == whole
+    assert torch.equal(resumed.state(), whole.state())
+
+
+def near(*means, retain=0.0):
+    return [(mean, 0.0, retain, True) for mean in means]
+
+
+def test_the_rate_falls_with_each_swing_and_never_far_from_the_targets():
+    assert after(near(3.0, -3.0)).rate == FALL
+    assert after(near(3.0, -3.0, 3.0)).rate == FALL**2
+    assert after(near(3.0, 0.5, -3.0)).rate == 1.0  # a check within tolerance lies between
+    assert after([(3.0, 0, 0, False), (-3.0, 0, 0, False)] * 9).rate == 1.0
+    assert after(near(*[3.0, -3.0] * 99)).rate == LOWEST
+    assert after([(0.0, 3.0, 0.0, True), (0.0, -3.0, 0.0, True)]).rate == FALL  # membership counts as the mean does
+    assert after([(3.0, 0.0, 0.0, True), (0.0, -3.0, 0.0, True)]).rate == 1.0  # and each beside itself alone
+
+
+def test_the_rate_rises_where_a_target_stays_missed_or_the_retain_set_alone_is():
+    swung = near(3.0, -3.0)
+    assert after([*swung, *near(-3.0)]).rate == FALL
+    assert after([*swung, *near(*[-3.0] * (SAME_SIDE - 1))]).rate == pytest.approx(FALL * RISE)
+    assert after([*swung, *near(0.0, retain=2.0)]).rate == pytest.approx(FALL * RISE)
+    assert after([*swung, *near(0.0, retain=0.9)]).rate == FALL  # all is within tolerance
+    assert after([*swung, *near(*[-3.0] * 99)]).rate == 1.0
+
+
+def test_a_run_has_stalled_after_checks_that_were_no_nearer_and_a_nearer_one_starts_anew():
+    still = [(5.0, 0.0, 0.0, True)]
+    assert not after(still * PATIENCE).stalled  # the first was nearer than none
+    assert after(still * (PATIENCE + 1)).stalled
+    assert not after([*still * PATIENCE, (4.0, 0.0, 0.0, True)]).stalled
+    assert after([*still * PATIENCE, (4.99, 0.0, 0.0, True)]).stalled  # hardly any nearer
+    assert not after([(40.0 * 0.9**n, 0.0, 0.0, False) for n in range(PATIENCE + 10)]).stalled
+
+
+# ------------------------------------------------------------------------------------------------------------------------ steps left
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 5000), st.floats(0.01, 0.99), st.floats(0, 100), st.integers(1, 50))
+def test_steps_left_are_the_rest_of_the_way_and_some_checks(step, share, miss, every):
+    rest = step / share - step
+    left = steps_left(step, share, miss, every)
+    assert rest + 2 * every <= left + 1e-6
+    assert left >= steps_left(step, share, miss / 2, every)
+    assert steps_left(step, min(0.99, share * 1.01), miss, every) <= left
+    if miss <= 1:
+        assert left == pytest.approx(rest + 2 * every, abs=1.001)
+
+
+@pytest.mark.parametrize("share", [-0.2, 0.0, 1.0, 1.3])
+def test_where_there_is_no_way_to_go_or_none_was_gone_checks_alone_are_left(share):
+    assert steps_left(100, share, 0.5, 10) == 20
+    assert steps_left(100, share, 4.0, 10) == 60
