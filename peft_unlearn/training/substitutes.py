@@ -89,7 +89,9 @@ class Alike:
         Where words cannot be told apart, any word of the other question alone may be a name.
         """
         if not (_parted(self.questions[question]) and _parted(self.others[other])):
-            return None if set(words(self.others[other])).difference(words(self.questions[question])).intersection(words(answer)) else answer
+            return (
+                None if set(words(self.others[other])).difference(words(self.questions[question])).intersection(words(answer)) else answer
+            )
         here, there = self.names[question], self.other_names[other]
         wanted, own = _runs(self.questions[question], here - there), _runs(self.others[other], there - here)
         for number, name in enumerate(own if wanted else ()):

@@ -303,7 +303,11 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             now_there = min_ks(student, list(holdout)) if place else None
             shift = average(now_there) / average(place) if place else 1.0
             target, now = (-average([nll.mean().item() for nll in nlls(m, list(pairs.sets["forget"]))]) for m in (never_seen, student))
-            target, there, here = target * shift, min_ks(never_seen, list(pairs.sets["forget"])), min_ks(student, list(pairs.sets["forget"]))
+            target, there, here = (
+                target * shift,
+                min_ks(never_seen, list(pairs.sets["forget"])),
+                min_ks(student, list(pairs.sets["forget"])),
+            )
             missing = average(there) * shift / average(here)
             beside = (1 - 1 / missing) / early_stop.TOLERANCE_MIN_K
             if place:

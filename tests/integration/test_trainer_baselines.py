@@ -88,7 +88,10 @@ def test_a_bound_on_the_retain_loss_raises_its_weight_while_it_is_exceeded(chang
         ({"forget_loss": "dpo"}, "^answers: dpo needs answers that it prefers, write natural, refuse or column"),
         ({"answers": "column"}, "^answers: column needs text, give the tokenized forget rows a column alternate"),
         ({"answers": "refuse"}, "^answers: refuse needs text, give the tokenized forget rows a column alternate"),
-        ({"answers": "column", "forget_dataset": Dataset.from_list([{"text": "w5 w6 w7"}])}, "^forget_dataset: alternate answers need question"),
+        (
+            {"answers": "column", "forget_dataset": Dataset.from_list([{"text": "w5 w6 w7"}])},
+            "^forget_dataset: alternate answers need question",
+        ),
         (
             {"method": "idkdpo", "forget_dataset": Dataset.from_list([{"text": "w5 w6 w7"}])},
             "^forget_dataset: alternate answers need question",
