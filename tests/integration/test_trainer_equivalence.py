@@ -196,7 +196,12 @@ MIXES = {name: {"method": name, "forget_floor": FLOOR} for name in METHODS} | {
     FIVE: {"method": "mollm", "stop_at": "never_seen", "holdout": HOLDOUT, "answers": "natural", "answers_coef": 0.5},
     "other answers on the retain set's side": {"method": "gru", "answers": "refuse"},
 }
-MIXES = {name: ({"answers": "none"} if how["method"] in OURS else {}) | how for name, how in MIXES.items()}
+ONE_BY_ONE = {
+    "answers": "none",
+    "logit_lens_coef": 0.0,
+    "prompt_dropout": 0.0,
+}  # our methods' own defaults with targets, each in mixes of its own
+MIXES = {name: (ONE_BY_ONE if how["method"] in OURS else {}) | how for name, how in MIXES.items()}
 
 
 @pytest.mark.parametrize("name", MIXES)
