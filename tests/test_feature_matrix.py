@@ -281,8 +281,8 @@ def table() -> str:
             "",
             "All-linear, DoRA, rsLoRA and the rank pattern adapt every linear layer, and Mixtral's experts. Attention adapts query and value "
             "projections; embeddings, lm_head and modules_to_save (of the head) come on top of those. Each method brings its own losses, "
-            "combiner, teacher and automatic learning rate. logit_lens_coef comes with stop_at: never_seen. dpo prefers the answers of a column; "
-            "other methods learn them, as they do those of a model and refusals.",
+            "combiner, teacher and automatic learning rate. logit_lens_coef comes with stop_at: never_seen. Answers of a column are what dpo "
+            "prefers; other methods learn them, as they do those of a model and refusals.",
             "",
             "| refused | sentence |",
             "| --- | --- |",

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
 from peft_unlearn import data, publish
 from peft_unlearn.model import adapters
 from peft_unlearn.publish.model_card import shown
+from peft_unlearn.training.early_stop import EarlyStop
 
 
 class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transformers are not followed
@@ -24,6 +25,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
     _name = "Unlearn"
 
     control: TrainerControl
+    early_stop: EarlyStop | None = None
 
     def __init__(self, pairs: data.Pairs, processing_class: PreTrainedTokenizerBase, **kwargs: Any):
         super().__init__(
@@ -36,6 +38,14 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         self.collate = partial(data.collate, pad_token_id=data.padding_id(processing_class))
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._parameters: int | None = None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """As transformers makes it; with `stop_at` a constant rate goes by the pace of the run."""
+        early_stop = self.early_stop
+        if early_stop is None or self.args.lr_scheduler_type != "constant":
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, lambda _: early_stop.pace.rate)
+        return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         return data.PairSampler(self.train_dataset)

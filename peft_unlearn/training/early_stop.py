@@ -1,5 +1,6 @@
 """Early stopping: when the forget set is where a model would be that never saw it, and the retain set where it was."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,8 @@ from peft_unlearn.model.logprobs import lowest, matched
 from peft_unlearn.training.objectives import Objective
 from peft_unlearn.training.pace import Pace
 from peft_unlearn.training.targets import end_lengths, mean, min_ks, read, scored
-from peft_unlearn.util.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # By how much a check may miss: the mean in shares of its target, membership in AUC, or Min-K in shares of its target.
 TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
@@ -154,19 +156,17 @@ class Checks(NamedTuple):
         return max(EVERY, math.ceil(rows / (SHARE * step)))
 
     def begin(self, holdout_target: np.ndarray | None) -> EarlyStop:
-        """Where a run is to stop: at the targets of the forget rows, from how the model is now.
-
-        Raises:
-            UserError: the model does not know the forget rows.
-        """
+        """Where a run is to stop: at the targets of the forget rows, from how the model is now. Rows that it does not know are told."""
         rows = self.sets["forget"]
         found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target)
         found.follow(self.holdout_min_ks())
         now, unseen = mean(self.logps("forget")), found.mean * found.holdout_shift
         if now <= UNKNOWN * unseen:
-            raise UserError(
-                f"forget_dataset: there is nothing to forget, the model does not know these rows: their mean log-probability is {now:.2f}, and "
-                f"{unseen:.2f} is that of a model that never saw them."
+            logger.warning(
+                "forget_dataset: there is nothing to forget, the model does not know these rows: their mean log-probability is %.2f, and %.2f is "
+                "that of a model that never saw them.",
+                now,
+                unseen,
             )
         return found
 

@@ -31,7 +31,7 @@ from peft_unlearn.training.combine_step import Combined, combine_step, described
 from peft_unlearn.training.early_stop import Checks
 from peft_unlearn.training.gradients import Gradients
 from peft_unlearn.training.negation import Negation
-from peft_unlearn.training.passes import Passes, has_inner_layers, layers_read
+from peft_unlearn.training.passes import Passes, layers_read
 from peft_unlearn.training.reference_cache import References
 from peft_unlearn.util.errors import UserError
 
@@ -74,7 +74,6 @@ class UnlearnTrainer(AdapterTrainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRScheduler | None] = (None, None),
     ):
-        # Args
         sets = datasets.named(forget_dataset, retain_dataset, holdout_dataset, eval_dataset)
         told = "target_logps" in getattr(forget_dataset, "column_names", ()) or isinstance(model, PeftModel)  # by the base below it
         args = setup.settings(args, never_seen=told or never_seen_model is not None, holdout="holdout" in sets)
@@ -83,16 +82,12 @@ class UnlearnTrainer(AdapterTrainer):
         if never_seen_model is not None and args.stop_at != "never_seen":
             raise UserError("never_seen_model: only stop_at: never_seen reads it, write that or leave the model out.")
 
-        # Model, processing class, PEFT
         model = setup.load(model, quantization_config)
         processing_class = setup.load_tokenizer(model) if processing_class is None else processing_class
         falling = args.stop_at != "none" or args.lr_scheduler_type == "linear"
         args.learning_rate = args.learning_rate or methods.learning_rate(model.num_parameters(), falling=falling)
         model = setup.adapt(model, args, peft_config)
-        if args.given["logit_lens_coef"] is None and args.logit_lens_coef and not has_inner_layers(model):
-            args.logit_lens_coef = 0.0
 
-        # Datasets
         self.sets, self.trained, holdout_target = datasets.prepare(model, args, processing_class, sets, never_seen_model)
         pairs = data.Pairs(self.trained, args.seed if args.data_seed is None else args.data_seed, args.prompt_dropout)
 
@@ -276,14 +271,6 @@ class UnlearnTrainer(AdapterTrainer):
         finally:
             if self.negation is not None:
                 self.negation.flip()
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """As transformers makes it; with `stop_at` a constant rate falls where the run is near its targets."""
-        early_stop = self.early_stop
-        if early_stop is None or self.args.lr_scheduler_type != "constant":
-            return super().create_scheduler(num_training_steps, optimizer)
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, lambda _: early_stop.pace.rate)
-        return self.lr_scheduler
 
     def evaluate(
         self, eval_dataset: dict[str, Dataset] | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

@@ -83,7 +83,10 @@ def test_evaluate_gives_the_numbers_of_the_report(recipe, precision):
 @pytest.mark.parametrize(("stop_at", "never_seen"), [("auto", None), ("never_seen", "other")])
 def test_a_run_that_stops_early_reports_the_holdout_and_whether_it_got_there(recipe, bed, stop_at, never_seen):
     known = {"never_seen_model_name_or_path": str(bed / never_seen)} if never_seen else {}
-    changes = {"method": "ngdiff", "stop_at": stop_at, "holdout_dataset": str(bed / "holdout.jsonl"), "max_steps": 3} | known
+    rows = [json.loads(line) for line in (bed / "holdout.jsonl").read_text().splitlines()]
+    many = [rows[n % len(rows)] | {"question": f"w{30 + n // len(rows)} {rows[n % len(rows)]['question']}"} for n in range(24)]
+    Path("many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))  # of fewer rows none is held
+    changes = {"method": "ngdiff", "stop_at": stop_at, "holdout_dataset": "many.jsonl", "max_steps": 3} | known
     assert main(["train", recipe(**changes)]) == 0
     report = json.loads(Path("out/report.json").read_text())
     assert set(report["results"]) == {"forget", "retain", "holdout"}

@@ -35,7 +35,7 @@ def bed(tmp_path_factory):
         "per_device_eval_batch_size": 64,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {f"{name}_dataset": str(folder / f"{name}.jsonl") for name in SETS}))
-    for name, keys in (("ours", []), ("hardened", ["--logit_lens_coef", "1", "--sam_rho", "0.2"])):
+    for name, keys in (("ours", ["--logit_lens_coef", "0"]), ("hardened", ["--logit_lens_coef", "1", "--sam_rho", "0.2"])):
         assert main(["train", str(folder / "recipe.yaml"), "--output_dir", str(folder / name), *keys]) == 0
     shutil.copytree(folder / "ours", folder / "scaled", ignore=shutil.ignore_patterns("checkpoint-*", "report.*"))
     config = json.loads((folder / "ours" / "adapter_config.json").read_text())

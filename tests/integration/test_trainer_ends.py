@@ -20,12 +20,6 @@ from peft_unlearn.training import callbacks, early_stop, pace
 from peft_unlearn.workflows import TrainRequest, train
 
 
-@pytest.fixture(autouse=True)
-def any_rows(monkeypatch):
-    """A random model knows nothing, and is trained all the same."""
-    monkeypatch.setattr(early_stop, "UNKNOWN", math.inf)
-
-
 @pytest.mark.parametrize(("minutes", "steps"), [(0.5, 1), (2.0, 4), (2.1, 5), (None, 6)])
 def test_a_run_ends_after_the_step_in_which_its_minutes_are_over(minutes, steps, tmp_path, monkeypatch):
     clock = itertools.count(0, 30)  # a step takes half a minute

@@ -1,6 +1,5 @@
 """The one path from sets to tokenized rows: what a trainer trains on is what is checked without a model."""
 
-import math
 from itertools import pairwise
 
 import pytest
@@ -12,7 +11,7 @@ from test_trainer_equivalence import FORGET, HOLDOUT, LORA, PREFERRED, RETAIN, c
 from tiny_models import tiny_llama
 
 from peft_unlearn import UnlearnTrainer
-from peft_unlearn.training import datasets, early_stop
+from peft_unlearn.training import datasets
 from peft_unlearn.util.errors import UserError
 
 QUESTIONS = Dataset.from_list(
@@ -66,9 +65,8 @@ def test_wrong_rows_are_refused_without_a_model(changes, message, tmp_path):
         datasets.tokenize(config(tmp_path, "graddiff"), tokenizer(), 64, {"forget": QUESTIONS, **changes})
 
 
-def test_targets_of_the_holdout_are_read_and_not_trained_on(tmp_path, monkeypatch):
+def test_targets_of_the_holdout_are_read_and_not_trained_on(tmp_path):
     """Of a holdout that brings its targets, as the command line gives it, and one that does not: how far forget rows are is theirs alone."""
-    monkeypatch.setattr(early_stop, "UNKNOWN", math.inf)  # a random model knows nothing, and is trained all the same
     how = {"stop_at": "never_seen", "max_steps": 3, "answers": "none"}
     told = datasets.targets.of_never_seen(never_seen(), tokenizer(), {"forget": FORGET, "holdout": HOLDOUT}, 16)
     brought = build(tmp_path, "ngdiff", forget_dataset=told["forget"], holdout_dataset=told["holdout"], **how)
@@ -126,9 +124,8 @@ def test_what_is_evaluated_of_a_holdout_is_what_a_run_has_not_trained_on(rows, h
     assert datasets.evaluated(args, {"forget": probes["forget"]}) == {"forget": probes["forget"]}
 
 
-def test_other_answers_that_tokenized_rows_bring_are_theirs(tmp_path, monkeypatch):
+def test_other_answers_that_tokenized_rows_bring_are_theirs(tmp_path):
     """As the command line gives them, which has asked before; asked again, they would be others."""
-    monkeypatch.setattr(early_stop, "UNKNOWN", math.inf)
     for changes in ({}, {"stop_at": "never_seen", "never_seen_model": never_seen()}, {"stop_at": "auto", "holdout_dataset": HOLDOUT}):
         trainer = build(tmp_path, "ngdiff", forget_dataset=PREFERRED, answers="natural", **changes)
         assert list(trainer.trained["answers"]["input_ids"]) == [row["input_ids"] for row in PREFERRED["alternate"]]

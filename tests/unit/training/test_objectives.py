@@ -75,7 +75,8 @@ def read(objective, made):
 
 def gradient(method, made, scale=3.0, **changes):
     """Of the forget objective, with respect to each log-probability."""
-    forget = build(UnlearnConfig("out", use_cpu=True, method=method, stop_at="never_seen", **changes), scale)[0]
+    settings = {"logit_lens_coef": 0.0} | changes
+    forget = build(UnlearnConfig("out", use_cpu=True, method=method, stop_at="never_seen", **settings), scale)[0]
     (found,) = torch.autograd.grad(forget.function(read(forget, made), made), made.logps)
     return found
 
