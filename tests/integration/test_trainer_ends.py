@@ -9,15 +9,18 @@ import pytest
 import torch
 import yaml
 from cli_bed import COLOURS, NUMBERS
+from datasets import Dataset
 from test_early_stop import run
 from test_targets import twins
 from test_trainer import Watch, build
-from test_trainer_equivalence import HOLDOUT, never_seen
+from test_trainer_equivalence import HOLDOUT, never_seen, tokenizer
 from transformers import TrainerCallback
 
+from peft_unlearn.model.generation import generate
 from peft_unlearn.report.advice import training
 from peft_unlearn.training import callbacks, early_stop, pace
 from peft_unlearn.workflows import TrainRequest, train
+from peft_unlearn.workflows.progress import Bar
 
 
 @pytest.mark.parametrize(("minutes", "steps"), [(0.5, 1), (2.0, 4), (2.1, 5), (None, 6)])
@@ -93,6 +96,61 @@ def test_a_retain_set_that_is_lost_weighs_as_many_times_more_in_every_objective_
     for name, before, after in (("forget", 1.0, 1.0), ("retain", 0.7, 2.1), ("kl", 0.2, 0.6), ("holdout", 0.2, 0.2)):
         found = [line[f"weight/{name}"] for line in trainer.state.log_history if f"weight/{name}" in line]
         assert found == pytest.approx([before] * 2 + [after] * 2), name
+
+
+# -------------------------------------------------------------------------------------------------------------------------- on its way
+
+
+class Terminal:
+    """What a bar of tqdm is told."""
+
+    def __init__(self):
+        self.total, self.description, self.written, self.beside = None, None, [], {}
+
+    def set_description(self, text, **how):
+        self.description = text
+
+    def set_postfix(self, shown, **how):
+        self.beside = shown
+
+    def write(self, text):
+        self.written.append(text)
+
+
+def test_the_bar_says_how_far_a_run_is_and_every_fifth_check_what_it_answers(tmp_path):
+    words = Dataset.from_list([{"question": f"w{n} w{n + 1}", "answer": f"w{n + 2}"} for n in range(30, 40)])
+    how = {"stop_at": "never_seen", "never_seen_model": never_seen(), "answers": "none", "max_steps": 400}
+    trainer = build(tmp_path, forget_dataset=words, **how)
+    bar, trainer.state.global_step, trainer.state.max_steps = Bar(trainer), 100, 400
+    bar.training_bar = terminal = Terminal()
+    trainer.state.is_world_process_zero = True
+
+    def check(share, worst):
+        trainer.early_stop.last = early_stop.Found(share, worst, -0.5, 0.1)
+        bar.on_log(trainer.args, trainer.state, trainer.control, logs={"check/share": share})
+
+    check(0.5, 4.0)  # as many steps again as there were, and 2 + 2 log2 4 checks
+    left = 100 + trainer.check_every * 6
+    assert terminal.description == f"training: 50% of the way, about {left} steps left"
+    assert terminal.total == 100 + left
+    asked = [trainer.sets["forget"][n] for n in (0, 5)]
+    lines = terminal.written[0].splitlines()
+    assert lines[0] == "step 100"
+    assert [[word for word in line.split() if word != "w3"] for line in lines[1::2]] == [
+        ["w30", "w31"],
+        ["w35", "w36"],
+    ]  # w3 is what it has no word for
+    said = [" ".join(answer.split()) for answer in generate(trainer.model, tokenizer(), asked)]
+    assert [line.strip() for line in lines[2::2]] == said
+    for _ in range(4):
+        check(0.1, 20.0)
+    assert terminal.total == 400  # no more than its bound
+    assert len(terminal.written) == 1
+    check(1.2, 0.5)
+    assert len(terminal.written) == 2
+    assert terminal.description == f"training: 100% of the way, about {2 * trainer.check_every} steps left"
+    bar.on_log(trainer.args, trainer.state, trainer.control, logs={"loss/forget": 1.0, "p/forget": 0.12345, "learning_rate": 1e-3})
+    assert terminal.beside == {"p/forget": "0.123", "learning_rate": "0.001"}
 
 
 # ----------------------------------------------------------------------------------------------------------------------- in the report

@@ -14,7 +14,9 @@ from test_targets import FORGET, HOLDOUT, RETAIN, logps, twins
 from test_trainer_equivalence import LORA, tokenizer
 
 from peft_unlearn import UnlearnConfig, UnlearnTrainer
+from peft_unlearn.data.rows import answer_texts
 from peft_unlearn.metrics.membership import auc
+from peft_unlearn.model.generation import generate
 from peft_unlearn.model.logprobs import matched
 from peft_unlearn.training.callbacks import REACHED, STEPS
 from peft_unlearn.training.early_stop import (
@@ -262,6 +264,13 @@ def test_a_run_ends_where_a_twin_is_that_never_saw_the_forget_rows(method, stop_
     assert beside_the_holdout(trainer.model) == pytest.approx(beside_the_holdout(twin), rel=0.1)
     assert mean(trainer.model, FORGET) == pytest.approx(mean(twin, FORGET), rel=0.2)
     assert mean(trainer.model, RETAIN) > mean(learnt, RETAIN) - 0.1
+    assert ("answers" in trainer.trained) == (method != "graddiff")
+    if "answers" in trainer.trained:  # what it was taught to say, it says
+        taught = list(trainer.trained["answers"])
+        told = answer_texts(tokenizer(), taught)
+        said, before = (generate(model, tokenizer(), taught) for model in (trainer.model, learnt))
+        assert not set(told) & set(before)
+        assert sum(map(str.__eq__, said, told)) > 0.9 * len(told)
 
 
 def test_a_model_that_does_not_know_the_rows_has_nothing_to_forget(tmp_path, caplog):
