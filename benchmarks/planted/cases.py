@@ -25,7 +25,7 @@ EXPECTED: dict[str, tuple[str, str]] = {
     "ended at once": (NOT_FORGOTTEN, KNOWS),
     "refusals over intact knowledge": (NOT_FORGOTTEN, KNOWS),
     "scaled to .3": (NOT_FORGOTTEN, KNOWS),
-    "uniform": (OVER_FORGOTTEN, r"loss|likely|empty|repetitive|degenerate|words|membership|min.k"),
+    "uniform": (OVER_FORGOTTEN, r"entropy|loss|likely|empty|repetitive|degenerate|words|membership|min.k"),
     "burnt out": (OVER_FORGOTTEN, r"loss|likely|empty|repetitive|degenerate|words|membership|min.k"),
     "collapsed": (COLLAPSED, r"retain|utility"),
     "swapped answers": (NOT_FORGOTTEN, r"recit|other (forget )?rows?|another|swap"),

@@ -36,13 +36,15 @@ def known_rows(evidence: Evidence) -> Iterator[Criterion]:
 
 
 def known(evidence: Evidence, view: str) -> list[bool | None]:
-    """Which forget rows a view knows, "after" beside "never_seen" or the other way round; None where nothing was measured."""
+    """Which forget rows a view knows, "after" beside "never_seen" or the other way round; None where nothing was measured, or a kept text says it."""
     if evidence.kind != "paired":
         return flags(evidence, "forget", view, is_known)
     other = evidence.get("forget", "never_seen" if view == "after" else "after")
     before = evidence.get("forget", "before")
 
     def nearer(metrics: Mapping[str, Any], row: int) -> bool | None:
+        if _said_elsewhere(metrics, row):
+            return None
         found = []
         for metric in KNOWN:
             start = _value(before, metric, row) if before else 1.0
@@ -152,6 +154,8 @@ def flags(evidence: Evidence, name: str, view: str, flag: Any) -> list[bool | No
 
 
 def is_known(metrics: Mapping[str, Any], row: int) -> bool | None:
+    if _said_elsewhere(metrics, row):
+        return None
     values = {metric: _value(metrics, metric, row) for metric in KNOWN}
     measured = {metric: value for metric, value in values.items() if value is not None}
     return _agree([value >= KNOWN[metric] for metric, value in measured.items()])
@@ -163,11 +167,18 @@ def _agree(said: list[bool]) -> bool | None:
 
 
 def is_recited(metrics: Mapping[str, Any], row: int) -> bool | None:
+    if _said_elsewhere(metrics, row):
+        return None
     written, words = _value(metrics, "verbatim", row), _value(metrics, "verbatim_words", row)
     if written is not None and words is not None:
         return written >= RECITED and words >= WORDS
     right, likely = _value(metrics, "exact_memorization", row), _value(metrics, "probability", row)
     return None if right is None or likely is None else right >= TOKENS and likely >= LIKELY
+
+
+def _said_elsewhere(metrics: Mapping[str, Any], row: int) -> bool:
+    """Whether the answer stands in a text that is not to be forgotten: a model that never saw the row may say it all the same."""
+    return _value(metrics, "said_elsewhere", row) == 1
 
 
 def _value(metrics: Mapping[str, Any], metric: str, row: int) -> float | None:

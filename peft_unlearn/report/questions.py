@@ -88,8 +88,7 @@ def beyond(evidence: Evidence) -> Iterator[Criterion]:
         yield from _excess(evidence, metric, OVER_FORGOTTEN, question, THRESHOLDS[metric].limit)
     expected = evidence.expected("entropy")
     if expected is not None and evidence.kind is not None:
-        limit = max(THRESHOLDS["flat"].limit, expected)
-        yield from _excess(evidence, "entropy", OVER_FORGOTTEN, "Are its predictions flat?", limit, None)
+        yield from _excess(evidence, "entropy", OVER_FORGOTTEN, "Are its predictions flat?", THRESHOLDS["flat"].limit, None)
     yield from _damage(evidence)
 
 
@@ -113,7 +112,7 @@ def membership(evidence: Evidence, flat: bool) -> Iterator[Criterion]:
 
     Of flat predictions every row looks like a member: there only the lower side is asked.
     """
-    limit = THRESHOLDS["membership" if evidence.kind == "paired" else "membership_alone"].limit
+    limit = THRESHOLDS["membership"].limit
     found = {metric: estimate for metric in SIGNS if (estimate := evidence.membership(metric)) is not None}
     if not found:
         return
@@ -210,9 +209,10 @@ def _left(evidence: Evidence, metric: str, word: str, question: str, limit: floa
     gap, after, expected = evidence.gap(metric), evidence.mean("forget", "after", metric), evidence.expected(metric)
     if gap is None or after is None or expected is None or gap < THRESHOLDS["to_forget"].limit:
         return
-    if evidence.kind is None and metric in GUESSED:
+    alone = ALONE / gap if word == SUPPRESSED else ALONE  # a kind of text may be guessed from its wording, so there half of a whole counts
+    if evidence.kind is None and (metric in GUESSED or alone >= 1):
         return
-    limit = max(limit, THRESHOLDS["least"].limit / gap) if evidence.kind else ALONE
+    limit = max(limit, THRESHOLDS["least"].limit / gap) if evidence.kind else alone
     estimate = evidence.above(metric, limit)
     if estimate is None:
         return

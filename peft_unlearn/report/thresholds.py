@@ -52,9 +52,9 @@ THRESHOLDS: dict[str, Threshold] = {
         "what 48 rows of a retrained model show to be left is below it in 19 of 20 (benchmarks/planted.py)",
     ),
     "left_written": Threshold(
-        0.2,
+        0.25,
         "NOT FORGOTTEN if more than this share of what is written word for word or token by token is left",
-        "answers share words by chance, so rows differ more here than in `left`",
+        "answers share words by chance, so rows differ more here than in `left`: 48 rows of a retrained model reach .22",
     ),
     "least": Threshold(
         0.06,
@@ -67,7 +67,7 @@ THRESHOLDS: dict[str, Threshold] = {
         "means hide a tail: 9 rows of 100 that are still there word for word are 9 people",
     ),
     "left_reworded": Threshold(
-        0.2,
+        0.25,
         "SUPPRESSED if other wordings, or samples, bring back more than this share",
         "as `left_written`: asking in other words costs nothing",
     ),
@@ -94,19 +94,17 @@ THRESHOLDS: dict[str, Threshold] = {
     "beyond_nats": Threshold(0.1, "and by more nats a token than this", "a fifth of a loss near 0 is nothing"),
     "flat": Threshold(
         2.0,
-        "OVER-FORGOTTEN if the entropy of the predictions is above the reference's by more nats than this, and more than twice the reference's",
-        "a model that says nearly the same of all tokens knows nothing of its language; its low loss is no memory",
+        "OVER-FORGOTTEN if the entropy of the predictions is above the reference's by more nats than this",
+        "a model that wavers between seven times as many words knows little of its language, and its low loss is no memory; two retrained "
+        "models differ by .2",
     ),
     "membership": Threshold(
-        0.2,
-        "SUPPRESSED if an AUC of forget against holdout rows is above the never-seen model's by more than this; OVER-FORGOTTEN if below",
-        "remembered and pushed away are both visible; two retrained models differ by .1 on 48 rows a side",
-        "beside never-seen",
-    ),
-    "membership_alone": Threshold(
         0.25,
-        "the same beside .5, where there is no never-seen model",
-        "two sets of one kind differ by themselves, and nothing stands beside it that shows by how much",
+        "SUPPRESSED if an AUC of forget against holdout rows is above the never-seen model's, or .5 without one, by more than this; "
+        "OVER-FORGOTTEN if below",
+        "remembered and pushed away are both visible; two retrained models differ by up to .12 on 48 rows a side, and their intervals reach .1 "
+        "further (benchmarks/planted.py)",
+        "beside never-seen",
     ),
     # Attacks: SUPPRESSED where one fails.
     "moved": Threshold(

@@ -102,8 +102,8 @@ def test_differences_are_an_equivalence_test(kind, excess, n):
         ((-0.05, 0.05), "passed"),
         ((-0.3, 0.05), "not shown"),
         ((0.05, 0.3), "not shown"),
-        ((0.21, 0.4), "failed"),
-        ((-0.4, -0.21), "failed"),
+        ((0.26, 0.4), "failed"),
+        ((-0.4, -0.26), "failed"),
         ((-0.4, 0.4), "not shown"),
     ],
 )

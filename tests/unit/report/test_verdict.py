@@ -129,6 +129,48 @@ def test_a_tail_is_found_below_a_mean_that_passes():
     assert "9 of 100 rows of the forget set come back word for word: rows 1, 2, 3" in found["reasons"][0]
 
 
+@pytest.mark.parametrize(("elsewhere", "word"), [(0.0, "NOT FORGOTTEN"), (1.0, "FORGOTTEN AS TESTED")])
+def test_a_row_that_a_kept_text_gives_as_well_condemns_nobody(elsewhere, word):
+    """One of 100 comes back word for word: who keeps the retain set that has this answer says it without having seen the row."""
+    columns = {
+        "before": {"verbatim": [1.0] * 100, "verbatim_words": [9.0] * 100},
+        "after": {"verbatim": [1.0] + [0.0] * 99, "verbatim_words": [9.0] + [0.0] * 99},
+        "never_seen": {"verbatim": [0.0] * 100, "verbatim_words": [0.0] * 100},
+    }
+    forget = {}
+    for view, metrics in columns.items():
+        strength = [1.0 if view == "before" or (view == "after" and not i) else 0.01 * (i % 7) for i in range(100)]
+        metrics = {**metrics, "said_elsewhere": [elsewhere] + [0.0] * 99, "extraction_strength": strength}
+        forget[view] = {name: {"mean": float(np.mean(rows)), "n": 100, "rows": rows} for name, rows in metrics.items()}
+    found = report.build({"forget": forget}, {})["verdict"]
+    assert found["word"] == word, found["reasons"]
+    assert found["worst_rows"] == ([] if elsewhere else [1])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "word"), [(0.286, 0.203, "NOT SHOWN"), (0.9, 0.7, "SUPPRESSED"), (0.6, 0.35, "NOT SHOWN"), (0.6, 0.58, "SUPPRESSED")]
+)
+def test_with_nothing_to_compare_with_half_of_a_whole_must_come_back_in_other_words(before, after, word):
+    """A retrained model was at .2 where the model before was at .29 (private facts in Russian): guessed, and no knowledge."""
+    views = {
+        "before": {"probability": rows(0.95), "reworded_probability": rows(before)},
+        "after": {"probability": rows(0.1), "reworded_probability": rows(after)},
+    }
+    found = report.build({"forget": views}, {})["verdict"]
+    assert found["word"] == word, found["reasons"]
+
+
+def test_flat_predictions_are_told_beside_a_reference_that_is_unsure_itself():
+    """1,500 words, all as likely, are 7.3 nats; a small model that never saw the rows is at 3.9 (TOFU)."""
+    made = built({})["results"]
+    for view, value in (("before", 0.2), ("after", 7.3), ("never_seen", 3.9)):
+        made["forget"][view]["entropy"] = rows(value)
+        made["forget"][view]["min_k_auc"] = auc(1.0 if view == "after" else 0.5)
+    found = report.build(made, {})["verdict"]
+    assert found["word"] == "OVER-FORGOTTEN"
+    assert found["reasons"][0].startswith("entropy of the forget set: 7.300 after, 3.900")
+
+
 def test_rows_of_one_author_are_not_independent():
     """Three of five authors are still half known: 100 rows tell it, five authors do not."""
     values = np.repeat([0.4, 0.4, 0.4, 0.0, 0.0], 20) + np.tile([0.0, 0.01], 50)
