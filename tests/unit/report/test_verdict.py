@@ -148,7 +148,8 @@ def test_a_row_that_a_kept_text_gives_as_well_condemns_nobody(elsewhere, word):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "word"), [(0.286, 0.203, "NOT SHOWN"), (0.9, 0.7, "SUPPRESSED"), (0.6, 0.35, "NOT SHOWN"), (0.6, 0.58, "SUPPRESSED")]
+    ("before", "after", "word"),
+    [(0.286, 0.203, "NOT SHOWN"), (0.9, 0.7, "SUPPRESSED"), (0.6, 0.35, "NOT SHOWN"), (0.6, 0.58, "SUPPRESSED")],
 )
 def test_with_nothing_to_compare_with_half_of_a_whole_must_come_back_in_other_words(before, after, word):
     """A retrained model was at .2 where the model before was at .29 (private facts in Russian): guessed, and no knowledge."""
