@@ -86,7 +86,7 @@ def _recipe(request: DemoRequest, method: str, models: "Models") -> "Recipe":
         "holdout_dataset": str(output / "data/never_used.jsonl"),
         "eval_dataset": {"two_hop": str(output / "data/two_hop.jsonl")},
         "never_seen_model_name_or_path": str(models.never_seen),
-        "stop_at": "auto",
+        "stop_at": "never_seen",
         "sam_rho": 0.2,
         "eval_rows": 0,
         "per_device_eval_batch_size": 64,
