@@ -269,7 +269,7 @@ def test_a_run_ends_where_a_twin_is_that_never_saw_the_forget_rows(method, stop_
         taught = list(trainer.trained["answers"])
         told = answer_texts(tokenizer(), taught)
         said, before = (generate(model, tokenizer(), taught) for model in (trainer.model, learnt))
-        assert not set(told) & set(before)
+        assert sum(map(str.__eq__, before, told)) < 0.1 * len(told)
         assert sum(map(str.__eq__, said, told)) > 0.9 * len(told)
 
 
