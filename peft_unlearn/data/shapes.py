@@ -128,7 +128,7 @@ def _turn(turn: Any, where: str) -> Any:
     turn = turn | ({"content": _text(turn["content"], where)} if isinstance(turn.get("content"), list) else {})
     if not turn.get("tool_calls"):
         return turn
-    calls = [_call(call) for call in turn["tool_calls"]] if isinstance(turn["tool_calls"], list) else turn["tool_calls"]
+    calls = [_call(call, where) for call in turn["tool_calls"]] if isinstance(turn["tool_calls"], list) else turn["tool_calls"]
     return turn | {"content": turn.get("content") or "", "tool_calls": calls}
 
 
@@ -140,12 +140,12 @@ def _text(parts: list[Any], where: str) -> str:
     return "".join(part if isinstance(part, str) else part["text"] for part in parts)
 
 
-def _call(call: Any) -> Any:
+def _call(call: Any, where: str) -> Any:
     """A call with its arguments as an object, as servers give them to a template."""
     if not isinstance(call, dict):
-        return call
-    if isinstance(call.get("function"), dict):
-        return call | {"function": _call(call["function"])}
+        raise UserError(f"{where}: a turn has tool_calls that are no functions, write each as {{name, arguments}} or take them out.")
+    if "function" in call:
+        return call | {"function": _call(call["function"], where)}
     arguments = _parsed(call.get("arguments"))
     return call | {"arguments": arguments} if isinstance(arguments, dict) else call
 

@@ -77,7 +77,7 @@ def _check_encoding(arguments: Mapping[str, Any], where: str) -> None:
     if arguments["path"] in ("json", "csv", "text") and isinstance(file, str) and not file.endswith(".gz") and Path(file).is_file():
         with open(file, "rb") as opened:
             if b"\0" in opened.read(PEEK):
-                raise UserError(f"{where} (it is not in UTF-8 but in UTF-16 or no text at all), save it as UTF-8.")
+                raise UserError(f"{where} (it has zero bytes, as UTF-16 has and no text in utf-8), save it as UTF-8.")
 
 
 def _is_saved(folder: Path) -> bool:

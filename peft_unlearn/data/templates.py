@@ -43,10 +43,16 @@ def render(turns: Turns, tokenizer: PreTrainedTokenizerBase, template_arguments:
 def unwritten(turns: Turns, text: str, tools: Tools = None) -> list[str]:
     """What of the last turn's text, the calls and the tools a template has left out of a `text`; white space does not count."""
     written = _squeezed(text)
-    calls = [(call.get("function") or call).get("name") for turn in turns for call in turn.get("tool_calls") or ()]
-    given = [(tool.get("function") or tool).get("name") for tool in tools or ()]
+    calls = [_name(call) for turn in turns if isinstance(turn.get("tool_calls"), list) for call in turn["tool_calls"]]
+    given = [_name(tool) for tool in tools or ()]
     parts = {"answer": [turns[-1]["content"]], "tool_calls": calls, "tools": given}
     return [part for part, texts in parts.items() if not all(_squeezed(str(said)) in written for said in texts if said)]
+
+
+def _name(call: Any) -> Any:
+    """The name of a function that is called or given, as far as it has one."""
+    inner = call.get("function", call) if isinstance(call, Mapping) else None
+    return inner.get("name") if isinstance(inner, Mapping) else None
 
 
 def _squeezed(text: str) -> str:

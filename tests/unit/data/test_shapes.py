@@ -64,6 +64,10 @@ REFUSED = {
     "an empty question": ({"messages": [USER | {"content": " "}, TOLD]}, "row 1: messages is not a list of messages"),
     "no answer": ({"conversations": SHAREGPT[:1]}, "row 1: the conversation must end with an assistant turn"),
     "text for turns": ({"conversations": "SECRET"}, "row 1: messages is not a list of messages"),
+    "calls that are none": (
+        {"messages": [USER, TOLD | {"tool_calls": ["SECRET", {"function": "SECRET"}]}]},
+        "row 1: a turn has tool_calls",
+    ),
     "turns of text": ({"messages": ["SECRET"]}, "row 1: messages is not a list of messages"),
 }
 TOOLED = CHATML.replace("{{ m.content }}", "{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}")
@@ -158,7 +162,9 @@ def test_a_byte_order_mark_is_no_text(file, tmp_path):
 @pytest.mark.parametrize("file", ["a.txt", "a.jsonl", "a.csv"])
 def test_utf_16_is_refused(file, encoding, tmp_path):
     (tmp_path / file).write_text('{"text": "Ann."}\n', encoding=encoding)
-    with pytest.raises(UserError, match=r"^x: cannot load .* \(it is not in UTF-8 but in UTF-16 or no text at all\), save it as UTF-8\.$"):
+    with pytest.raises(
+        UserError, match=r"^x: cannot load .* \(it has zero bytes, as UTF-16 has and no text in utf-8\), save it as UTF-8\.$"
+    ):
         load(str(tmp_path / file), name="x")
 
 
