@@ -1,9 +1,11 @@
 """What a recipe may write for a set of texts: a file, a folder, a name on the Hub, or a mapping. Known without torch or `datasets`."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from peft_unlearn.util.errors import UserError
 
@@ -12,7 +14,7 @@ KEYS = ("path", "name", "split", "data_files", "data_dir", "revision", "sample_b
 
 
 def load_arguments(spec: str | Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Keyword arguments of `load_dataset`; a local file becomes its loader with data_files. Nothing is opened.
+    """Keyword arguments of `load_dataset`; a local file or an address becomes its loader with data_files. Nothing is opened.
 
     Raises:
         UserError: an unknown key, or a local file that is not there or whose kind is unknown; the message names the set, `name`.
@@ -27,6 +29,11 @@ def load_arguments(spec: str | Mapping[str, Any], name: str) -> dict[str, Any]:
             raise UserError(f"{name}: {key} is {value!r}, write text.")
     if not arguments.get("path"):
         raise UserError(f"{name}: path is missing, write a file, a folder or a dataset's name on the Hub.")
+    if re.match(r"(https?|hf)://", arguments["path"]):
+        address, extension = arguments["path"], Path(urlsplit(arguments["path"]).path.removesuffix(".gz")).suffix.lower()
+        if extension not in LOADERS:
+            raise UserError(f"{name}: {address} has an unknown extension, it must be one of {', '.join(LOADERS)}.")
+        return arguments | {"path": LOADERS[extension], "data_files": address}
     path = Path(arguments["path"]).expanduser()
     extension = Path(path.stem if path.suffix == ".gz" else path).suffix.lower()
     if path.is_file():

@@ -3,27 +3,32 @@
 | columns | prompt | completion (carries the loss) |
 | --- | --- | --- |
 | messages | all turns but the last | the last turn, the assistant's |
-| prompt, completion (text, or lists of messages) | prompt | completion, joined as it stands |
+| prompt, completion (text) | prompt | completion, joined as it stands |
+| prompt, completion (lists of messages) | all turns but the last | the last turn, the assistant's |
 | question, answer | the user's turn, or "Question: ...\\nAnswer:" without a chat template | the assistant's turn, or " ..." |
 | text | nothing | all of it |
 
-A set that has the columns of several formats is read as the first of them. Messages are {role, content} with text content. Only the last
-assistant turn carries loss: chat templates may render an earlier turn differently from a last one, so a conversation whose every turn
-counts is written as several rows. Row numbers in error messages count from 1.
+A set that has the columns of several formats is read as the first of them; one that has those of none may still be read, see
+`peft_unlearn.data.shapes`. Messages are {role, content} with text content, and what else a chat template reads, such as tool_calls; a column
+`tools` beside them is the template's, and so is `chat_template_kwargs`. Only the last assistant turn carries loss: chat templates may render an
+earlier turn differently from a last one, so a conversation whose every turn counts is written as several rows. Row numbers in error messages
+count from 1.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Json, List
 from transformers import PreTrainedTokenizerBase
 
+from peft_unlearn.data import shapes, templates
 from peft_unlearn.util.errors import UserError
 
 FORMATS = (("messages",), ("prompt", "completion"), ("question", "answer"), ("text",))
 COLUMNS = tuple(column for columns in FORMATS for column in columns)
 ROWS_PER_BATCH = 1000
+MAY_BE_EMPTY = ("system", "developer", "tool")  # roles whose turn may say nothing
 
 
 def columns(dataset: Dataset, name: str) -> tuple[str, ...]:
@@ -41,6 +46,22 @@ def columns(dataset: Dataset, name: str) -> tuple[str, ...]:
             if column not in dataset.column_names and set(candidate) & set(dataset.column_names):
                 raise UserError(f"{name}: column {column!r} is missing beside {has}, add it.")
     raise UserError(f"{name}: its columns are {has}, write text, prompt and completion, question and answer, or messages.")
+
+
+def settled(dataset: Dataset, name: str) -> Dataset:
+    """The set in one of the formats, as far as `peft_unlearn.data.shapes` can bring it there.
+
+    Raises:
+        UserError: see `shapes.settled`.
+    """
+    return shapes.settled(
+        dataset, name, lambda found: is_tokenized(found) or any(set(columns) <= set(found.column_names) for columns in FORMATS)
+    )
+
+
+def beside(dataset: Dataset) -> tuple[str, ...]:
+    """The columns beside those of a format that the chat template reads: of a settled set they are lists and objects."""
+    return tuple(column for column in shapes.BESIDE if column in dataset.column_names and isinstance(dataset.features[column], List | Json))
 
 
 def is_tokenized(dataset: Dataset) -> bool:
@@ -112,35 +133,37 @@ def _odd_row(dataset: Dataset) -> str | None:
 
 
 def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(key), str) and message[key].strip() for key in ("role", "content"))
+    """Whether a turn has a role and text; a system turn and a tool's answer may be empty, and so may a turn that calls tools."""
+    if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+        return False
+    return bool(message["role"].strip() and (message["content"].strip() or message["role"] in MAY_BE_EMPTY or message.get("tool_calls")))
 
 
 def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, template_arguments: Mapping[str, Any]) -> tuple[str, str]:
     """(prompt, prompt and completion) of a checked row as the text that is tokenized.
 
-    `template_arguments` are variables of the chat template, the same for both sides, such as Qwen3's enable_thinking.
+    `template_arguments` are variables of the chat template, the same for both sides, such as Qwen3's enable_thinking; the row's own go before.
 
     Raises:
         jinja2.TemplateError: the chat template refuses these turns.
     """
-    prompt: Any
-    completion: Any
-    if "messages" in row:
-        prompt, completion = row["messages"][:-1], row["messages"][-1:]
-    elif "prompt" in row:
-        prompt, completion = row["prompt"], row["completion"]
-    elif "text" in row:
-        prompt, completion = "", row["text"]
-    elif tokenizer.chat_template:
-        prompt, completion = [{"role": "user", "content": row["question"]}], [{"role": "assistant", "content": row["answer"]}]
-    else:
-        prompt, completion = f"Question: {row['question']}\nAnswer:", f" {row['answer']}"
-    if isinstance(prompt, str):
-        return prompt, prompt + completion
-    return (
-        str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **template_arguments)),
-        str(tokenizer.apply_chat_template(prompt + completion, tokenize=False, **template_arguments)),
-    )
+    if turns := conversation(row, tokenizer):
+        return templates.render(turns, tokenizer, {**template_arguments, **(row.get("chat_template_kwargs") or {})}, row.get("tools"))
+    if "text" in row:
+        return "", row["text"]
+    if "prompt" in row:
+        return row["prompt"], row["prompt"] + row["completion"]
+    prompt = f"Question: {row['question']}\nAnswer:"
+    return prompt, f"{prompt} {row['answer']}"
+
+
+def conversation(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """The turns of a checked row that the chat template writes, the last one the answer; none of a row that is plain text."""
+    if not is_chat(row, tokenizer):
+        return []
+    if "question" in row:
+        return [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+    return [*row.get("messages", ()), *row.get("prompt", ()), *row.get("completion", ())]
 
 
 def is_chat(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> bool:

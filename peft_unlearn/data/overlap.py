@@ -40,5 +40,9 @@ def _said(dataset: Dataset, name: str) -> Iterator[Hashable]:
 
 
 def _words(row: dict[str, Any]) -> str:
-    parts = (part for value in row.values() for part in ([value] if isinstance(value, str) else [message["content"] for message in value]))
+    parts = (part for value in row.values() for part in ([value] if isinstance(value, str) else map(_turn, value)))
     return " ".join(word for part in parts for word in part.split())
+
+
+def _turn(message: dict[str, Any]) -> str:
+    return f"{message['content']} {message.get('tool_calls') or ''}"

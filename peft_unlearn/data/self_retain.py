@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.data.collating import padding_id
+from peft_unlearn.data.unspaced import pieces
 from peft_unlearn.util.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -109,12 +110,12 @@ def _forget_phrases(forget: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict
     for row in forget:
         start = sum(label == -100 for label in row["labels"])
         prompt, whole = tokenizer.batch_decode([row["input_ids"][:start], row["input_ids"]], skip_special_tokens=True)
-        words = whole.split()[max(0, len(prompt.split()) + 1 - PHRASE) :]
+        words = pieces(whole)[max(0, len(pieces(prompt)) + 1 - PHRASE) :]
         length = min(PHRASE, len(words))
         phrases.setdefault(length, set()).update(_phrases(words, length))
     return phrases
 
 
 def _shares(text: str, forbidden: dict[int, set[tuple[str, ...]]]) -> bool:
-    words = text.split()
+    words = pieces(text)
     return any(not phrases.isdisjoint(_phrases(words, length)) for length, phrases in forbidden.items())

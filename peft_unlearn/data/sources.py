@@ -6,22 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from peft_unlearn.config.dataset_specs import LOADERS, load_arguments
-from peft_unlearn.data import formats
+from peft_unlearn.data import formats, shapes
 from peft_unlearn.util.errors import UserError
+
+SAVED = ("state.json", "dataset_dict.json")  # in a folder of save_to_disk
+MARK = "\ufeff"
+PEEK = 4096  # bytes
 
 
 def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
     """Load a set of texts and check every row of it, without a model or a tokenizer.
 
     Args:
-        spec: a local file (.json as lines or as one list, .jsonl, .csv, .parquet, .txt; also with .gz), a local folder, a dataset's name on
-            the Hub, or a mapping of `load_dataset` keys: path (any of the former, or json, csv, parquet, text with data_files), name, split
-            (default train; a slice such as train[:100] as well), data_files, data_dir, revision, and sample_by for text files (line,
-            paragraph, document). A text file holds one text a line unless sample_by says otherwise, and blank ones are left out.
+        spec: a local file (.json as lines or as one list, .jsonl, .csv, .parquet, .txt; also with .gz), its http(s) or hf address, a local
+            folder, also one of `save_to_disk`, a dataset's name on the Hub, or a mapping of `load_dataset` keys: path (any of the former, or
+            json, csv, parquet, text with data_files), name, split (default train; a slice such as train[:100] as well), data_files, data_dir,
+            revision, and sample_by for text files (line, paragraph, document). A text file holds one text a line unless sample_by says
+            otherwise, and blank ones are left out.
         name: the recipe's key for this set, for messages.
 
     Returns:
@@ -35,30 +40,67 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
     source = arguments["path"]
     if source == "csv":
         # pandas would read an answer "None" as missing and "007" as 7
-        arguments |= {"converters": dict.fromkeys(formats.COLUMNS, str), "keep_default_na": False}
+        arguments |= {"converters": dict.fromkeys((*formats.COLUMNS, *shapes.ALPACA), str), "keep_default_na": False}
+    _check_encoding(arguments, f"{name}: cannot load {_shown(spec)}")
     try:
-        if source in LOADERS.values() or Path(source).is_dir():
+        if _is_saved(Path(source)):
+            dataset = _saved(Path(source), arguments["split"])
+        elif source in LOADERS.values() or Path(source).is_dir():
             with tempfile.TemporaryDirectory() as cache:
                 dataset = load_dataset(**arguments, cache_dir=cache, keep_in_memory=True)
         else:
             dataset = load_dataset(**arguments)
     except StopIteration as error:  # what the json loader raises on a file of no bytes
         raise UserError(f"{name}: {_shown(spec)} holds no rows, write at least one into it.") from error
-    except (DatasetsError, OSError, ValueError) as error:
+    except Exception as error:  # loaders and file systems raise of all kinds, and none is met by more than a sentence
         line = _broken_line(arguments)
         if line:
             raise UserError(
                 f"{name}: cannot load {_shown(spec)} ({line}), mend or remove it: each line must be one JSON object."
             ) from error
-        reason = str(error.__cause__ or error).split("\n")[0].rstrip(".")
+        reason = str((isinstance(error, DatasetsError) and error.__cause__) or error).split("\n")[0].rstrip(".")
         raise UserError(f"{name}: cannot load {_shown(spec)} ({reason}).") from error
     try:
+        dataset = _without_mark(dataset)
         if source == "text":
             dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text.strip()]).flatten_indices(keep_in_memory=True)
+        dataset = formats.settled(dataset, name)
         formats.check(dataset, name)
     except UnicodeDecodeError as error:  # a loader may only find out when a text is read
         raise UserError(f"{name}: {_shown(spec)} is not in UTF-8 ({error.reason}), save it so.") from error
     return dataset
+
+
+def _check_encoding(arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse a local file whose text has zero bytes, as UTF-16 has: some loaders would read it, and take them for text."""
+    file = arguments.get("data_files")
+    if arguments["path"] in ("json", "csv", "text") and isinstance(file, str) and not file.endswith(".gz") and Path(file).is_file():
+        with open(file, "rb") as opened:
+            if b"\0" in opened.read(PEEK):
+                raise UserError(f"{where} (it has zero bytes, as UTF-16 has and no text in utf-8), save it as UTF-8.")
+
+
+def _is_saved(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in SAVED)
+
+
+def _saved(folder: Path, split: str) -> Dataset:
+    """What `save_to_disk` has written: a set, or sets by the names of their splits."""
+    found = load_from_disk(str(folder), keep_in_memory=True)
+    splits = found if isinstance(found, DatasetDict) else {str(found.split or "train"): found}
+    if split not in splits:
+        raise ValueError(f"it was saved with {', '.join(splits)} and has no split {split}")
+    return splits[split]
+
+
+def _without_mark(dataset: Dataset) -> Dataset:
+    """The set without the byte-order mark that a file of text may begin with."""
+    texts = dataset["text"][:] if "text" in dataset.column_names else []
+    if not any(isinstance(text, str) and text.startswith(MARK) for text in texts):
+        return dataset
+    return dataset.map(
+        lambda row: {"text": row["text"].removeprefix(MARK)}, features=dataset.features, keep_in_memory=True, load_from_cache_file=False
+    )
 
 
 def _broken_line(arguments: Mapping[str, Any]) -> str | None:

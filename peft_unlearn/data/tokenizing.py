@@ -11,7 +11,7 @@ from datasets import Dataset, Features, List, Value
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from peft_unlearn.data import formats
+from peft_unlearn.data import formats, templates
 from peft_unlearn.util.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -57,13 +57,17 @@ def tokenize(
         UserError: a row that cannot be split, has nothing to predict, or loses its whole completion to max_length; messages without a chat
             template.
     """
+    dataset = formats.settled(dataset, name)
     columns = formats.check(dataset, name)
     chat = formats.is_chat(next(formats.rows(dataset, columns)), tokenizer)
     if chat and not tokenizer.chat_template:
         raise UserError(f"{name}: its rows are conversations and the tokenizer has no chat template, write prompt and completion as text.")
 
+    read = (*columns, *formats.beside(dataset)) if chat else columns
+    unwritten: dict[str, list[int]] = {}
+
     def encode(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        texts = _rendered(formats.unbatch(batch, columns), indices, tokenizer, name, template_arguments or {})
+        texts = _rendered(formats.unbatch(batch, read), indices, tokenizer, name, template_arguments or {}, unwritten)
         prompts, wholes = (_token_ids(tokenizer, list(side), special=not chat) for side in zip(*texts, strict=True))
         encoded: dict[str, list[Any]] = {key: [] for key in FEATURES}
         for index, prompt, whole in zip(indices, prompts, wholes, strict=True):
@@ -87,20 +91,34 @@ def tokenize(
         load_from_cache_file=False,
         desc=f"Tokenizing {name}",
     )
+    for part, numbers in unwritten.items():
+        logger.warning(
+            "%s: the chat template does not write all of %s of %d rows, the first is row %d.", name, part, len(numbers), numbers[0]
+        )
     rows = tokens.select_columns(["input_ids", "labels"])
     return Tokenized(rows, _truncated(tokens, len(dataset), max_length, name), tokens["source"][:])
 
 
 def _rendered(
-    rows: Iterable[dict[str, Any]], indices: list[int], tokenizer: PreTrainedTokenizerBase, name: str, template_arguments: Mapping[str, Any]
+    rows: Iterable[dict[str, Any]],
+    indices: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    template_arguments: Mapping[str, Any],
+    unwritten: dict[str, list[int]],
 ) -> list[tuple[str, str]]:
-    """The prompt of each row, and prompt and completion together, as text."""
+    """The prompt of each row, and prompt and completion together, as text; `unwritten` gets what the template left out, and of which rows."""
     texts = []
     for index, row in zip(indices, rows, strict=True):
         try:
             texts.append(formats.render(row, tokenizer, template_arguments))
         except TemplateError as error:
             raise UserError(f"{name}: row {index + 1}: the chat template refuses its turns ({error}).") from error
+        turns = formats.conversation(row, tokenizer)
+        for part in templates.unwritten(turns, texts[-1][1], row.get("tools")) if turns else ():
+            if part == "tool_calls" and turns[-1].get("tool_calls"):
+                raise UserError(f"{name}: row {index + 1}: the chat template writes no tool_calls, write the answer as text.")
+            unwritten.setdefault(part, []).append(index + 1)
     return texts
 
 

@@ -1,11 +1,13 @@
 """Where a turn ends in a chat template: found by writing a conversation with it."""
 
+import re
 from typing import NamedTuple
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-ASKED, ANSWERED = "Xylophone", "Zeppelin"  # words that no template writes itself
+from peft_unlearn.data.templates import ANSWERED, ASKED
+
+_EMPTY_THOUGHT = re.compile(r"<(\w+)>\s*</\1>\s*$")
 
 
 class Turn(NamedTuple):
@@ -16,8 +18,8 @@ class Turn(NamedTuple):
     opening: str
 
     def opened(self, prompt: str) -> bool:
-        """Whether a prompt ends as the template leaves it for the assistant."""
-        return prompt.rstrip().endswith(self.opening)
+        """Whether a prompt ends as the template leaves it for the assistant, or with an empty thought behind that."""
+        return _EMPTY_THOUGHT.sub("", prompt).rstrip().endswith(self.opening)
 
     def closed(self, answer: str) -> bool:
         """Whether an answer ends with the text that ends a turn."""
@@ -39,13 +41,13 @@ def turn(tokenizer: PreTrainedTokenizerBase) -> Turn:
     try:
         opening = _write(tokenizer, [question], True).rpartition(ASKED)[2].strip()
         last = _write(tokenizer, [question, answer], False)
-    except TemplateError:
+    except Exception:  # a template is a program
         return NO_TURN
     if ANSWERED not in last:
         return NO_TURN
     try:
         longer = _write(tokenizer, [question, answer, question], False)
-    except TemplateError:
+    except Exception:  # a template is a program
         longer = last
     behind = last.rpartition(ANSWERED)[2]
     between = longer.rpartition(ANSWERED)[2].partition(ASKED)[0]

@@ -81,6 +81,7 @@ def probe(
     def tokens(texts: Dataset, of: str, length: int = max_length) -> Tokenized:
         return data.tokenize(texts, tokenizer, length, name=of, template_arguments=template_arguments)
 
+    dataset = formats.settled(dataset, name)
     tokenized = tokens(dataset, name)
     sides = formats.columns(dataset, name)
     variants = {}
@@ -120,9 +121,9 @@ def _of_column(dataset: Dataset, name: str, sides: tuple[str, ...], side: int, c
 
 def _asked(dataset: Dataset, name: str, sides: tuple[str, ...], tokens: Tokens) -> list[list[Row]]:
     """Each row in other words, all of them tokenized in one go and uncut."""
-    asked = [rewording.prompts(row) for row in formats.rows(dataset, sides)]
+    asked = [rewording.prompts(row) for row in formats.rows(dataset, (*sides, *formats.beside(dataset)))]
     flat = [row for found in asked for row in found]
-    made = iter(tokens(Dataset.from_list(flat), f"{name}.reworded", UNCUT).rows if flat else ())
+    made = iter(tokens(Dataset.from_list(flat, on_mixed_types="use_json"), f"{name}.reworded", UNCUT).rows if flat else ())
     return [list(islice(made, len(found))) for found in asked]
 
 

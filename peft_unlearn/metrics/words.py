@@ -3,12 +3,10 @@
 import re
 import unicodedata
 
+from peft_unlearn.data.unspaced import SPACELESS
+
 _ASCII = re.compile("[a-z0-9]+")
-# Scripts that are written without spaces: Thai and Lao, Tibetan, Burmese, Khmer, kana, Han.
-_SPACELESS = re.compile(
-    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff]"
-)
+_SPACELESS = re.compile(f"[{SPACELESS}]")
 
 
 def words(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from peft_unlearn import data
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.data import groups
-from peft_unlearn.data.formats import is_tokenized
+from peft_unlearn.data.formats import is_tokenized, settled
 from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.data.variants import REWORDED, Probe, probe
 from peft_unlearn.model import adapters
@@ -92,6 +92,9 @@ def tokenize(
     Raises:
         UserError: no `Dataset`, rows that cannot be used, or forget rows that also stand in the retain set or the holdout.
     """
+    sets = {
+        name: settled(rows, KEYS.get(name, f"eval_dataset.{name}")) if isinstance(rows, Dataset) else rows for name, rows in sets.items()
+    }
     probes = {
         name: _probe(
             rows,

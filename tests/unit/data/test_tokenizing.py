@@ -160,7 +160,7 @@ def test_pieces_of_a_text_are_equally_long():
 
 
 def test_template_arguments_reach_both_sides_of_a_row():
-    """As Qwen3's: without thinking, the prompt itself closes the empty thought that a last turn begins with."""
+    """As Qwen3's: without thinking, the prompt itself closes the empty thought that a last turn begins with; else it is put there."""
     tokenizer = chat()
     tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -171,8 +171,7 @@ def test_template_arguments_reach_both_sides_of_a_row():
     rows = Dataset.from_list([{"question": "Where does Ann live?", "answer": "In Oslo."}])
     thinking = tokenize(rows, tokenizer, 512, name="x").rows[0]
     plain = tokenize(rows, tokenizer, 512, name="x", template_arguments={"enable_thinking": False}).rows[0]
-    assert plain["input_ids"] == thinking["input_ids"]
-    assert completion(thinking, tokenizer).startswith("<think>")
+    assert plain == thinking
     assert completion(plain, tokenizer) == "In Oslo.<|im_end|>\n"
 
 
