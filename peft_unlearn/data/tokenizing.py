@@ -57,12 +57,7 @@ def tokenize(
         UserError: a row that cannot be split, has nothing to predict, or loses its whole completion to max_length; messages without a chat
             template.
     """
-    dataset = formats.settled(dataset, name)
-    columns = formats.check(dataset, name)
-    chat = formats.is_chat(next(formats.rows(dataset, columns)), tokenizer)
-    if chat and not tokenizer.chat_template:
-        raise UserError(f"{name}: its rows are conversations and the tokenizer has no chat template, write prompt and completion as text.")
-
+    dataset, columns, chat = _checked(dataset, tokenizer, name)
     read = (*columns, *formats.beside(dataset)) if chat else columns
     unwritten: dict[str, list[int]] = {}
 
@@ -91,12 +86,20 @@ def tokenize(
         load_from_cache_file=False,
         desc=f"Tokenizing {name}",
     )
-    for part, numbers in unwritten.items():
-        logger.warning(
-            "%s: the chat template does not write all of %s of %d rows, the first is row %d.", name, part, len(numbers), numbers[0]
-        )
+    for part, at in unwritten.items():
+        logger.warning("%s: the chat template does not write all of %s of %d rows, the first is row %d.", name, part, len(at), at[0])
     rows = tokens.select_columns(["input_ids", "labels"])
     return Tokenized(rows, _truncated(tokens, len(dataset), max_length, name), tokens["source"][:])
+
+
+def _checked(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[Dataset, tuple[str, ...], bool]:
+    """The set in a format, its columns, and whether the chat template writes its rows."""
+    dataset = formats.settled(dataset, name)
+    columns = formats.check(dataset, name)
+    chat = formats.is_chat(next(formats.rows(dataset, columns)), tokenizer)
+    if chat and not tokenizer.chat_template:
+        raise UserError(f"{name}: its rows are conversations and the tokenizer has no chat template, write prompt and completion as text.")
+    return dataset, columns, chat
 
 
 def _rendered(
