@@ -86,8 +86,7 @@ def tokenize(
         load_from_cache_file=False,
         desc=f"Tokenizing {name}",
     )
-    for part, at in unwritten.items():
-        logger.warning("%s: the chat template does not write all of %s of %d rows, the first is row %d.", name, part, len(at), at[0])
+    _warn(unwritten, name)
     rows = tokens.select_columns(["input_ids", "labels"])
     return Tokenized(rows, _truncated(tokens, len(dataset), max_length, name), tokens["source"][:])
 
@@ -100,6 +99,11 @@ def _checked(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) ->
     if chat and not tokenizer.chat_template:
         raise UserError(f"{name}: its rows are conversations and the tokenizer has no chat template, write prompt and completion as text.")
     return dataset, columns, chat
+
+
+def _warn(unwritten: Mapping[str, list[int]], name: str) -> None:
+    for part, rows in unwritten.items():
+        logger.warning("%s: the chat template does not write all of %s of %d rows, the first is row %d.", name, part, len(rows), rows[0])
 
 
 def _rendered(
