@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from peft_unlearn.config.unlearn_config import UnlearnConfig
     from peft_unlearn.training.trainer import UnlearnTrainer
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 __all__ = ["UnlearnConfig", "UnlearnTrainer"]
 
 

@@ -6,7 +6,7 @@ Active adapters add up, so the sum is exact, as PEFT's concatenation is; its oth
 from pathlib import Path
 
 from peft_unlearn.attacks.context import Context, Shown, Skipped, recalled
-from peft_unlearn.model import adapters
+from peft_unlearn.model import adapters, saved
 from peft_unlearn.util.registry import attack
 
 
@@ -21,7 +21,7 @@ def composition(context: Context) -> list[Shown]:
     found = []
     try:
         for name, folder in zip(names, context.others, strict=True):
-            model.load_adapter(folder, name)
+            saved.put(model, folder, name, key="with")
         for count in range(1, len(names) + 1):
             with adapters.activated(model, [*active, *names[:count]]):
                 said = ", ".join(Path(folder).name for folder in context.others[:count])

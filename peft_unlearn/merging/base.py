@@ -11,6 +11,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from peft_unlearn.merging import quantized, shards
+from peft_unlearn.model import saved
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import read_json
 
@@ -21,6 +22,7 @@ class Base:
 
     names: parameter -> tensor, for the tensors that transformers loads as they are.
     beside: quantized weight -> the tensors that its scales lie in.
+    entries: how many the model has where tokens were added for an adapter, of its `embeddings`; None where it has its own.
     """
 
     folder: Path
@@ -29,6 +31,8 @@ class Base:
     beside: dict[str, list[str]]
     held: quantized.Format
     shapes: dict[str, tuple[int, ...]]
+    entries: int | None = None
+    embeddings: frozenset[str] = frozenset()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -37,7 +41,9 @@ class Base:
 
     def shape(self, name: str, parameter: str | None) -> tuple[int, ...]:
         """Of a weight as `read` gives it."""
-        return self.shapes[parameter] if parameter is not None and parameter in self.held.transposed else self.tensors[name].shape
+        if parameter is not None and (parameter in self.held.transposed or parameter in self.embeddings):
+            return self.shapes[parameter]
+        return self.tensors[name].shape
 
     def read(self, name: str, parameter: str | None) -> torch.Tensor:
         """A weight in the layout of the model; one that is quantized on the disk is dequantized.
@@ -47,6 +53,8 @@ class Base:
         """
         tensors = {part: shards.read(self.folder, self.tensors[part], part) for part in (name, *self.beside.get(name, []))}
         weight = self.held.get(name, parameter, tensors)
+        if self.entries is not None and parameter in self.embeddings:
+            weight = saved.with_entries(weight, self.entries)
         if tuple(weight.shape) != self.shape(name, parameter):
             raise UserError(
                 f"{self.folder / self.tensors[name].shard}: tensor {name} is worth a weight of shape {tuple(weight.shape)} and config.json "
@@ -55,8 +63,8 @@ class Base:
         return weight
 
 
-def open_base(folder: Path) -> Base:
-    """Read what stands in a base's headers and config. No weight is read.
+def open_base(folder: Path, entries: int | None = None) -> Base:
+    """Read what stands in a base's headers and config. No weight is read. It gets so many `entries` where an adapter was trained with others.
 
     Raises:
         UserError: no causal language model of transformers, a missing or damaged shard, weights that bitsandbytes did not quantize.
@@ -70,10 +78,13 @@ def open_base(folder: Path) -> Base:
         if weight is not None:
             beside.setdefault(weight, []).append(name)
     scales = {part for parts in beside.values() for part in parts}
-    model = skeleton(folder)
+    model = skeleton(folder, entries)
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = {id(layer.weight) for layer in layers if entries is not None and layer is not None}
+    embeddings = frozenset(name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in weights)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.state_dict().items()}
     names = checkpoint_names(model, [name for name in tensors if name not in scales])
-    return Base(folder, tensors, names, beside, quantized.format_of(model, config, None), shapes)
+    return Base(folder, tensors, names, beside, quantized.format_of(model, config, None), shapes, entries, embeddings)
 
 
 def read_dtype(model_config: Mapping[str, Any]) -> torch.dtype:
@@ -83,8 +94,8 @@ def read_dtype(model_config: Mapping[str, Any]) -> torch.dtype:
     return found
 
 
-def skeleton(folder: Path) -> PreTrainedModel:
-    """The model of a folder's config on the meta device, not quantized: names, shapes and ties, no memory.
+def skeleton(folder: Path, entries: int | None = None) -> PreTrainedModel:
+    """The model of a folder's config on the meta device, not quantized: names, shapes and ties, no memory. With so many `entries`, or its own.
 
     Raises:
         UserError: transformers has no causal language model for the config, or it needs code of its own.
@@ -92,7 +103,9 @@ def skeleton(folder: Path) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="eager")
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="eager")
+            saved.resize(model, entries)
+            return model
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(

@@ -12,6 +12,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from peft_unlearn.model import saved
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG
 
@@ -78,6 +79,21 @@ def read_config(folder: Path) -> LoraConfig:
     return config
 
 
+def entries(folders: Sequence[Path], model: PreTrainedModel) -> int | None:
+    """How many entries the base of adapters had, where tokens were added to it; None where it has as many as it had.
+
+    Raises:
+        UserError: adapters that were trained with different numbers of them.
+    """
+    own = len(model.get_input_embeddings().weight)
+    found = {saved.entries_of(model, saved.weights_of(str(folder), key="adapter")) for folder in folders} - {None}
+    if len(found) > 1:
+        raise UserError(
+            f"adapter: {folders[-1]} and the adapter below it were trained with different vocabularies; merge the one below first."
+        )
+    return None if found <= {own} else found.pop()
+
+
 def collect(folder: Path, config: LoraConfig, model: PreTrainedModel) -> Update:
     """What the adapter in `folder` does.
 
@@ -98,14 +114,15 @@ def collect(folder: Path, config: LoraConfig, model: PreTrainedModel) -> Update:
             f"{folder / ADAPTER_CONFIG}: the adapter is not for this base ({error}); give the base that it was trained on."
         ) from error
     try:
-        tensors = load_peft_weights(str(folder), device="cpu")
+        tensors = saved.without_copies(load_peft_weights(str(folder), device="cpu"))
     except SafetensorError as error:
         raise UserError(f"{folder / WEIGHTS}: the file is truncated or damaged ({error}); save the adapter again.") from error
 
     expected = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
-    # PEFT saves the weight of a targeted embedding with the adapter, and loads it back over the base's.
-    saved_with = {key: key.removeprefix(PREFIX).replace(".base_layer.", ".") for key in tensors if key.endswith(".base_layer.weight")}
-    expected |= {key: shapes[name] for key, name in saved_with.items() if name in shapes}
+    # PEFT saves the weight of a targeted embedding, or of one with added tokens, with the adapter, and loads it back over the base's.
+    own = {key: key.removeprefix(PREFIX).replace(".base_layer.", ".") for key in tensors.keys() - expected.keys()}
+    saved_with = {key: name for key, name in own.items() if name in shapes}
+    expected |= {key: shapes[name] for key, name in saved_with.items()}
     for key in sorted(expected.keys() | tensors.keys()):
         if key not in tensors:
             raise UserError(

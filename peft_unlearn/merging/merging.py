@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import LoraConfig
 from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -28,6 +29,7 @@ from peft_unlearn.util.redaction import public_name
 logger = logging.getLogger(__name__)
 
 REPORT = "merge.json"
+BASE_FILES = [*shards.MODEL_FILES, *shards.LICENSE_FILES, "*.safetensors", shards.INDEX]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def merge(
     trained: tuple[BitsAndBytesConfig | None, torch.dtype | None] | None = None,
     force: bool = False,
     below: tuple[str | Path, ...] = (),
+    revision: str | None = None,
 ) -> MergeResult:
     """Write the base with the adapter merged into it, as a plain transformers folder with the base's shard names, and a merge.json in it.
 
@@ -67,6 +70,7 @@ def merge(
             double quantization and the base's own. A base that is quantized on the disk says so itself.
         force: allow a merge in place into quantized weights.
         below: adapters that this one was trained on top of, each stacked and not merged.
+        revision: of the base on the Hub; by default the one that the adapters name.
 
     Raises:
         UserError: anything that would leave part of an adapter unmerged, a merge in place without force, a damaged base, no room, a taken `output`.
@@ -77,27 +81,45 @@ def merge(
     source = base or configs[-1].base_model_name_or_path
     if not source:
         raise UserError(f"base: {folders[-1] / ADAPTER_CONFIG} names no base_model_name_or_path; give the folder or Hub name of the base.")
-    for name, config in zip((*below, adapter), configs, strict=True):
-        named = config.base_model_name_or_path or source
-        if not same_model(named, source):
-            logger.warning("Warning: %s says that its base is %s, and is merged into %s.", name, named, source)
-    patterns = [*shards.MODEL_FILES, *shards.LICENSE_FILES, "*.safetensors", shards.INDEX]
-    opened = open_base(locate(source, patterns, key="base", revision=None if base else configs[-1].revision))
+    revision = _revision(source, revision, dict(zip((*below, adapter), configs, strict=True)))
+    folder = locate(source, BASE_FILES, key="base", revision=revision)
+    opened = open_base(folder, lora.entries(folders, skeleton(folder)))
     precision = decide(opened, dtype=dtype, quantize=quantize, onto=onto, trained=trained, force=force)
-    updates = [lora.collect(folder, config, skeleton(opened.folder)) for folder, config in zip(folders, configs, strict=True)]
-    writes, untied = plan(skeleton(opened.folder), opened, {name for update in updates for name in update.names})
+    updates = [lora.collect(one, config, skeleton(folder, opened.entries)) for one, config in zip(folders, configs, strict=True)]
+    writes, untied = plan(skeleton(folder, opened.entries), opened, {name for update in updates for name in update.names})
 
     held = precision.held
     size = sum(held.size(w.parameter, opened.shape(w.source, w.parameter), opened.tensors[w.source].itemsize) for w in writes)
     with shards.written_whole(Path(output), size) as partial:
         survival = write_shards(partial, Merger(opened, updates, precision), writes)
         shards.copy_files(opened.folder, partial, [*shards.MODEL_FILES, *shards.LICENSE_FILES])
-        shards.copy_files(folders[-1], partial, shards.TOKENIZER_FILES)
-        write_config(partial / "config.json", held, untied)
+        for one in folders:
+            shards.copy_files(one, partial, shards.TOKENIZER_FILES)
+        write_config(partial / "config.json", held, untied, opened.entries)
         names = {"adapter": public_name(str(adapter)), "base": public_name(str(source)), "below": [public_name(str(b)) for b in below]}
         facts = {**names, "onto": precision.onto, "written": precision.written, **as_json(survival)}
         (partial / REPORT).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return MergeResult(Path(output), survival)
+
+
+def _revision(source: str | Path, asked: str | None, configs: dict[str | Path, LoraConfig]) -> str | None:
+    """The revision of the base that its adapters belong to; a base of another name is warned of.
+
+    Raises:
+        UserError: several revisions.
+    """
+    found = set() if asked in (None, "main") else {asked}
+    for name, config in configs.items():
+        named = config.base_model_name_or_path or source
+        if not same_model(named, source):
+            logger.warning("Warning: %s says that its base is %s, and is merged into %s.", name, named, source)
+        elif config.revision:
+            found.add(config.revision)
+    if len(found) > 1 and not Path(source).is_dir():
+        raise UserError(
+            f"base: the adapters belong to revisions {', '.join(sorted(filter(None, found)))} of {source}; give its folder as --base."
+        )
+    return next(iter(found), None)
 
 
 def plan(model: PreTrainedModel, base: Base, changed: set[str]) -> tuple[list[Write], bool]:
@@ -155,7 +177,7 @@ def write_shards(output: Path, merger: Merger, writes: list[Write]) -> dict[str,
     return survival
 
 
-def write_config(path: Path, held: Format, untied: bool) -> None:
+def write_config(path: Path, held: Format, untied: bool, entries: int | None) -> None:
     """Set in a copied config.json what the merge changed, and leave every other line as the base has it."""
     config = read_json(path)
     text = config.get("text_config", config)
@@ -166,6 +188,8 @@ def write_config(path: Path, held: Format, untied: bool) -> None:
     config.pop("quantization_config", None)
     if held.config is not None:
         config["quantization_config"] = held.config.to_dict()
+    if entries is not None:
+        text["vocab_size"] = entries
     if untied:
         config["tie_word_embeddings"] = text["tie_word_embeddings"] = False
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -69,8 +69,8 @@ def decide(
         )
     on_disk = base.held.config is not None
     return Precision(
-        start=None if start is None or on_disk else quantized.format_of(skeleton(base.folder), start, start_dtype),
-        held=quantized.format_of(skeleton(base.folder), target, written),
+        start=None if start is None or on_disk else quantized.format_of(skeleton(base.folder, base.entries), start, start_dtype),
+        held=quantized.format_of(skeleton(base.folder, base.entries), target, written),
         onto="original" if start is None else f"dequantized {quantized.kind_of(start)}",
         written=quantized.kind_of(target) if target else str(written or base.dtype).removeprefix("torch."),
     )

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import gc
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ import torch
 from accelerate import PartialState
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers
 from peft.utils.other import AuxiliaryTrainingWrapper, _set_adapter
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from peft_unlearn.model import dropout, supported
+from peft_unlearn.model import dropout, saved, supported
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import undamaged
+
+REVISION = "base_revision"  # what a base's revision was asked for as
 
 STUDENT, TEACHER, FINETUNE, REFERENCE = "default", "teacher", "finetune", "reference"
 
@@ -49,6 +53,8 @@ def load_base(name: str | Path, *, dtype: torch.dtype | str = "auto", quantizati
     except OSError as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(f"model_name_or_path: {str(name)!r} cannot be loaded ({reason}); write a local folder or a Hub name.") from error
+    if kwargs.get("revision") not in (None, "main") and not Path(name).is_dir():
+        setattr(model, REVISION, kwargs["revision"])
     return keep_weights_unpacked(model)
 
 
@@ -107,7 +113,7 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
             parameter.data = parameter.data.float()  # in bf16 an EMA of decay .999 moves nothing, and 94 % of lr 1e-5 steps are lost
     if teacher:
         _add_copy(model, TEACHER)
-    dropout.turn_off(model)
+    dropout.turn_off(model, but=STUDENT)
     with activated(model, []):
         dropout.check(model)
     _activate(model, names_of(model, "student"))
@@ -115,6 +121,7 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
         parameter.requires_grad_(False)
     for parameter in adapter_parameters(model, STUDENT):
         parameter.requires_grad_(True)
+    saved.check_complete(model, STUDENT)
     return model
 
 
@@ -123,6 +130,9 @@ def _with_new(model: PreTrainedModel | PeftModel, peft_config: PeftConfig) -> Pe
     supported.check(peft_config, model, new=True)
     if isinstance(model, PeftModel):
         supported.check_stack(model.peft_config[FINETUNE], peft_config)
+        if str(peft_config.target_modules).lower() == "all-linear":
+            _maybe_include_all_linear_layers(peft_config, model.get_base_model())
+            peft_config.target_modules -= saved.inside_wholes(model)
     try:
         if not isinstance(model, PeftModel):
             return get_peft_model(model, peft_config)
@@ -150,12 +160,8 @@ def _add_copy(model: PeftModel, name: str) -> None:
 
 
 def adapter_parameters(model: PeftModel, name: str = STUDENT) -> list[nn.Parameter]:
-    """The parameters of one adapter, in the same order for every adapter of the model.
-
-    PEFT keeps them by the adapter's name: factors, DoRA's magnitudes, whole modules (`modules_to_save`), rows of embeddings.
-    """
-    of_adapter = re.compile(rf"\.(lora_\w+|modules_to_save|trainable_tokens_delta)\.{name}(\.|$)")
-    return [p for n, p in model.named_parameters() if of_adapter.search(n)]
+    """The parameters of one adapter, in the same order for every adapter of the model."""
+    return list(saved.parameters_of(model, name).values())
 
 
 def lora_b(model: PeftModel) -> dict[str, nn.Parameter]:
@@ -229,5 +235,37 @@ def quantization(model: PreTrainedModel | PeftModel) -> str | None:
 
 
 def export(model: PeftModel, folder: str | Path) -> None:
-    """Write the forgetting adapter, and only it, in PEFT's format."""
-    model.save_pretrained(str(folder), selected_adapters=[STUDENT])
+    """Write the forgetting adapter, and only it, in PEFT's format, with the revision of its base. What an adapter below holds, stays there."""
+    model.peft_config[STUDENT].revision = revision(model)
+    with saved.own_tokens_alone():
+        model.save_pretrained(
+            str(folder), selected_adapters=[STUDENT], save_embedding_layers=False if FINETUNE in model.peft_config else "auto"
+        )
+
+
+def revision(model: PreTrainedModel | PeftModel) -> str | None:
+    """The revision of the base on the Hub: as it was asked for, else the commit that was loaded; None of a folder."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return getattr(base, REVISION, None) or getattr(base.config, "_commit_hash", None)
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """The base with its adapter merged into it. Where one of two tied weights has an adapter, the other keeps its own.
+
+    Raises:
+        UserError: an adapter that is no change of weights that the base has.
+    """
+    base = model.get_base_model()
+    names = Counter(id(parameter) for _, parameter in base.named_parameters(remove_duplicate=False))
+    for module in base.modules():
+        layer: Any = module.get_base_layer() if isinstance(module, LoraLayer) else None
+        if layer is not None and names[id(getattr(layer, "weight", None))] > 1:  # experts have none of that name
+            layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+    try:
+        whole: PreTrainedModel = model.merge_and_unload()
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"adapter_mode: 'merge' is not possible ({str(error).splitlines()[0].rstrip('.')}), write stack.") from error
+    head, embeddings = whole.get_output_embeddings(), whole.get_input_embeddings()
+    if head is not None and head.weight is not embeddings.weight:
+        whole.config.tie_word_embeddings = whole.config.get_text_config().tie_word_embeddings = False
+    return whole

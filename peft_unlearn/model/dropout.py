@@ -9,13 +9,13 @@ from transformers import PreTrainedConfig
 from peft_unlearn.util.errors import UserError
 
 
-def turn_off(model: PeftModel) -> None:
-    """Set every dropout rate of the base to 0, and leave LoRA's as it is asked for.
+def turn_off(model: PeftModel, *, but: str) -> None:
+    """Set every dropout rate to 0 but that of the adapter `but`, which is trained: it may be asked for. Adapters below belong to the base.
 
     A rate is a module's in one architecture, a number of a module or of its config in the next (`attention_dropout`, `resid_pdrop`, `layerdrop`).
     """
     for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
+        if isinstance(module, nn.Dropout) and not name.endswith(f".lora_dropout.{but}"):
             module.p = 0.0
         for owner in (module, *(value for value in vars(module).values() if isinstance(value, PreTrainedConfig))):
             for key, value in list(vars(owner).items()):

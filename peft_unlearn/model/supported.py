@@ -12,6 +12,22 @@ from peft_unlearn.util.errors import UserError
 # Inits of a saved adapter after which the base is as it was; with the others it belongs to a base that they changed.
 LOADABLE = (*KEEPS_BASE, False, "eva")
 
+# Fields of a config that may be set. Any other that is, changes the base or what is computed with it in a way that has not been tried.
+KNOWN = {
+    *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "runtime_config"),
+    *("r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "fan_in_fan_out"),
+    *("target_modules", "exclude_modules", "target_parameters", "layers_to_transform", "layers_pattern"),
+    *("modules_to_save", "trainable_token_indices", "bias", "init_lora_weights"),  # the last two are looked at by themselves
+    *(
+        "eva_config",
+        "corda_config",
+        "loftq_config",
+        "lora_ga_config",
+        "megatron_core",
+        "qalora_group_size",
+    ),  # nothing without another field
+}
+
 
 def check(config: PeftConfig, model: nn.Module, *, new: bool) -> None:
     """Refuse what cannot be trained on `model`, a base or what holds it.
@@ -33,10 +49,13 @@ def check(config: PeftConfig, model: nn.Module, *, new: bool) -> None:
     if new and init == "orthogonal" and (config.r % 2 or getattr(model, "is_quantized", False)):
         raise UserError("init_lora_weights: 'orthogonal' needs an even lora_r and weights that are not quantized, write true or gaussian.")
     if config.bias != "none":
-        raise UserError(f"bias: {config.bias!r} would train the base's own parameters, which every view shares; write none.")
-    variants = [field.name for field in dataclasses.fields(config) if field.metadata.get("is_lora_variant") and getattr(config, field.name)]
-    if others := [name for name in variants if name != "use_dora"]:
-        raise UserError(f"{others[0]}: this variant of LoRA has not been tried with several views of one base, leave the key out.")
+        mended = "write none." if new else "merge that adapter with PEFT's merge_and_unload and give the folder as model_name_or_path."
+        raise UserError(f"bias: {config.bias!r} trains the base's own parameters, which every view shares; {mended}")
+    plain = LoraConfig()
+    for field in dataclasses.fields(config):
+        if field.name not in KNOWN and getattr(config, field.name) and getattr(config, field.name) != getattr(plain, field.name):
+            mended = "leave the key out." if new else "merge that adapter with PEFT's merge_and_unload first."
+            raise UserError(f"{field.name}: LoRA with it has not been tried with several views of one base, {mended}")
     if config.use_dora and any(isinstance(m, Linear8bitLt) and m.weight.device.type == "cpu" for m in model.modules()):
         raise UserError("use_dora: on a CPU, PEFT loses the scales of int8 weights under DoRA; write load_in_4bit, or leave the key out.")
 

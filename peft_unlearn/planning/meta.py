@@ -14,7 +14,7 @@ from transformers.quantizers import AutoHfQuantizer
 from trl import get_peft_config, get_quantization_config  # type: ignore[attr-defined]
 
 from peft_unlearn.config.recipe import Recipe
-from peft_unlearn.model import adapters
+from peft_unlearn.model import adapters, saved
 from peft_unlearn.util.errors import UserError
 
 
@@ -30,7 +30,9 @@ def build(recipe: Recipe, config: PreTrainedConfig) -> PeftModel:
     base: Any = load_base(config, model.dtype or "auto", get_quantization_config(model), model.attn_implementation)
     with torch.device("meta"):
         if model.adapter_name_or_path and model.adapter_mode != "merge":
-            below = _adapter_config(model.adapter_name_or_path)
+            below: PeftConfig = saved.config_of(model.adapter_name_or_path, key="adapter_name_or_path")
+            below.inference_mode = False
+            saved.resize(base, saved.entries_of(base, saved.weights_of(model.adapter_name_or_path, key="adapter_name_or_path")))
             base = get_peft_model(base, below, adapter_name=adapters.FINETUNE if model.adapter_mode == "stack" else adapters.STUDENT)
             peft_config = peft_config if model.adapter_mode == "stack" else None
         adapted = adapters.attach(base, peft_config, teacher=args.teacher_decay is not None)
@@ -38,17 +40,6 @@ def build(recipe: Recipe, config: PreTrainedConfig) -> PeftModel:
         adapted.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         adapted.enable_input_require_grads()
     return adapted
-
-
-def _adapter_config(name: str) -> PeftConfig:
-    try:
-        config = PeftConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"adapter_name_or_path: {name!r} is no folder with an adapter_config.json, and no adapter on the Hub that answers."
-        ) from error
-    config.inference_mode = False
-    return config
 
 
 def load_base(config: PreTrainedConfig, dtype: str, quantization: Any, attention: str | None) -> PreTrainedModel:

@@ -60,7 +60,7 @@ Forgetting was tested by these metrics, on these weights, at this precision, and
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained("{base}")  # quantized as above, it gives the numbers above
+base = AutoModelForCausalLM.from_pretrained("{base}"{revision})  # quantized as above, it gives the numbers above
 {load}
 ```
 
@@ -99,6 +99,7 @@ def write_card(
     method: str,
     settings: Mapping[str, Any],
     quantization: str | None = None,
+    revision: str | None = None,
     report: Mapping[str, Any] | None = None,
     below: str | None = None,
     below_merged: bool = False,
@@ -110,6 +111,7 @@ def write_card(
         method: a name of `peft_unlearn.config.methods.METHODS`.
         settings: what the run was trained with, a row each; paths are cut to their last component, None is left out.
         quantization: how the base was loaded in training, such as "NF4, double quantization, bf16 compute"; None for 16/32 bit.
+        revision: of the base on the Hub, where it is not its main branch.
         report: as `report.build` makes it; of its rows nothing is shown.
         below: folder or Hub name of the adapter that this one was trained on top of.
         below_merged: whether that adapter had been merged into the base, and is not active beside this one.
@@ -131,6 +133,7 @@ def write_card(
     body = BODY.format(
         name=name,
         base=shown,
+        revision=f', revision="{revision}"' if revision else "",
         base_link=f"`{shown}`" if is_local(base) else f"[{shown}](https://huggingface.co/{shown})",
         parts="\n".join(_parts(method, settings)),
         quantization=quantization or "16/32-bit weights, not quantized",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
 
 from peft_unlearn import data, publish
-from peft_unlearn.model import adapters
+from peft_unlearn.model import adapters, saved
 from peft_unlearn.publish.model_card import shown
 from peft_unlearn.training.early_stop import EarlyStop
 
@@ -115,6 +115,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
             method=self.args.method,
             settings=shown(settings, adapter, self.state.global_step),
             quantization=adapters.quantization(self.model),
+            revision=adapters.revision(self.model),
             report=report,
             below=below or (adapters.FINETUNE if adapters.FINETUNE in self.model.peft_config else None),
             below_merged=below_merged,
@@ -143,7 +144,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        set_peft_model_state_dict(self.model, load_peft_weights(resume_from_checkpoint, device="cpu"), adapter_name=adapters.STUDENT)
+        with saved.own_tokens_alone():
+            set_peft_model_state_dict(self.model, load_peft_weights(resume_from_checkpoint, device="cpu"), adapter_name=adapters.STUDENT)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)  # transformers would load it into the first active adapter

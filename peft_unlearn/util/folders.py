@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,20 @@ def locate(name: str | Path, patterns: list[str], *, key: str, revision: str | N
         raise UserError(
             f"{key}: {str(name)!r} is no folder here and did not come from the Hub ({reason}); write a local folder."
         ) from error
+
+
+def has_file(name: str | Path, file: str) -> bool:
+    """Whether a local folder, or a repository on the Hub that answers, has a file."""
+    if Path(name).is_dir():
+        return (Path(name) / file).is_file()
+
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(hf_hub_download(str(name), file)).is_file()
+    except (OSError, HFValidationError):
+        return False
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -120,5 +135,10 @@ def check_room(folder: Path, size: int, *, key: str) -> None:
 
 
 def same_model(name: str | Path, other: str | Path) -> bool:
-    """Whether two names may be one model's: by their last components alone, as folders move."""
-    return Path(name).name == Path(other).name
+    """Whether two names may be one model's: by their last components alone, as folders move, in a cache or on another system as well."""
+    return _last(name) == _last(other)
+
+
+def _last(name: str | Path) -> str:
+    cached = re.search(r"models--(.+?)[/\\]+snapshots[/\\]", f"{name}/")
+    return re.split(r"[/\\]|--", cached[1] if cached else str(name).rstrip("/\\"))[-1].casefold()

@@ -81,6 +81,7 @@ def write_card(job: views.Job, made: dict[str, Any]) -> None:
         method=run["settings"]["method"],
         settings=shown(run["settings"], adapter, run["steps"]),
         quantization=run["quantization"],
+        revision=adapter.get("revision"),
         report=made,
         below=model.adapter_name_or_path if model.adapter_mode != "continue" else None,
         below_merged=model.adapter_mode == "merge",

@@ -12,10 +12,11 @@ from typing import Any, cast
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from trl import get_peft_config, get_quantization_config  # type: ignore[attr-defined]
 
 from peft_unlearn import data
@@ -23,10 +24,10 @@ from peft_unlearn.config.model_settings import DataArguments
 from peft_unlearn.config.recipe import Recipe
 from peft_unlearn.config.unlearn_config import ModelArguments, UnlearnConfig
 from peft_unlearn.data.variants import Probe
-from peft_unlearn.model import adapters
+from peft_unlearn.model import adapters, saved
 from peft_unlearn.training import datasets, never_seen
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import ADAPTER_CONFIG, same_model, undamaged
+from peft_unlearn.util.folders import ADAPTER_CONFIG, has_file, same_model
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,8 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
     """
     sets = load_sets(plan.data)
     model, args = plan.model, plan.training
-    if model.adapter_name_or_path:
-        check_adapter(model.adapter_name_or_path, model.model_name_or_path or "", key="adapter_name_or_path")
     config, tokenizer, length = load_tokenizer(model, args.max_length)
-    _check_modules(config, model)
+    check_fit(config, model, tokenizer)
     if model.never_seen_model_name_or_path:
         check_vocabulary(model.never_seen_model_name_or_path, tokenizer, key="never_seen_model_name_or_path")
     rows, column = plan.data.eval_rows, plan.data.group_column
@@ -78,8 +77,12 @@ def load_sets(arguments: DataArguments) -> dict[str, Dataset]:
     return sets | {name: data.load(spec, name=f"eval_dataset.{name}") for name, spec in (arguments.eval_dataset or {}).items()}
 
 
-def load_tokenizer(model: ModelArguments, longest: int) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, int]:
+def load_tokenizer(
+    model: ModelArguments, longest: int, adapter: str | None = None
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, int]:
     """Config and tokenizer, and the tokens that a row may have: `longest`, or the model's context if that is shorter.
+
+    The tokenizer is the one in the folder of `adapter` or of the adapter below, whichever has one: that is what it was trained with.
 
     Raises:
         UserError: no such model, or no tokenizer beside it.
@@ -91,11 +94,16 @@ def load_tokenizer(model: ModelArguments, longest: int) -> tuple[PreTrainedConfi
         raise UserError(
             f"model_name_or_path: {name!r} is no folder with a model's config.json, and no model on the Hub that answers."
         ) from error
+    brings = [one for one in (adapter, model.adapter_name_or_path) if one and has_file(one, TOKENIZER_CONFIG_FILE)]
+    source, revision = (brings[0], None) if brings else (name, model.model_revision)
+    if brings:
+        logger.info("The tokenizer is that of %s, with its chat template if it has one.", source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=model.model_revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"model_name_or_path: {name!r} has no tokenizer that loads, put the base's tokenizer files beside its weights."
+            f"{'adapter_name_or_path' if brings else 'model_name_or_path'}: {source!r} has no tokenizer that loads, "
+            "put the base's tokenizer files beside its weights."
         ) from error
     return config, tokenizer, datasets.row_length(config, longest)
 
@@ -106,30 +114,89 @@ def check_vocabulary(never_seen: str | Path, tokenizer: PreTrainedTokenizerBase,
     Raises:
         UserError: no tokenizer, or another vocabulary.
     """
-    _, other, _ = load_tokenizer(ModelArguments(model_name_or_path=base_of(never_seen, key=key)), 1)
+    base, revision = base_of(never_seen, key=key)
+    of_adapter = str(never_seen) if (Path(never_seen) / ADAPTER_CONFIG).is_file() else None
+    _, other, _ = load_tokenizer(ModelArguments(model_name_or_path=base, model_revision=revision), 1, of_adapter)
     if other.get_vocab() != tokenizer.get_vocab():
         raise UserError(
             f"{key}: {str(never_seen)!r} has another vocabulary than the model, give one of the same base that was trained without the forget set."
         )
 
 
-def base_of(model: str | Path, *, key: str) -> str:
-    """The folder or Hub name of a whole model: its own, or of a local adapter its base's."""
+def base_of(model: str | Path, *, key: str) -> tuple[str, str]:
+    """The folder or Hub name of a whole model, and its revision: its own, or of a local adapter its base's."""
     if not (Path(model) / ADAPTER_CONFIG).is_file():
-        return str(model)
-    return str(load_adapter_config(str(model), key=key).base_model_name_or_path)
+        return str(model), "main"
+    config = saved.config_of(str(model), key=key)
+    if not config.base_model_name_or_path:
+        raise UserError(f"{key}: {str(model)!r} does not name its base, write base_model_name_or_path into its {ADAPTER_CONFIG}.")
+    return str(config.base_model_name_or_path), config.revision or "main"
 
 
 def load_never_seen(model: ModelArguments, name: str | Path, *, key: str) -> PreTrainedModel:
     """A never-seen model, or adapter on its base, held in the same precision as `model`."""
-    whole = dataclasses.replace(model, model_name_or_path=base_of(name, key=key), adapter_name_or_path=None, model_revision="main")
+    base, revision = base_of(name, key=key)
+    whole = dataclasses.replace(model, model_name_or_path=base, adapter_name_or_path=None, model_revision=revision)
     if (Path(name) / ADAPTER_CONFIG).is_file():
         return cast(PreTrainedModel, load_trained(whole, str(name)))
     return load_whole(whole)
 
 
-def _check_modules(config: PreTrainedConfig, model: ModelArguments) -> None:
-    """See, on a model without weights, that there is a causal language model for the config, and that it has the modules to adapt.
+def settle_base(model: ModelArguments, adapter: str | None, *, key: str) -> None:
+    """Compare the base with the one that a saved adapter names. Its shapes are compared by `check_fit`; a name may differ, as folders move.
+
+    The revision that the adapter names becomes the base's.
+
+    Raises:
+        UserError: no adapter, one of a form that `saved.config_of` refuses, or another revision of the base than the recipe names.
+    """
+    if not adapter:
+        return
+    config, base = saved.config_of(adapter, key=key), model.model_name_or_path or ""
+    named = str(config.base_model_name_or_path or base)
+    if not same_model(named, base):
+        logger.warning("Warning: %s says that its base is %s, and is put on %s.", adapter, named, base)
+    elif config.revision and not Path(base).is_dir() and config.revision != model.model_revision:
+        if model.model_revision not in (None, "main"):
+            raise UserError(
+                f"{key}: {adapter!r} belongs to revision {config.revision} of {named}, and model_revision is {model.model_revision}; "
+                f"leave that out, or write model_revision: {config.revision}."
+            )
+        model.model_revision = config.revision
+        logger.info("The base is %s at revision %s, as %s says.", base, config.revision, adapter)
+
+
+def check_fit(config: PreTrainedConfig, model: ModelArguments, tokenizer: PreTrainedTokenizerBase, trained: str | None = None) -> None:
+    """Put the adapters of a run on its base, all without weights, and see that they fit and that the tokenizer does.
+
+    Args:
+        trained: a saved forgetting adapter; left out, it is one that the recipe makes.
+
+    Raises:
+        UserError: no causal language model, modules that it lacks, adapters of another base or that do not go together, tokens beyond the
+            embedding.
+    """
+    base = empty = _without_weights(config, model)
+    below, key, mode = model.adapter_name_or_path, "adapter_name_or_path", model.adapter_mode
+    if below:
+        name = {"stack": adapters.FINETUNE, "continue": adapters.REFERENCE if trained else adapters.STUDENT}.get(mode, adapters.STUDENT)
+        empty = saved.fit(empty, below, name, key=key)
+        empty = cast(Any, adapters.merged(empty) if mode == "merge" else empty)
+    if trained:
+        saved.fit(empty, trained, adapters.STUDENT, key="model")
+    else:
+        with torch.device("meta"):
+            adapters.attach(empty, None if below and mode == "continue" else new_adapter(model))
+    entries = len(base.get_input_embeddings().weight)
+    if max(tokenizer.get_vocab().values(), default=0) >= entries:
+        raise UserError(
+            f"model_name_or_path: {model.model_name_or_path!r} has {entries} entries and its tokenizer tokens beyond them; "
+            "give the model that the tokenizer is of, or save the adapter with its embeddings (save_embedding_layers)."
+        )
+
+
+def _without_weights(config: PreTrainedConfig, model: ModelArguments) -> PreTrainedModel:
+    """The base without weights; it has the modules to adapt.
 
     Raises:
         UserError: another kind of model, or a name in lora_target_modules that no module ends with; PEFT passes over one among several.
@@ -147,33 +214,13 @@ def _check_modules(config: PreTrainedConfig, model: ModelArguments) -> None:
             if not any(f".{name}".endswith(f".{wanted}") for name, _ in empty.named_modules()):
                 found = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linear))
                 raise UserError(f"lora_target_modules: the model has no module named {wanted}; write all-linear, or any of {found}.")
+    return empty
 
 
-def check_adapter(adapter: str, base: str, *, key: str, said: bool = False) -> None:
-    """See that a LoRA adapter is there and was trained on `base`. A local base is compared by its folder's name alone: folders move.
-
-    Args:
-        said: the user names this base for this adapter, in place of the one that it names itself: then another one is only warned of.
-
-    Raises:
-        UserError: no adapter, not LoRA, or one of another base.
-    """
-    config = load_adapter_config(adapter, key=key)
-    trained_on = str(config.base_model_name_or_path or base)
-    if not same_model(trained_on, base):
-        if said:
-            logger.warning("Warning: %s says that its base is %s, and is put on %s.", adapter, trained_on, base)
-            return
-        raise UserError(f"{key}: {adapter!r} is an adapter of {trained_on}, and not of {base}; write model_name_or_path: {trained_on}.")
-
-
-def load_adapter_config(adapter: str, *, key: str) -> PeftConfig:
-    try:
-        config = PeftConfig.from_pretrained(adapter)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{key}: {adapter!r} is no folder with an adapter_config.json, and no adapter on the Hub that answers.") from error
-    if config.peft_type != "LORA":
-        raise UserError(f"{key}: {adapter!r} is a {config.peft_type} adapter, write a LoRA one.")
+def new_adapter(model: ModelArguments) -> Any:
+    """The config of the adapter that a recipe makes."""
+    config = cast(Any, get_peft_config(model))
+    config.init_lora_weights = model.init_lora_weights
     return config
 
 
@@ -186,7 +233,7 @@ def load_base(model: ModelArguments) -> PreTrainedModel:
         attn_implementation=model.attn_implementation,
     )
     if model.adapter_name_or_path and model.adapter_mode == "merge":
-        return _with_adapter(base, model.adapter_name_or_path, adapters.STUDENT).merge_and_unload()
+        return adapters.merged(saved.put(base, model.adapter_name_or_path, adapters.STUDENT))
     return base
 
 
@@ -203,13 +250,11 @@ def load_dense(model: ModelArguments) -> PreTrainedModel:
 
 def load_to_train(model: ModelArguments) -> dict[str, Any]:
     """`model` and `peft_config` of an `UnlearnTrainer`: the base, with the user's own adapter where the recipe names one."""
-    base = load_base(model)
-    peft_config = cast(Any, get_peft_config(model))
-    peft_config.init_lora_weights = model.init_lora_weights
+    base, peft_config = load_base(model), new_adapter(model)
     if model.adapter_name_or_path and model.adapter_mode == "stack":
-        return {"model": _with_adapter(base, model.adapter_name_or_path, adapters.FINETUNE), "peft_config": peft_config}
+        return {"model": saved.put(base, model.adapter_name_or_path, adapters.FINETUNE), "peft_config": peft_config}
     if model.adapter_name_or_path and model.adapter_mode == "continue":
-        return {"model": _with_adapter(base, model.adapter_name_or_path, adapters.STUDENT), "peft_config": None}
+        return {"model": saved.put(base, model.adapter_name_or_path, adapters.STUDENT), "peft_config": None}
     return {"model": base, "peft_config": peft_config}
 
 
@@ -217,25 +262,9 @@ def load_trained(model: ModelArguments, adapter: str) -> PeftModel:
     """The base with a saved forgetting adapter, and what it was trained on top of, ready for `adapters.view`."""
     base = load_base(model)
     if not model.adapter_name_or_path or model.adapter_mode == "merge":
-        trained = _with_adapter(base, adapter, adapters.STUDENT)
+        trained = saved.put(base, adapter, adapters.STUDENT)
     else:
         below = adapters.FINETUNE if model.adapter_mode == "stack" else adapters.REFERENCE
-        trained = _with_adapter(base, model.adapter_name_or_path, below)
-        trained.load_adapter(adapter, adapters.STUDENT)
+        trained = saved.put(base, model.adapter_name_or_path, below)
+        trained = saved.put(trained, adapter, adapters.STUDENT)
     return trained if model.load_in_4bit or model.load_in_8bit else trained.to(PartialState().device)
-
-
-def _with_adapter(base: PreTrainedModel, adapter: str, name: str) -> PeftModel:
-    try:
-        with undamaged(f"adapter: the weight file of {adapter!r}"):
-            return PeftModel.from_pretrained(base, adapter, adapter_name=name)
-    except RuntimeError as error:
-        if "size mismatch" not in str(error):
-            raise
-        raise UserError(
-            f"adapter: {adapter!r} does not fit the shapes of {base.name_or_path}, it is an adapter of another base."
-        ) from error
-    except ValueError as error:
-        if "target modules" not in str(error).lower():
-            raise
-        raise UserError(f"adapter: {adapter!r} names modules that {base.name_or_path} lacks, it is an adapter of another base.") from error

@@ -38,6 +38,7 @@ def merge(request: MergeRequest) -> MergeResult:
         trained=merged.trained_on(settings),
         force=request.force,
         below=(below,) if below else (),
+        revision=None if request.base else settings.get("model_revision"),
     )
     if not request.evaluate:
         return MergeResult(result.folder, result.survival)

@@ -52,6 +52,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         Unfinished: a divergence, after the last good adapter has been written with a report that says so; or a failed upload.
     """
     output = Path(plan.training.output_dir or "")
+    loading.settle_base(plan.model, plan.model.adapter_name_or_path, key="adapter_name_or_path")
     with claimed(output, key="output_dir") if PartialState().is_main_process else contextlib.nullcontext():
         settings = plan.resolved()
         check_output(settings, output)
@@ -69,6 +70,8 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         current.train()
         if current.main:
             current.trainer.save_model()  # before it is evaluated, which may be cut
+            if tokenizer.name_or_path == plan.model.adapter_name_or_path:  # and is not the base's, which lies beside the base
+                tokenizer.save_pretrained(output)
         current.evaluate("after", "student")
         if current.below and not plan.model.never_seen_model_name_or_path and never_seen is None:  # the same in every process
             current.evaluate("never_seen", "never_seen")  # the base without the user's own adapter

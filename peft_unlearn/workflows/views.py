@@ -78,11 +78,13 @@ def prepare(checked: checks.Checked, *, definitions: str = benchmarks.DEFINITION
         source = None if request.data is None else str(request.data)
         named = benchmarks.read(request.benchmark, source, split=request.split, rows=request.rows or 0)
     if checked.is_adapter:
-        loading.check_adapter(str(folder), values["model_name_or_path"], key="model", said=request.base is not None)
+        loading.settle_base(plan.model, str(folder), key="model")
     sets = {} if named else loading.load_sets(plan.data)
-    if plan.model.adapter_name_or_path:
-        loading.check_adapter(plan.model.adapter_name_or_path, values["model_name_or_path"], key="adapter_name_or_path")
-    _, tokenizer, length = loading.load_tokenizer(plan.model, plan.training.max_length)
+    loading.settle_base(plan.model, plan.model.adapter_name_or_path, key="adapter_name_or_path")
+    trained = str(folder) if checked.is_adapter else None
+    config, tokenizer, length = loading.load_tokenizer(plan.model, plan.training.max_length, trained)
+    if trained:
+        loading.check_fit(config, plan.model, tokenizer, trained)
     never_seen = None
     other = request.never_seen or plan.model.never_seen_model_name_or_path
     if other:

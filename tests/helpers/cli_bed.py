@@ -21,7 +21,7 @@ WORDS = ["who", "what", "is", "the", "of", "in", "colour", "city", "Question", "
 
 @pytest.fixture(scope="session")
 def bed(tmp_path_factory):
-    """A folder with a tiny random Llama ("base"), another one ("other"), a LoRA on the first ("lora"), and data."""
+    """A folder with a tiny random Llama ("base"), another one ("other"), a wider one ("wide"), a LoRA on the first ("lora"), and data."""
     folder = tmp_path_factory.mktemp("bed")
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -36,8 +36,9 @@ def bed(tmp_path_factory):
         bos_token_id=1,
         eos_token_id=2,
     )
-    for seed, name in enumerate(("base", "other")):
+    for seed, name in enumerate(("base", "other", "wide")):
         torch.manual_seed(seed)
+        config.hidden_size, config.head_dim = (128, 64) if name == "wide" else (64, 32)
         LlamaForCausalLM(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     lora = get_peft_model(

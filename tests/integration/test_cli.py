@@ -120,8 +120,8 @@ BAD = {
     "init that changes the base": (lambda w: {"init_lora_weights": "pissa"}, "init_lora_weights"),
     "missing adapter": (lambda w: {"adapter_name_or_path": "./nowhere"}, "adapter_name_or_path: './nowhere'"),
     "adapter of another base": (
-        lambda w: {"adapter_name_or_path": str(w / "lora"), "model_name_or_path": str(w / "other")},
-        "adapter_name_or_path", "write model_name_or_path",
+        lambda w: {"adapter_name_or_path": str(w / "lora"), "model_name_or_path": str(w / "wide")},
+        "adapter_name_or_path", "does not fit the base", "q_proj",
     ),
     "model of another kind": (lambda w: {"model_name_or_path": str(w / "t5")}, "model_name_or_path", "is a t5"),
     "modules that the model lacks": (lambda w: {"lora_target_modules": "qkv_proj"}, "no module named qkv_proj", "q_proj"),

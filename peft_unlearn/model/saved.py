@@ -1,0 +1,221 @@
+"""Saved adapters: the config and tensors of a folder or Hub name, whether they fit a base, and the base with one put on it."""
+
+import contextlib
+import copy
+import pickle
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from peft_unlearn.model import supported
+from peft_unlearn.util.errors import UserError
+
+PREFIX = "base_model.model."  # of every key in a PEFT file
+Weights = Mapping[str, Tensor]
+
+
+def parameters_of(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """The parameters of one adapter by name: factors, DoRA's magnitudes, whole modules (`modules_to_save`), rows of embeddings."""
+    of_adapter = re.compile(rf"\.(lora_\w+|modules_to_save|trainable_tokens_delta)\.{name}(\.|$)")
+    return {n: p for n, p in model.named_parameters() if of_adapter.search(n)}
+
+
+def config_of(adapter: str, *, key: str) -> LoraConfig:
+    """The config of a saved adapter.
+
+    Raises:
+        UserError: none there, not LoRA, or a form of which the views would not be what they are called.
+    """
+    try:
+        config = PeftConfig.from_pretrained(adapter)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # the last three: a file that is no config of PEFT
+        raise UserError(f"{key}: {adapter!r} is no folder with an adapter_config.json, and no adapter on the Hub that answers.") from error
+    if config.peft_type != "LORA":
+        raise UserError(f"{key}: {adapter!r} is a {config.peft_type} adapter, write a LoRA one.")
+    try:
+        supported.check(config, nn.Module(), new=False)
+    except UserError as error:
+        raise UserError(f"{key}: {adapter!r}: {error}") from None
+    return config
+
+
+def weights_of(adapter: str, *, key: str) -> Weights:
+    """The tensors of a saved adapter.
+
+    Raises:
+        UserError: no file, or one that is truncated or damaged.
+    """
+    try:
+        found: Weights = load_peft_weights(adapter, device="cpu")
+        return found
+    except SafetensorError as error:
+        raise UserError(f"{key}: the weight file of {adapter!r} is truncated or damaged ({error}); fetch or save it again.") from error
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"{key}: {adapter!r} has no adapter_model.safetensors that loads ({reason}); save the adapter again.") from error
+
+
+def without_copies(weights: Weights) -> dict[str, Tensor]:
+    """What an adapter's file holds of its own: PEFT writes whole embeddings with added tokens twice, and the base's as well."""
+    return {key: tensor for key, tensor in weights.items() if ".modules_to_save." not in key and ".original_module." not in key}
+
+
+def entries_of(base: PreTrainedModel, weights: Weights) -> int | None:
+    """How many entries the base had when the adapter was trained; None where the file does not say."""
+    names = {id(module): name for name, module in base.named_modules()}
+    layers = [names[id(layer)] for layer in (base.get_input_embeddings(), base.get_output_embeddings()) if layer is not None]
+    dimensions = {"weight": 0, "base_layer.weight": 0, "lora_embedding_A": 1, "lora_B.weight": 0}
+    keys = {f"{PREFIX}{name}.{part}": dimension for name in layers for part, dimension in dimensions.items()}
+    found = {weights[key].shape[dimension] for key, dimension in keys.items() if key in weights}
+    return found.pop() if len(found) == 1 else None
+
+
+def resize(base: PreTrainedModel, entries: int | None) -> None:
+    """Give the base so many entries, where tokens were added to it for an adapter.
+
+    Entries that the base lacks are the mean of those that it has, so that they are the same each time.
+    """
+    old = len(base.get_input_embeddings().weight)
+    if entries in (None, old):
+        return
+    base.resize_token_embeddings(entries, mean_resizing=False)
+    for layer in (base.get_input_embeddings(), base.get_output_embeddings()):
+        if layer is not None:
+            layer.weight.data = with_entries(layer.weight.data[:old], len(layer.weight))
+
+
+def with_entries(weight: Tensor, entries: int) -> Tensor:
+    """An embedding or head with so many rows: cut, or with the mean of its rows below."""
+    added = weight.float().mean(0, keepdim=True).to(weight.dtype).expand(max(0, entries - len(weight)), -1)
+    return torch.cat([weight[:entries], added])
+
+
+def fit(base: PreTrainedModel | PeftModel, adapter: str, name: str, *, key: str) -> PeftModel:
+    """Put a saved adapter on a model without weights, and see that every tensor of either has its place in the other.
+
+    Raises:
+        UserError: a tensor that is missing, has no place or another shape; or what `config_of` and `weights_of` refuse.
+    """
+    config, weights = copy.deepcopy(config_of(adapter, key=key)), without_copies(weights_of(adapter, key=key))
+    weights = {name: tensor.to("meta") for name, tensor in weights.items()}
+    config.init_lora_weights = False  # nothing to draw without weights
+
+    def misfit(what: str) -> UserError:
+        return UserError(f"{key}: {adapter!r} does not fit the base ({what}); give the base that it was trained on, or save it again.")
+
+    try:
+        with warnings.catch_warnings(), torch.device("meta"), own_tokens_alone():
+            warnings.simplefilter("ignore")
+            if isinstance(base, PeftModel):
+                model = base
+                model.add_adapter(name, config, low_cpu_mem_usage=True)
+            else:
+                resize(base, entries_of(base, weights))
+                model = PeftModel(base, config, adapter_name=name, low_cpu_mem_usage=True)
+            found = set_peft_model_state_dict(model, weights, adapter_name=name, low_cpu_mem_usage=True)
+    except KeyError as error:
+        raise misfit(f"tensor {error.args[0]} is missing") from error
+    except RuntimeError as error:
+        shape = re.search(r"size mismatch for ([\w.]+)", str(error))
+        raise misfit(f"tensor {shape[1]} has another shape" if shape else str(error).strip().splitlines()[0]) from error
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise misfit(str(error).strip().splitlines()[0].rstrip(".")) from error
+    if missing := sorted(parameters_of(model, name).keys() & set(found.missing_keys)):
+        raise misfit(f"tensor {missing[0]} is missing")
+    if found.unexpected_keys:
+        raise misfit(f"tensor {found.unexpected_keys[0]} has no place in it")
+    return model
+
+
+def put(base: PreTrainedModel | PeftModel, adapter: str, name: str, *, key: str = "adapter") -> PeftModel:
+    """Put a saved adapter on a base that it fits. The base's own tensors, of which the file may hold some, stay what they are.
+
+    Raises:
+        UserError: the file holds others for the base itself, so that the base alone would not be the one that it was.
+    """
+    config_of(adapter, key=key)
+    with own_tokens_alone(), _kept(base, adapter, key=key):
+        if isinstance(base, PeftModel):
+            base.load_adapter(adapter, name)
+            return base
+        return PeftModel.from_pretrained(base, adapter, adapter_name=name)
+
+
+@contextlib.contextmanager
+def _kept(model: PreTrainedModel | PeftModel, adapter: str, *, key: str) -> Iterator[None]:
+    weights = weights_of(adapter, key=key)
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    own = dict(base.named_parameters(remove_duplicate=False))
+    places = {one: re.sub(r"\.(base_layer|original_module)\.", ".", one.removeprefix(PREFIX)) for one in weights}
+    before = {one: own[name].detach().clone() for one, name in places.items() if name in own}
+    if not isinstance(model, PeftModel):
+        resize(base, entries_of(base, weights))
+        own = dict(base.named_parameters(remove_duplicate=False))
+    held = {one: own[places[one]] for one in before}
+    yield
+    for one, old in before.items():
+        rows = held[one].data[: len(old)]
+        if not torch.equal(rows.to(weights[one].dtype), old[: len(rows)].to(weights[one].dtype)):
+            raise UserError(
+                f"{key}: {adapter!r} holds another {places[one]} than {base.name_or_path}, for the base itself; "
+                "give the base that it was trained on, or train what changes as modules_to_save."
+            )
+        rows.copy_(old[: len(rows)])
+
+
+def inside_wholes(model: PeftModel) -> set[str]:
+    """Names of the modules that lie in one that an adapter trains as a whole: the base's own and the adapter's copy, of which one is seen."""
+    wholes = [(n, m) for n, m in model.get_base_model().named_modules() if isinstance(m, AuxiliaryTrainingWrapper)]
+    return {f"{name}.{inner}" for name, module in wholes for inner, _ in module.named_modules() if inner}
+
+
+def check_complete(model: PeftModel, adapter: str) -> None:
+    """See that every parameter that is trained comes into the adapter's file.
+
+    Raises:
+        UserError: one that PEFT would not save.
+    """
+    state = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    with own_tokens_alone(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            kept = get_peft_model_state_dict(model, state_dict=state, adapter_name=adapter, save_embedding_layers=False)
+        except KeyError as error:
+            raise UserError(f"peft_config: PEFT cannot save {error.args[0]} of such an adapter; adapt other modules.") from error
+    written, inside = {id(value) for value in kept.values()}, tuple(f".{name}." for name in inside_wholes(model))
+    for name, parameter in parameters_of(model, adapter).items():
+        if id(parameter) not in written or (".lora_" in name and any(part in name for part in inside)):
+            module = name.partition(f".{adapter}")[0].removeprefix(PREFIX)
+            raise UserError(
+                f"lora_target_modules: {module} lies in a module that an adapter trains as a whole, or holds one, and would not be saved; "
+                "name other modules, or merge the adapter below first."
+            )
+
+
+@contextlib.contextmanager
+def own_tokens_alone() -> Iterator[None]:
+    """Ask the rows of embeddings that an adapter trains for that adapter alone.
+
+    PEFT asks them for every adapter of the model, and those that train none end in a KeyError (measured, peft 0.21.2).
+    """
+    names = ("adapter_state_dict", "adapter_state_dict_load_map")
+    originals = {name: getattr(TrainableTokensWrapper, name) for name in names}
+
+    def asked(original: Any) -> Any:
+        return lambda self, adapter, *rest: original(self, adapter, *rest) if adapter in self._adapters else {}
+
+    for name, original in originals.items():
+        setattr(TrainableTokensWrapper, name, asked(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(TrainableTokensWrapper, name, original)

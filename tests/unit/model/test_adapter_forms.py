@@ -1,0 +1,228 @@
+"""Every form of adapter that PEFT writes: each view is what plain PEFT says, after attaching, saving, loading and merging; or it is refused."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from adapted import stir
+from families import tiny
+from merge_folders import relative_error
+from peft import LoraConfig, PeftModel, get_peft_model
+from tiny_models import tiny_llama
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from peft_unlearn.config.unlearn_config import ModelArguments
+from peft_unlearn.merging import merge
+from peft_unlearn.model import adapters, saved
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.workflows import loading
+
+IDS = torch.arange(3, 27).view(2, 12)
+ATTENTION = ["q_proj", "v_proj"]
+FORMS = {
+    "plain": {},
+    "all linear": {"target_modules": "all-linear"},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+    "rsLoRA": {"use_rslora": True},
+    "DoRA": {"use_dora": True},
+    "rank and alpha patterns": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.self_attn.v_proj": 3}},
+    "some layers": {"layers_to_transform": [1]},
+    "biases of factors": {"lora_bias": True},
+    "dropout": {"lora_dropout": 0.5},
+    "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
+    "embeddings, tied": {"target_modules": ["embed_tokens", "q_proj"]},
+    "head": {"target_modules": ["lm_head", "q_proj"]},
+    "head, tied": {"target_modules": ["lm_head", "q_proj"]},
+    "whole head": {"modules_to_save": ["lm_head"]},
+    "whole head and embeddings, tied": {"modules_to_save": ["lm_head", "embed_tokens"]},
+    "whole block": {"modules_to_save": ["mlp", "norm"]},
+    "rows of embeddings": {"trainable_token_indices": [3, 4, 9]},
+    "rows of embeddings, tied": {"trainable_token_indices": [3, 4, 9]},
+    "added tokens, whole": {"modules_to_save": ["lm_head", "embed_tokens"]},
+    "added tokens, resized": {},
+    "added tokens, resized, tied": {},
+    "experts": {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]},
+}
+REFUSED = {
+    "PiSSA": ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+    "OLoRA": ({"init_lora_weights": "olora"}, "init_lora_weights"),
+    "bias all": ({"bias": "all"}, "bias"),
+    "bias of LoRA": ({"bias": "lora_only"}, "bias"),
+    "copies kept tied": ({"modules_to_save": ["lm_head", "embed_tokens"], "ensure_weight_tying": True}, "ensure_weight_tying"),
+    "doubled layers": ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
+    "activated": ({"alora_invocation_tokens": [3, 4]}, "alora_invocation_tokens"),
+}
+# What `merge` cannot write shard by shard, and says so.
+UNMERGED = ("DoRA", "biases of factors", "rows of embeddings", "rows of embeddings, tied", "experts")
+
+
+class NoTokens:
+    def get_vocab(self):
+        return {}
+
+
+def base_of(form):
+    return tiny("Mixtral") if form == "experts" else tiny_llama(vocab=64, tie="tied" in form)
+
+
+def mine(folder, form, settings):
+    """A base, and a fine-tune of it by plain PEFT, saved."""
+    base_of(form).save_pretrained(folder / "base")
+    model = AutoModelForCausalLM.from_pretrained(folder / "base")
+    if "added" in form:
+        model.resize_token_embeddings(66, mean_resizing=False)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, "task_type": "CAUSAL_LM"} | copy.deepcopy(settings)
+    model = get_peft_model(model, LoraConfig(**settings))
+    torch.manual_seed(5)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder / "mine")
+    return str(folder / "base"), str(folder / "mine")
+
+
+def say(model):
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS, use_cache=False).logits[..., :64]
+
+
+def plain(base, below=None, form=""):
+    """The base, with the fine-tune if it is named, by plain PEFT."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    if below is None:
+        return model
+    if "added" in form:
+        model.resize_token_embeddings(66, mean_resizing=False)
+    return PeftModel.from_pretrained(model, below)
+
+
+def arguments(base, below, mode):
+    return ModelArguments(model_name_or_path=base, adapter_name_or_path=below, adapter_mode=mode, lora_r=4, lora_alpha=8)
+
+
+def seen(model):
+    said = {}
+    for view in ("student", "teacher", "reference", "never_seen"):
+        if view != "teacher" or adapters.TEACHER in model.peft_config:
+            with adapters.view(model, view):
+                said[view] = say(model)
+    return said
+
+
+def added(base, below, form, name, model):
+    """The fine-tune and an adapter of the model on it, both by plain PEFT: the latter's products are added to the weights that they change."""
+    whole = plain(base, below, form)
+    if "tied" in form and "rows" not in form:  # merged, one of two tied weights would change the other
+        config = AutoConfig.from_pretrained(base, tie_word_embeddings=False)
+        untied = AutoModelForCausalLM.from_pretrained(base, config=config)
+        untied.lm_head.weight = torch.nn.Parameter(untied.model.embed_tokens.weight.detach().clone())
+        if "added" in form:
+            untied = whole.get_base_model()
+        whole = PeftModel.from_pretrained(untied, below)
+    whole = whole.merge_and_unload()
+    weights = {n: p.detach() for n, p in model.named_parameters()}
+    for n, a in weights.items():
+        if f"lora_A.{name}" in n:
+            module = n.partition(".lora_A")[0].removeprefix(saved.PREFIX)
+            product = weights[n.replace("lora_A", "lora_B")] @ a
+            whole.get_submodule(module.removesuffix(".base_layer")).weight.data += 2.0 * product
+    return say(whole)
+
+
+@pytest.mark.parametrize("mode", ["stack", "continue", "merge"])
+@pytest.mark.parametrize("form", FORMS)
+def test_views_are_what_plain_peft_says_through_saving_loading_and_merging(form, mode, tmp_path):
+    base, below = mine(tmp_path, form, FORMS[form])
+    wanted = arguments(base, below, mode)
+    if (form, mode) == ("biases of factors", "merge"):  # the base's layers have no bias that it could go into
+        with pytest.raises(UserError, match="adapter_mode: 'merge'"):
+            loading.load_to_train(wanted)
+        return
+    loading.check_fit(AutoConfig.from_pretrained(base), wanted, NoTokens())
+    model = adapters.attach(**loading.load_to_train(wanted), teacher=True)
+    alone, tuned = say(plain(base)), say(plain(base, below, form))
+    assert not torch.allclose(alone, tuned, atol=1e-3)
+    start = seen(model)
+    for view in ("student", "teacher", "reference"):
+        torch.testing.assert_close(start[view], tuned, atol=1e-5, rtol=1e-5)
+    stir(model, "default", 1)
+    stir(model, "teacher", 2)
+    said = seen(model)
+    torch.testing.assert_close(said["reference"], tuned, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(said["never_seen"], tuned if mode == "merge" else alone, atol=1e-5, rtol=1e-5)
+    for view in ("student", "teacher"):
+        assert not torch.allclose(said[view], tuned, atol=1e-3)
+    if mode != "continue" and form not in ("experts", "biases of factors"):
+        for view, name in (("student", "default"), ("teacher", "teacher")):
+            torch.testing.assert_close(said[view], added(base, below, form, name, model), atol=1e-4, rtol=1e-4)
+
+    adapters.export(model, tmp_path / "out")
+    if mode == "continue":
+        torch.testing.assert_close(say(plain(base, tmp_path / "out", form)), said["student"], atol=1e-5, rtol=1e-5)
+    loading.check_fit(AutoConfig.from_pretrained(base), wanted, NoTokens(), str(tmp_path / "out"))
+    again = seen(loading.load_trained(wanted, str(tmp_path / "out")))
+    for view, logits in again.items():
+        torch.testing.assert_close(logits, said[view], atol=1e-5, rtol=1e-5)
+    if mode == "stack" and "rows" not in form:  # of which PEFT loads no second adapter
+        two = plain(base, below, form)
+        two.load_adapter(tmp_path / "out", "second")
+        two.base_model.set_adapter(["default", "second"])
+        torch.testing.assert_close(say(two), said["student"], atol=1e-5, rtol=1e-5)
+    stack = () if mode == "continue" else (below,)
+    if form in UNMERGED:
+        with pytest.raises(UserError):
+            merge(tmp_path / "out", tmp_path / "merged", base=base, below=stack)
+        return
+    merge(tmp_path / "out", tmp_path / "merged", base=base, below=stack)
+    assert relative_error(say(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), said["student"]) < 1e-5
+
+
+@pytest.mark.parametrize("form", REFUSED)
+def test_other_forms_are_refused_in_a_sentence_before_a_model_is_loaded(form, tmp_path):
+    settings, word = REFUSED[form]
+    _, below = mine(tmp_path, "plain", settings)
+    with pytest.raises(UserError, match=rf"^adapter_name_or_path: .*{word}[^\n]*\.$"):
+        saved.config_of(below, key="adapter_name_or_path")
+
+
+def without(folder, key):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = next(name for name in tensors if key in name)
+    return tensors, name, lambda: save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("damage", ["missing", "no place", "another shape"])
+def test_a_file_that_does_not_fit_its_base_is_refused_without_weights(damage, tmp_path):
+    base, below = mine(tmp_path, "plain", {})
+    tensors, name, write = without(tmp_path / "mine", "layers.1.self_attn.q_proj.lora_B")
+    tensor = tensors.pop(name)
+    if damage == "no place":
+        tensors |= {name: tensor, name.replace("layers.1", "layers.7"): tensor.clone()}
+    if damage == "another shape":
+        tensors[name] = torch.zeros(32, 4)
+    write()
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    with pytest.raises(UserError, match=rf"^adapter: .*does not fit the base \(tensor .*{damage}"):
+        saved.fit(empty, below, "finetune", key="adapter")
+
+
+def test_an_adapter_that_brings_other_weights_of_the_base_itself_is_refused(tmp_path):
+    base, below = mine(tmp_path, "added tokens, resized", {})
+    tensors, name, write = without(tmp_path / "mine", "embed_tokens.weight")
+    tensors[name] = tensors[name] + 1
+    write()
+    with pytest.raises(UserError, match=r"holds another model\.embed_tokens\.weight"):
+        saved.put(AutoModelForCausalLM.from_pretrained(base), below, "finetune")
+
+
+def test_what_would_not_be_saved_is_refused(tmp_path):
+    base, below = mine(tmp_path, "whole block", {"modules_to_save": ["mlp"]})
+    model = saved.put(AutoModelForCausalLM.from_pretrained(base), below, "finetune")
+    with pytest.raises(UserError, match=r"lora_target_modules: .*mlp"):
+        adapters.attach(model, LoraConfig(target_modules=["gate_proj"], task_type="CAUSAL_LM"))
+    shutil.rmtree(tmp_path / "mine")
