@@ -157,12 +157,26 @@ def test_whatever_a_template_raises_is_a_sentence_with_the_row(fault):
         parts({"messages": TALKS["single"]}, tokenizer)
 
 
-@pytest.mark.parametrize("template", ["{{ messages[-1].role }}", "{{ messages | length }}: {{ messages[-1].content }}"])
-def test_a_template_whose_answer_cannot_be_found_is_refused(template):
+def test_a_template_whose_answer_cannot_be_found_is_refused():
+    tokenizer = byte_level(eos_token="</s>")
+    tokenizer.chat_template = "{{ messages[-1].role }}"
+    with pytest.raises(UserError, match=r"row 1: the chat template refuses its turns \(it does not write"):
+        parts({"messages": TALKS["system"]}, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages | length }}: {{ messages[-1].content }}",
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}{% if add_generation_prompt %}[reply]{% endif %}",
+    ],
+)
+def test_an_answer_that_begins_in_another_way_than_what_is_sent_ends_is_set_behind_that(template):
     tokenizer = byte_level(eos_token="</s>")
     tokenizer.chat_template = template
-    with pytest.raises(UserError, match=r"row 1: the chat template refuses its turns \(it (writes|does not write)"):
-        parts({"messages": TALKS["system"]}, tokenizer)
+    prompt, labels = parts({"messages": TALKS["single"]}, tokenizer)
+    assert prompt == sent(tokenizer, TALKS["single"][:-1])
+    assert labels == TALKS["single"][-1]["content"]
 
 
 def test_what_a_template_does_not_write_is_told(caplog):
