@@ -1,7 +1,7 @@
 # Everything happens in a virtual environment of the checkout's own: `make demo` and `make test` need nothing but Python >= 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo lint type fast test test-all docs coverage surface clean
 

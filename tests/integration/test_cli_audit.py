@@ -54,6 +54,7 @@ def audit(bed, model, *arguments) -> dict:
 @pytest.fixture(scope="module")
 def audited(bed):
     some = {"hardened": ["precision", "scale"], "scaled": ["sanity", "scale"], "refusing": ["relearning"]}  # all of them take a minute
+    some["never_seen"] = ["sanity", "scale", "relearning", "prompts", "sampling"]
     return {
         model: audit(bed, model, *(["--attacks", *some[model]] if model in some else []))
         for model in ("ours", "hardened", "scaled", "refusing", "never_seen")
@@ -75,7 +76,7 @@ def test_real_cases_are_told_apart(audited, model, word, failed):
     found = audited[model]
     assert found["verdict"]["word"] in word, found["verdict"]["reasons"]
     assert failed <= {name for name, attack in found["attacks"].items() if attack["passed"] is False}
-    assert set(found["attacks"]) == set(attacks.ATTACKS) or model in ("hardened", "scaled", "refusing")
+    assert set(found["attacks"]) == set(attacks.ATTACKS) or model != "ours"
     assert verdict.judge(found) == found["verdict"]
 
 
