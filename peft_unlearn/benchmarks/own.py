@@ -39,9 +39,10 @@ class Own:
         special = special_ids(tokenizer)
         parts = {name: [text(tokenizer, side) for row in found.rows for side in split(row, special)] for name, found in self.probes.items()}
         exist = {"lexicon": lexicon(tokenizer, chain.from_iterable(parts.values()))}
-        known = common_runs(chain.from_iterable(found for name, found in parts.items() if name != "forget"))
+        runs = {name: common_runs(found) for name, found in parts.items() if name != "forget"}
+        known, kept = (set().union(*(runs[name] for name in runs.keys() - without)) for without in ((), ("holdout",)))
         others = Recitable(answer_texts(tokenizer, self.probes["forget"].rows))
-        recited = {**exist, "others": others, "known": known}
+        recited = {**exist, "others": others, "known": known, "kept": kept}
         return {name: recited if name in ("forget", "holdout") else exist for name in self.probes}
 
     def compare(self, views: Views, how: How) -> None:

@@ -8,10 +8,10 @@ from peft_unlearn.util.registry import metric
 
 
 @metric(needs="text", direction="never_seen")
-def said_elsewhere(reference: str, known: Collection[Run]) -> float | None:
-    """1 where texts that are not to be forgotten have all of the right answer, a run of four words for a run, else 0; of the data, not of the model.
+def said_elsewhere(reference: str, kept: Collection[Run]) -> float | None:
+    """1 where texts that are kept have all of the right answer, a run of four words for a run, else 0; of the data, not of the model.
 
     None where the answer has fewer words.
     """
     found = runs(words(reference), LENGTH)
-    return float(all(run in known for run in found)) if found else None
+    return float(all(run in kept for run in found)) if found else None

@@ -6,7 +6,8 @@ What a metric `needs` says what is done for it, and the names of its positional 
   answer, or of the row itself; `paraphrased_question`, `paraphrased_answer` and `perturbed_answer` are lists of RowScores of its other wordings, and
   `reworded` of all that ask otherwise, those of `paraphrased_question` and those made by rules.
 - "text": it is answered as well, greedily. `question` is what it is asked, `reference` the right answer's text, `answer` the model's. What all rows
-  share, where the caller knows it: `others`, the forget set's answers, `known`, runs of words of texts that are not to be forgotten, and `lexicon`.
+  share, where the caller knows it: `others`, the forget set's answers, `known`, runs of words of texts that are not to be forgotten, `kept`, those
+  of them that a model was taught, and `lexicon`.
 - "samples": several answers are drawn. Of each there is ROUGE-L recall, `told`, and `verbatim`, `recited`; with `k` it is reported for each k, as
   `leak_at_4`.
 - "layers": model, tokenizer and rows as they are, for what is read inside the model; it gives a Result.
@@ -35,7 +36,7 @@ Variants = Mapping[str, Sequence[Sequence[Row]]]
 
 ASKED = ("paraphrased_question", "reworded")  # kinds of wordings that ask for the same answer
 SCORED = ("score", "labels", "right_answer", *ASKED, "paraphrased_answer", "perturbed_answer")  # wordings where the set has them
-SHARED = ("others", "known", "lexicon")  # where the caller gives them
+SHARED = ("others", "known", "kept", "lexicon")  # where the caller gives them
 READS = {
     "scores": SCORED,
     "text": (*SCORED, "question", "reference", "answer", *SHARED),
@@ -62,7 +63,7 @@ def evaluate(
 
     Args:
         variants: other wordings of the rows, as `variants.probe` makes them, a list for each row.
-        shared: of `SHARED` what there is: {"others": Recitable, "known": runs of words, "lexicon": words}.
+        shared: of `SHARED` what there is: {"others": Recitable, "known" and "kept": runs of words, "lexicon": words}.
         label: stands before the progress bars.
 
     Raises:

@@ -65,3 +65,12 @@ def test_only_the_rows_that_are_evaluated_are_others(tokenizer):
     shared = own(tokenizer, rows=1, forget=FORGET, retain=RETAIN).shared(tokenizer)
     assert len(shared["forget"]["others"].answers) == 1
     assert "w20" not in {word for run in shared["forget"]["known"] for word in run}
+
+
+def test_what_is_kept_is_what_a_model_was_taught_and_no_holdout(tokenizer):
+    """Or every holdout row would stand in a kept text, and none would say what can be guessed."""
+    holdout = [("w1 w2", "w40 w41 w42 w43")]
+    shared = own(tokenizer, forget=FORGET, retain=RETAIN, holdout=holdout).shared(tokenizer)
+    for name in ("forget", "holdout"):
+        assert ("w40", "w41", "w42", "w43") in shared[name]["known"]
+        assert shared[name]["kept"] == {("w11", "w12", "w13", "w14")}
