@@ -263,7 +263,7 @@ def merged(model: PeftModel) -> PreTrainedModel:
             layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
     try:
         whole: PreTrainedModel = model.merge_and_unload()
-    except (ValueError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, RuntimeError) as error:  # of PEFT: a form that it cannot merge
         raise UserError(f"adapter_mode: 'merge' is not possible ({str(error).splitlines()[0].rstrip('.')}), write stack.") from error
     head, embeddings = whole.get_output_embeddings(), whole.get_input_embeddings()
     if head is not None and head.weight is not embeddings.weight:
