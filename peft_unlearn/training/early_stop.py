@@ -17,7 +17,7 @@ from peft_unlearn.data.rows import evenly
 from peft_unlearn.metrics.holdout_shift import holdout_shift
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.metrics.min_k import LOWEST
-from peft_unlearn.model.logprobs import lowest, matched
+from peft_unlearn.model.logprobs import lowest, matched, ranks
 from peft_unlearn.training.objectives import Objective
 from peft_unlearn.training.pace import Pace
 from peft_unlearn.training.targets import end_lengths, mean, min_ks, read, scored
@@ -66,15 +66,25 @@ class EarlyStop:
     loss that dies at its target never quite arrives, check by check two corrections add what is missing: one of each row's lowest targets,
     which membership is told by, and one of the rest, for the mean.
 
+    A never-seen model tells each token's target. An estimate tells a row's targets, and which token gets which is for `order`.
+
     Args:
         target_logps: of all forget rows, (T,) each, in nats.
         ends: number of end tokens among each of these rows' T.
         retain: mean probability of the retain rows before training.
         holdout: (n,) Min-K of the holdout rows in nats where the targets were taken; None without a holdout.
+        counts: (V,) in how many rows of the run each token stands, where targets are estimated; None where each token has its own.
     """
 
-    def __init__(self, target_logps: Sequence[np.ndarray], ends: Sequence[int], retain: float, holdout: np.ndarray | None = None):
-        self.row_ends, self.retain, self.holdout = torch.tensor(ends), retain, holdout
+    def __init__(
+        self,
+        target_logps: Sequence[np.ndarray],
+        ends: Sequence[int],
+        retain: float,
+        holdout: np.ndarray | None = None,
+        counts: Tensor | None = None,
+    ):
+        self.row_ends, self.retain, self.holdout, self.counts = torch.tensor(ends), retain, holdout, counts
         some = sampled(len(ends))
         self.ends, checked = [ends[i] for i in some], [target_logps[i] for i in some]
         self.mean, self.min_ks = mean(checked), min_ks(checked, self.ends)
@@ -86,12 +96,17 @@ class EarlyStop:
         self.pace = Pace()
         self.last: Found | None = None
 
-    def targets_now(self, rows: Sequence[int], target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
-        """The targets as they are corrected now, in the order of what the tokens have, of B rows by their numbers: three of (B, T) -> (B, T)."""
+    def targets_now(self, rows: Sequence[int], tokens: Tensor, target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
+        """The targets as they are corrected now, of B rows by their numbers: `tokens` and the others are (B, T) -> (B, T)."""
         left = mask.flip(-1).cumsum(-1).flip(-1)  # tokens of a row from here on
         text = mask & (left > self.row_ends[list(rows)].to(mask.device, non_blocking=True).unsqueeze(-1))
         correction = torch.where(lowest(target_logps, text, LOWEST), self.correction_lowest, self.correction_rest)
-        return matched(self.holdout_shift * target_logps * correction, logps, mask)
+        now = self.holdout_shift * target_logps * correction
+        if self.counts is None:
+            return now
+        if self.counts.device != mask.device:
+            self.counts = self.counts.to(mask.device)
+        return matched(now, order(self.counts[tokens.where(mask, 0)], logps, mask), mask)
 
     def follow(self, holdout: np.ndarray | None) -> None:
         """Move the targets with the holdout, whose rows' Min-K is now `holdout`."""
@@ -155,10 +170,15 @@ class Checks(NamedTuple):
         step = batch_size * sum(1 + 2 * count for count in Counter(objective.stream for objective in objectives).values())
         return max(EVERY, math.ceil(rows / (SHARE * step)))
 
-    def begin(self, holdout_target: np.ndarray | None) -> EarlyStop:
-        """Where a run is to stop: at the targets of the forget rows, from how the model is now. Rows that it does not know are told."""
-        rows = self.sets["forget"]
-        found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target)
+    def begin(self, holdout_target: np.ndarray | None, *, estimated: bool) -> EarlyStop:
+        """Where a run is to stop: at the targets of the forget rows, from how the model is now. Rows that it does not know are told.
+
+        Args:
+            holdout_target: see `EarlyStop`.
+            estimated: whether targets are estimated, so that they are a row's and no token's.
+        """
+        rows, counts = self.sets["forget"], self.counts() if estimated else None
+        found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, counts)
         found.follow(self.holdout_min_ks())
         now, unseen = mean(self.logps("forget")), found.mean * found.holdout_shift
         if now <= UNKNOWN * unseen:
@@ -169,6 +189,11 @@ class Checks(NamedTuple):
                 unseen,
             )
         return found
+
+    def counts(self) -> Tensor:
+        """(V,) in how many rows of the forget set, the retain set and the holdout each token stands."""
+        rows = [np.unique(row) for name in ("forget", "retain", "holdout") if name in self.sets for row in self.sets[name]["input_ids"]]
+        return torch.from_numpy(np.bincount(np.concatenate(rows)))
 
     def logps(self, name: str) -> list[np.ndarray]:
         """The (T,) log-probabilities of each row of a sample."""
@@ -201,6 +226,15 @@ def missing_factor(rows: np.ndarray, others: np.ndarray, target: float) -> float
     c · f > h is c < h / f, so that the AUC falls with c as the share of the n m quotients that are above it: c is their (1 − target) quantile.
     """
     return float(np.quantile(np.divide.outer(others, rows), 1 - target))
+
+
+def order(counts: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
+    """How a row's tokens rank for its estimated targets, all (B, T): by how probable they are now, and as much by how many rows they stand in.
+
+    By their probability alone, a fact that is still known would keep the row's highest target, and what every row says would take its lowest
+    (docs/log.md). Tokens of as many rows rank by their probability.
+    """
+    return (ranks(logps, mask) + ranks(counts + logps.exp() / 2, mask)).to(logps.dtype)
 
 
 def shrinks(miss: float, before: float) -> bool:

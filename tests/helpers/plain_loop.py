@@ -83,11 +83,8 @@ def corrected(target_logps, answer, shift, least, rest):
 
 
 def away(model, rows, target_logps):
-    """The mean over all tokens of how far they are from their row's target_logps, the lowest for the least likely."""
-    pairs = [
-        zip(sorted((-nll).tolist()), sorted(target.tolist()), strict=True)
-        for nll, target in zip(nlls(model, rows), target_logps, strict=True)
-    ]
+    """The mean over all tokens of how far they are from their target_logps."""
+    pairs = [zip((-nll).tolist(), target.tolist(), strict=True) for nll, target in zip(nlls(model, rows), target_logps, strict=True)]
     return average([abs(now - target) for row in pairs for now, target in row])
 
 
@@ -110,14 +107,12 @@ def missing_factor(rows, others, target):
 
 
 def inner(model, layer, row, target_logps, scale):
-    """What the final norm and head make of an inner layer, as far as its likeliest tokens are above the highest target_logps, and so on."""
+    """What the final norm and head make of an inner layer, as far as its tokens are above their target_logps."""
     b, base = batch([row]), model.base_model.model
     known = b[2][0] != -100
     z = base.lm_head(base.model.norm(hidden(model, b, layer)[0][known])).double()
     p = z.softmax(-1).gather(-1, b[2][0][known][:, None]).squeeze(-1)
-    away = torch.zeros_like(p)
-    for t, target in zip(p.argsort().tolist(), sorted(target_logps.tolist()), strict=True):
-        away[t] = max(0.0, p[t].log().item() - target) / scale
+    away = torch.tensor([max(0.0, known - target) / scale for known, target in zip(p.log().tolist(), target_logps.tolist(), strict=True)])
     return away * (p.log() - (1.02 - p).log())
 
 
@@ -137,9 +132,6 @@ def forget_loss(args, model, reference, rows, layers, target_logps, scale, inner
         p = torch.exp(-nll.detach())
         count += 1 if name in SEQUENCE else len(y)
         if target is not None:
-            order = sorted(range(len(y)), key=lambda t: p[t].item())  # the least likely token gets the lowest target
-            target = dict(zip(order, sorted(target.tolist()), strict=True))
-            target = torch.tensor([target[t] for t in range(len(y))])
             pulls, units = (nll.mean(), (-nll - target).mean()) if name in SEQUENCE else (nll, -nll - target)
             away = units.detach() / scale
             total = total + torch.where(away > 0, away * losses, -away * pulls).sum()

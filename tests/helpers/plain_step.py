@@ -32,11 +32,8 @@ def nll(model, rows):
 
 
 def off_target(logps, targets, scale):
-    """How far each token is from the target of its rank."""
-    sorted_targets, away = sorted(targets.tolist()), [0.0] * len(logps)
-    for rank, t in enumerate(sorted(range(len(logps)), key=lambda t: logps[t].item())):
-        away[t] = (logps[t].item() - sorted_targets[rank]) / scale
-    return torch.tensor(away)
+    """How far each token is from its target."""
+    return torch.tensor([(now - target) / scale for now, target in zip(logps.tolist(), targets.tolist(), strict=True)])
 
 
 def forget_loss(args, student, reference, rows, targets, scale, lens):

@@ -200,14 +200,33 @@ def test_targets_now_move_with_the_holdout_and_the_lowest_tokens_are_corrected_a
             for target in row  # no two are alike
         ]
         expected[i, here] = torch.tensor(expected_row, dtype=torch.float64)
-    torch.testing.assert_close(
-        early_stop.targets_now(range(len(rows)), target_logps, expected, mask), expected
-    )  # tokens that are in the order of their targets already
+    tokens = torch.zeros(mask.shape, dtype=torch.long)
+    torch.testing.assert_close(early_stop.targets_now(range(len(rows)), tokens, target_logps, expected.flip(-1), mask), expected)
+    early_stop.counts = torch.tensor([1])  # an estimate, and tokens that are in the order of their targets already
+    torch.testing.assert_close(early_stop.targets_now(range(len(rows)), tokens, target_logps, expected, mask), expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.floats(-20, 0), st.floats(-20, 0), st.integers(0, 3)), min_size=1, max_size=8))
+def test_estimated_targets_go_to_tokens_by_their_probability_and_as_much_by_the_rows_that_they_stand_in(row):
+    counts = torch.tensor([1, 2, 2, 9])
+    target_logps, logps = torch.tensor([pair[:2] for pair in row], dtype=torch.float64).T
+    early_stop = EarlyStop([target_logps.numpy()], [0], RETAINED, counts=counts)
+    tokens = torch.tensor([token for *_, token in row])
+    found = early_stop.targets_now([0], *(values.unsqueeze(0) for values in (tokens, target_logps, logps)), torch.ones(1, len(row)) == 1)[0]
+
+    def place(keys):
+        return [sum(other < key for other in keys) + keys[:t].count(key) for t, key in enumerate(keys)]
+
+    by_logp = place(logps.tolist())
+    by_count = place([(int(counts[token]), logp.exp().item() / 2) for token, logp in zip(tokens, logps, strict=True)])
+    last = place([a + b for a, b in zip(by_logp, by_count, strict=True)])
+    assert found.tolist() == [sorted(target_logps.tolist())[t] for t in last]
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.lists(st.tuples(st.floats(-20, 0), st.floats(-20, 0)), min_size=1, max_size=8), min_size=1, max_size=4), st.data())
-def test_matched_targets_are_the_rows_own_in_the_order_of_its_log_probabilities(rows, data):
+def test_matched_targets_are_the_rows_own_in_the_order_of_its_values(rows, data):
     starts = [data.draw(st.integers(0, 3)) for _ in rows]
     width = max(start + len(row) for start, row in zip(starts, rows, strict=True)) + 1
     target_logps, logps = (torch.zeros(len(rows), width, dtype=torch.float64) for _ in range(2))
