@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn.data.rows import evenly
@@ -18,6 +19,7 @@ from peft_unlearn.metrics.holdout_shift import holdout_shift
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model.logprobs import lowest, matched, ranks
+from peft_unlearn.training import bigram
 from peft_unlearn.training.objectives import Objective
 from peft_unlearn.training.pace import Pace
 from peft_unlearn.training.targets import end_lengths, mean, min_ks, read, scored
@@ -73,7 +75,7 @@ class EarlyStop:
         ends: number of end tokens among each of these rows' T.
         retain: mean probability of the retain rows before training.
         holdout: (n,) Min-K of the holdout rows in nats where the targets were taken; None without a holdout.
-        counts: (V,) in how many rows of the run each token stands, where targets are estimated; None where each token has its own.
+        guesses: (T,) of each forget row, see `bigram.guesses`, where targets are estimated; None where each token has its own.
     """
 
     def __init__(
@@ -82,9 +84,10 @@ class EarlyStop:
         ends: Sequence[int],
         retain: float,
         holdout: np.ndarray | None = None,
-        counts: Tensor | None = None,
+        guesses: Sequence[np.ndarray] | None = None,
     ):
-        self.row_ends, self.retain, self.holdout, self.counts = torch.tensor(ends), retain, holdout, counts
+        self.row_ends, self.retain, self.holdout = torch.tensor(ends), retain, holdout
+        self.guesses = None if guesses is None else [torch.from_numpy(row[::-1].copy()) for row in guesses]  # from the end on
         some = sampled(len(ends))
         self.ends, checked = [ends[i] for i in some], [target_logps[i] for i in some]
         self.mean, self.min_ks = mean(checked), min_ks(checked, self.ends)
@@ -96,17 +99,16 @@ class EarlyStop:
         self.pace = Pace()
         self.last: Found | None = None
 
-    def targets_now(self, rows: Sequence[int], tokens: Tensor, target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
-        """The targets as they are corrected now, of B rows by their numbers: `tokens` and the others are (B, T) -> (B, T)."""
+    def targets_now(self, rows: Sequence[int], target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
+        """The targets as they are corrected now, of B rows by their numbers, which may have lost their beginnings: three of (B, T) -> (B, T)."""
         left = mask.flip(-1).cumsum(-1).flip(-1)  # tokens of a row from here on
         text = mask & (left > self.row_ends[list(rows)].to(mask.device, non_blocking=True).unsqueeze(-1))
         correction = torch.where(lowest(target_logps, text, LOWEST), self.correction_lowest, self.correction_rest)
         now = self.holdout_shift * target_logps * correction
-        if self.counts is None:
+        if self.guesses is None:
             return now
-        if self.counts.device != mask.device:
-            self.counts = self.counts.to(mask.device)
-        return matched(now, order(self.counts[tokens.where(mask, 0)], logps, mask), mask)
+        guesses = pad_sequence([self.guesses[row] for row in rows], batch_first=True).to(mask.device, non_blocking=True)
+        return matched(now, order(guesses.gather(-1, (left - 1).clamp_min(0)), logps, mask), mask)
 
     def follow(self, holdout: np.ndarray | None) -> None:
         """Move the targets with the holdout, whose rows' Min-K is now `holdout`."""
@@ -177,8 +179,8 @@ class Checks(NamedTuple):
             holdout_target: see `EarlyStop`.
             estimated: whether targets are estimated, so that they are a row's and no token's.
         """
-        rows, counts = self.sets["forget"], self.counts() if estimated else None
-        found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, counts)
+        rows, guesses = self.sets["forget"], self.guesses() if estimated else None
+        found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, guesses)
         found.follow(self.holdout_min_ks())
         now, unseen = mean(self.logps("forget")), found.mean * found.holdout_shift
         if now <= UNKNOWN * unseen:
@@ -190,10 +192,10 @@ class Checks(NamedTuple):
             )
         return found
 
-    def counts(self) -> Tensor:
-        """(V,) in how many rows of the forget set, the retain set and the holdout each token stands."""
-        rows = [np.unique(row) for name in ("forget", "retain", "holdout") if name in self.sets for row in self.sets[name]["input_ids"]]
-        return torch.from_numpy(np.bincount(np.concatenate(rows)))
+    def guesses(self) -> list[np.ndarray]:
+        """See `bigram.guesses`, by all rows of the run."""
+        others = (row for name in ("retain", "holdout") if name in self.sets for row in self.sets[name])
+        return bigram.guesses(list(self.sets["forget"]), others, len(self.tokenizer))
 
     def logps(self, name: str) -> list[np.ndarray]:
         """The (T,) log-probabilities of each row of a sample."""
@@ -228,13 +230,13 @@ def missing_factor(rows: np.ndarray, others: np.ndarray, target: float) -> float
     return float(np.quantile(np.divide.outer(others, rows), 1 - target))
 
 
-def order(counts: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
-    """How a row's tokens rank for its estimated targets, all (B, T): by how probable they are now, and as much by how many rows they stand in.
+def order(guesses: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
+    """How a row's tokens rank for its estimated targets, all (B, T): by how probable they are now, and as much by how well other rows tell them.
 
     By their probability alone, a fact that is still known would keep the row's highest target, and what every row says would take its lowest
-    (docs/log.md). Tokens of as many rows rank by their probability.
+    (docs/log.md). What other rows tell alike ranks by its probability.
     """
-    return (ranks(logps, mask) + ranks(counts + logps.exp() / 2, mask)).to(logps.dtype)
+    return (ranks(logps, mask) + ranks(guesses + 1e-6 * logps.exp(), mask)).to(logps.dtype)
 
 
 def shrinks(miss: float, before: float) -> bool:

@@ -11,7 +11,7 @@ from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.losses.log_odds import log_odds
 from peft_unlearn.losses.nll import nll
 from peft_unlearn.losses.rmu import hidden_distance
-from peft_unlearn.model.logprobs import Dense, OfLogits, Scores, from_anchor, row_means, spread
+from peft_unlearn.model.logprobs import Dense, OfLogits, Scores, from_anchor, matched, row_means, spread
 from peft_unlearn.util.parts import Loss
 from peft_unlearn.util.registry import LOSSES, openunlearning_losses
 
@@ -135,10 +135,11 @@ def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: 
 
 
 def _inner(scores: Scores, scale: float, per: Unit) -> Tensor:
-    """What an inner layer knows beyond the targets. One-sided: no layer is to know a token better than the last one shall, and each may know less."""
+    """What an inner layer knows beyond the targets. One-sided: no layer is to know more than the last one shall, and each may know less."""
     assert scores.inner is not None
     assert scores.target_logps is not None
-    above, _ = off_target(scores.inner.detach(), scores.target_logps, scale)
+    logps = scores.inner.detach()
+    above, _ = off_target(logps, matched(scores.target_logps, logps, scores.mask), scale)
     losses = log_odds(scores.inner) * above
     return (row_means(losses, scores.mask) if per == "sequence" else losses * scores.mask).sum()
 

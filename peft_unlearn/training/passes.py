@@ -33,7 +33,7 @@ class Passes:
         layer: after so many layers the hidden states are read (None: they are not).
         readout: final norm and head, for the inner layers whose turn comes (None: none does).
         kept: what the reference has made of this batch of a stream before; None where that was not kept.
-        targets_now: of the rows' numbers, and their tokens, targets, log-probabilities and mask, all (B, T), the targets as they are corrected now.
+        targets_now: of the rows' numbers, and their targets, log-probabilities and mask, all (B, T), the targets as they are corrected now.
         backward: of a loss, and whether another loss will need the same graph.
         phase: of its name and what its memory is for, surrounds each pass.
     """
@@ -46,7 +46,7 @@ class Passes:
     layer: int | None
     readout: nn.Module | None
     kept: Callable[[str, dict[str, Any]], Forward | None] = lambda stream, batch: None
-    targets_now: Callable[[Sequence[int], Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
+    targets_now: Callable[[Sequence[int], Tensor, Tensor, Tensor], Tensor] | None = None
     backward: Callable[[Tensor, bool], None] = lambda loss, again: torch.autograd.backward(loss, retain_graph=again)
     phase: Callable[[str, str], AbstractContextManager[None]] = lambda name, item: nullcontext()
 
@@ -81,9 +81,8 @@ class Passes:
                 trained = forget or not all(o.of_logits for _, o in here)
                 scores = score(forward, batch, self.layer, self._dense, self._inner(step) if forget else None, asked, trained=trained)
                 if self.targets_now is not None and scores.target_logps is not None:
-                    tokens = batch["labels"][:, 1:]
                     scores = scores._replace(
-                        target_logps=self.targets_now(batch["rows"], tokens, scores.target_logps, scores.logps.detach(), scores.mask)
+                        target_logps=self.targets_now(batch["rows"], scores.target_logps, scores.logps.detach(), scores.mask)
                     )
             for k, objective in here:
                 with self.phase(f"{name}: loss {objective.name}", "loss"):

@@ -107,12 +107,14 @@ def missing_factor(rows, others, target):
 
 
 def inner(model, layer, row, target_logps, scale):
-    """What the final norm and head make of an inner layer, as far as its tokens are above their target_logps."""
+    """What the final norm and head make of an inner layer, as far as its likeliest tokens are above the highest target_logps, and so on."""
     b, base = batch([row]), model.base_model.model
     known = b[2][0] != -100
     z = base.lm_head(base.model.norm(hidden(model, b, layer)[0][known])).double()
     p = z.softmax(-1).gather(-1, b[2][0][known][:, None]).squeeze(-1)
-    away = torch.tensor([max(0.0, known - target) / scale for known, target in zip(p.log().tolist(), target_logps.tolist(), strict=True)])
+    away = torch.zeros_like(p)
+    for t, target in zip(p.argsort().tolist(), sorted(target_logps.tolist()), strict=True):
+        away[t] = max(0.0, p[t].log().item() - target) / scale
     return away * (p.log() - (1.02 - p).log())
 
 
