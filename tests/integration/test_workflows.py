@@ -11,7 +11,7 @@ from pathlib import Path
 import forked
 import pytest
 import yaml
-from cli_bed import refused
+from cli_bed import refused, write_recipe
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoUrl
 from hypothesis import HealthCheck, given, settings
@@ -67,11 +67,19 @@ def same_tensors(first, second) -> bool:
     return one.keys() == other.keys() and all(other[name].equal(tensor) for name, tensor in one.items())
 
 
+@pytest.fixture(scope="module")
+def finished(bed, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("finished")
+        patch.chdir(folder)
+        assert main(["train", write_recipe(bed, learning_rate="1e-2")]) == 0
+    return folder / "out"
+
+
 @pytest.fixture
-def run(recipe):
+def run(recipe, finished):
     """A finished run in "out"."""
-    assert main(["train", recipe(learning_rate="1e-2")]) == 0
-    return Path("out")
+    return Path(shutil.copytree(finished, "out"))
 
 
 def test_train_writes_what_the_command_writes(recipe, capsys):
