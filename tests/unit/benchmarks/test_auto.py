@@ -1,12 +1,13 @@
 """The command that tries `method: auto` on test beds."""
 
+import dataclasses
 import json
 
 import auto
 import pytest
 
 from beds import kinds, measuring
-from beds.models import Recipe
+from beds.models import recipe
 from beds.source import SETS
 
 
@@ -21,7 +22,7 @@ def lines(tmp_path_factory):
     command = ["run", "--kinds", "--rows-from", str(folder / "people"), "--settings", *auto.SETTINGS, "--cache", str(folder / "cache")]
     command += ["--runs", str(folder / "runs.jsonl"), "--output", str(folder / "runs"), "--max_steps", "2"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(auto, "recipe", lambda **_: Recipe(hidden_size=64, intermediate_size=64, num_hidden_layers=1, max_epochs=2))
+        patch.setattr(auto, "recipe", lambda **told: dataclasses.replace(recipe(**told), hidden_size=64, num_hidden_layers=1, max_epochs=2))
         patch.setattr(measuring, "DRAWS", 50)
         auto.main(command)
         once = (folder / "runs.jsonl").read_text()
