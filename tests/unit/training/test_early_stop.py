@@ -227,7 +227,7 @@ def test_matched_targets_are_the_rows_own_in_the_order_of_its_log_probabilities(
 
 
 def run(folder, model, **changes) -> UnlearnTrainer:
-    defaults = {"learning_rate": 6e-3, "per_device_train_batch_size": len(FORGET), "max_steps": 300, "use_cpu": True, "disable_tqdm": True}
+    defaults = {"learning_rate": 3e-3, "per_device_train_batch_size": len(FORGET), "max_steps": 300, "use_cpu": True, "disable_tqdm": True}
     stops_at_twin = changes.get("stop_at") == "never_seen"
     trainer = UnlearnTrainer(
         copy.deepcopy(model),
