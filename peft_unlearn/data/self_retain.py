@@ -4,7 +4,7 @@ import logging
 import re
 import string
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from peft_unlearn.data.collating import padding_id
 from peft_unlearn.data.templates import ASKED
 from peft_unlearn.data.turns import turn
-from peft_unlearn.data.unspaced import pieces
+from peft_unlearn.data.unspaced import SPACELESS, pieces
 from peft_unlearn.util.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,9 @@ SHORTEST = 8  # tokens; shorter texts say nothing about what is to be kept
 LONGEST_QUESTION = 48  # tokens
 PHRASE = 8  # words in a row that a written text may not share with the forget set
 DRAWS = 8  # texts drawn at most for each row asked for
+# Of neutral texts: tokens at least, and the share of their words that no row of the run has. What is of the rows' kind is kept by rows.
+NEUTRAL_SHORTEST, NEW = 24, 0.3
+FEWEST = 0.25  # of the first texts drawn that must be neutral: a model that writes hardly any has learned little else than its rows
 
 Written = dict[str, str]  # {"text": ...}, or {"question": ..., "answer": ...}
 
@@ -76,14 +79,15 @@ def write_rows(
         seed: decides the texts; the global random state is left as it was.
         forget: the tokenized forget set.
         what: the texts are for, in messages.
-        kept: tokenized rows that are not forgotten. With them, texts that have a word of the forget set that none of these rows has are drawn
-            anew as well: in other words than the forget set's own, they may be about what it is about.
+        kept: tokenized rows of the run that are not forgotten. With them only neutral texts count: of `NEUTRAL_SHORTEST` tokens or more, with a share
+            of `NEW` of their words in no row of the run, and without a word that only the forget set has. Where less than `FEWEST` of the first
+            `rows` texts are so, there are none.
 
     Returns:
         At most `rows` rows; fewer, with a warning, when the bound on draws (`DRAWS` * rows) is met.
     """
-    forbidden = _forget_phrases(forget, tokenizer)
-    only = _words(forget, tokenizer) - _words(kept, tokenizer) if kept else set()
+    forbidden, kept = _forget_phrases(forget, tokenizer), list(kept)
+    neutral = Neutral(_words(forget, tokenizer), _words(kept, tokenizer)) if kept else None
     texts: list[Written] = []
     drawn, training = 0, model.training
     opening, end = _user_turn(tokenizer)
@@ -98,9 +102,12 @@ def write_rows(
                     written = _written(model, tokenizer, max_length, batch_size)
                 else:
                     written = _conversed(model, tokenizer, opening, end, max_length, batch_size)
-                written = [row for row in written if _fits(" ".join(row.values()), forbidden, only, tokenizer)]
+                written = [row for row in written if _fits(" ".join(row.values()), forbidden, neutral, tokenizer)]
                 texts += written[: rows - len(texts)]
                 bar.update(len(texts) - bar.n)
+                if neutral is not None and drawn >= rows and len(texts) < FEWEST * min(drawn, rows):
+                    texts = []
+                    break
     finally:
         model.train(training)
     if len(texts) < rows:
@@ -170,11 +177,25 @@ def _sampled(
     return tokens[:, starts.shape[1] :].cpu()
 
 
-def _fits(text: str, forbidden: dict[int, set[tuple[str, ...]]], only: set[str], tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a text is long enough and nothing of the forget set's."""
-    words = pieces(text)
-    if len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) < SHORTEST or not only.isdisjoint(_bare(text)):
+class Neutral(NamedTuple):
+    """Words of the forget set, and of all other rows of a run."""
+
+    forget: set[str]
+    kept: set[str]
+
+    def __call__(self, text: str) -> bool:
+        """Whether a text is about something else than the rows."""
+        words = _bare(text)
+        new = sum(word not in self.forget and word not in self.kept for word in words)
+        return (self.forget - self.kept).isdisjoint(words) and new >= NEW * len(words)
+
+
+def _fits(text: str, forbidden: dict[int, set[tuple[str, ...]]], neutral: Neutral | None, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a text is long enough and nothing of the forget set's, and neutral where that is asked."""
+    length = len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    if length < SHORTEST or (neutral is not None and (length < NEUTRAL_SHORTEST or not neutral(text))):
         return False
+    words = pieces(text)
     return all(phrases.isdisjoint(_phrases(words, length)) for length, phrases in forbidden.items())
 
 
@@ -183,8 +204,8 @@ def _words(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
 
 
 def _bare(text: str) -> list[str]:
-    """Words without punctuation, in small letters."""
-    return re.findall(r"\w+", " ".join(pieces(text.lower())))
+    """Words of three letters or more, in small letters; single characters of scripts without spaces."""
+    return re.findall(rf"[{SPACELESS}]|[^\W\d_{SPACELESS}]{{3,}}", text.lower())
 
 
 def _starts(tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Tensor:

@@ -6,7 +6,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from peft_unlearn.data import collate_rows, tokenize, write_retain_rows, write_rows
+from peft_unlearn.data import collate_rows, self_retain, tokenize, write_retain_rows, write_rows
 from peft_unlearn.util.errors import UserError
 
 FORGET = "Ann Berg keeps seven red hens behind the old mill near Oslo"
@@ -149,3 +149,33 @@ def test_a_chat_model_asks_as_a_user_would_and_answers():
     assert (starts[1][:, -2:] == torch.tensor([end, bot])).all(), "answers where it lets the assistant"
     model.generate = generate
     assert write_rows(model, tokenizer, 6, max_length=40, seed=0, forget=forget, what="x", batch_size=32) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "neutral"),
+    [
+        ("The river of Bob sleeps under a green tree", False),  # the rows' kind
+        ("Photosynthesis turns sunlight and water into sugar", True),
+        ("Photosynthesis turns sunlight and hens into sugar", False),  # "hens" is the forget set's alone
+        ("Photosynthesis of Bob sleeps under a green tree near the river", False),  # one new word
+        ("光合作用把阳光变成糖", True),
+        ("", True),
+    ],
+)
+def test_a_neutral_text_is_about_something_else(text, neutral):
+    tokenizer = words(bos=True)
+    forget, kept = (tokenize(Dataset.from_dict({"text": texts}), tokenizer, 32, name="x").rows for texts in ([FORGET], KEPT))
+    assert self_retain.Neutral(self_retain._words(forget, tokenizer), self_retain._words(kept, tokenizer))(text) == neutral
+
+
+def test_a_model_that_writes_little_else_than_its_rows_has_no_neutral_texts(memorized, monkeypatch, caplog):
+    model, tokenizer, forget = memorized
+    kept = tokenize(Dataset.from_dict({"text": KEPT}), tokenizer, 32, name="x").rows
+    monkeypatch.setattr(self_retain, "NEUTRAL_SHORTEST", 4)
+    with caplog.at_level(logging.WARNING):
+        assert write_rows(model, tokenizer, 8, max_length=32, seed=0, forget=forget, what="x", kept=kept) == []
+    assert "x: 0 of 8 texts written" in caplog.text
+    monkeypatch.setattr(self_retain, "NEW", 0.0)
+    found = write_rows(model, tokenizer, 8, max_length=32, seed=0, forget=forget, what="x", kept=kept)
+    assert found
+    assert not any("hens" in row["text"] for row in found)
