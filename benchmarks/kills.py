@@ -6,7 +6,7 @@
 Each run trains a tiny model by the command line, is ended by SIGKILL several times, every second time while it writes a checkpoint, and goes on by
 `--resume_from_checkpoint true`; its `adapter_model.safetensors` is compared with an uninterrupted run's. With --damage each file of the last
 checkpoint is cut, emptied, removed, or has one bit flipped, in turn: the damage must be told by the file's name, and the run end at the same bytes
-from the checkpoint before. Commands run in forks of one process that has imported all, and without evaluations, so that a kill costs a second.
+from the checkpoint before. Commands run in forks of one process that has imported and tokenized all, and without evaluations, so that a kill costs a second.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import torch
 from same_numbers import make_inputs
 
 from peft_unlearn.cli import main as command
+from peft_unlearn.config import recipe
 from peft_unlearn.training import checkpoint
 from peft_unlearn.workflows import train_run
 from peft_unlearn.workflows.results import TrainResult
@@ -36,7 +37,7 @@ COMMON = {
     "model_name_or_path": "base",
     "forget_dataset": "forget.jsonl",
     "retain_dataset": "retain.jsonl",
-    "max_steps": 15,
+    "max_steps": 8,
     "save_strategy": "steps",
     "save_steps": 2,
     "per_device_train_batch_size": 2,
@@ -46,7 +47,7 @@ COMMON = {
     "use_cpu": True,
     "dtype": "float32",
 }
-STOPPING = {"holdout_dataset": "holdout.jsonl", "max_steps": 40, "save_steps": 5}
+STOPPING = {"holdout_dataset": "holdout.jsonl", "max_steps": 24, "save_steps": 5}
 METHODS: dict[str, dict[str, Any]] = {
     "ngdiff": {"method": "ngdiff"},
     "mean_teacher": {"method": "mean_teacher"},
@@ -71,8 +72,6 @@ def main() -> None:
     parser.add_argument("--damage", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    train_run.Own.evaluate = lambda *_, **how: {}  # type: ignore[method-assign]
-    train_run.Run.write = lambda run, _: TrainResult(Path(run.trainer.args.output_dir))  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as place:
         os.environ["TMPDIR"] = tempfile.tempdir = place  # what a killed process leaves there is gone with it
         bed = Bed(Path(place), options.seed)
@@ -91,6 +90,7 @@ class Bed:
 
     def __init__(self, folder: Path, seed: int):
         self.rng = random.Random(seed)
+        self.prepared: dict[str, Any] = {}  # by method: tokenizer and rows
         self.whole: dict[str, tuple[bytes, float]] = {}  # by method: an uninterrupted run's adapter, and its seconds
         torch.set_num_threads(1)
         make_inputs(folder)
@@ -98,9 +98,15 @@ class Bed:
 
     def start(self, method: str, output: str, *, resume: bool) -> int:
         """Fork a process that trains; its standard error goes to a file beside. Returns its number."""
-        Path(f"{output}.json").write_text(json.dumps({**COMMON, **METHODS[method], "output_dir": output}))  # JSON is YAML
+        values = {**COMMON, **METHODS[method], "output_dir": output}
+        Path(f"{output}.json").write_text(json.dumps(values))  # JSON is YAML
+        if method not in self.prepared:
+            self.prepared[method] = train_run.loading.prepare(recipe.build(values))
         if pid := os.fork():
             return pid
+        train_run.loading.prepare = lambda plan: self.prepared[method]
+        train_run.Own.evaluate = lambda *_, **how: {}  # type: ignore[method-assign]
+        train_run.Run.write = lambda run, _: TrainResult(Path(output))  # type: ignore[method-assign]
         with open(f"{output}.log", "wb") as log, contextlib.suppress(BaseException):
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)

@@ -34,6 +34,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
     components: Components
     early_stop: EarlyStop | None = None
     given: dict[str, Dataset]  # the sets that a run was given, as it trains on them, by their recipe keys
+    _sampler: data.PairSampler
     _beside: Path | None = None  # where a checkpoint is being written
 
     def __init__(self, pairs: data.Pairs, processing_class: PreTrainedTokenizerBase, **kwargs: Any):
@@ -57,7 +58,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        return data.PairSampler(self.train_dataset)
+        self._sampler = data.PairSampler(self.train_dataset)
+        return self._sampler
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[data.Unpadded], num_batches: int, device: torch.device
@@ -183,9 +185,10 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         way = f"{saved[0]} is its last checkpoint, go on with --resume_from_checkpoint true" if saved else "it has no checkpoint"
         return f" after step {self.state.global_step}; {way}"
 
-    def _run_epoch(self, **kwargs: Any) -> None:
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        self._sampler.set_epoch(epoch)  # with several processes transformers does not reach it in an epoch that is resumed
         if not self.control.should_training_stop:  # a checkpoint of the last step: transformers would take one more
-            super()._run_epoch(**kwargs)
+            super()._run_epoch(epoch=epoch, **kwargs)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._beside or super()._get_output_dir(trial))

@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from kills import METHODS, Bed
 from safetensors.torch import load_file
 
-from kills import METHODS, Bed
 from peft_unlearn.cli import main
 from peft_unlearn.data import sources
 from peft_unlearn.merging import merging
@@ -83,7 +83,7 @@ def test_sigterm_in_a_merge_leaves_no_partial_folder(bed, capsys, tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_is_killed_goes_on_to_the_bytes_of_one_that_was_not(tmp_path, monkeypatch, unevaluated):
+def test_a_run_that_is_killed_goes_on_to_the_bytes_of_one_that_was_not(tmp_path, monkeypatch):
     """`benchmarks/kills.py` has many more."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(METHODS, "ngdiff", METHODS["ngdiff"] | {"max_steps": 6})
