@@ -6,11 +6,12 @@
 Each run trains a tiny model by the command line, is ended by SIGKILL several times, every second time while it writes a checkpoint, and goes on by
 `--resume_from_checkpoint true`; its `adapter_model.safetensors` is compared with an uninterrupted run's. With --damage each file of the last
 checkpoint is cut, emptied, removed, or has one bit flipped, in turn: the damage must be told by the file's name, and the run end at the same bytes
-from the checkpoint before. Commands run in forks of one process that has imported and tokenized all, and without evaluations, so that a kill costs a second.
+from the checkpoint before. Commands run in forks of one process that has imported and tokenized all, and without evaluations: a kill costs a second.
 """
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import random
@@ -94,6 +95,7 @@ class Bed:
         self.whole: dict[str, tuple[bytes, float]] = {}  # by method: an uninterrupted run's adapter, and its seconds
         torch.set_num_threads(1)
         make_inputs(folder)
+        gc.freeze()  # or each fork's collections copy all that was imported
         os.chdir(folder)
 
     def start(self, method: str, output: str, *, resume: bool) -> int:

@@ -52,6 +52,8 @@ FREE = {
     "hub_private_repo",
 }
 ALSO = ("seed", "data_seed", "bf16", "fp16", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs")  # of TrainingArguments
+# Settings that must be the same, first those that decide others.
+BINDING = list(dict.fromkeys(["method", "stop_at", *(f.name for f in dataclasses.fields(TrainingSettings) if f.name not in FREE), *ALSO]))
 SHAPE = {
     "lora_r": "r",
     "lora_alpha": "lora_alpha",
@@ -207,11 +209,9 @@ def facts(args: UnlearnConfig, adapter: PeftConfig, rows: Mapping[str, Dataset])
     settings, shape = args.to_dict(), adapter.to_dict()
     targets = shape.get("target_modules")
     shape["target_modules"] = sorted(targets) if isinstance(targets, set | list) else targets
-    own = [f.name for f in dataclasses.fields(TrainingSettings) if f.name not in FREE]
-    keys = dict.fromkeys(["method", "stop_at", *own, *ALSO])  # first those that decide others
     return {
         "processes": args.world_size,
-        "settings": {key: settings[key] for key in keys} | {key: shape[name] for key, name in SHAPE.items() if name in shape},
+        "settings": {key: settings[key] for key in BINDING} | {key: shape[name] for key, name in SHAPE.items() if name in shape},
         "rows": {key: digest(found) for key, found in rows.items()},
     }
 

@@ -1,14 +1,15 @@
 """What a run may do with an output folder that is not empty, and the checkpoint that it goes on from."""
 
+import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
 from peft_unlearn.config import recipe
-from peft_unlearn.config.unlearn_config import UnlearnConfig
+from peft_unlearn.config.unlearn_config import ModelArguments, UnlearnConfig
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.training import checkpoint, datasets
 from peft_unlearn.util.errors import UserError
@@ -26,7 +27,7 @@ def check_output(settings: Mapping[str, Any], output: Path) -> None:
     if not output.is_dir():
         return
     finished = (output / "adapter_config.json").exists() or checkpoint.numbered(output)
-    if differing := _differing(settings, output, {"resume_from_checkpoint"}):
+    if differing := _differing(settings, output, [key for key in settings if key != "resume_from_checkpoint"]):
         raise UserError(f"output_dir: {output} holds another run ({differing[0]} differs), write another folder or remove that one.")
     if finished and not resume:
         raise UserError(
@@ -42,8 +43,8 @@ def chosen(args: UnlearnConfig, settings: Mapping[str, Any], output: Path) -> Pa
     """
     resume = checkpoint.chosen(args.resume_from_checkpoint, output)
     if resume is not None:
-        differing = _differing(settings, resume.parent, checkpoint.FREE | {"output_dir", "run_name", "logging_dir"})
-        if differing:
+        model = [f.name for f in dataclasses.fields(ModelArguments)]
+        if differing := _differing(settings, resume.parent, [*model, *datasets.KEYS.values(), *checkpoint.BINDING]):
             raise UserError(
                 f"resume_from_checkpoint: {resume} is of another run ({differing[0]} differs), write another checkpoint, or start a new run."
             )
@@ -57,13 +58,13 @@ def chosen(args: UnlearnConfig, settings: Mapping[str, Any], output: Path) -> Pa
     return resume
 
 
-def _differing(settings: Mapping[str, Any], folder: Path, free: set[str]) -> list[str]:
-    """The keys in which a recipe is not that of the run in a folder, where there is one."""
+def _differing(settings: Mapping[str, Any], folder: Path, keys: Iterable[str]) -> list[str]:
+    """The keys, of some, in which a recipe is not that of the run in a folder, where there is one."""
     before = recipe.written(folder)
     if not before:
         return []
     settings = {**settings, "learning_rate": settings["learning_rate"] or before.get("learning_rate")}  # None: by the base's size
-    return [key for key, value in settings.items() if key not in free and before.get(key) != value]
+    return [key for key in keys if key in settings and before.get(key) != settings[key]]
 
 
 def check_rows(resume: Path | None, probes: Mapping[str, Probe]) -> None:

@@ -1,17 +1,20 @@
 """Commands that a signal ends: what was trained is saved, nothing half-written stays, and one sentence says so."""
 
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
 
 import pytest
+from cli_bed import refused
 from kills import METHODS, Bed
 from safetensors.torch import load_file
 
 from peft_unlearn.cli import main
 from peft_unlearn.data import sources
 from peft_unlearn.merging import merging
+from peft_unlearn.model import adapters
 from peft_unlearn.training import checkpoint
 from peft_unlearn.training.trainer import UnlearnTrainer
 from peft_unlearn.workflows import train_run
@@ -62,6 +65,31 @@ def test_checkpoints_are_written_by_default_when_minutes_are_over_and_the_run_sa
         "A checkpoint goes into out every 5 minutes; a run that is cut goes on with --resume_from_checkpoint true." in caplog.messages[:3]
     )
     assert [folder.name for folder in checkpoint.numbered(Path("more"))] == ["checkpoint-3", "checkpoint-2"]  # and no more are kept
+
+
+OTHERS = {
+    "method": {"method": "ngdiff"},
+    "lora_r": {"lora_r": 8},
+    "forget_dataset": {"forget_dataset": "mine.jsonl"},
+    "model_name_or_path": {"model_name_or_path": "other"},
+}
+
+
+def test_another_runs_checkpoint_is_refused_before_a_model_is_loaded(recipe, bed, capsys, monkeypatch, unevaluated):
+    shutil.copy(bed / "retain.jsonl", "mine.jsonl")
+    assert main(["train", recipe(save_strategy="steps", save_steps=2, retain_dataset="mine.jsonl")]) == 0
+    monkeypatch.setattr(adapters, "load_base", None)
+    given = {"output_dir": "again", "retain_dataset": "mine.jsonl", "resume_from_checkpoint": "out/checkpoint-2"}
+    for key, changes in OTHERS.items():
+        changes = {name: str(bed / value) if value == "other" else value for name, value in changes.items()}
+        refused(capsys, ["train", recipe(**{**given, **changes})], f"out/checkpoint-2 is of another run ({key} differs)")
+    lines = Path("mine.jsonl").read_text().splitlines(keepends=True)
+    Path("mine.jsonl").write_text("".join(lines[1:]))  # the same name, and other rows
+    refused(capsys, ["train", recipe(**given)], "retain_dataset: the run that wrote out/checkpoint-2 had other rows")
+    Path("mine.jsonl").write_text("".join(lines))
+    Path("out/checkpoint-2/optimizer.pt").unlink()
+    refused(capsys, ["train", recipe(**given)], "out/checkpoint-2 is not whole, for optimizer.pt is missing; write another one, or true")
+    assert not Path("again").exists()
 
 
 @pytest.mark.parametrize("number", STATUS)

@@ -1,12 +1,14 @@
 """Checkpoints are whole or passed over, go on with the run that wrote them alone, and bring its components back as they were."""
 
 import pickle
+import random
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from kills import DAMAGE
 from safetensors.torch import load_file, save_file
 from test_trainer import Watch, build
 from test_trainer_equivalence import HOLDOUT, LORA, RETAIN, flat, never_seen
@@ -82,6 +84,21 @@ def test_a_run_that_ended_is_at_its_end_and_takes_no_step_more(run, copy):
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 4
     assert torch.equal(flat(again.student), run[1][-1])
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_each_file_that_is_damaged_is_told_by_its_name_and_the_checkpoint_before_is_taken(how, copy, caplog):
+    last = copy / "checkpoint-4"
+    files = sorted(last.iterdir())
+    assert {path.name for path in files} >= {"adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", checkpoint.FILE}
+    for path in files:
+        whole = path.read_bytes()
+        data = DAMAGE[how](whole, random.Random(0))
+        path.unlink() if data is None else path.write_bytes(data)
+        assert checkpoint.chosen(True, copy) == copy / "checkpoint-3"
+        assert f"checkpoint-4 is passed over, for {path.name} " in caplog.messages[-1]
+        path.write_bytes(whole)
+    assert checkpoint.chosen(True, copy) == last
 
 
 def fewer_tensors(path: Path) -> None:
