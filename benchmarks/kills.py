@@ -147,8 +147,8 @@ class Bed:
     def kill(self, method: str, output: str, seconds: float, *, writing: bool) -> str:
         """Start or go on, and kill, at a random moment, or a random moment after a checkpoint's writing began. Returns which it was in."""
         pid = self.start(method, output, resume=begun(output))
-        until = time.monotonic() + self.rng.uniform(0.2, 1) * seconds
-        beside, skip = Path(output, checkpoint.BESIDE), self.rng.randint(0, 3)
+        until = time.monotonic() + self.rng.uniform(0.05, 0.6) * seconds
+        beside, skip = Path(output, checkpoint.BESIDE), self.rng.randint(0, 2)
         while not os.waitpid(pid, os.WNOHANG)[0]:
             here = writing and beside.exists()
             if here and skip:

@@ -236,7 +236,7 @@ def check(folder: Path, now: Mapping[str, Any]) -> None:
     then = _read(folder)
     if (wrote := then["processes"]) != (goes_on := now["processes"]):
         raise UserError(
-            f"resume_from_checkpoint: {wrote} processes wrote {folder} and {goes_on} would go on with it; launch {wrote}, or start a new run."
+            f"resume_from_checkpoint: {folder} is of a run on {wrote} process(es) and this one has {goes_on}; launch {wrote}, or start a new run."
         )
     for key, value in json.loads(json.dumps(now.get("settings", {}), default=str)).items():
         if value != (before := then["settings"].get(key, value)):

@@ -19,6 +19,7 @@ from peft_unlearn.training import checkpoint
 from peft_unlearn.training.trainer import UnlearnTrainer
 from peft_unlearn.workflows import train_run
 
+pytestmark = pytest.mark.usefixtures("heard")
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 

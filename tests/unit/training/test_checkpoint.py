@@ -203,5 +203,5 @@ def test_a_run_that_is_another_does_not_go_on_with_it(key, run, tmp_path):
 
 
 def test_another_number_of_processes_does_not_go_on_with_it(run):
-    with pytest.raises(UserError, match="1 processes wrote .* and 2 would go on with it; launch 1, or start a new run"):
+    with pytest.raises(UserError, match=r"is of a run on 1 process\(es\) and this one has 2; launch 1, or start a new run"):
         checkpoint.check(run[0] / "checkpoint-4", {"processes": 2})

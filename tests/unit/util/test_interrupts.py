@@ -9,6 +9,7 @@ import pytest
 from peft_unlearn.util import interrupts
 from peft_unlearn.util.interrupts import Interrupted
 
+pytestmark = pytest.mark.usefixtures("heard")
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 each = pytest.mark.parametrize("number", STATUS)
 
