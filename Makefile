@@ -15,9 +15,9 @@ help:
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	# torch first and pinned: a plain `torch` may pull several GB of CUDA libraries
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs]"
+	# torch first and pinned: a plain `torch` may pull several GB of CUDA libraries. To compile all files takes longer than those that are imported
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
 demo: .venv/ready

@@ -2,9 +2,9 @@
 
     python benchmarks/real_chat.py --base FOLDER --rows tofu.jsonl --case heavy --output FOLDER [--key value …]
 
-The base is a chat model such as SmolLM2-135M-Instruct; the rows have `question` and `answer` (TOFU's forget10 in the studies). A case says how many
-rows are taught and how often. The taught LoRA and a finished run are not made again: an interrupted command goes on. Further keys change the
-recipe, which is at its defaults otherwise. A step of 12 rows takes some 5 to 10 seconds of one core.
+The base is a chat model such as SmolLM2-135M-Instruct; the rows have `question` and `answer` (TOFU's forget10 and LUME's personal facts in the
+studies). A case says how many rows are taught and how often. The taught LoRA and a finished run are not made again: an interrupted command goes on.
+Further keys change the recipe, which is at its defaults otherwise. A step of 12 rows takes some 5 to 10 seconds of one core.
 """
 
 import argparse
@@ -39,6 +39,7 @@ class Case:
 CASES = {
     "light": Case(slice(0, 14), slice(14, 56), slice(56, 72), epochs=10),
     "heavy": Case(slice(0, 24), slice(24, 96), slice(96, 120), epochs=20),
+    "short": Case(slice(0, 40), slice(40, 120), slice(120, 160), epochs=15, words=(4, 30)),  # facts such as LUME's about people
 }
 
 

@@ -36,6 +36,7 @@ COMMON: dict[str, Any] = {
     "retain_loss": "none",
     "retain_kl": "none",
     "holdout_kl": "none",
+    "neutral_rows": 0,
     "forget_coef": 1.0,
     "retain_coef": 1.0,
     "kl_coef": 1.0,

@@ -67,9 +67,12 @@ class TrainingSettings:
     )
     holdout_kl: str = _setting(
         FROM_METHOD,
-        "The same on holdout_dataset: rows that were never seen shall stay as unseen as they were. With stop_at, reference; left out "
-        "where there is no holdout.",
+        "The same on part of holdout_dataset and on neutral_rows: what was never seen shall stay as it was. With stop_at, reference; left out "
+        "where there are no such rows.",
         ["teacher", "reference", "none"],
+    )
+    neutral_rows: Annotated[int, Range("at least 0")] = _setting(
+        FROM_METHOD, "Texts that the model writes itself before training, to stay as it is elsewhere: held with the holdout."
     )
     divergence: str = _setting("kl", "Form of retain_kl: kl, or qkl, its second-order expansion in the logits.", ["kl", "qkl"])
     definitions: str = _setting(

@@ -18,6 +18,7 @@ IN_OPENUNLEARNING: dict[str, tuple[Any, ...]] = {
     "retain_kl": ("reference", "none"),
     "divergence": ("kl",),
     "holdout_kl": ("none",),
+    "neutral_rows": (0,),
     "stop_at": ("none",),
     "answers": ("none", "refuse", "column"),
     "train_quantized": ("none",),

@@ -4,7 +4,7 @@ from peft_unlearn.data.alternates import alternates
 from peft_unlearn.data.collating import Unpadded, by_length, collate, collate_rows, padding, padding_id
 from peft_unlearn.data.overlap import check_apart
 from peft_unlearn.data.pairs import Pairs, PairSampler
-from peft_unlearn.data.self_retain import write_retain_rows
+from peft_unlearn.data.self_retain import write_retain_rows, write_rows
 from peft_unlearn.data.sources import load
 from peft_unlearn.data.tokenizing import Tokenized, tokenize
 
@@ -23,4 +23,5 @@ __all__ = [
     "padding_id",
     "tokenize",
     "write_retain_rows",
+    "write_rows",
 ]

@@ -1,22 +1,31 @@
-"""A retain set for those who have none: text that the base model writes itself."""
+"""Texts that a model writes itself: a retain set for those who have none, and what a run holds beside the user's rows."""
 
 import logging
+import re
 import string
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from datasets import Dataset
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.data.collating import padding_id
+from peft_unlearn.data.templates import ASKED
+from peft_unlearn.data.turns import turn
 from peft_unlearn.data.unspaced import pieces
 from peft_unlearn.util.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 SHORTEST = 8  # tokens; shorter texts say nothing about what is to be kept
+LONGEST_QUESTION = 48  # tokens
 PHRASE = 8  # words in a row that a written text may not share with the forget set
 DRAWS = 8  # texts drawn at most for each row asked for
+
+Written = dict[str, str]  # {"text": ...}, or {"question": ..., "answer": ...}
 
 
 def write_retain_rows(
@@ -29,52 +38,126 @@ def write_retain_rows(
     forget: Dataset,
     batch_size: int = 16,
 ) -> Dataset:
-    """Let the model write `rows` texts, sampled at temperature 1 from the BOS, or from a random capital letter where there is no BOS.
+    """A retain set that the model writes itself, see `write_rows`.
 
-    A model that memorized the forget set writes it down among the rest, and keeping that would undo the forgetting: texts that share
-    `PHRASE` words in a row with it are drawn anew, and so are those shorter than `SHORTEST` tokens.
+    Raises:
+        UserError: no text could be kept.
+    """
+    written = write_rows(
+        model, tokenizer, rows, max_length=max_length, seed=seed, forget=forget, batch_size=batch_size, what="retain_dataset"
+    )
+    if not written:
+        raise UserError("retain_dataset: the model writes no text of its own that could stand in for one, give a retain_dataset.")
+    return Dataset.from_list(written)
+
+
+def write_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: int,
+    *,
+    max_length: int,
+    seed: int,
+    forget: Dataset,
+    what: str,
+    kept: Iterable[Mapping[str, Any]] = (),
+    batch_size: int = 16,
+) -> list[Written]:
+    """Let the model write `rows` texts, sampled at temperature 1.
+
+    A chat model writes what a user may ask, behind its template's beginning of a user turn (as Magpie does, arXiv 2406.08464), and its answer. Any
+    other writes on from the BOS, or from a random capital letter where there is no BOS. A model that memorized the forget set writes it down among
+    the rest, and keeping that would undo the forgetting: texts that share `PHRASE` words in a row with it are drawn anew, and so are those shorter
+    than `SHORTEST` tokens.
 
     Args:
         model: in the view whose text is to be kept; its mode is restored.
         max_length: tokens a text. The cost is rows / batch_size * max_length forward steps.
         seed: decides the texts; the global random state is left as it was.
         forget: the tokenized forget set.
+        what: the texts are for, in messages.
+        kept: tokenized rows that are not forgotten. With them, texts that have a word of the forget set that none of these rows has are drawn
+            anew as well: in other words than the forget set's own, they may be about what it is about.
 
     Returns:
-        At most `rows` texts in a column `text`; fewer, with a warning, when the bound on draws (`DRAWS` * rows) is met.
-
-    Raises:
-        UserError: no text could be kept.
+        At most `rows` rows; fewer, with a warning, when the bound on draws (`DRAWS` * rows) is met.
     """
     forbidden = _forget_phrases(forget, tokenizer)
-    texts: list[str] = []
+    only = _words(forget, tokenizer) - _words(kept, tokenizer) if kept else set()
+    texts: list[Written] = []
     drawn, training = 0, model.training
+    opening, end = _user_turn(tokenizer)
     devices = [model.device] if model.device.type == "cuda" else []
     model.eval()
     try:
-        with torch.random.fork_rng(devices=devices), tqdm(total=rows, desc="Writing a retain set") as bar:
+        with torch.random.fork_rng(devices=devices), tqdm(total=rows, desc=f"Writing texts ({what})") as bar:
             torch.manual_seed(seed)
             while len(texts) < rows and drawn < DRAWS * rows:
                 drawn += batch_size
-                written = [text for text in _write(model, tokenizer, max_length, batch_size) if not _shares(text, forbidden)]
+                if end is None:
+                    written = _written(model, tokenizer, max_length, batch_size)
+                else:
+                    written = _conversed(model, tokenizer, opening, end, max_length, batch_size)
+                written = [row for row in written if _fits(" ".join(row.values()), forbidden, only, tokenizer)]
                 texts += written[: rows - len(texts)]
                 bar.update(len(texts) - bar.n)
     finally:
         model.train(training)
-    if not texts:
-        raise UserError("retain_dataset: the model writes no text of its own that could stand in for one, give a retain_dataset.")
     if len(texts) < rows:
-        logger.warning("retain_dataset: %d of %d texts written, the others were empty or from the forget set.", len(texts), rows)
-    return Dataset.from_dict({"text": texts})
+        logger.warning("%s: %d of %d texts written, the others were empty or from the forget set.", what, len(texts), rows)
+    return texts
 
 
-def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, batch_size: int) -> list[str]:
-    """A batch of sampled texts, without those that are too short."""
-    starts = _starts(tokenizer, batch_size).to(model.device)
-    tokens = model.generate(
-        input_ids=starts,
-        attention_mask=torch.ones_like(starts),
-        max_new_tokens=max_length - 1,
+def _user_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int | None]:
+    """What a chat template writes before a user's text, and the token that ends a turn; None without a template or such a token."""
+    end = turn(tokenizer).end_token
+    if end is None:
+        return "", None
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": ASKED}], tokenize=False, add_generation_prompt=True)
+    return str(asked).partition(ASKED)[0], end
+
+
+def _written(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, batch_size: int) -> list[Written]:
+    """A batch of sampled texts."""
+    starts = _starts(tokenizer, batch_size)
+    tokens = _sampled(model, tokenizer, starts, torch.ones_like(starts), max_length - 1, None)
+    texts = tokenizer.batch_decode(torch.cat([starts, tokens], 1), skip_special_tokens=True)
+    return [{"text": text.strip()} for text in texts if text.strip()]
+
+
+def _conversed(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, opening: str, end: int, max_length: int, batch_size: int
+) -> list[Written]:
+    """A batch of sampled questions that came to an end, and sampled answers to them."""
+    starts = torch.tensor([tokenizer(opening, add_special_tokens=False)["input_ids"]] * batch_size)
+    asked = _sampled(model, tokenizer, starts, torch.ones_like(starts), min(LONGEST_QUESTION, max_length), end).tolist()
+    texts = [tokenizer.decode(row[: row.index(end)], skip_special_tokens=True).strip() for row in asked if end in row]
+    questions = [text for text in texts if text]
+    if not questions:
+        return []
+    conversations = [[{"role": "user", "content": question}] for question in questions]
+    prompts = [
+        tokenizer(str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)), add_special_tokens=False)[
+            "input_ids"
+        ]
+        for turns in conversations
+    ]
+    width = max(map(len, prompts))
+    padded = torch.tensor([[padding_id(tokenizer)] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    said = _sampled(model, tokenizer, padded, mask, max(SHORTEST, max_length - width), end).tolist()
+    answers = [tokenizer.decode(row[: row.index(end)] if end in row else row, skip_special_tokens=True).strip() for row in said]
+    return [{"question": question, "answer": answer} for question, answer in zip(questions, answers, strict=True) if answer]
+
+
+def _sampled(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, starts: Tensor, mask: Tensor, length: int, end: int | None
+) -> Tensor:
+    """Tokens sampled behind starts, (B, S) -> (B, at most `length`)."""
+    tokens: Tensor = model.generate(
+        input_ids=starts.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=length,
         do_sample=True,
         # the model's own generation_config must not narrow what it writes
         temperature=1.0,
@@ -82,13 +165,29 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_lengt
         top_p=1.0,
         repetition_penalty=1.0,
         pad_token_id=padding_id(tokenizer),
+        **({} if end is None else {"eos_token_id": end}),
     )
-    texts = [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
-    return [text for text, length in zip(texts, lengths, strict=True) if length >= SHORTEST]
+    return tokens[:, starts.shape[1] :].cpu()
 
 
-def _starts(tokenizer: PreTrainedTokenizerBase, batch_size: int) -> torch.Tensor:
+def _fits(text: str, forbidden: dict[int, set[tuple[str, ...]]], only: set[str], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a text is long enough and nothing of the forget set's."""
+    words = pieces(text)
+    if len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) < SHORTEST or not only.isdisjoint(_bare(text)):
+        return False
+    return all(phrases.isdisjoint(_phrases(words, length)) for length, phrases in forbidden.items())
+
+
+def _words(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    return {word for row in rows for word in _bare(str(tokenizer.decode(row["input_ids"], skip_special_tokens=True)))}
+
+
+def _bare(text: str) -> list[str]:
+    """Words without punctuation, in small letters."""
+    return re.findall(r"\w+", " ".join(pieces(text.lower())))
+
+
+def _starts(tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Tensor:
     """First tokens, (batch_size, 1): the BOS, or else random capital letters, with which most texts begin."""
     if tokenizer.bos_token_id is not None:
         return torch.full((batch_size, 1), tokenizer.bos_token_id)
@@ -114,8 +213,3 @@ def _forget_phrases(forget: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict
         length = min(PHRASE, len(words))
         phrases.setdefault(length, set()).update(_phrases(words, length))
     return phrases
-
-
-def _shares(text: str, forbidden: dict[int, set[tuple[str, ...]]]) -> bool:
-    words = pieces(text)
-    return any(not phrases.isdisjoint(_phrases(words, length)) for length, phrases in forbidden.items())

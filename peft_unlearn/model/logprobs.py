@@ -202,16 +202,20 @@ def row_means(logps: Tensor, mask: Tensor) -> Tensor:
     return logps.where(mask, 0.0).sum(-1) / mask.sum(-1).clamp_min(1)
 
 
+def ranks(values: Tensor, mask: Tensor) -> Tensor:
+    """Places of each row's values in ascending order, from 0, those outside the mask behind all others: (B, T), (B, T) -> (B, T)."""
+    return values.masked_fill(~mask, math.inf).argsort(dim=-1, stable=True).argsort(-1)
+
+
 def lowest(logps: Tensor, mask: Tensor, share: float = 0.4) -> Tensor:
     """The lowest `share` of each row's log p, at least one: (B, T), (B, T) -> (B, T) booleans."""
     count = (mask.sum(-1, keepdim=True) * share).int().clamp_min(1)
-    return mask & (logps.masked_fill(~mask, math.inf).argsort(-1).argsort(-1) < count)
+    return mask & (ranks(logps, mask) < count)
 
 
-def matched(target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
-    """Each row's targets in the order of its log-probabilities, all (B, T): the least likely token gets the lowest target."""
-    ranks = logps.masked_fill(~mask, math.inf).argsort(-1).argsort(-1)
-    return target_logps.masked_fill(~mask, math.inf).sort(-1).values.gather(-1, ranks).where(mask, 0.0)
+def matched(target_logps: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Each row's targets in the order of its values, all (B, T): the token of the lowest value gets the lowest target."""
+    return target_logps.masked_fill(~mask, math.inf).sort(-1).values.gather(-1, ranks(values, mask)).where(mask, 0.0)
 
 
 @torch.no_grad()

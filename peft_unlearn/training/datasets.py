@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -29,15 +29,16 @@ logger = logging.getLogger(__name__)
 FEWEST_HELD = 24  # holdout rows below which all are looked at, and none is held
 BLOCKS = 6
 SELF_RETAIN_LENGTH = 256  # tokens a text that the model writes itself; each costs a forward step
+NEUTRAL_LENGTH, NEUTRAL_BATCH = 96, 48  # of those that are held beside the user's rows
 KEYS = {"forget": "forget_dataset", "retain": "retain_dataset", "holdout": "holdout_dataset"}  # any other set is one of eval_dataset
 
 
 class Streams(NamedTuple):
     """Tokenized: `sets` to evaluate ("forget", "retain", "holdout" if there is one, those of `eval_dataset`), and what is `trained` on.
 
-    That is "forget", "retain", a part of the "holdout" that `sets` has not, and other "answers" where they are learned. Forget rows have a column
-    `alternate` for a loss that reads other answers beside them, and `target_logps` with `stop_at`. `holdout_target` is then the Min-K of the
-    holdout rows of `sets` under the same never-seen model.
+    That is "forget", "retain", as "holdout" a part of it that `sets` has not beside texts that the model wrote itself, and other "answers" where they
+    are learned. Forget rows have a column `alternate` for a loss that reads other answers beside them, and `target_logps` with `stop_at`.
+    `holdout_target` is then the Min-K of the holdout rows of `sets` under the same never-seen model.
     """
 
     sets: dict[str, Dataset]
@@ -135,6 +136,21 @@ def prepare(
                 forget=rows["forget"],
             )
         rows = {"forget": rows["forget"], "retain": _probe(written, args, tokenizer, length, "retain_dataset").rows} | rows
+    if args.neutral_rows and args.holdout_kl != "none":
+        with adapters.view(model, "reference"):
+            written = data.write_rows(
+                model,
+                tokenizer,
+                args.neutral_rows,
+                max_length=min(length, NEUTRAL_LENGTH),
+                seed=args.seed,
+                forget=rows["forget"],
+                what="neutral_rows",
+                kept=[row for name in ("retain", "holdout") if name in rows for row in rows[name]],
+                batch_size=NEUTRAL_BATCH,
+            )
+        if written:
+            rows["neutral"] = _probe(Dataset.from_list(written), args, tokenizer, length, "neutral_rows").rows
     if args.stop_at == "never_seen" and "target_logps" not in rows["forget"].column_names:
         with never_seen_model.opened(model, never_seen) as other:
             rows = never_seen_model.told(other, args, tokenizer, rows)
@@ -148,6 +164,7 @@ def prepare(
 def _streams(model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, rows: dict[str, Dataset]) -> Streams:
     """What is evaluated and what is trained on, of complete sets."""
     holdout_target, held, checked = None, list[int](), list[int]()
+    neutral = rows.pop("neutral", None)
     if "holdout" in rows:
         held, checked = split_holdout(len(rows["holdout"]), args.holdout_kl)
     if args.stop_at == "none":
@@ -157,8 +174,8 @@ def _streams(model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokeniz
         rows["forget"], holdout_target = targets.find(args, model, tokenizer, rows, some)
     rows = {name: found if name == "forget" else _without(found, "target_logps") for name, found in rows.items()}
     trained = {"forget": rows["forget"], "retain": rows["retain"]}
-    if held:
-        trained["holdout"] = rows["holdout"].select(held)
+    if held or neutral is not None:
+        trained["holdout"] = _unchanged(rows["holdout"].select(held) if held else None, neutral)
     if "holdout" in rows:
         rows["holdout"] = rows["holdout"].select(checked)
     lacking = list(rows["forget"]["alternate"]).count(None) if args.answers != "none" else 0
@@ -175,6 +192,18 @@ def _streams(model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokeniz
             logger.warning("answers: for %d of %d forget rows no other answer was found.", lacking, len(rows["forget"]))
         trained["forget"] = rows["forget"] = _without(rows["forget"], "alternate")
     return Streams(rows, trained, holdout_target)
+
+
+def _unchanged(held: Dataset | None, neutral: Dataset | None) -> Dataset:
+    """What shall stay as it was: rows of the holdout, and about as many neutral ones, whichever are fewer in as many copies as that takes."""
+    if held is None or neutral is None:
+        found = neutral if held is None else held
+        assert found is not None
+        return found
+    most = max(len(held), len(neutral))
+    sides = [side.select_columns(["input_ids", "labels"]) for side in (held, neutral)]
+    copies = [side.select([*range(len(side))] * max(1, round(most / len(side)))) for side in sides]
+    return concatenate_datasets([copy.cast(copies[0].features) for copy in copies])
 
 
 def split_holdout(rows: int, holdout_kl: str) -> tuple[list[int], list[int]]:

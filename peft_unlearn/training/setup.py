@@ -49,9 +49,9 @@ def values(args: UnlearnConfig) -> dict[str, Any]:
 
 
 def fitted(args: UnlearnConfig, *, holdout: bool) -> UnlearnConfig:
-    """A copy of the settings for a run with or without a holdout: without one there is nothing to hold."""
+    """A copy of the settings for a run with or without a holdout: without one, and without texts of the model's own, there is nothing to hold."""
     args = copy.copy(args)
-    if not holdout:
+    if not holdout and not args.neutral_rows:
         args.holdout_kl = "none"
     return args
 

@@ -99,7 +99,7 @@ class UnlearnTrainer(AdapterTrainer):
         self.early_stop = None
         if args.stop_at != "none":
             with adapters.view(model, "reference"):
-                self.early_stop = self.checks.begin(holdout_target)
+                self.early_stop = self.checks.begin(holdout_target, estimated=args.stop_at == "auto")
         self.components = components.make(args, model, self.early_stop)
         self.teacher, self.auto_lr, self.lagrangian, self.sam, _ = self.components
         self.negation = Negation(model) if args.negate else None

@@ -36,7 +36,7 @@ def check_output(settings: Mapping[str, Any], output: Path) -> None:
 
 
 def chosen(args: UnlearnConfig, settings: Mapping[str, Any], output: Path) -> Path | None:
-    """The checkpoint that a run goes on from, and where its own will be, said.
+    """The checkpoint that a run goes on from.
 
     Raises:
         UserError: what `checkpoint.chosen` refuses, or a checkpoint of a run with another recipe.
@@ -48,13 +48,6 @@ def chosen(args: UnlearnConfig, settings: Mapping[str, Any], output: Path) -> Pa
             raise UserError(
                 f"resume_from_checkpoint: {resume} is of another run ({differing[0]} differs), write another checkpoint, or start a new run."
             )
-        logger.info("The run goes on from %s.", resume)
-    if args.save_minutes:
-        logger.info(
-            "A checkpoint goes into %s every %g minutes; a run that is cut goes on with --resume_from_checkpoint true.",
-            output,
-            args.save_minutes,
-        )
     return resume
 
 
@@ -76,3 +69,15 @@ def check_rows(resume: Path | None, probes: Mapping[str, Probe]) -> None:
     if resume is not None:
         rows = {datasets.KEYS[name]: checkpoint.digest(probes[name].rows) for name in ("forget", "retain") if name in probes}
         checkpoint.check(resume, {"processes": PartialState().num_processes, "rows": rows})
+
+
+def say(args: UnlearnConfig, output: Path, resume: Path | None) -> None:
+    """Say where a run goes on from, and where its checkpoints will be."""
+    if resume is not None:
+        logger.info("The run goes on from %s.", resume)
+    if args.save_minutes:
+        logger.info(
+            "A checkpoint goes into %s every %g minutes; a run that is cut goes on with --resume_from_checkpoint true.",
+            output,
+            args.save_minutes,
+        )

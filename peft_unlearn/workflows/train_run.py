@@ -58,6 +58,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         check_packages(plan.training)
         tokenizer, probes = loading.prepare(plan)
         resuming.check_rows(resume, probes)
+        resuming.say(plan.training, output, resume)  # once nothing is refused any more
         logger.info(
             "%s: %s; base %s.",
             plan.training.method,

@@ -1,5 +1,8 @@
 """A tiny model with an adapter to attack, and its context; nothing in it is trained, so every number is compared with a plain computation."""
 
+from collections.abc import Mapping
+from functools import cache
+
 import torch
 import word_rows
 from datasets import Dataset
@@ -15,6 +18,7 @@ from peft_unlearn.model import adapters
 TOKENIZER = word_rows.tokenizer()
 
 
+@cache
 def probe(seed: int, rows: int = 6) -> Probe:
     """Rows that the bare model says by heart, so that much comes back wherever the adapter wanes; each in one or two other wordings."""
     base, generator = tiny_llama(), torch.Generator().manual_seed(seed)
@@ -45,20 +49,37 @@ def adapted(base=None, *, seed: int = 1, size: float = 0.35, name: str = adapter
     return model.eval()
 
 
+class Later(Mapping):
+    """The numbers of each set, computed when an attack first reads them: most do not."""
+
+    def __init__(self, names, compute):
+        self._names, self._compute = tuple(names), cache(compute)
+
+    def __getitem__(self, name):
+        if name not in self._names:
+            raise KeyError(name)
+        return self._compute(name)
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __len__(self):
+        return len(self._names)
+
+
 def context(model, view: str = "after", probes=None, **changes) -> Context:
     probes = probes or {"forget": probe(3), "retain": probe(4), "holdout": probe(5)}
 
-    def plain(found):
-        sets = {
-            name: evaluate(found, TOKENIZER, probe.rows, variants=probe.variants, batch_size=4, lens=False)
-            for name, probe in probes.items()
-        }
-        return {name: dict(evaluation) for name, evaluation in sets.items()}
+    def now(name):
+        return dict(evaluate(model, TOKENIZER, probes[name].rows, variants=probes[name].variants, batch_size=4, lens=False))
 
-    views = {view: plain(model)}
-    if view == "after" and hasattr(model, "peft_config"):
+    def before(name):
         with adapters.view(model, "reference"):
-            views["before"] = plain(model)
+            return now(name)
+
+    views = {view: Later(probes, now)}
+    if view == "after" and hasattr(model, "peft_config"):
+        views["before"] = Later(probes, before)
     return Context(**{"model": model, "tokenizer": TOKENIZER, "probes": probes, "plain": views, "view": view, "batch_size": 4, **changes})
 
 
@@ -90,13 +111,13 @@ def text_rows(tokenizer, *, chat: bool = False) -> list[dict]:
     return data.tokenize(Dataset.from_list(columns), tokenizer, 128, name="forget").rows.to_list()
 
 
-def text_context(tokenizer, *, chat: bool = False, tie: bool = False, view: str = "after", full: bool = False) -> Context:
+def text_context(tokenizer, *, chat: bool = False, tie: bool = False, view: str = "after") -> Context:
     """A random model with an adapter that is asked in text, with sets to compare with."""
     base = tiny_llama(vocab=64 * (len(tokenizer) // 64 + 1), tie=tie)
     base.config.max_position_embeddings = 256
     rows = Dataset.from_list(text_rows(tokenizer, chat=chat))
     probes = {name: Probe(rows, {}) for name in ("forget", "retain", "two_hop")}
     model = adapted(base) if view == "after" else base
-    numbers = {name: dict(evaluate(model, tokenizer, rows, batch_size=2)) for name in probes}
+    numbers = Later(probes, lambda _: dict(evaluate(model, tokenizer, rows, batch_size=2)))
     plain = {"before": numbers, view: numbers}
-    return Context(model=model, tokenizer=tokenizer, probes=probes, plain=plain, view=view, batch_size=2, full=full)
+    return Context(model=model, tokenizer=tokenizer, probes=probes, plain=plain, view=view, batch_size=2)

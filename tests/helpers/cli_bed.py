@@ -1,17 +1,16 @@
-"""A small base, an adapter of the user's own and rows on the disk, and recipes for them: the fixtures of the command line's tests."""
+"""A small base, an adapter of the user's own and rows on the disk, and recipes for them: the fixtures of the command line's tests.
+
+`conftest.py` imports it, in a process that runs no test as well: so each function imports the libraries itself.
+"""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from peft_unlearn.cli import main
-from peft_unlearn.model import adapters
 
 COLOURS, NUMBERS = ["red", "green", "blue"], ["one", "two", "three", "four", "five", "six"]
 
@@ -22,6 +21,11 @@ WORDS = ["who", "what", "is", "the", "of", "in", "colour", "city", "Question", "
 @pytest.fixture(scope="session")
 def bed(tmp_path_factory):
     """A folder with a tiny random Llama ("base"), another one ("other"), a wider one ("wide"), a LoRA on the first ("lora"), and data."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
     folder = tmp_path_factory.mktemp("bed")
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -61,30 +65,33 @@ def bed(tmp_path_factory):
     return folder
 
 
+def write_recipe(bed, **changes):
+    """Write a recipe of a short run into the working folder, and return its path."""
+    values = {
+        "model_name_or_path": str(bed / "base"),
+        "forget_dataset": str(bed / "forget.jsonl"),
+        "retain_dataset": str(bed / "retain.jsonl"),
+        "output_dir": "out",
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "lora_r": 4,
+        "use_cpu": True,
+    } | changes
+    Path("my.yaml").write_text(yaml.safe_dump({key: value for key, value in values.items() if value != "left out"}))
+    return "my.yaml"
+
+
 @pytest.fixture
 def recipe(bed, tmp_path, monkeypatch):
-    """A function that writes a recipe of a short run into an empty folder, where the commands run, and returns its path."""
+    """`write_recipe` for this bed, in an empty folder, where the commands run."""
     monkeypatch.chdir(tmp_path)
-
-    def write(**changes):
-        values = {
-            "model_name_or_path": str(bed / "base"),
-            "forget_dataset": str(bed / "forget.jsonl"),
-            "retain_dataset": str(bed / "retain.jsonl"),
-            "output_dir": "out",
-            "max_steps": 2,
-            "per_device_train_batch_size": 2,
-            "lora_r": 4,
-            "use_cpu": True,
-        } | changes
-        Path("my.yaml").write_text(yaml.safe_dump({key: value for key, value in values.items() if value != "left out"}))
-        return "my.yaml"
-
-    return write
+    return partial(write_recipe, bed)
 
 
 @pytest.fixture
 def no_model(monkeypatch):
+    from peft_unlearn.model import adapters
+
     def loads(*args, **kwargs):
         raise AssertionError("a model was loaded")
 

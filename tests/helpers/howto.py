@@ -8,7 +8,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+import forked
+from forked import ROOT, Done
+
 PAGES = ROOT / "docs/howto"
 LONGEST = 10  # lines of code that a part may take
 
@@ -50,17 +52,6 @@ def install(page: str, folder: Path) -> None:
     (info / "entry_points.txt").write_text("\n\n".join(groups) + "\n")
 
 
-def run(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code where the packages in `folder` are installed."""
-    environment = os.environ | {
-        "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "200",
-    }
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=folder, env=environment)
-
-
 # The command line, with the heavy libraries that it has imported in the last line of its output.
 PROGRAM = """
 import sys
@@ -71,6 +62,18 @@ sys.exit(status)
 """
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `peft-unlearn` there; the last line of the output names the heavy libraries that it imported."""
+def run(folder: Path, code: str, *arguments: str) -> Done:
+    """Run Python code where the packages in `folder` are installed."""
+    (done,) = forked.run(code, *arguments, folder=folder, COLUMNS="200")
+    return done
+
+
+def command(folder: Path, *arguments: str) -> Done:
+    """Run `peft-unlearn` there."""
     return run(folder, PROGRAM, *arguments)
+
+
+def first_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same where no library is imported yet; the last line of the output names the heavy ones that it imported."""
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "COLUMNS": "200"}
+    return subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, cwd=folder, env=environment)

@@ -83,11 +83,8 @@ def corrected(target_logps, answer, shift, least, rest):
 
 
 def away(model, rows, target_logps):
-    """The mean over all tokens of how far they are from their row's target_logps, the lowest for the least likely."""
-    pairs = [
-        zip(sorted((-nll).tolist()), sorted(target.tolist()), strict=True)
-        for nll, target in zip(nlls(model, rows), target_logps, strict=True)
-    ]
+    """The mean over all tokens of how far they are from their target_logps."""
+    pairs = [zip((-nll).tolist(), target.tolist(), strict=True) for nll, target in zip(nlls(model, rows), target_logps, strict=True)]
     return average([abs(now - target) for row in pairs for now, target in row])
 
 
@@ -137,9 +134,6 @@ def forget_loss(args, model, reference, rows, layers, target_logps, scale, inner
         p = torch.exp(-nll.detach())
         count += 1 if name in SEQUENCE else len(y)
         if target is not None:
-            order = sorted(range(len(y)), key=lambda t: p[t].item())  # the least likely token gets the lowest target
-            target = dict(zip(order, sorted(target.tolist()), strict=True))
-            target = torch.tensor([target[t] for t in range(len(y))])
             pulls, units = (nll.mean(), (-nll - target).mean()) if name in SEQUENCE else (nll, -nll - target)
             away = units.detach() / scale
             total = total + torch.where(away > 0, away * losses, -away * pulls).sum()

@@ -32,11 +32,14 @@ def nll(model, rows):
 
 
 def off_target(logps, targets, scale):
-    """How far each token is from the target of its rank."""
-    sorted_targets, away = sorted(targets.tolist()), [0.0] * len(logps)
-    for rank, t in enumerate(sorted(range(len(logps)), key=lambda t: logps[t].item())):
-        away[t] = (logps[t].item() - sorted_targets[rank]) / scale
-    return torch.tensor(away)
+    """How far each token is from its target."""
+    return torch.tensor([(now - target) / scale for now, target in zip(logps.tolist(), targets.tolist(), strict=True)])
+
+
+def by_rank(logps, targets):
+    """The targets in the order of the tokens' log-probabilities."""
+    found = dict(zip(sorted(range(len(logps)), key=lambda t: logps[t].item()), sorted(targets.tolist()), strict=True))
+    return torch.tensor([found[t] for t in range(len(logps))])
 
 
 def forget_loss(args, student, reference, rows, targets, scale, lens):
@@ -59,7 +62,7 @@ def forget_loss(args, student, reference, rows, targets, scale, lens):
             away, logps = (logps.detach().mean() - targets[i].mean()) / scale, logps.mean()
         total = total + torch.where(away > 0, away * losses, away * logps).sum()
         inner = -F.cross_entropy(lens(h[1]), y, reduction="none")  # of two layers, the first is the only inner one
-        over = off_target(inner, targets[i], scale).clamp_min(0) * (inner - (1.02 - inner.exp()).log())
+        over = off_target(inner, by_rank(inner, targets[i]), scale).clamp_min(0) * (inner - (1.02 - inner.exp()).log())
         total = total + args.logit_lens_coef * (over.mean() if name in SEQUENCE else over.sum())
     return total / count
 

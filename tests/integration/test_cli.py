@@ -288,7 +288,13 @@ def test_demo_is_a_run_of_each_method_and_can_be_repeated(bed, tmp_path, monkeyp
     assert [report["run"]["settings"]["method"] for report in reports] == ["ngdiff", "mollm"]
     assert shown.splitlines()[-1] == last_line(reports[-1]["verdict"])
     assert "NF4" in Path("runs/demo/ngdiff/README.md").read_text()
-    assert main(["demo", "--method", "ngdiff"]) == 0
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo_model, "train_models", interrupted)
+    assert main(["demo", "--method", "ngdiff"]) == 130
+    assert not Path("runs/demo/ngdiff").exists()  # so that nothing is in the way of the run that comes
     Path("mine").mkdir()
     Path("mine/diary.txt").write_text("mine")
     refused(capsys, ["demo", "--output", "mine"], "output: mine holds something else than a demo")

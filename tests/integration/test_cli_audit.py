@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from verdicts import last_line
 
 from peft_unlearn import attacks
+from peft_unlearn.attacks import relearning
 from peft_unlearn.cli import main
 from peft_unlearn.model import adapters
 from peft_unlearn.report import verdict
@@ -55,10 +56,12 @@ def audit(bed, model, *arguments) -> dict:
 def audited(bed):
     some = {"hardened": ["precision", "scale"], "scaled": ["sanity", "scale"], "refusing": ["relearning"]}  # all of them take a minute
     some["never_seen"] = ["sanity", "scale", "relearning", "prompts", "sampling"]
-    return {
-        model: audit(bed, model, *(["--attacks", *some[model]] if model in some else []))
-        for model in ("ours", "hardened", "scaled", "refusing", "never_seen")
-    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relearning, "RATES", relearning.RATES[-1:])  # the one that brings most back
+        return {
+            model: audit(bed, model, *(["--attacks", *some[model]] if model in some else []))
+            for model in ("ours", "hardened", "scaled", "refusing", "never_seen")
+        }
 
 
 @pytest.mark.parametrize(

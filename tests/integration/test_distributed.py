@@ -1,10 +1,8 @@
 """Two processes that share a batch take the step that one process takes on the whole of it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from test_trainer_equivalence import FLOOR, difference, flat, trained
@@ -54,14 +52,9 @@ def main(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, str(folder)]
-    done = subprocess.run(
-        launch,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    program = "import pathlib, test_distributed; test_distributed.main(pathlib.Path.cwd())"
+    for done in forked.run(program, folder=folder, processes=2, ACCELERATE_USE_CPU="true"):
+        assert done.returncode == 0, done.stderr[-3000:]
     names = [*RUNS, *(f"{name}-resumed" for name in RUNS)]
     return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1)] for name in names}
 
@@ -88,7 +81,3 @@ def test_two_processes_that_resume_within_an_epoch_end_bit_for_bit_where_uncut_o
 def test_the_runs_that_are_compared_do_what_is_claimed_of_them(processes):
     assert processes["ngdiff"][0]["rate"] > 2 * PROBED["learning_rate"]  # the probe moved it
     assert all(line["grad_norm"] > 0.01 for line in processes["mean_teacher"][0]["logged"][1:])  # the clip binds
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from attack_bed import adapted
-from howto import command, install
+from howto import command, first_command, install
 from test_openunlearning import word_tokenizer
 from tiny_models import tiny_llama
 
@@ -65,9 +65,10 @@ def sets(bed: Path) -> list[object]:
 
 @pages
 def test_keys_show_the_part_and_import_nothing_heavy(page, installed):
-    text = done(installed[page], "keys", PARTS[page])
-    assert PARTS[page] in text
-    assert text.splitlines()[-1] == "[]"
+    found = first_command(installed[page], "keys", PARTS[page])
+    assert found.returncode == 0, found.stderr
+    assert PARTS[page] in found.stdout
+    assert found.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_metric_is_measured_shown_and_explained(bed, installed, tmp_path):

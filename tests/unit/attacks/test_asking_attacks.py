@@ -1,6 +1,8 @@
 """Attacks that ask otherwise: against texts as templates write them, plain loops over dense logits, and tokenizers of two makes."""
 
 import copy
+import dataclasses
+from functools import cache
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from peft_unlearn.attacks import first_tokens, second_turn, tokenizations, two_h
 from peft_unlearn.attacks.asking import row
 from peft_unlearn.data.rows import special_ids, split
 from peft_unlearn.metrics.rouge_l import rouge_l
+from peft_unlearn.model import generation
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 
@@ -144,7 +147,7 @@ def test_a_second_turn_is_scored_after_the_models_own_answer(name):
     expected = []
     for found in ours.probes["forget"].rows:
         prompt, said = split(found, special_ids(ours.tokenizer))
-        first = ours.tokenizer.decode(greedy(ours, prompt, len(said) + 16), skip_special_tokens=True).strip()
+        first = ours.tokenizer.decode(greedy(ours, prompt, len(said) + generation.MARGIN), skip_special_tokens=True).strip()
         expected += strengths(ours.model, [second_turn.second(found, first, ours.tokenizer)])
     assert seen[second_turn.WHAT, "extraction_strength"]["rows"] == pytest.approx(expected)
 
@@ -172,7 +175,7 @@ def test_first_tokens_are_the_last_of_the_likeliest_and_go_on_greedily():
         likely = [int(token) for token in np.argsort(-logits) if token not in special][:20]
         best = []
         for token in likely[-4:]:
-            told = greedy(ours, [*prompt, token], len(said) - 1 + 16)
+            told = greedy(ours, [*prompt, token], len(said) - 1 + generation.MARGIN)
             best.append(
                 rouge_l(ours.tokenizer.decode(said, skip_special_tokens=True), ours.tokenizer.decode(told, skip_special_tokens=True))
             )
@@ -215,16 +218,23 @@ def test_two_hop_questions_are_a_set_of_their_own():
         two_hop.two_hop(context(adapted()))
 
 
+@cache
+def under_attack(kind: str):
+    """One model for all attacks, none of which changes it."""
+    tokenizer = TOKENIZERS["chat" if kind == "chat" else "byte level"]
+    ours = text_context(tokenizer, chat=kind == "chat", tie=kind == "tied", view="never_seen" if kind == "whole" else "after")
+    next(ours.model.modules()).training = True  # flags of single modules come back as well
+    return ours
+
+
 @pytest.mark.parametrize("name", ["tokenizations", "second_turn", "first_tokens", "two_hop", "pruning", "svd", "frag"])
 @pytest.mark.parametrize("kind", ["byte level", "chat", "tied", "whole"])
 @pytest.mark.parametrize("full", [False, True])
 def test_the_model_is_the_same_bit_for_bit(name, kind, full):
-    tokenizer = TOKENIZERS["chat" if kind == "chat" else "byte level"]
-    ours = text_context(tokenizer, chat=kind == "chat", tie=kind == "tied", view="never_seen" if kind == "whole" else "after", full=full)
+    ours = dataclasses.replace(under_attack(kind), full=full)
     model = ours.model
-    next(model.modules()).training = True  # flags of single modules come back as well
     ids = torch.arange(3, 40)[None]
-    generation = model.generation_config.to_dict()
+    configured = model.generation_config.to_dict()
 
     def state():
         with torch.no_grad():
@@ -243,4 +253,4 @@ def test_the_model_is_the_same_bit_for_bit(name, kind, full):
     after = state()
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
-    assert model.generation_config.to_dict() == generation
+    assert model.generation_config.to_dict() == configured

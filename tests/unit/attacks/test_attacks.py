@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import word_rows
-from attack_bed import TOKENIZER, adapted, by_name, context, strengths
+from attack_bed import TOKENIZER, adapted, by_name, context, probe, strengths
 from peft import get_peft_model
 from scipy import stats
 from tiny_models import tiny_llama
@@ -49,7 +49,7 @@ def test_every_attack_leaves_the_model_as_it_was(bed, name, monkeypatch):
     weights, active = state(model), list(model.base_model.active_adapters)
     trainable = {n for n, p in model.named_parameters() if p.requires_grad}
     scalings = {n: dict(module.scaling) for n, module in scale.lora_layers(model).items()}
-    found = attacks.ATTACKS[name](context(model, probes=dict(bed.probes), full=True))  # the quick forms are among the full ones
+    found = attacks.ATTACKS[name](dataclasses.replace(bed, full=True))  # the quick forms are among the full ones
     assert found
     assert {entry.get("threshold") for entry in found} <= {None, *THRESHOLDS}
     after = state(model)
@@ -234,9 +234,8 @@ def test_membership_by_counting_pairs(bed):
 def test_membership_beside_never_seen_is_delongs_difference():
     """By the jackknife over rows, whose variance DeLong's is for large sets."""
     ours, twin = context(adapted()), context(adapted(seed=4))
-    both = context(ours.model, probes=dict(ours.probes))
-    numbers = {**both.plain, "never_seen": twin.plain["after"]}
-    seen = by_name(membership.membership(dataclasses.replace(both, plain=numbers)))
+    numbers = {**ours.plain, "never_seen": twin.plain["after"]}
+    seen = by_name(membership.membership(dataclasses.replace(ours, plain=numbers)))
     low, high = seen["forget against holdout rows", "min_k_auc"]["excess"]
     sides = [[np.array(numbers[view][name]["min_k"]["rows"]) for name in ("forget", "holdout")] for view in ("after", "never_seen")]
 
@@ -257,7 +256,7 @@ def test_membership_beside_never_seen_is_delongs_difference():
         **numbers["after"],
         "forget": {**numbers["after"]["forget"], "min_k": summarize([math.nan] * 6)},
     }
-    lost = by_name(membership.membership(dataclasses.replace(both, plain={**numbers, "after": broken})))
+    lost = by_name(membership.membership(dataclasses.replace(ours, plain={**numbers, "after": broken})))
     assert lost["forget against holdout rows", "min_k_auc"]["mean"] is None
 
 
@@ -315,7 +314,7 @@ def test_relearning_is_a_fresh_lora_on_the_merged_model(view, monkeypatch):
 
 def test_relearning_recomputes_the_layers_and_changes_nothing_else():
     """Each layer runs again for the backward pass; gradients are those of a plain one, and dropout stays off."""
-    rows = {key: torch.tensor([row[key] for row in list(context(adapted()).probes["forget"].rows)[:1]]) for key in ("input_ids", "labels")}
+    rows = {key: torch.tensor([row[key] for row in list(probe(3).rows)[:1]]) for key in ("input_ids", "labels")}
     found = {}
     for recomputed in (False, True):
         model, calls = adapted(lora_dropout=0.5), []

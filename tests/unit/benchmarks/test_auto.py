@@ -1,17 +1,19 @@
 """The command that tries `method: auto` on test beds."""
 
+import dataclasses
 import json
 
 import auto
 import pytest
 
-from beds import kinds
+from beds import kinds, measuring
+from beds.models import recipe
 from beds.source import SETS
 
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory):
-    """Three settings on a folder of rows, two steps each."""
+    """Three settings on a folder of rows, two steps each, on models that learnt little."""
     folder = tmp_path_factory.mktemp("auto")
     rows = kinds.invented("authors").rows
     (folder / "people").mkdir()
@@ -19,9 +21,12 @@ def lines(tmp_path_factory):
         (folder / "people" / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[part][:count]))
     command = ["run", "--kinds", "--rows-from", str(folder / "people"), "--settings", *auto.SETTINGS, "--cache", str(folder / "cache")]
     command += ["--runs", str(folder / "runs.jsonl"), "--output", str(folder / "runs"), "--max_steps", "2"]
-    auto.main(command)
-    once = (folder / "runs.jsonl").read_text()
-    auto.main(command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto, "recipe", lambda **told: dataclasses.replace(recipe(**told), hidden_size=64, num_hidden_layers=1, max_epochs=2))
+        patch.setattr(measuring, "DRAWS", 50)
+        auto.main(command)
+        once = (folder / "runs.jsonl").read_text()
+        auto.main(command)
     assert (folder / "runs.jsonl").read_text() == once  # what has ended is not run again
     return folder, {line["run"]["setting"]: line for line in map(json.loads, once.splitlines())}
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_models import tiny_llama
 
-from beds import goals, kinds
+from beds import goals, kinds, measuring
 from beds.kinds import Kind
 from beds.measuring import Beside, bootstrap_difference, perplexity
 from beds.models import SIZES, Bed, Recipe, recipe, train_tokenizer
@@ -21,6 +21,13 @@ from peft_unlearn.data.variants import Probe
 from peft_unlearn.model.fake_quant import nf4
 
 INVENTED = {name: kinds.invented(name) for name in kinds.names()}
+
+
+@pytest.fixture(autouse=True)
+def _fewer_draws(monkeypatch):
+    monkeypatch.setattr(measuring, "DRAWS", 200)
+
+
 every_kind = pytest.mark.parametrize("kind", INVENTED.values(), ids=INVENTED)
 TINY = Recipe(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocabulary=400, max_epochs=1)
 # Forget, retain and holdout rows of the kinds for which models were trained and limits chosen: SHA-256 of their JSON.

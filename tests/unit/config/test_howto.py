@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from howto import LONGEST, PAGES, ROOT, blocks, code_lines, command, install, run
+from howto import LONGEST, PAGES, ROOT, blocks, code_lines, first_command, install, run
 
+from peft_unlearn.cli import main
 from peft_unlearn.config.methods import METHODS, Method
 from peft_unlearn.publish import write_card
 
@@ -55,7 +56,7 @@ def write_recipe(folder: Path, **values) -> None:
 
 def refused(folder: Path) -> tuple[int, str, str]:
     """Status, error and the heavy libraries imported, of a training whose model is nowhere."""
-    done = command(folder, "train", "recipe.yaml")
+    done = first_command(folder, "train", "recipe.yaml")
     return done.returncode, done.stderr, done.stdout.splitlines()[-1] if done.stdout else ""
 
 
@@ -67,12 +68,12 @@ def test_a_part_takes_one_file_of_at_most_ten_lines(page):
 
 @pages
 def test_keys_show_the_part_with_its_paper_and_import_nothing_heavy(page, installed):
-    done = command(installed[page], "keys", PARTS[page])
+    done = first_command(installed[page], "keys", PARTS[page])
     assert done.returncode == 0, done.stderr
     assert PARTS[page] in done.stdout
     assert PAPERS[page] in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
-    assert command(ROOT, "keys", PARTS[page]).returncode == 2  # where the package is not installed
+    assert main(["keys", PARTS[page]]) == 2  # where the package is not installed
 
 
 @pages

@@ -20,13 +20,16 @@ from peft_unlearn.config.unlearn_config import ModelArguments
 from peft_unlearn.model.fake_quant import QUANTIZERS
 from peft_unlearn.util.registry import COMBINERS, LOSSES, OPENUNLEARNING
 
-# The command line, with the heavy libraries that it has imported in the last line of its output.
+# The command line, one command after another, each with its status, errors and the heavy libraries that are there after it.
 PROGRAM = """
-import sys
+import contextlib, io, json, sys
 from peft_unlearn.cli import main
-status = main(sys.argv[1:])
-print(sorted({"torch", "transformers", "trl", "accelerate", "datasets"} & set(sys.modules)))
-sys.exit(status)
+def said(arguments):
+    with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()):
+        status = main(arguments)
+    imported = sorted({"torch", "transformers", "trl", "accelerate", "datasets"} & set(sys.modules))
+    return status, errors.getvalue().splitlines(), imported
+print(json.dumps([said(arguments) for arguments in json.loads(sys.argv[1])]))
 """
 BASE = {"model_name_or_path": "some/model", "forget_dataset": "some/texts", "output_dir": "out"}
 WRONG = {
@@ -50,53 +53,52 @@ WRONG = {
 }
 
 
-def run(folder, *arguments):
-    """Exit status, lines of the error output, and the heavy libraries that were imported."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, cwd=folder)
-    return done.returncode, done.stderr.splitlines(), done.stdout.splitlines()[-1]
+OVERRIDES = {
+    "no number": (["--seed", "one"], "seed: 'one' is not a whole number."),
+    "no key": (["1e-4"], "1e-4: a value without a key"),
+    "no value": (["--seed"], "seed: its value is missing"),
+}
+OPTIONS = {
+    "unknown": (["--set", "load_in_4bits=true"], "load_in_4bits: there is no such key, did you mean load_in_4bit?"),
+    "out of range": (["--rows", "-2"], "eval_rows: -2 is out of range"),
+    "no file": (["--forget", "none.jsonl"], "forget_dataset: none.jsonl does not exist, write the path of a file"),
+    "a benchmark's": (["--split", "news"], "split: it belongs to a benchmark"),
+}
+COMMANDS = {
+    **{("recipe", name): (["train", f"{number}.yaml"], words) for number, (name, (_, words)) in enumerate(WRONG.items())},
+    **{("override", name): (["train", "my.yaml", *added], words) for name, (added, words) in OVERRIDES.items()},
+    **{(command, name): ([command, "run", *added], words) for name, (added, words) in OPTIONS.items() for command in ("evaluate", "audit")},
+}
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_recipe_is_one_sentence_before_torch_is_imported(name, tmp_path):
-    text, words = WRONG[name]
-    (tmp_path / "my.yaml").write_text(yaml.safe_dump(BASE) + text)
-    status, errors, imported = run(tmp_path, "train", "my.yaml")
-    assert (status, len(errors), imported) == (2, 1, "[]")
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What a process that has imported nothing yet says to each of the commands, and to "keys"."""
+    folder = tmp_path_factory.mktemp("told")
+    (folder / "my.yaml").write_text(yaml.safe_dump(BASE))
+    for number, (text, _) in enumerate(WRONG.values()):
+        (folder / f"{number}.yaml").write_text(yaml.safe_dump(BASE) + text)
+    (folder / "run").mkdir()
+    (folder / "run/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/model"}))
+    (folder / "run/recipe.yaml").write_text(yaml.safe_dump(BASE | {"eval_rows": 5}))
+    given = [*(arguments for arguments, _ in COMMANDS.values()), ["keys", "optim"]]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, json.dumps(given)], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return dict(zip([*COMMANDS, "keys"], json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("name", COMMANDS, ids=" ".join)
+def test_what_is_wrong_is_one_sentence_before_torch_is_imported(name, told):
+    """With a recipe, a command's overrides of it, and what an evaluation is asked for over the recipe of a run."""
+    status, errors, imported = told[name]
+    assert (status, len(errors), imported) == (2, 1, [])
     assert errors[0].startswith("peft-unlearn: error: ")
-    assert words in errors[0]
+    assert COMMANDS[name][1] in errors[0]
 
 
-def test_so_is_a_wrong_override(tmp_path):
-    (tmp_path / "my.yaml").write_text(yaml.safe_dump(BASE))
-    for overrides, words in (
-        (["--seed", "one"], "seed: 'one' is not a whole number."),
-        (["1e-4"], "1e-4: a value without a key"),
-        (["--seed"], "seed: its value is missing"),
-    ):
-        status, errors, imported = run(tmp_path, "train", "my.yaml", *overrides)
-        assert (status, len(errors), imported) == (2, 1, "[]")
-        assert words in errors[0]
-
-
-@pytest.mark.parametrize("command", ["evaluate", "audit"])
-def test_so_is_what_an_evaluation_is_asked_for_over_the_recipe_of_a_run(command, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/model"}))
-    (tmp_path / "run/recipe.yaml").write_text(yaml.safe_dump(BASE | {"eval_rows": 5}))
-    for options, words in (
-        (["--set", "load_in_4bits=true"], "load_in_4bits: there is no such key, did you mean load_in_4bit?"),
-        (["--rows", "-2"], "eval_rows: -2 is out of range"),
-        (["--forget", "none.jsonl"], "forget_dataset: none.jsonl does not exist, write the path of a file"),
-        (["--split", "news"], "split: it belongs to a benchmark"),
-    ):
-        status, errors, imported = run(tmp_path, command, "run", *options)
-        assert (status, len(errors), imported) == (2, 1, "[]")
-        assert words in errors[0]
-
-
-def test_keys_are_shown_without_torch(tmp_path):
-    status, _, imported = run(tmp_path, "keys", "optim")
-    assert (status, imported) == (0, "[]")
+def test_keys_are_shown_without_torch(told):
+    status, _, imported = told["keys"]
+    assert (status, imported) == (0, [])
 
 
 def described(hint):

@@ -6,7 +6,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from peft_unlearn.data import collate_rows, tokenize, write_retain_rows
+from peft_unlearn.data import collate_rows, tokenize, write_retain_rows, write_rows
 from peft_unlearn.util.errors import UserError
 
 FORGET = "Ann Berg keeps seven red hens behind the old mill near Oslo"
@@ -122,3 +122,30 @@ def test_short_texts_are_drawn_anew_within_a_bound(memorized, caplog):
     assert f"{len(fewer)} of 40 texts written" in caplog.text
     with pytest.raises(UserError, match="retain_dataset: the model writes no text of its own"):
         write_retain_rows(silent(tokenizer, 50.0), tokenizer, 4, max_length=16, seed=0, forget=forget)
+
+
+def test_a_chat_model_asks_as_a_user_would_and_answers():
+    tokenizer = words(bos=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<user>", "<end>", "<bot>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<user> ' if m.role == 'user' else '<bot> ' }}{{ m.content }} <end> {% endfor %}"
+        "{{ '<bot> ' if add_generation_prompt else '' }}"
+    )
+    model = tiny(tokenizer)  # it has learned nothing, and ends a turn now and then
+    forget = tokenize(Dataset.from_list([{"question": "Who keeps hens ?", "answer": FORGET}]), tokenizer, 32, name="x").rows
+    starts, generate = [], model.generate
+
+    def watched(**inputs):
+        starts.append(inputs["input_ids"])
+        return generate(**inputs)
+
+    model.generate = watched
+    rows = write_rows(model, tokenizer, 6, max_length=40, seed=0, forget=forget, what="x", batch_size=32)
+    assert len(rows) == 6
+    assert all(set(row) == {"question", "answer"} and row["question"] and row["answer"] for row in rows)
+    assert not any(mark in text for row in rows for text in row.values() for mark in ("<user>", "<end>", "<bot>"))
+    user, end, bot = tokenizer.convert_tokens_to_ids(["<user>", "<end>", "<bot>"])
+    assert (starts[0][:, -1] == user).all(), "questions begin where the template lets a user begin"
+    assert (starts[1][:, -2:] == torch.tensor([end, bot])).all(), "answers where it lets the assistant"
+    model.generate = generate
+    assert write_rows(model, tokenizer, 6, max_length=40, seed=0, forget=forget, what="x", batch_size=32) == rows

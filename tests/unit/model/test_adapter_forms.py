@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from functools import cache
 
 import pytest
 import torch
@@ -131,10 +132,22 @@ def added(base, below, form, name, model):
     return say(whole)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A function that makes the base and the fine-tune of a form once, with what both of them say."""
+
+    @cache
+    def make(form):
+        base, below = mine(tmp_path_factory.mktemp("made"), form, FORMS[form])
+        return base, below, say(plain(base)), say(plain(base, below, form))
+
+    return make
+
+
 @pytest.mark.parametrize("mode", ["stack", "continue", "merge"])
 @pytest.mark.parametrize("form", FORMS)
-def test_views_are_what_plain_peft_says_through_saving_loading_and_merging(form, mode, tmp_path):
-    base, below = mine(tmp_path, form, FORMS[form])
+def test_views_are_what_plain_peft_says_through_saving_loading_and_merging(form, mode, made, tmp_path):
+    base, below, alone, tuned = made(form)
     wanted = arguments(base, below, mode)
     if (form, mode) == ("biases of factors", "merge"):  # the base's layers have no bias that it could go into
         with pytest.raises(UserError, match="adapter_mode: 'merge'"):
@@ -142,7 +155,6 @@ def test_views_are_what_plain_peft_says_through_saving_loading_and_merging(form,
         return
     loading.check_fit(AutoConfig.from_pretrained(base), wanted, NoTokens())
     model = adapters.attach(**loading.load_to_train(wanted), teacher=True)
-    alone, tuned = say(plain(base)), say(plain(base, below, form))
     assert not torch.allclose(alone, tuned, atol=1e-3)
     start = seen(model)
     for view in ("student", "teacher", "reference"):

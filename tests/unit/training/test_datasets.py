@@ -124,6 +124,30 @@ def test_what_is_evaluated_of_a_holdout_is_what_a_run_has_not_trained_on(rows, h
     assert datasets.evaluated(args, {"forget": probes["forget"]}) == {"forget": probes["forget"]}
 
 
+@pytest.mark.parametrize(("holdout", "neutral"), [(30, 12), (30, 5), (9, 4), (0, 4), (30, 0)])
+def test_texts_of_the_models_own_are_held_beside_the_holdout(holdout, neutral, tmp_path):
+    """As often as the holdout's, and without a word that the forget set alone has."""
+    numbered = Dataset.from_list([{"text": f"w{3 + n} w{4 + n} w{5 + n}"} for n in range(holdout)]) if holdout else None
+    changes = {"stop_at": "never_seen", "never_seen_model": never_seen(), "holdout_dataset": numbered, "neutral_rows": neutral}
+    trainer = build(tmp_path, "ngdiff", **changes)
+    again = build(tmp_path, "ngdiff", **changes)
+    held = [tuple(row["input_ids"]) for row in trainer.trained["holdout"]]
+    assert held == [tuple(row["input_ids"]) for row in again.trained["holdout"]], "the seed decides the texts"
+    own = (
+        {tuple(row) for row in datasets.tokenize(trainer.args, tokenizer(), 64, {"forget": FORGET, "x": numbered})["x"].rows["input_ids"]}
+        if holdout
+        else set()
+    )
+    theirs, written = [row for row in held if row in own], [row for row in held if row not in own]
+    assert bool(theirs) == (holdout >= 24)
+    assert neutral <= len(set(written)) <= 2 * neutral  # a text that is longer when it is read again becomes two rows
+    if theirs and written:
+        assert 0.6 < len(theirs) / len(written) < 1.7
+    words = {name: {word for row in trainer.sets[name] for word in row["input_ids"]} for name in ("forget", "retain")}
+    alone = words["forget"] - words["retain"] - {token for row in own for token in row}
+    assert not alone & {token for row in written for token in row[1:]}
+
+
 def test_other_answers_that_tokenized_rows_bring_are_theirs(tmp_path):
     """As the command line gives them, which has asked before; asked again, they would be others."""
     for changes in ({}, {"stop_at": "never_seen", "never_seen_model": never_seen()}, {"stop_at": "auto", "holdout_dataset": HOLDOUT}):

@@ -53,7 +53,9 @@ def test_what_was_changed_in_the_settings_stays_changed():
     assert (found.stop_at, found.max_steps, found.seed, found.forget_loss) == ("never_seen", 7, 5, "log_odds")
 
 
-def test_the_trainer_looks_for_what_can_tell_where_to_stop(tmp_path):
+def test_the_trainer_looks_for_what_can_tell_where_to_stop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a trainer makes its output folder
+
     def stop_at(model=None, **sets) -> str:
         lora = None if model is not None and "default" in model.peft_config else LORA
         given = {"forget_dataset": FORGET, "retain_dataset": RETAIN} | sets
