@@ -9,7 +9,7 @@ help:
 	@echo "demo      fictional people, a small model that memorized them, three methods that make it forget eight of them"
 	@echo "test      what CI runs: lint, type, tests (some ten minutes on two cores)"
 	@echo "fast      quick tests alone (under two minutes)"
-	@echo "test-all  test, and the docs without a warning"
+	@echo "test-all  test, the docs without a warning, and KILLS=60 runs that are killed"
 	@echo "lint, type, docs, coverage, surface (renew tests/surface.txt), clean"
 
 .venv/ready: pyproject.toml constraints.txt
@@ -36,7 +36,11 @@ fast: .venv/ready
 test: lint type
 	$(PYTEST)
 
+KILLS ?= 60
+
 test-all: test docs
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/kills.py --runs $(KILLS)
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/kills.py --damage
 
 docs: .venv/ready
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -1,5 +1,6 @@
 import gc
 import os
+import signal
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -45,6 +46,14 @@ def _one_thread_each():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def heard():
+    """SIGINT is heard, also where the tests run in the background and a shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope="module")

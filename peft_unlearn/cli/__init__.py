@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from peft_unlearn.cli import audit, demo, evaluate, export, keys, merge, plan, push, train
+from peft_unlearn.util import interrupts
 from peft_unlearn.util.errors import UserError
 
 COMMANDS = {
@@ -37,12 +38,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, 2 for what the user can mend, 130 for Ctrl-C. Bugs keep their traceback."""
+    """Run one command and return the exit status: 0, 2 for what the user can mend, 130 for Ctrl-C, 143 for SIGTERM. Bugs keep their traceback."""
     parser = make_parser()
     try:
         options = parser.parse_args(argv)
         _set_up_logs()
-        options.run(options)
+        with interrupts.raised():
+            options.run(options)
     except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage error
         return stop.code if isinstance(stop.code, int) else 1
     except UserError as error:
@@ -53,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _say(f"peft-unlearn: error: {error.filename or 'output'}: no room is left on the disk, make some and start again.")
         return 2
-    except KeyboardInterrupt:
-        _say("\npeft-unlearn: interrupted")  # a bar may stand on this line
-        return 130
+    except KeyboardInterrupt as stop:
+        _say(f"\npeft-unlearn: {str(stop) or 'interrupted'}")  # a bar may stand on this line
+        return stop.status if isinstance(stop, interrupts.Interrupted) else 130
     return 0
 
 

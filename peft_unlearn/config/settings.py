@@ -159,10 +159,14 @@ class TrainingSettings:
     logging_nan_inf_filter: bool = _setting(False, "Kept off: the filter would hide a divergence.")
     remove_unused_columns: bool | None = _setting(False, "Kept off: batches are nested {forget, retain}.")
     logging_steps: float = _setting(10, "Optimizer steps between two log lines.")
-    save_strategy: str = _setting("no", "When checkpoints are written; the adapter is always saved at the end.")
+    save_minutes: Annotated[float, Range("at least 0")] = _setting(5, "Minutes between two checkpoints; 0 is off.")
+    save_strategy: str = _setting(
+        "no",
+        "When more checkpoints are written than save_minutes has; with steps, every save_steps. The adapter is always saved at the end.",
+    )
+    save_total_limit: Annotated[int | None, Range("at least 0")] = _setting(2, "Checkpoints that are kept, the last ones; 0 keeps all.")
     resume_from_checkpoint: str | None = _setting(
-        None,
-        "Go on from a checkpoint's folder, or with true from the last one in output_dir; save_strategy: steps and save_steps write them.",
+        None, "Go on from a checkpoint's folder, or with true from the last one in output_dir that is whole."
     )
     report_to: None | str | list[str] = _setting(  # noqa: RUF009, RUF036  # HfArgumentParser reads no other order
         "none", "Where metrics are reported to: none, wandb, tensorboard, ..."

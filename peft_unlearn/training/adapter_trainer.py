@@ -1,21 +1,27 @@
 """AdapterTrainer: a `transformers.Trainer` of nested batches whose product is the student adapter alone, in what it saves, describes and uploads."""
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
+from transformers.trainer import TRAINER_STATE_NAME
 
 from peft_unlearn import data, publish
 from peft_unlearn.model import adapters, saved
 from peft_unlearn.publish.model_card import shown
+from peft_unlearn.training import checkpoint
+from peft_unlearn.training.components import Components
 from peft_unlearn.training.early_stop import EarlyStop
+from peft_unlearn.util.folders import ADAPTER_CONFIG
 
 
 class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transformers are not followed
@@ -25,7 +31,11 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
     _name = "Unlearn"
 
     control: TrainerControl
+    components: Components
     early_stop: EarlyStop | None = None
+    given: dict[str, Dataset]  # the sets that a run was given, as it trains on them, by their recipe keys
+    _sampler: data.PairSampler
+    _beside: Path | None = None  # where a checkpoint is being written
 
     def __init__(self, pairs: data.Pairs, processing_class: PreTrainedTokenizerBase, **kwargs: Any):
         super().__init__(
@@ -48,7 +58,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        return data.PairSampler(self.train_dataset)
+        self._sampler = data.PairSampler(self.train_dataset)
+        return self._sampler
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[data.Unpadded], num_batches: int, device: torch.device
@@ -89,8 +100,16 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the student, and only it: an adapter that plain PEFT loads, and its card. With `args.push_to_hub`, upload them."""
-        if self.args.should_save:
-            adapters.export(self.model, output_dir or self.args.output_dir)
+        output = Path(output_dir or self.args.output_dir)
+        if self.args.should_save and _internal_call:  # into a checkpoint that is being written
+            adapters.export(self.model, output)
+        elif self.args.should_save:
+            with checkpoint.beside(output) as partial:
+                adapters.export(self.model, partial)
+                for path in sorted(
+                    partial.iterdir(), key=lambda path: path.name == ADAPTER_CONFIG
+                ):  # the one that makes an adapter of it, last
+                    path.replace(output / path.name)
         if not _internal_call:
             self.create_model_card(output_dir)
             if self.args.push_to_hub:
@@ -142,6 +161,70 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
             token=token or self.args.hub_token,
             revision=revision or self.args.hub_revision,
         )
+
+    # --------------------------------------------------------------------------------------------------------------------- checkpoints
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As `transformers.Trainer.train`; True goes on from the last checkpoint that is whole.
+
+        Raises:
+            UserError: there is none, or the one that is named is damaged or of another run.
+        """
+        folder = checkpoint.chosen(resume_from_checkpoint, Path(self.args.output_dir))
+        if folder is not None:
+            checkpoint.check(folder, self._facts)
+        return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        return checkpoint.facts(self.args, self.model.peft_config[adapters.STUDENT], self.given)
+
+    def _left(self) -> str:
+        """What there is of a run that a signal has ended."""
+        saved = checkpoint.numbered(Path(self.args.output_dir))
+        way = f"{saved[0]} is its last checkpoint, go on with --resume_from_checkpoint true" if saved else "it has no checkpoint"
+        return f" after step {self.state.global_step}; {way}"
+
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        self._sampler.set_epoch(epoch)  # with several processes transformers does not reach it in an epoch that is resumed
+        if not self.control.should_training_stop:  # a checkpoint of the last step: transformers would take one more
+            super()._run_epoch(epoch=epoch, **kwargs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._beside or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As transformers does, beside its place; with its manifest it is renamed, so that there are no halves."""
+        output, step = Path(super()._get_output_dir(trial)), self.state.global_step
+        place = output / f"checkpoint-{step}"
+        with checkpoint.beside(output) if self.args.should_save else contextlib.nullcontext():
+            self.accelerator.wait_for_everyone()
+            self._beside = output / checkpoint.BESIDE
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._beside = None
+            self.accelerator.wait_for_everyone()
+            if best := self.state.best_global_step == step:
+                self.state.best_model_checkpoint = str(place)
+            if self.args.should_save:
+                written = output / checkpoint.BESIDE / place.name
+                if best:
+                    self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+                checkpoint.finish(written, output, {"step": step, "resumable": not self.args.save_only_model, **self._facts})
+        if self.args.should_save:
+            checkpoint.rotate(output, self.args.save_total_limit, place, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            checkpoint.write(self.components.by_key(), Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+        super()._load_optimizer_and_scheduler(folder)
+        if folder is not None:
+            checkpoint.restore(self.components.by_key(), Path(folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         with saved.own_tokens_alone():

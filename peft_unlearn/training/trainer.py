@@ -23,7 +23,7 @@ from peft_unlearn.model.dropout import trains_as_it_evaluates
 from peft_unlearn.model.fake_quant import deployed
 from peft_unlearn.model.lm_head import Forward
 from peft_unlearn.model.logprobs import mean_nll, row_means
-from peft_unlearn.training import checkpoint, components, datasets, objectives, setup, targets
+from peft_unlearn.training import components, datasets, objectives, setup, targets
 from peft_unlearn.training.adapter_trainer import AdapterTrainer
 from peft_unlearn.training.auto_lr import AutoLR
 from peft_unlearn.training.callbacks import AroundSteps
@@ -33,6 +33,7 @@ from peft_unlearn.training.gradients import Gradients
 from peft_unlearn.training.negation import Negation
 from peft_unlearn.training.passes import Passes, layers_read
 from peft_unlearn.training.reference_cache import References
+from peft_unlearn.util import interrupts
 from peft_unlearn.util.errors import UserError
 
 
@@ -92,6 +93,7 @@ class UnlearnTrainer(AdapterTrainer):
         pairs = data.Pairs(self.trained, args.seed if args.data_seed is None else args.data_seed, args.prompt_dropout)
 
         super().__init__(model=model, args=args, pairs=pairs, processing_class=processing_class, callbacks=callbacks, optimizers=optimizers)
+        self.given = {datasets.KEYS[name]: self.trained[name] for name in self.trained.keys() & sets.keys()}
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)
         self.checks = Checks(model, processing_class, self.sets, args.per_device_eval_batch_size)
         self.early_stop = None
@@ -134,7 +136,7 @@ class UnlearnTrainer(AdapterTrainer):
                 pass  # what it cannot merge, it refuses now
         self._serves_auto_lr = self.auto_lr is not None and trains_as_it_evaluates(self.model) and not quantized
         # `_remember` before the first step, for a checkpoint, or whoever has the trainer, may move the adapter until then.
-        self.end = AroundSteps(self._remember, self.after_optimizer_step, self.early_stop, self.args.max_minutes)
+        self.end = AroundSteps(self._remember, self.after_optimizer_step, self.early_stop)
         self.add_callback(self.end)
 
     # ------------------------------------------------------------------------------------------------------------------ the step
@@ -267,7 +269,8 @@ class UnlearnTrainer(AdapterTrainer):
         if self.negation is not None and self.negation.negated:
             self.negation.flip()
         try:
-            return super().train(*args, **kwargs)
+            with interrupts.deferred(self._left):
+                return super().train(*args, **kwargs)
         finally:
             if self.negation is not None:
                 self.negation.flip()
@@ -285,15 +288,3 @@ class UnlearnTrainer(AdapterTrainer):
         self.log(results)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
         return results
-
-    # --------------------------------------------------------------------------------------------------------- saving and loading
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            checkpoint.write(self.components.by_key(), Path(output_dir))
-
-    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
-        super()._load_optimizer_and_scheduler(folder)
-        if folder is not None:
-            checkpoint.restore(self.components.by_key(), Path(folder))

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -15,7 +14,6 @@ from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback
 from transformers.integrations import get_available_reporting_integrations
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.training_args import OptimizerNames
 
 from peft_unlearn import publish, report
@@ -31,7 +29,7 @@ from peft_unlearn.training import datasets
 from peft_unlearn.training.trainer import UnlearnTrainer
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import check_room, claimed
-from peft_unlearn.workflows import loading
+from peft_unlearn.workflows import loading, resuming
 from peft_unlearn.workflows.progress import Bar
 from peft_unlearn.workflows.results import PushResult, TrainResult, Unfinished
 
@@ -55,9 +53,12 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
     loading.settle_base(plan.model, plan.model.adapter_name_or_path, key="adapter_name_or_path")
     with claimed(output, key="output_dir") if PartialState().is_main_process else contextlib.nullcontext():
         settings = plan.resolved()
-        check_output(settings, output)
+        resuming.check_output(settings, output)
+        resume = resuming.chosen(plan.training, settings, output)
         check_packages(plan.training)
         tokenizer, probes = loading.prepare(plan)
+        resuming.check_rows(resume, probes)
+        resuming.say(plan.training, output, resume)  # once nothing is refused any more
         logger.info(
             "%s: %s; base %s.",
             plan.training.method,
@@ -67,7 +68,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         probes, never_seen = _consult_never_seen(plan, tokenizer, probes, never_seen)
         current = _start(plan, settings, tokenizer, probes)
         current.evaluate("before", "reference")
-        current.train()
+        current.train(resume)
         if current.main:
             current.trainer.save_model()  # before it is evaluated, which may be cut
             if tokenizer.name_or_path == plan.model.adapter_name_or_path:  # and is not the base's, which lies beside the base
@@ -152,12 +153,12 @@ class Run:
                 self.views[view] = self.sets.evaluate(student, tokenizer, self.how, view.replace("_", "-"))
         self.trainer.accelerator.wait_for_everyone()
 
-    def train(self) -> None:
-        """Train to the last step, or until the run diverges; say which layers did not move."""
+    def train(self, resume: Path | None) -> None:
+        """Train to the last step, or until the run diverges, on from the checkpoint `resume`; say which layers did not move."""
         start = {name: p.detach().clone() for name, p in adapters.lora_b(self.model).items()}
         began = time.monotonic()
         try:
-            self.trainer.train(resume_from_checkpoint=self.trainer.args.resume_from_checkpoint)
+            self.trainer.train(resume_from_checkpoint=resume and str(resume))
         except UserError as error:
             self.stopped = error
             if self.bar.training_bar is not None:
@@ -233,36 +234,10 @@ def _uploaded(args: UnlearnConfig, result: TrainResult) -> TrainResult:
     return replace(result, pushed=PushResult(address, private))
 
 
-def check_output(settings: Mapping[str, Any], output: Path) -> None:
-    """See that nothing of another run would be overwritten, and that there is something to resume where that is asked for.
-
-    Raises:
-        UserError: the folder holds another run, or no checkpoint.
-    """
-    resume = settings["resume_from_checkpoint"]
-    if resume is True and (not output.is_dir() or get_last_checkpoint(str(output)) is None):
-        raise UserError(f"resume_from_checkpoint: {output} holds no checkpoint, leave the key out.")
-    if isinstance(resume, str) and not Path(resume).is_dir():
-        raise UserError(f"resume_from_checkpoint: {resume} is no folder, write a checkpoint's folder, or true for the last one.")
-    if not output.is_dir():
-        return
-    finished = (output / "adapter_config.json").exists() or get_last_checkpoint(str(output)) is not None
-    differing = []
-    if before := recipe.written(output):
-        settings = {**settings, "learning_rate": settings["learning_rate"] or before.get("learning_rate")}  # None: by the base's size
-        differing = [key for key, value in settings.items() if key != "resume_from_checkpoint" and before.get(key) != value]
-    if differing:
-        raise UserError(f"output_dir: {output} holds another run ({differing[0]} differs), write another folder or remove that one.")
-    if finished and not resume:
-        raise UserError(
-            f"output_dir: {output} holds a run already, write another folder, or resume_from_checkpoint: true to go on with it."
-        )
-
-
 def disk_bytes(trainer: UnlearnTrainer) -> int:
     """What a run writes, about: the adapter, and to each checkpoint that stays also its teacher and two moments of the optimizer."""
     args, size = trainer.args, sum(p.nbytes for p in trainer.student)
-    checkpoints = 0 if args.save_strategy == "no" else (args.save_total_limit or 1) + 1
+    checkpoints = 0 if args.save_strategy == "no" and not args.save_minutes else (args.save_total_limit or 1) + 1
     return size * (1 + 4 * checkpoints)
 
 

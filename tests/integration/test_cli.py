@@ -130,7 +130,7 @@ BAD = {
     "reporter that is not there": (lambda w: {"report_to": "magic"}, "report_to: 'magic' is not installed"),
     "optimizer that is not there": (lambda w: {"optim": "galore_adamw"}, "optim: 'galore_adamw'", "galore_torch"),
     "broken line": (lambda w: {"forget_dataset": str(w / "broken.jsonl")}, "forget_dataset: cannot load", "broken.jsonl (line 2 is not JSON)"),
-    "nothing to resume": (lambda w: {"resume_from_checkpoint": True}, "resume_from_checkpoint", "no checkpoint"),
+    "nothing to resume": (lambda w: {"resume_from_checkpoint": True}, "resume_from_checkpoint", "no checkpoint that is whole"),
 }  # fmt: skip
 
 
@@ -245,7 +245,8 @@ def test_a_run_that_would_not_fit_on_the_disk_does_not_begin(recipe, capsys, mon
     monkeypatch.setattr(folders, "shutil", SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=1000)))
     monkeypatch.setattr(trainer.UnlearnTrainer, "train", None)
     size = 2 * 4 * (4 * (64 + 64) + 3 * (64 + 128)) * 4  # 2 layers, r 4, A and B of four projections and three, 4 bytes each
-    refused(capsys, ["train", recipe()], f"output_dir: out has 0.00 MB free and {size / 1e6:.2f} MB are needed")
+    refused(capsys, ["train", recipe(save_minutes=0)], f"output_dir: out has 0.00 MB free and {size / 1e6:.2f} MB are needed")
+    refused(capsys, ["train", recipe()], f"{13 * size / 1e6:.2f} MB are needed")  # with two checkpoints, and one that is being written
     more = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 3}
     refused(capsys, ["train", recipe(**more)], f"and {17 * size / 1e6:.2f} MB are needed")
     assert not Path("out").exists()

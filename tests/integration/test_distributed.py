@@ -5,7 +5,7 @@ from pathlib import Path
 import forked
 import pytest
 import torch
-from test_trainer_equivalence import FLOOR, difference, trained
+from test_trainer_equivalence import FLOOR, difference, flat, trained
 
 # Where AutoLR does move the rate. With Adam it is the same two runs, told apart 1e3 times as much: it lifts rounding to full steps.
 PROBED = {"auto_lr": True, "auto_lr_max": 100.0, "learning_rate": 0.3, "forget_coef": 0.1, "optim": "sgd", "optim_args": "momentum=0.9"}
@@ -15,6 +15,7 @@ RUNS = {
     "ngdiff": {"method": "ngdiff", "forget_floor": 0.0, **PROBED},
     "mollm": {"method": "mollm", "forget_floor": FLOOR, "sam_rho": 0.1},
 }
+WITHIN = 3  # steps, of which two are an epoch
 SPLIT = {"mean_teacher": (4, 1), "ngdiff": (2, 2), "mollm": (2, 2)}
 
 
@@ -28,13 +29,22 @@ def outcome(trainer) -> dict:
     }
 
 
+def components_of(trainer) -> list:
+    """What the run's components remember."""
+    return [value for part in trainer.components.by_key().values() for value in part.state_dict().values()] or [torch.zeros(1)]
+
+
 def main(folder: Path) -> None:
     """What each of the two processes does."""
     for name, changes in RUNS.items():
         size, accumulation = SPLIT[name]
-        trainer = trained(folder / name, size=size, accumulation=accumulation, **changes)
+        split = {"size": size, "accumulation": accumulation, **changes}
+        trainer = trained(folder / name, save_strategy="steps", save_steps=WITHIN, **split)
         assert trainer.accelerator.num_processes == 2
         torch.save(outcome(trainer), folder / f"{name}-{trainer.accelerator.process_index}.pt")
+        resumed = trained(folder / "resumed", resume_from=folder / name / f"checkpoint-{WITHIN}", **split)
+        same = [torch.equal(flat(found(resumed)), flat(found(trainer))) for found in (lambda run: run.student, components_of)]
+        torch.save(same, folder / f"{name}-resumed-{trainer.accelerator.process_index}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()  # or gloo's threads may abort the process as it exits
 
@@ -45,7 +55,8 @@ def processes(tmp_path_factory):
     program = "import pathlib, test_distributed; test_distributed.main(pathlib.Path.cwd())"
     for done in forked.run(program, folder=folder, processes=2, ACCELERATE_USE_CPU="true"):
         assert done.returncode == 0, done.stderr[-3000:]
-    return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1)] for name in RUNS}
+    names = [*RUNS, *(f"{name}-resumed" for name in RUNS)]
+    return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1)] for name in names}
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -60,6 +71,11 @@ def test_two_processes_equal_one(name, processes, tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-7)
     assert first["rate"] == second["rate"]
     assert first["rate"] == pytest.approx(whole["rate"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_that_resume_within_an_epoch_end_bit_for_bit_where_uncut_ones_do(name, processes):
+    assert processes[f"{name}-resumed"] == [[True, True], [True, True]]
 
 
 def test_the_runs_that_are_compared_do_what_is_claimed_of_them(processes):

@@ -293,7 +293,7 @@ def test_the_best_checkpoints_student_comes_back_at_the_end(tmp_path):
 
 def test_a_checkpoint_without_a_state_cannot_be_resumed(tmp_path):
     build(tmp_path, save_strategy="steps", save_steps=2, save_only_model=True).train()
-    with pytest.raises(UserError, match="resume_from_checkpoint: .*checkpoint-2 holds an adapter only"):
+    with pytest.raises(UserError, match="resume_from_checkpoint: .*checkpoint-2 is not whole, for it holds an adapter only"):
         build(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 

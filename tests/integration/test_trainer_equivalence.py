@@ -268,6 +268,7 @@ RESUMED = {name: {"method": name} for name in (*OURS, "dpo", "task_arithmetic")}
     "a holdout": {"method": "graddiff", **HELD},
     "target_logps": {"method": "graddiff", "stop_at": "never_seen", "holdout": HOLDOUT},
     PACED: {"method": "graddiff", "retain_coef": 1e-3, "stop_at": "never_seen", "holdout": HOLDOUT, "answers": "natural"},
+    "auto": {"method": "auto", "stop_at": "never_seen", "holdout": HOLDOUT, "answers": "natural", "sam_rho": 0.1},
 }
 
 

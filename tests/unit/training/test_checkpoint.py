@@ -1,11 +1,17 @@
-"""Components come back from a checkpoint as they were; what a checkpoint lacks is said by the key that asks for it."""
+"""Checkpoints are whole or passed over, go on with the run that wrote them alone, and bring its components back as they were."""
+
+import pickle
+import random
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from test_trainer import build
-from test_trainer_equivalence import HOLDOUT, never_seen
+from kills import DAMAGE
+from safetensors.torch import load_file, save_file
+from test_trainer import Watch, build
+from test_trainer_equivalence import HOLDOUT, LORA, RETAIN, flat, never_seen
 from torch import nn
 
 from peft_unlearn.training import checkpoint
@@ -15,6 +21,7 @@ from peft_unlearn.training.lagrangian import Lagrangian
 from peft_unlearn.training.pace import Pace
 from peft_unlearn.training.sam import Sam
 from peft_unlearn.training.teacher import Teacher
+from peft_unlearn.util import manifest
 from peft_unlearn.util.errors import UserError
 
 
@@ -49,28 +56,152 @@ def test_each_component_comes_back_bit_for_bit_from_one_file(tmp_path):
     assert {name.partition(".")[0] for name in load_file(tmp_path / checkpoint.FILE)} == set(kept)
 
 
-@pytest.mark.parametrize("key", components(1.0))
-def test_a_component_that_the_checkpoints_run_did_not_have_is_named_by_its_key(key, tmp_path):
-    kept = components(1.0)
-    del kept[key]
-    checkpoint.write(kept, tmp_path)
-    checkpoint.restore(kept, tmp_path)
-    with pytest.raises(UserError, match=f"^{key}: the run that wrote .* did not have it; set it as in that run, or start a new run.$"):
-        checkpoint.restore(components(2.0), tmp_path)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run of mean_teacher with checkpoints 2, 3 and 4, and its adapter after each step."""
+    folder = tmp_path_factory.mktemp("run")
+    trainer = build(folder, "mean_teacher", save_strategy="steps", save_steps=1, save_total_limit=3)
+    watch = Watch(trainer)
+    trainer.train()
+    return folder, watch.students
 
 
-@pytest.mark.parametrize(
-    ("key", "changes"),
-    [
-        ("sam_rho", {"sam_rho": 0.1}),
-        ("stop_at", {"stop_at": "never_seen", "holdout_dataset": HOLDOUT}),
-        ("retain_bound", {"retain_bound": 1.0}),
-        ("teacher_decay", {"teacher_decay": 0.9}),
-        ("auto_lr", {"auto_lr": True}),
-    ],
-)
-def test_a_run_is_not_resumed_with_a_feature_newly_on(key, changes, tmp_path):
-    build(tmp_path, save_strategy="steps", save_steps=2, max_steps=2).train()
-    known = {"never_seen_model": never_seen()} if "stop_at" in changes else {}
-    with pytest.raises(UserError, match=f"^{key}: the run that wrote "):
-        build(tmp_path, **changes, **known).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+@pytest.fixture
+def copy(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_checkpoints_stand_whole_under_their_names_and_nothing_else_is_left(run):
+    assert sorted(path.name for path in run[0].iterdir()) == ["checkpoint-2", "checkpoint-3", "checkpoint-4"]
+    for folder in checkpoint.numbered(run[0]):
+        kept = manifest.read(folder)
+        assert (kept["processes"], kept["step"]) == (1, int(folder.name[-1]))
+
+
+def test_a_run_that_ended_is_at_its_end_and_takes_no_step_more(run, copy):
+    again = build(copy, "mean_teacher")
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 4
+    assert torch.equal(flat(again.student), run[1][-1])
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_each_file_that_is_damaged_is_told_by_its_name_and_the_checkpoint_before_is_taken(how, copy, caplog):
+    last = copy / "checkpoint-4"
+    files = sorted(last.iterdir())
+    assert {path.name for path in files} >= {"adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", checkpoint.FILE}
+    for path in files:
+        whole = path.read_bytes()
+        data = DAMAGE[how](whole, random.Random(0))
+        path.unlink() if data is None else path.write_bytes(data)
+        assert checkpoint.chosen(True, copy) == copy / "checkpoint-3"
+        assert f"checkpoint-4 is passed over, for {path.name} " in caplog.messages[-1]
+        path.write_bytes(whole)
+    assert checkpoint.chosen(True, copy) == last
+
+
+def fewer_tensors(path: Path) -> None:
+    kept = dict(sorted(load_file(path).items())[4:])
+    save_file(kept, path)
+
+
+RAN: list[int] = []
+
+
+def ran() -> None:
+    RAN.append(1)
+
+
+class Pickled:
+    def __reduce__(self):
+        return ran, ()
+
+
+HARM = {
+    "optimizer removed": lambda folder: (folder / "optimizer.pt").unlink(),
+    "scheduler removed": lambda folder: (folder / "scheduler.pt").unlink(),
+    "random states cut": lambda folder: (folder / "rng_state.pth").write_bytes((folder / "rng_state.pth").read_bytes()[:-100]),
+    "adapter with four tensors less": lambda folder: fewer_tensors(folder / "adapter_model.safetensors"),
+    "components of nothing": lambda folder: save_file({}, folder / checkpoint.FILE),
+    "an optimizer of a pickle": lambda folder: (folder / "optimizer.pt").write_bytes(pickle.dumps(Pickled())),
+    "state emptied": lambda folder: (folder / "trainer_state.json").write_text(""),
+    "no manifest": lambda folder: (folder / manifest.FILE).unlink(),
+    "empty": lambda folder: [path.unlink() for path in folder.iterdir()],
+}
+
+
+@pytest.mark.parametrize("name", HARM)
+def test_one_that_is_damaged_is_named_and_passed_over(name, copy, caplog):
+    HARM[name](copy / "checkpoint-4")
+    (copy / "checkpoint-999").mkdir()
+    (copy / "checkpoint-1000").write_text("")
+    assert checkpoint.chosen(True, copy) == copy / "checkpoint-3"
+    first, second = caplog.messages
+    assert "checkpoint-999 is passed over, for manifest.json is missing" in first
+    assert "checkpoint-4 is passed over, for " in second
+    with pytest.raises(UserError, match=r"^resume_from_checkpoint: .*checkpoint-4 is not whole, for .*; write another one, or true for"):
+        checkpoint.chosen(str(copy / "checkpoint-4"), copy)
+    assert not RAN
+
+
+def test_the_last_whole_one_goes_on_to_the_same_bits_and_the_damaged_one_is_replaced(run, copy):
+    fewer_tensors(copy / "checkpoint-4" / "adapter_model.safetensors")
+    shutil.copytree(copy / "checkpoint-3", copy / "checkpoint-77")  # says that it is of another step
+    again = build(copy, "mean_teacher", save_strategy="steps", save_steps=1)
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(flat(again.student), run[1][-1])
+    assert manifest.read(copy / "checkpoint-4")["step"] == 4
+    assert sorted(path.name for path in copy.iterdir()) == ["checkpoint-3", "checkpoint-4", "checkpoint-77"]
+
+
+def test_without_a_whole_one_a_cut_run_begins_anew_and_a_finished_one_is_left_alone(copy, caplog):
+    for folder in checkpoint.numbered(copy):
+        (folder / manifest.FILE).unlink()
+    assert checkpoint.chosen(True, copy) is None
+    assert caplog.messages[-1].endswith("holds no checkpoint that is whole, so the run begins anew.")
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no checkpoint that is whole, leave the key out"):
+        checkpoint.chosen(True, copy)
+    with pytest.raises(UserError, match="holds no checkpoint that is whole, leave the key out"):
+        checkpoint.chosen(True, copy / "nowhere")
+
+
+def test_a_write_that_fails_leaves_the_checkpoints_as_they_were(copy, monkeypatch):
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+
+    def full(*args):
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/1: file write failed")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    again = build(copy, "mean_teacher", save_strategy="steps", save_steps=1)
+    with pytest.raises(OSError, match="no room is left"):
+        again.train(resume_from_checkpoint=str(copy / "checkpoint-3"))
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+OTHERS = {
+    "method": {"method": "ngdiff"},
+    "sam_rho": {"sam_rho": 0.1},
+    "stop_at": {"stop_at": "never_seen", "holdout_dataset": HOLDOUT, "never_seen_model": never_seen},
+    "per_device_train_batch_size": {"size": 4},
+    "teacher_decay": {"teacher_decay": 0.9},
+    "auto_lr": {"auto_lr": True},
+    "seed": {"seed": 7},
+    "optim": {"optim": "sgd", "optim_args": None},
+    "lora_r": {"peft_config": type(LORA)(r=8, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")},
+    "lora_target_modules": {"peft_config": type(LORA)(r=4, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM")},
+    "retain_dataset": {"retain_dataset": RETAIN.select(range(20))},
+}
+
+
+@pytest.mark.parametrize("key", OTHERS)
+def test_a_run_that_is_another_does_not_go_on_with_it(key, run, tmp_path):
+    changes = {name: value() if name == "never_seen_model" else value for name, value in OTHERS[key].items()}
+    with pytest.raises(UserError, match=f"^{key}: the run that wrote .*checkpoint-4 had .*, or start a new run.$"):
+        build(tmp_path, **{"method": "mean_teacher", **changes}).train(resume_from_checkpoint=str(run[0] / "checkpoint-4"))
+
+
+def test_another_number_of_processes_does_not_go_on_with_it(run):
+    with pytest.raises(UserError, match=r"is of a run on 1 process\(es\) and this one has 2; launch 1, or start a new run"):
+        checkpoint.check(run[0] / "checkpoint-4", {"processes": 2})
