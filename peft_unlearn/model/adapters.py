@@ -22,11 +22,11 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers
 from peft.utils.other import AuxiliaryTrainingWrapper, _set_adapter
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from peft_unlearn.model import dropout, saved, supported
+from peft_unlearn.model import dropout, loading, saved, supported
+from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import undamaged
 
 REVISION = "base_revision"  # what a base's revision was asked for as
 
@@ -38,24 +38,21 @@ def default_lora() -> LoraConfig:
     return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def load_base(name: str | Path, *, dtype: torch.dtype | str = "auto", quantization_config: Any = None, **kwargs: Any) -> PreTrainedModel:
+def load_base(
+    name: str | Path, *, dtype: torch.dtype | str = "auto", quantization_config: Any = None, key: str = "model_name_or_path", **kwargs: Any
+) -> PreTrainedModel:
     """Load a causal language model, quantized if asked, so that it can be trained through and evaluated in turns.
 
     Raises:
-        UserError: the folder or Hub name cannot be loaded.
+        UserError: what `loading.base` and `loading.check_forward` refuse; the message names `key`.
     """
     if quantization_config is not None:
         kwargs.setdefault("device_map", {"": PartialState().device})
         kwargs["quantization_config"] = quantization_config  # given as None, it would hide the one of a folder that is quantized itself
-    try:
-        with undamaged(f"model_name_or_path: a weight file of {str(name)!r}"):
-            model = AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, **kwargs)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"model_name_or_path: {str(name)!r} cannot be loaded ({reason}); write a local folder or a Hub name.") from error
+    model = keep_weights_unpacked(loading.base(name, key=key, dtype=dtype, **kwargs))
     if kwargs.get("revision") not in (None, "main") and not Path(name).is_dir():
         setattr(model, REVISION, kwargs["revision"])
-    return keep_weights_unpacked(model)
+    return loading.check_forward(model, name, key=key)
 
 
 def release() -> None:
@@ -261,10 +258,8 @@ def merged(model: PeftModel) -> PreTrainedModel:
         layer: Any = module.get_base_layer() if isinstance(module, LoraLayer) else None
         if layer is not None and names[id(getattr(layer, "weight", None))] > 1:  # experts have none of that name
             layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
-    try:
+    with boundary("adapter_mode: 'merge' is not possible", "write stack"):
         whole: PreTrainedModel = model.merge_and_unload()
-    except (ValueError, RuntimeError) as error:  # of PEFT: a form that it cannot merge
-        raise UserError(f"adapter_mode: 'merge' is not possible ({str(error).splitlines()[0].rstrip('.')}), write stack.") from error
     head, embeddings = whole.get_output_embeddings(), whole.get_input_embeddings()
     if head is not None and head.weight is not embeddings.weight:
         whole.config.tie_word_embeddings = whole.config.get_text_config().tie_word_embeddings = False

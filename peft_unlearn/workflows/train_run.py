@@ -52,7 +52,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         Unfinished: a divergence, after the last good adapter has been written with a report that says so; or a failed upload.
     """
     output = Path(plan.training.output_dir or "")
-    loading.settle_base(plan.model, plan.model.adapter_name_or_path, key="adapter_name_or_path")
+    plan = replace(plan, model=loading.settle_base(plan.model, plan.model.adapter_name_or_path, key="adapter_name_or_path"))
     with claimed(output, key="output_dir") if PartialState().is_main_process else contextlib.nullcontext():
         settings = plan.resolved()
         check_output(settings, output)
