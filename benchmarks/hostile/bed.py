@@ -9,29 +9,8 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORDS = [
-    "who",
-    "what",
-    "is",
-    "the",
-    "of",
-    "in",
-    "colour",
-    "city",
-    "Question",
-    "Answer",
-    ":",
-    "?",
-    "red",
-    "green",
-    "blue",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-]
+WORDS = ["who", "what", "is", "the", "of", "in", "colour", "city", "Question", "Answer", ":", "?", "red", "green", "blue"]
+WORDS += ["one", "two", "three", "four", "five", "six"]
 TEMPLATE = (
     "{% for m in messages %}<s> {{ m.role }} : {{ m.content }} </s> {% endfor %}{% if add_generation_prompt %}<s> assistant : {% endif %}"
 )

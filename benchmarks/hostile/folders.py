@@ -156,7 +156,6 @@ BASES: dict[str, Damage] = {
     **{f"positions-{value}": config(max_position_embeddings=value) for value in (0, 1, -5)},
     "act-unknown": config(hidden_act="nope"),
     "act-number": config(hidden_act=5),
-    "rope-garbage": config(rope_parameters={"x": 1}, rope_scaling={"x": 1}),
     "rope-type-unknown": config(rope_parameters={"rope_type": "nope"}),
     "rope-theta-string": config(rope_parameters={"rope_type": "default", "rope_theta": "x"}),
     "eps-nan": config(rms_norm_eps=float("nan")),
@@ -164,7 +163,6 @@ BASES: dict[str, Damage] = {
     "dtype-nope": config(dtype="nope"),
     "dtype-number": config(dtype=5),
     "tie-string": config(tie_word_embeddings="maybe"),
-    "remote-code": config(auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}),
     "quantised-awq": config(quantization_config={"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}),
     "quantised-gptq": config(quantization_config={"quant_method": "gptq", "bits": 4}),
     "quantised-unknown": config(quantization_config={"quant_method": "nope"}),
@@ -183,7 +181,6 @@ BASES: dict[str, Damage] = {
     "weights-no-tensors": tensors(WEIGHTS, lambda found: {}),
     "weights-other-names": tensors(WEIGHTS, lambda found: {f"x.{name}": tensor for name, tensor in found.items()}),
     "weights-integers": tensors(WEIGHTS, lambda found: {name: tensor.to(torch.int32) for name, tensor in found.items()}),
-    "weights-transposed": tensors(WEIGHTS, lambda found: {name: tensor.T.contiguous() for name, tensor in found.items()}),
     "weights-directory": directory(WEIGHTS),
     "pickle-bomb": pickled(WEIGHTS, "pytorch_model.bin"),
     "index-traversal": indexed_elsewhere,
@@ -194,8 +191,7 @@ BASES: dict[str, Damage] = {
     }.items()},
     **{name: damage for name, damage in every_json("tokenizer", "tokenizer.json").items() if name != "tokenizer-missing"},
     **{name: damage for name, damage in every_json("tokenizer-config", "tokenizer_config.json").items()
-       if name not in ("tokenizer-config-missing", "tokenizer-config-empty-object")},
-    "tokenizer-class-unknown": with_values("tokenizer_config.json", tokenizer_class="Nope"),
+       if not name.endswith(("missing", "empty-object", "directory", "symlink-loop"))},
     "tokenizer-class-number": with_values("tokenizer_config.json", tokenizer_class=5),
     "tokenizer-eos-list": with_values("tokenizer_config.json", eos_token=["a"]),
     "tokenizer-beyond-embedding": with_values("tokenizer_config.json", extra_special_tokens=[f"<extra{i}>" for i in range(100)]),
@@ -254,7 +250,7 @@ ADAPTERS: dict[str, Damage] = {
 RUNS: dict[str, Damage] = {  # what lies in an output folder beside the adapter
     **{f"recipe-{name}": written("recipe.yaml", content) for name, content in {
         "list": "- a\n", "garbage": "{a: [", "python-tag": "a: !!python/object/apply:os.system ['touch exploded']\n", "scalar": "hello\n",
-        "empty": "", "binary": LATIN, "unknown-key": "nope: 1\n", "number-keys": "5: 6\n", "type": "max_length: many\n",
+        "empty": "", "binary": LATIN, "type": "max_length: many\n",
         "below-list": "adapter_name_or_path: [a]\n", "mode": "adapter_mode: nope\nadapter_name_or_path: lora\n"}.items()},
     **{f"audit-json-{name}": written("audit.json", content) for name, content in {
         "list": "[]", "empty": "", "garbage": "{", "binary": LATIN, "null": "null"}.items()},

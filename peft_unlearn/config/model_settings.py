@@ -96,7 +96,8 @@ class DataArguments:
     def __post_init__(self) -> None:
         validation.check_values(self, DataArguments)
         for name, spec in (self.eval_dataset or {}).items():
-            if name in ("forget", "retain", "holdout") or not isinstance(spec, str | dict):
+            named = isinstance(name, str) and name.strip() and name.isprintable() and name not in ("forget", "retain", "holdout")
+            if not named or not spec or not isinstance(spec, str | dict):
                 raise UserError(f"eval_dataset: {name!r} must be a name of its own with a file, a Hub name or a mapping.")
 
 

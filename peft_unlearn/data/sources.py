@@ -43,6 +43,7 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
         arguments |= {"converters": dict.fromkeys((*formats.COLUMNS, *shapes.ALPACA), str), "keep_default_na": False}
     _check_encoding(arguments, f"{name}: cannot load {_shown(spec)}")
     try:
+        _check_one_kind(Path(source))
         if _is_saved(Path(source)):
             dataset = _saved(Path(source), arguments["split"])
         elif source in LOADERS.values() or Path(source).is_dir():
@@ -82,6 +83,14 @@ def _check_encoding(arguments: Mapping[str, Any], where: str) -> None:
 
 def _is_saved(folder: Path) -> bool:
     return any((folder / file).is_file() for file in SAVED)
+
+
+def _check_one_kind(folder: Path) -> None:
+    """Refuse a folder of texts of several kinds, of which `load_dataset` would read one and leave out the others."""
+    if folder.is_dir() and not _is_saved(folder):
+        names = [path.name.removesuffix(".gz") for path in folder.rglob("*") if path.is_file() and path.name != "dataset_infos.json"]
+        if len(kinds := sorted({LOADERS[suffix] for name in names if (suffix := Path(name).suffix.lower()) in LOADERS})) > 1:
+            raise ValueError(f"it holds files of several kinds, {' and '.join(kinds)}: name one file, or leave one kind in it")
 
 
 def _saved(folder: Path, split: str) -> Dataset:

@@ -130,21 +130,16 @@ def _with_new(model: PreTrainedModel | PeftModel, peft_config: PeftConfig) -> Pe
         if str(peft_config.target_modules).lower() == "all-linear":
             _maybe_include_all_linear_layers(peft_config, model.get_base_model())
             peft_config.target_modules -= saved.inside_wholes(model)
-    try:
+    wanted = peft_config.target_modules
+    named = wanted if isinstance(wanted, str) else ", ".join(sorted(wanted or ()))
+    cannot = (
+        f"PEFT cannot put it on the {named} of a {type(model).__name__}" if named else f"PEFT cannot put it on a {type(model).__name__}"
+    )
+    with boundary(f"lora_target_modules: {cannot}", "write all-linear, or names of its linear layers"):
         if not isinstance(model, PeftModel):
             return get_peft_model(model, peft_config)
         model.add_adapter(STUDENT, peft_config)
         return model
-    except (ValueError, AttributeError) as error:  # the latter where it looks for the weight of what is no layer, such as experts
-        wanted = peft_config.target_modules
-        if "target modules" in str(error).lower():
-            raise UserError(
-                f"lora_target_modules: the model has no modules named {wanted if isinstance(wanted, str) else ', '.join(sorted(wanted))}; "
-                "write all-linear, or names of its linear layers."
-            ) from error
-        raise UserError(
-            f"peft_config: PEFT cannot put it on a {type(model).__name__} ({str(error).rstrip('.')}); write another."
-        ) from error
 
 
 def _add_copy(model: PeftModel, name: str) -> None:

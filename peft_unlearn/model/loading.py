@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.quantizers.auto import AutoHfQuantizer, get_hf_quantizer
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
@@ -19,6 +21,7 @@ FEWEST = {
     **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), 1),
     "max_position_embeddings": 2,
 }
+MOST_LAYERS = 1000
 PROBE = "Who is it?"
 
 
@@ -39,6 +42,9 @@ def config(name: str | Path, *, revision: str | None = None, key: str = "model_n
             raise UserError(
                 f"{key}: {size} in the config.json of {str(name)!r} is {text[size]}, at least {fewest} is needed; fetch it again."
             )
+    layers = text.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise UserError(f"{key}: the config.json of {str(name)!r} says {layers} layers, more than any model has; fetch it again.")
     return found
 
 
@@ -85,11 +91,11 @@ def skeleton(
     return model
 
 
-def check_weights(name: str | Path, config: PreTrainedConfig, quantization: Any = None, *, key: str = "model_name_or_path") -> None:
-    """See, before any are read, that the weights lie in the model's folder, and that what quantized them is installed.
+def check_files(model: PreTrainedModel, name: str | Path, *, key: str = "model_name_or_path") -> None:
+    """See, by the headers of a local folder's weights alone, that they lie in it and have the shapes of `model`, which has none.
 
     Raises:
-        UserError: an index that is none or that names files elsewhere, a quantization that cannot be loaded here or asked for on top.
+        UserError: an index that is none or that names files elsewhere, a damaged file, or a tensor of another shape than config.json says.
     """
     index = Path(name) / SAFE_WEIGHTS_INDEX_NAME
     if index.is_file():
@@ -98,6 +104,28 @@ def check_weights(name: str | Path, config: PreTrainedConfig, quantization: Any 
             outside = [file for file in files if Path(file).is_absolute() or ".." in Path(file).parts]
         if outside:
             raise UserError(f"{key}: {str(index)!r} names {outside[0]!r}, which lies outside of its folder; fetch the model again.")
+    if model.config.to_dict().get("quantization_config") or get_model_conversion_mapping(model):
+        return  # packed, or put together on loading
+    wanted = model.state_dict()
+    for file in sorted(Path(name).glob("model*.safetensors")):
+        with boundary(f"{key}: {str(file)!r} does not open", "fetch the model again"), safe_open(file, framework="pt") as opened:
+            headers = {tensor: opened.get_slice(tensor) for tensor in opened.keys() & wanted.keys()}
+            found = {tensor: (list(header.get_shape()), header.get_dtype()) for tensor, header in headers.items()}
+        for tensor, (shape, dtype) in sorted(found.items()):
+            if shape != list(wanted[tensor].shape):
+                raise UserError(_other_shape(key, name, tensor, shape, wanted[tensor].shape))
+            if wanted[tensor].is_floating_point() and "F" not in dtype:  # transformers would cast it
+                raise UserError(
+                    f"{key}: tensor {tensor} of {str(name)!r} holds {dtype}, and its config.json says nothing of that; fetch the model again."
+                )
+
+
+def check_quantization(config: PreTrainedConfig, name: str | Path, quantization: Any = None, *, key: str = "model_name_or_path") -> None:
+    """See that what quantized a base is installed, and goes together with the quantization that is asked for.
+
+    Raises:
+        UserError: a quantization that cannot be loaded here, or one on top of another.
+    """
     own = config.to_dict().get("quantization_config")
     if own is None and quantization is None:
         return
@@ -111,6 +139,12 @@ def check_weights(name: str | Path, config: PreTrainedConfig, quantization: Any 
         get_hf_quantizer(type(config).from_dict(config.to_dict()), quantization, {"": "cpu"}, True, {})
 
 
+def _other_shape(key: str, name: str | Path, tensor: str, shape: Any, wanted: Any) -> str:
+    return (
+        f"{key}: tensor {tensor} of {str(name)!r} has shape {list(shape)} and its config.json says {list(wanted)}; fetch the model again."
+    )
+
+
 def base(name: str | Path, *, key: str = "model_name_or_path", **kwargs: Any) -> PreTrainedModel:
     """The model with all of its weights, as `from_pretrained` loads it with these arguments.
 
@@ -122,9 +156,8 @@ def base(name: str | Path, *, key: str = "model_name_or_path", **kwargs: Any) ->
         model, info = AutoModelForCausalLM.from_pretrained(
             str(name), trust_remote_code=False, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
         )
-    for tensor, *shapes in sorted(info["mismatched_keys"]):
-        has, wants = (tuple(shape) for shape in shapes)
-        raise UserError(f"{key}: tensor {tensor} of {str(name)!r} has shape {has} and its config.json says {wants}; {fetch}.")
+    for tensor, shape, wanted in sorted(info["mismatched_keys"]):
+        raise UserError(_other_shape(key, name, tensor, shape, wanted))
     if missing := sorted(info["missing_keys"]):  # transformers would draw them at random
         raise UserError(f"{key}: {len(missing)} tensors are not in the weight files of {str(name)!r}, such as {missing[0]}; {fetch}.")
     for tensor, values in _numbers(model):

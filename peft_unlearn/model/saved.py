@@ -119,6 +119,7 @@ def fit(base: PreTrainedModel | PeftModel, adapter: str, name: str, *, key: str)
 
     if not isinstance(base, PeftModel):
         resize(base, entries_of(base, weights))
+    named = [name.replace(".base_layer", "") for name, _ in base.named_parameters()]
     try:
         with warnings.catch_warnings(), torch.device("meta"), own_tokens_alone():
             warnings.simplefilter("ignore")
@@ -137,8 +138,11 @@ def fit(base: PreTrainedModel | PeftModel, adapter: str, name: str, *, key: str)
         raise misfit(f"tensor {missing[0]} is missing")
     if found.unexpected_keys:
         raise misfit(f"tensor {found.unexpected_keys[0]} has no place in it")
-    if lost := sorted(set(config.modules_to_save or ()) - {module.rpartition(".")[2] for module, _ in model.named_modules()}):
+    modules = [module for module, _ in model.named_modules()]
+    if lost := [part for part in config.modules_to_save or () if not any(f".{one}".endswith(f".{part}") for one in modules)]:
         raise misfit(f"it has no module {lost[0]} of modules_to_save")
+    if lost := [part for part in config.target_parameters or () if not any(f".{one}".endswith(f".{part}") for one in named)]:
+        raise misfit(f"it has no parameter {lost[0]} of target_parameters")
     for module, layer in model.named_modules():
         scaling = layer.scaling.get(name, 1.0) if isinstance(layer, LoraLayer) else 1.0
         if not math.isfinite(scaling) or not scaling:

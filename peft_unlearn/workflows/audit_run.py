@@ -147,7 +147,7 @@ class Progress:
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = read_json(path) if path.is_file() else {}
         if found.get("key") != key:
             found = {"views": {}, "shown": {view: {} for view in ATTACKED}, "facts": {}}
         self.views: dict[str, dict[str, Any]] = found["views"]
@@ -197,7 +197,7 @@ def _trained(output: Path) -> dict[str, Any] | None:
     if not output.is_file():
         return None
     try:
-        found = json.loads(output.read_text(encoding="utf-8"))
+        found = read_json(output)
         return {"run": found["run"], "curve": found["curve"]} if "settings" in found["run"] else None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(f"output: {output} is there and no report, write another name, or remove it.") from error

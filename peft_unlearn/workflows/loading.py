@@ -32,6 +32,8 @@ from peft_unlearn.util.folders import ADAPTER_CONFIG, has_file, same_model
 
 logger = logging.getLogger(__name__)
 
+UNMERGED = ("use_dora", "lora_bias", "trainable_token_indices")  # forms of an adapter that can be trained, and not merged shard by shard
+
 
 def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
     """Check what a recipe names, and tokenize its sets: "forget", "retain" and "holdout" if they are there, and those of eval_dataset.
@@ -46,6 +48,9 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
     model, args = plan.model, plan.training
     config, tokenizer, length = load_tokenizer(model, args.max_length)
     check_fit(config, model, tokenizer)
+    depth = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if args.hidden_layer and depth and args.hidden_layer > depth:
+        raise UserError(f"hidden_layer: {model.model_name_or_path!r} has {depth} layers and no {args.hidden_layer}, write at most {depth}.")
     if model.never_seen_model_name_or_path:
         check_never_seen(model.never_seen_model_name_or_path, tokenizer, key="never_seen_model_name_or_path")
     rows, column = plan.data.eval_rows, plan.data.group_column
@@ -112,8 +117,9 @@ def check_never_seen(never_seen: str | Path, tokenizer: PreTrainedTokenizerBase,
         raise UserError(
             f"{key}: {str(never_seen)!r} has another vocabulary than the model, give one of the same base that was trained without the forget set."
         )
-    models.check_weights(base, config, key=key)
+    models.check_quantization(config, base, key=key)
     empty = models.skeleton(config, base, key=key)
+    models.check_files(empty, base, key=key)
     if of_adapter:
         saved.fit(empty, of_adapter, adapters.STUDENT, key=key)
 
@@ -182,7 +188,12 @@ def check_fit(config: PreTrainedConfig, model: ModelArguments, tokenizer: PreTra
         saved.fit(empty, trained, adapters.STUDENT, key="model")
     else:
         with torch.device("meta"):
-            adapters.attach(empty, None if below and mode == "continue" else new_adapter(model))
+            made = adapters.attach(empty, None if below and mode == "continue" else new_adapter(model)).peft_config[adapters.STUDENT]
+        if lost := [key for key in UNMERGED if getattr(made, key, None)]:
+            logger.warning(
+                "Warning: `peft-unlearn merge` cannot merge an adapter with %s; leave it out, or merge with PEFT's merge_and_unload.",
+                lost[0],
+            )
     entries = len(base.get_input_embeddings().weight)
     if max(tokenizer.get_vocab().values(), default=0) >= entries:
         raise UserError(
@@ -191,16 +202,28 @@ def check_fit(config: PreTrainedConfig, model: ModelArguments, tokenizer: PreTra
         )
 
 
+def check_beside(model: ModelArguments, adapter: str, *, key: str) -> None:
+    """See that a further adapter fits the base of a run.
+
+    Raises:
+        UserError: what `settle_base` and `saved.fit` refuse.
+    """
+    settled = settle_base(model, adapter, key=key)
+    config = models.config(settled.model_name_or_path or "", revision=settled.model_revision)
+    saved.fit(models.skeleton(config, settled.model_name_or_path or ""), adapter, adapters.STUDENT, key=key)
+
+
 def _without_weights(config: PreTrainedConfig, model: ModelArguments) -> PreTrainedModel:
     """The base without weights; it has the modules to adapt, and can be loaded as the recipe says.
 
     Raises:
-        UserError: another kind of model, what `models.check_weights` refuses, or a name that no module or parameter ends with; PEFT passes
+        UserError: another kind of model, what `models.check_quantization` refuses, or a name that no module or parameter ends with; PEFT passes
             over one among several.
     """
     name = model.model_name_or_path or ""
     empty = models.skeleton(config, name, attention=model.attn_implementation)
-    models.check_weights(name, config, get_quantization_config(model))
+    models.check_quantization(config, name, get_quantization_config(model))
+    models.check_files(empty, name)
     modules, parameters = dict(empty.named_modules()), dict(empty.named_parameters())
     linear = [name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)]
     for key, known, offered in (
@@ -211,7 +234,8 @@ def _without_weights(config: PreTrainedConfig, model: ModelArguments) -> PreTrai
         asked = getattr(model, key)
         for wanted in asked if isinstance(asked, list) else ():
             if not any(f".{name}".endswith(f".{wanted}") for name in known):
-                found = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in offered if not name[-1].isdigit()))
+                parts = 2 if known is parameters else 1
+                found = ", ".join(dict.fromkeys(".".join(name.split(".")[-parts:]) for name in offered if not name[-1].isdigit()))
                 what = "parameter" if known is parameters else "module"
                 also = "all-linear, or " if key == "lora_target_modules" else ""
                 raise UserError(f"{key}: the model has no {what} named {wanted}; write {also}any of {found}.")

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 import logging
 import time
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback
 from transformers.integrations import get_available_reporting_integrations
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+from transformers.trainer_utils import SchedulerType, get_last_checkpoint
 from transformers.training_args import OptimizerNames
 
 from peft_unlearn import publish, report
@@ -29,6 +31,7 @@ from peft_unlearn.model import adapters
 from peft_unlearn.report import page
 from peft_unlearn.training import datasets
 from peft_unlearn.training.trainer import UnlearnTrainer
+from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import check_room, claimed
 from peft_unlearn.workflows import loading
@@ -57,6 +60,8 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         settings = plan.resolved()
         check_output(settings, output)
         check_packages(plan.training)
+        if plan.training.push_to_hub and PartialState().is_main_process:
+            publish.check(_repository(plan.training, output), token=plan.training.hub_token)
         tokenizer, probes = loading.prepare(plan)
         logger.info(
             "%s: %s; base %s.",
@@ -225,12 +230,16 @@ class Run:
 
 def _uploaded(args: UnlearnConfig, result: TrainResult) -> TrainResult:
     """The result of a run whose recipe has it uploaded."""
-    repo, private = args.hub_model_id or result.output.resolve().name, args.hub_private_repo is not False
+    repo, private = _repository(args, result.output), args.hub_private_repo is not False
     try:
         address = publish.push(result.output, repo, private=private, token=args.hub_token, revision=args.hub_revision)
     except UserError as error:
         raise Unfinished(error, result) from error
     return replace(result, pushed=PushResult(address, private))
+
+
+def _repository(args: UnlearnConfig, output: Path) -> str:
+    return args.hub_model_id or output.resolve().name
 
 
 def check_output(settings: Mapping[str, Any], output: Path) -> None:
@@ -275,10 +284,8 @@ def check_packages(args: UnlearnConfig) -> None:
     for name in args.report_to or ():
         if name not in get_available_reporting_integrations():
             raise UserError(f"report_to: {name!r} is not installed, or is none that transformers knows; install it, or write none.")
-    try:
+    with boundary(f"optim: {OptimizerNames(args.optim).value!r} cannot be had", "write adamw_torch, or other optim_args"):
         UnlearnTrainer.get_optimizer_cls_and_kwargs(args)
-    except (ImportError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"optim: {OptimizerNames(args.optim).value!r} cannot be had ({reason}); install it, or write adamw_torch."
-        ) from error
+    takes = inspect.signature(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(args.lr_scheduler_type)]).parameters
+    if unknown := sorted(set(args.lr_scheduler_kwargs or {}) - set(takes)):
+        raise UserError(f"lr_scheduler_kwargs: {SchedulerType(args.lr_scheduler_type).value} has no {unknown[0]!r}, take it out.")
