@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
 from transformers.quantizers.auto import AutoHfQuantizer, get_hf_quantizer
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
@@ -104,8 +105,9 @@ def check_files(model: PreTrainedModel, name: str | Path, *, key: str = "model_n
             outside = [file for file in files if Path(file).is_absolute() or ".." in Path(file).parts]
         if outside:
             raise UserError(f"{key}: {str(index)!r} names {outside[0]!r}, which lies outside of its folder; fetch the model again.")
-    if model.config.to_dict().get("quantization_config") or get_model_conversion_mapping(model):
-        return  # packed, or put together on loading
+    put_together = any(isinstance(entry, WeightConverter) for entry in get_model_conversion_mapping(model))
+    if put_together or model.config.to_dict().get("quantization_config"):
+        return  # on loading they get other shapes
     wanted = model.state_dict()
     for file in sorted(Path(name).glob("model*.safetensors")):
         with boundary(f"{key}: {str(file)!r} does not open", "fetch the model again"), safe_open(file, framework="pt") as opened:
@@ -173,7 +175,7 @@ def check_forward(model: PreTrainedModel, name: str | Path, *, key: str = "model
     Raises:
         UserError: it cannot, or says what is no number: weights and config do not go together.
     """
-    with boundary(f"{key}: {str(name)!r} is loaded and does not work", "fetch the model again, or write another one"):
+    with boundary(f"{key}: {str(name)!r} is loaded and does not work", "fetch the model again, or write another one, or another dtype"):
         ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
         if not model(input_ids=ids, use_cache=False).logits.isfinite().all():
             raise ValueError("its logits are not finite")

@@ -230,7 +230,7 @@ def test_damaged_weights_are_one_sentence(damaged, bed, recipe, capsys):
     weights = Path(damaged, "model.safetensors" if damaged == "base" else "adapter_model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
     keys = {"model_name_or_path": "base", "adapter_name_or_path": "lora"}
-    refused(capsys, ["train", recipe(**keys)], f"'{damaged}'", "is truncated or damaged", "again")
+    refused(capsys, ["train", recipe(**keys)], f"'{damaged}", "is truncated or damaged", "again")
     assert not Path("out").exists()
 
 
