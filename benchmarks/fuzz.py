@@ -240,6 +240,8 @@ class Fuzz:
         own = [frame for frame in traceback.extract_tb(error.__traceback__) if "peft_unlearn/" in frame.filename]
         place = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "?"
         kind = f"{part}: {type(error).__name__} at {place}"
+        if kind not in self.found:
+            print(f"found: {kind}: {str(error)[:200]!r}", flush=True)
         self.found.setdefault(kind, []).append("".join(traceback.format_exception(error))[-1500:])
 
 
@@ -270,6 +272,7 @@ def main() -> None:
             for part in options.only:
                 if time.monotonic() - began < 60 * options.minutes:
                     fuzz.run(part, inputs=BATCH, number=number)
+                print(part, fuzz.inputs[part], flush=True)  # where the program itself is ended, it was the next one
             number += 1
             print(f"{time.monotonic() - began:.0f} s: {sum(fuzz.inputs.values())} inputs, {len(fuzz.found)} kinds found", flush=True)
         os.chdir("/")

@@ -250,7 +250,7 @@ ADAPTERS: dict[str, Damage] = {
 RUNS: dict[str, Damage] = {  # what lies in an output folder beside the adapter
     **{f"recipe-{name}": written("recipe.yaml", content) for name, content in {
         "list": "- a\n", "garbage": "{a: [", "python-tag": "a: !!python/object/apply:os.system ['touch exploded']\n", "scalar": "hello\n",
-        "empty": "", "binary": LATIN, "type": "max_length: many\n",
+        "empty": "", "binary": LATIN, "type": "lora_r: many\n",
         "below-list": "adapter_name_or_path: [a]\n", "mode": "adapter_mode: nope\nadapter_name_or_path: lora\n"}.items()},
     **{f"audit-json-{name}": written("audit.json", content) for name, content in {
         "list": "[]", "empty": "", "garbage": "{", "binary": LATIN, "null": "null"}.items()},

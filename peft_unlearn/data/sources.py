@@ -1,7 +1,10 @@
 """Where rows come from: a local file or folder, or the Hugging Face Hub, always through `datasets.load_dataset`."""
 
+import contextlib
+import gzip
 import json
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from peft_unlearn.util.errors import UserError
 SAVED = ("state.json", "dataset_dict.json")  # in a folder of save_to_disk
 MARK = "\ufeff"
 PEEK = 4096  # bytes
+SHORT = 99  # bytes of a line that can say nothing but null
 
 
 def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
@@ -42,6 +46,7 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
         # pandas would read an answer "None" as missing and "007" as 7
         arguments |= {"converters": dict.fromkeys((*formats.COLUMNS, *shapes.ALPACA), str), "keep_default_na": False}
     _check_encoding(arguments, f"{name}: cannot load {_shown(spec)}")
+    _check_no_null(arguments, f"{name}: cannot load {_shown(spec)}")
     try:
         _check_one_kind(Path(source))
         if _is_saved(Path(source)):
@@ -79,6 +84,19 @@ def _check_encoding(arguments: Mapping[str, Any], where: str) -> None:
         with open(file, "rb") as opened:
             if b"\0" in opened.read(PEEK):
                 raise UserError(f"{where} (it has zero bytes, as UTF-16 has and no text in utf-8), save it as UTF-8.")
+
+
+def _check_no_null(arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse lines that say null and nothing else: pyarrow 26 ends the whole program over a file that begins so (a segmentation fault)."""
+    given = arguments.get("data_files", [])
+    named = given.values() if isinstance(given, Mapping) else [given] if isinstance(given, str) else given
+    folder = Path(arguments["path"])
+    files = list(folder.rglob("*.json*")) if folder.is_dir() else [Path(str(file)) for file in named] if folder.name == "json" else []
+    for file in filter(Path.is_file, files):
+        with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if len(line) < SHORT and line.strip(b" \t\r\n[],") == b"null":
+                    raise UserError(f"{where} (line {number} is null and no JSON object), mend or remove it.")
 
 
 def _is_saved(folder: Path) -> bool:

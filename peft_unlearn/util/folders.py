@@ -2,9 +2,9 @@
 
 import contextlib
 import json
-import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,13 @@ def check_writable(path: Path, *, key: str) -> None:
         UserError: the folder that it would lie in is a file, or may not be written.
     """
     parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise UserError(f"{key}: {path} cannot be made in {parent}, write a place that you may write to.")
+    try:
+        if not parent.is_dir():
+            raise NotADirectoryError
+        with tempfile.TemporaryFile(dir=parent):  # os.access says yes to root everywhere
+            pass
+    except OSError as error:
+        raise UserError(f"{key}: {path} cannot be made in {parent}, write a place that you may write to.") from error
 
 
 @contextlib.contextmanager

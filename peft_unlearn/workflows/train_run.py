@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import inspect
 import logging
 import time
 from collections.abc import Mapping
@@ -15,10 +14,7 @@ from typing import Any, cast
 from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback
-from transformers.integrations import get_available_reporting_integrations
-from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
-from transformers.trainer_utils import SchedulerType, get_last_checkpoint
-from transformers.training_args import OptimizerNames
+from transformers.trainer_utils import get_last_checkpoint
 
 from peft_unlearn import publish, report
 from peft_unlearn.benchmarks import How, Sets
@@ -31,10 +27,9 @@ from peft_unlearn.model import adapters
 from peft_unlearn.report import page
 from peft_unlearn.training import datasets
 from peft_unlearn.training.trainer import UnlearnTrainer
-from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import check_room, claimed
-from peft_unlearn.workflows import loading
+from peft_unlearn.workflows import loading, parts
 from peft_unlearn.workflows.progress import Bar
 from peft_unlearn.workflows.results import PushResult, TrainResult, Unfinished
 
@@ -59,7 +54,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
     with claimed(output, key="output_dir") if PartialState().is_main_process else contextlib.nullcontext():
         settings = plan.resolved()
         check_output(settings, output)
-        check_packages(plan.training)
+        parts.check(plan.training)
         if plan.training.push_to_hub and PartialState().is_main_process:
             publish.check(_repository(plan.training, output), token=plan.training.hub_token)
         tokenizer, probes = loading.prepare(plan)
@@ -273,19 +268,3 @@ def disk_bytes(trainer: UnlearnTrainer) -> int:
     args, size = trainer.args, sum(p.nbytes for p in trainer.student)
     checkpoints = 0 if args.save_strategy == "no" else (args.save_total_limit or 1) + 1
     return size * (1 + 4 * checkpoints)
-
-
-def check_packages(args: UnlearnConfig) -> None:
-    """See that what reports and optimizes is installed: transformers looks after the model is loaded, or even evaluated.
-
-    Raises:
-        UserError: a package that is missing, or a name that transformers does not know.
-    """
-    for name in args.report_to or ():
-        if name not in get_available_reporting_integrations():
-            raise UserError(f"report_to: {name!r} is not installed, or is none that transformers knows; install it, or write none.")
-    with boundary(f"optim: {OptimizerNames(args.optim).value!r} cannot be had", "write adamw_torch, or other optim_args"):
-        UnlearnTrainer.get_optimizer_cls_and_kwargs(args)
-    takes = inspect.signature(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(args.lr_scheduler_type)]).parameters
-    if unknown := sorted(set(args.lr_scheduler_kwargs or {}) - set(takes)):
-        raise UserError(f"lr_scheduler_kwargs: {SchedulerType(args.lr_scheduler_type).value} has no {unknown[0]!r}, take it out.")
