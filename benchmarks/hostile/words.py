@@ -156,8 +156,6 @@ DATA: dict[str, tuple[str, str | bytes]] = {  # the forget set: file name, conte
     "messages-user-last": ("f.jsonl", lines({"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]})),
     "messages-no-role": ("f.jsonl", lines({"messages": [{"content": "a"}, {"role": "assistant", "content": "b"}]})),
     "messages-number": ("f.jsonl", lines({"messages": [5, 6]})),
-    "messages-without-template": (
-        "f.jsonl", lines({"messages": [{"role": "user", "content": "red"}, {"role": "assistant", "content": "green"}]})),
     "conversations-strange": ("f.jsonl", lines({"conversations": [{"from": "alien", "value": "a"}, {"from": "gpt", "value": "b"}]})),
     "tools-garbage": ("f.jsonl", lines({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": "{"})),
     "tokens-negative": ("f.jsonl", lines({"input_ids": [-5, 3], "labels": [-100, 3]})),
