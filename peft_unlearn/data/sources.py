@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import re
 import tempfile
 import zlib
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from peft_unlearn.util.errors import UserError
 SAVED = ("state.json", "dataset_dict.json")  # in a folder of save_to_disk
 MARK = "\ufeff"
 PEEK = 4096  # bytes
+DEEPEST = 100  # lists and objects in one another
+MAYBE_DEEP = re.compile(rb'(?:[\[{]\s*(?:"[^"]*"\s*:\s*)?){101}')
 SHORT = 99  # bytes of a line that can say nothing but null
 
 
@@ -46,7 +49,7 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
         # pandas would read an answer "None" as missing and "007" as 7
         arguments |= {"converters": dict.fromkeys((*formats.COLUMNS, *shapes.ALPACA), str), "keep_default_na": False}
     _check_encoding(arguments, f"{name}: cannot load {_shown(spec)}")
-    _check_no_null(arguments, f"{name}: cannot load {_shown(spec)}")
+    _check_lines(arguments, f"{name}: cannot load {_shown(spec)}")
     try:
         _check_one_kind(Path(source))
         if _is_saved(Path(source)):
@@ -86,8 +89,8 @@ def _check_encoding(arguments: Mapping[str, Any], where: str) -> None:
                 raise UserError(f"{where} (it has zero bytes, as UTF-16 has and no text in utf-8), save it as UTF-8.")
 
 
-def _check_no_null(arguments: Mapping[str, Any], where: str) -> None:
-    """Refuse lines that say null and nothing else: pyarrow 26 ends the whole program over a file that begins so (a segmentation fault)."""
+def _check_lines(arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse what pyarrow 26 does not come back from: null in place of a row is a segmentation fault, lists 5000 deep take hours."""
     given = arguments.get("data_files", [])
     named = given.values() if isinstance(given, Mapping) else [given] if isinstance(given, str) else given
     folder = Path(arguments["path"])
@@ -97,6 +100,23 @@ def _check_no_null(arguments: Mapping[str, Any], where: str) -> None:
             for number, line in enumerate(lines, start=1):
                 if len(line) < SHORT and line.strip(b" \t\r\n[],") == b"null":
                     raise UserError(f"{where} (line {number} is null and no JSON object), mend or remove it.")
+                if MAYBE_DEEP.search(line) and _is_deep(line):
+                    raise UserError(f"{where} (line {number} is nested more than {DEEPEST} deep), mend or remove it.")
+
+
+def _is_deep(line: bytes) -> bool:
+    """Whether the brackets of a line of JSON are nested so; some may stand in a text."""
+
+    def depth(value: Any) -> int:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+    try:
+        return depth(json.loads(line)) > DEEPEST
+    except RecursionError:
+        return True
+    except ValueError:
+        return False  # the loader says what it is
 
 
 def _is_saved(folder: Path) -> bool:
