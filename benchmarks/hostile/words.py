@@ -241,7 +241,6 @@ LINES: list[list[str]] = [
     ["evaluate", "lora", "--forget", "forget.jsonl", "--batch-size", "0"],
     ["evaluate", "lora", "--forget", "forget.jsonl", "--samples", "-1"],
     ["evaluate", "lora", "--forget", "forget.jsonl", "--samples", "9" * 12],
-    ["evaluate", "lora", "--forget", "forget.jsonl", "--system-prompt", "x"],
     ["evaluate", "lora", "--forget", "forget.jsonl", "--set", "nope"],
     ["evaluate", "lora", "--forget", "forget.jsonl", "--set", "nope=1"],
     ["evaluate", "lora", "--forget", "forget.jsonl", "--set", "=1"],

@@ -11,6 +11,7 @@ from peft_unlearn.config.model_settings import DataArguments
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, check_writable, locate, read_json
+from peft_unlearn.util.ranges import Range, check_number
 from peft_unlearn.util.redaction import is_local
 from peft_unlearn.workflows.requests import AuditRequest, EvaluateRequest, TrainRequest
 
@@ -63,8 +64,8 @@ def measured(request: EvaluateRequest | AuditRequest) -> Checked:
             raise UserError(f"{name}: it belongs to a benchmark, write --benchmark NAME as well, or leave it out.")
     if not values.get("forget_dataset"):
         raise UserError(f"forget: no recipe.yaml in {request.model} names a forget set, write --forget FILE or --benchmark NAME.")
-    if isinstance(request, EvaluateRequest) and request.samples < 0:
-        raise UserError(f"samples: {request.samples} is out of range, write a value of at least 0.")
+    if isinstance(request, EvaluateRequest):
+        check_number("samples", request.samples, Range("from 0 to 10000"), whole=True)
     if request.output is not None:
         _check_report(Path(request.output))
     values = recipe.check({**values, "output_dir": str(folder)})
