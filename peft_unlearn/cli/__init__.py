@@ -10,7 +10,11 @@ from collections.abc import Sequence
 
 from peft_unlearn.cli import audit, demo, evaluate, export, keys, merge, plan, push, train
 from peft_unlearn.util import interrupts
+from peft_unlearn.util.boundary import printable
 from peft_unlearn.util.errors import UserError
+
+# What a file system says of a place that was named, and no mistake of ours is the cause of.
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 
 COMMANDS = {
     "plan": plan,
@@ -48,12 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage error
         return stop.code if isinstance(stop.code, int) else 1
     except UserError as error:
-        _say(f"peft-unlearn: error: {error}")
+        _say(f"peft-unlearn: error: {printable(str(error))}")
         return 2
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in OF_THE_DISK:
             raise
-        _say(f"peft-unlearn: error: {error.filename or 'output'}: no room is left on the disk, make some and start again.")
+        mend = "write another place" if error.errno != errno.ENOSPC else "no room is left on the disk, make some and start again"
+        said = f"{error.filename or 'output'}: {mend}" + (f" ({error.strerror})." if error.errno != errno.ENOSPC else ".")
+        _say(f"peft-unlearn: error: {printable(said)}")
         return 2
     except KeyboardInterrupt as stop:
         _say(f"\npeft-unlearn: {str(stop) or 'interrupted'}")  # a bar may stand on this line

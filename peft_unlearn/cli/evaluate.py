@@ -70,11 +70,12 @@ def show(result: EvaluateResult) -> None:
 
 def _texts(value: str) -> Any:
     """A set as a YAML mapping, or a file's or Hub name as it is."""
-    import yaml
+    from peft_unlearn.config import reading
+    from peft_unlearn.util.errors import UserError
 
     if not value.startswith("{"):
         return value
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f"{value!r} is not YAML, quote it for the shell") from error
+        return reading.parsed(value, f"{value!r}:")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

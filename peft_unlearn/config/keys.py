@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import math
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +17,8 @@ from peft_unlearn.config.model_settings import DataArguments, ModelSettings
 from peft_unlearn.config.settings import TrainingSettings
 from peft_unlearn.config.validation import check_choice
 from peft_unlearn.util.errors import UserError
+
+MOST = 2**32 - 1  # of a whole number: what a seed may be
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a mapping"}
 
@@ -46,8 +50,9 @@ class Key:
         """`value` as one of the key's types. YAML reads 1e-4 as text and `no` as false.
 
         Raises:
-            UserError: it is none of them.
+            UserError: it is none of them, or a number, name or entry that cannot be anyone's.
         """
+        self._check_plain(value)
         if value is None:
             if type(None) in self.kinds:
                 return None
@@ -64,13 +69,46 @@ class Key:
                 number = _number(value, kind)
                 if kind in self.kinds and number is not None:
                     return number
-            if str in self.kinds:
+            if str in self.kinds and self._may_be(value):
                 return str(value)
             if list[str] in self.kinds:
                 return [str(value)]
         elif type(value) in (typing.get_origin(kind) or kind for kind in self.kinds):
+            self._check_entries(value)
             return value
         raise UserError(f"{self.name}: {value!r} is not {self.wanted}.")
+
+    def _check_plain(self, value: Any) -> None:
+        """Refuse what is no one's value: control characters in a name, numbers that are not finite or that no counter holds."""
+        if isinstance(value, str):
+            if not value.isprintable():
+                raise UserError(f"{self.name}: {value!r} holds a character that cannot be printed, write it without.")
+            if not value.strip() and self.name.endswith(("_name_or_path", "_dataset", "_dir", "attn_implementation", "_revision")):
+                raise UserError(f"{self.name}: it is empty, write a value or leave the key out.")
+        if isinstance(value, bool) or not isinstance(value, int | float | str) or self.choices or str in self.kinds:
+            return
+        number = _number(value, float)
+        if number is None:
+            return
+        if not math.isfinite(number):
+            raise UserError(f"{self.name}: {value!r} is out of range, write a finite number.")
+        if int in self.kinds and abs(number) > MOST:
+            raise UserError(f"{self.name}: {value!r} is out of range, write a whole number up to {MOST}.")
+
+    def _may_be(self, value: int | float | str) -> bool:
+        """Whether text may stand for a mapping: as JSON, or as a file of it; a set of texts has a name."""
+        named = dict not in (typing.get_origin(kind) or kind for kind in self.kinds) or self.name.endswith("_dataset")
+        return named or str(value).lstrip().startswith("{") or os.path.isfile(str(value))  # which a name that is none does not make fail
+
+    def _check_entries(self, value: Any) -> None:
+        """See that a list has entries of its kind, and a mapping text for keys."""
+        if isinstance(value, list):
+            for one in value:
+                if list[str] in self.kinds and (not isinstance(one, str) or not one.strip()):
+                    raise UserError(f"{self.name}: {one!r} in its list is not text, write names.")
+        for one in value if isinstance(value, dict) else ():
+            if not isinstance(one, str):
+                raise UserError(f"{self.name}: {one!r} in it is a key and not text, write a name.")
 
     @property
     def wanted(self) -> str:
@@ -127,4 +165,6 @@ def _number(value: int | float | str, kind: type) -> int | float | None:
         number = float(value)
     except ValueError:
         return None
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf if kind is float else int(value)
     return kind(number) if kind is float or number.is_integer() else None

@@ -9,6 +9,7 @@ from peft_unlearn.util.ranges import Range
 
 # Inits that leave the base's weights and outputs as they are; PiSSA, OLoRA, CorDA and LoftQ rewrite the base (measured: logits off by 1.1-1.3).
 KEEPS_BASE = (True, "gaussian", "orthogonal")
+STORAGE = ("uint8", "int8", "float16", "bfloat16", "float32", "float64")  # types in whose memory packed weights may lie
 
 
 @dataclass
@@ -27,7 +28,7 @@ class ModelSettings:
         },
     )
     use_peft: bool = field(default=True, metadata={"help": "Always true: what is trained is an adapter."})
-    lora_r: Annotated[int, Range("at least 1")] = field(default=16, metadata={"help": "Rank of the adapter."})
+    lora_r: Annotated[int, Range("from 1 to 8192")] = field(default=16, metadata={"help": "Rank of the adapter."})
     lora_alpha: Annotated[int, Range("above 0")] = field(
         default=32, metadata={"help": "The adapter's product is multiplied by lora_alpha / lora_r."}
     )
@@ -96,7 +97,8 @@ class DataArguments:
     def __post_init__(self) -> None:
         validation.check_values(self, DataArguments)
         for name, spec in (self.eval_dataset or {}).items():
-            if name in ("forget", "retain", "holdout") or not isinstance(spec, str | dict):
+            named = isinstance(name, str) and name.strip() and name.isprintable() and name not in ("forget", "retain", "holdout")
+            if not named or not spec or not isinstance(spec, str | dict):
                 raise UserError(f"eval_dataset: {name!r} must be a name of its own with a file, a Hub name or a mapping.")
 
 
@@ -106,6 +108,10 @@ def _check_together(model: Any) -> None:
         raise UserError("use_peft: false is not possible, what is trained is an adapter; leave the key out.")
     if model.init_lora_weights not in KEEPS_BASE:
         raise UserError(f"init_lora_weights: {model.init_lora_weights!r} changes the base, write true, gaussian or orthogonal.")
+    if model.bnb_4bit_quant_storage not in (None, *STORAGE):
+        raise UserError(f"bnb_4bit_quant_storage: {model.bnb_4bit_quant_storage!r} is not one of {', '.join(STORAGE)}.")
+    if model.lora_task_type != "CAUSAL_LM":
+        raise UserError(f"lora_task_type: {model.lora_task_type!r} is no causal language model, leave the key out.")
     if model.load_in_4bit and model.load_in_8bit:
         raise UserError("load_in_8bit: load_in_4bit is given as well, leave one of the two out.")
     quantized = "load_in_4bit" if model.load_in_4bit else "load_in_8bit" if model.load_in_8bit else None

@@ -61,7 +61,7 @@ def build(values: Mapping[str, Any]) -> Recipe:
     """Check keys and values and make the settings of a run. Nothing is loaded or written.
 
     Raises:
-        UserError: what `check` refuses, or what transformers does.
+        UserError: what `check` refuses, or what transformers and TRL do.
     """
     given = check(values)
     from peft_unlearn.config.unlearn_config import ModelArguments, UnlearnConfig
@@ -70,12 +70,7 @@ def build(values: Mapping[str, Any]) -> Recipe:
         {f.name: given[f.name] for f in dataclasses.fields(part) if f.name in given}
         for part in (ModelArguments, DataArguments, UnlearnConfig)
     )
-    try:
-        return Recipe(ModelArguments(**model), DataArguments(**data), UnlearnConfig(**training))
-    except UserError:
-        raise
-    except (ValueError, ImportError) as error:  # how transformers' settings refuse a combination of values
-        raise UserError(f"recipe: {' '.join(str(error).split()).rstrip('.')}.") from error
+    return Recipe(ModelArguments(**model), DataArguments(**data), UnlearnConfig(**training))
 
 
 def check(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +86,7 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
         ("forget_dataset", "the texts to forget"),
         ("output_dir", "a new folder"),
     ):
-        if not given.get(key):
+        if not given.get(key) or not str(given[key]).strip():
             raise UserError(f"{key}: it is missing, write {example}.")
     if given.get("method") == "auto":
         given.setdefault("stop_at", _stop_at(given))
@@ -144,6 +139,20 @@ def _plain(value: Any) -> Any:
 
 
 def written(folder: Path) -> dict[str, Any]:
-    """The keys of the recipe that stands in an output folder; none where there is no recipe."""
+    """The keys of the recipe that stands in an output folder; none where there is no recipe.
+
+    Raises:
+        UserError: it is no recipe.
+    """
     path = folder / FILE
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return reading.load(path) if path.is_file() else {}
+
+
+def known(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a written recipe's values whose keys there are today, each as one of its key's types.
+
+    Raises:
+        UserError: a value that is none of its key's.
+    """
+    today = keys.keys()
+    return keys.read({key: value for key, value in values.items() if key in today})

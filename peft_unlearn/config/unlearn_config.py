@@ -10,7 +10,10 @@ from trl.trainer.model_config import ModelConfig
 from peft_unlearn.config.model_settings import ModelSettings
 from peft_unlearn.config.settings import TrainingSettings
 from peft_unlearn.config.validation import SHARDED
+from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
+
+TOGETHER = boundary("recipe: these keys do not go together", "change or leave out what it names")
 
 
 @dataclass
@@ -27,7 +30,8 @@ class UnlearnConfig(TrainingSettings, TrainingArguments):  # type: ignore[misc] 
         TrainingSettings.__post_init__(self)
         if parse_flag_from_env("ACCELERATE_USE_FSDP") or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
             raise UserError(f"accelerate: it was told to use FSDP or DeepSpeed; {SHARDED}.")
-        TrainingArguments.__post_init__(self)
+        with TOGETHER:
+            TrainingArguments.__post_init__(self)
 
 
 @dataclass
@@ -36,7 +40,8 @@ class ModelArguments(ModelSettings, ModelConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         ModelSettings.__post_init__(self)
-        ModelConfig.__post_init__(self)  # type: ignore[no-untyped-call]
+        with TOGETHER:
+            ModelConfig.__post_init__(self)  # type: ignore[no-untyped-call]
         if self.dtype is None:
             self.dtype = "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
         if isinstance(self.lora_target_modules, str) and self.lora_target_modules != "all-linear":

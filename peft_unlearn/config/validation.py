@@ -64,6 +64,17 @@ FIXED: dict[str, tuple[Any, str]] = {
     "bf16_full_eval": (False, _OTHER_EVALUATION),
 }
 
+# Of transformers' own numbers, which it takes as they come.
+OF_TRANSFORMERS = {
+    **dict.fromkeys(("seed", "data_seed"), Range("from 0 to 4294967295")),
+    **dict.fromkeys(("logging_steps", "save_steps", "eval_steps", "adam_epsilon", "ddp_timeout"), Range("above 0")),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), Range("from 0 to below 1")),
+    **dict.fromkeys(("dataloader_num_workers", "eval_delay"), Range("at least 0")),
+    "dataloader_prefetch_factor": Range("at least 1"),
+    "per_device_train_batch_size": Range("from 1 to 65536"),
+    "per_device_eval_batch_size": Range("from 1 to 65536"),
+}
+
 
 def check(args: Any, declared: type) -> None:
     """Check all of `args`, a `TrainingSettings` with the fields of `TrainingArguments`.
@@ -72,6 +83,9 @@ def check(args: Any, declared: type) -> None:
         UserError: a value outside its choices or its range, or that does not go with another; the message names the key.
     """
     check_values(args, declared)
+    for key, within in OF_TRANSFORMERS.items():
+        if getattr(args, key) is not None:
+            check_number(key, getattr(args, key), within)
     for key, (value, reason) in FIXED.items():
         if (getattr(args, key) or value) and getattr(args, key) != value:
             raise UserError(f"{key}: {reason}; leave the key out.")

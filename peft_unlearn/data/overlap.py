@@ -8,6 +8,8 @@ from datasets import Dataset
 from peft_unlearn.data import formats
 from peft_unlearn.util.errors import UserError
 
+HEADINGS = ("Question:", "Answer:")  # what a text has that was a question and its answer
+
 
 def check_apart(forget: Dataset, other: Dataset, name: str) -> None:
     """Refuse forget rows that also stand in another set, `name`.
@@ -41,7 +43,7 @@ def _said(dataset: Dataset, name: str) -> Iterator[Hashable]:
 
 def _words(row: dict[str, Any]) -> str:
     parts = (part for value in row.values() for part in ([value] if isinstance(value, str) else map(_turn, value)))
-    return " ".join(word for part in parts for word in part.split())
+    return " ".join(word for part in parts for word in part.split() if word not in HEADINGS)
 
 
 def _turn(message: dict[str, Any]) -> str:

@@ -1,7 +1,11 @@
 """Where rows come from: a local file or folder, or the Hugging Face Hub, always through `datasets.load_dataset`."""
 
+import contextlib
+import gzip
 import json
+import re
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,9 @@ from peft_unlearn.util.errors import UserError
 SAVED = ("state.json", "dataset_dict.json")  # in a folder of save_to_disk
 MARK = "\ufeff"
 PEEK = 4096  # bytes
+DEEPEST = 100  # lists and objects in one another
+MAYBE_DEEP = re.compile(rb'(?:[\[{]\s*(?:"[^"]*"\s*:\s*)?){101}')
+SHORT = 99  # bytes of a line that can say nothing but null
 
 
 def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
@@ -42,7 +49,9 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
         # pandas would read an answer "None" as missing and "007" as 7
         arguments |= {"converters": dict.fromkeys((*formats.COLUMNS, *shapes.ALPACA), str), "keep_default_na": False}
     _check_encoding(arguments, f"{name}: cannot load {_shown(spec)}")
+    _check_lines(arguments, f"{name}: cannot load {_shown(spec)}")
     try:
+        _check_one_kind(Path(source))
         if _is_saved(Path(source)):
             dataset = _saved(Path(source), arguments["split"])
         elif source in LOADERS.values() or Path(source).is_dir():
@@ -80,8 +89,46 @@ def _check_encoding(arguments: Mapping[str, Any], where: str) -> None:
                 raise UserError(f"{where} (it has zero bytes, as UTF-16 has and no text in utf-8), save it as UTF-8.")
 
 
+def _check_lines(arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse what pyarrow 26 does not come back from: null in place of a row is a segmentation fault, lists 5000 deep take hours."""
+    given = arguments.get("data_files", [])
+    named = given.values() if isinstance(given, Mapping) else [given] if isinstance(given, str) else given
+    folder = Path(arguments["path"])
+    files = list(folder.rglob("*.json*")) if folder.is_dir() else [Path(str(file)) for file in named] if folder.name == "json" else []
+    for file in filter(Path.is_file, files):
+        with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if len(line) < SHORT and line.strip(b" \t\r\n[],") == b"null":
+                    raise UserError(f"{where} (line {number} is null and no JSON object), mend or remove it.")
+                if MAYBE_DEEP.search(line) and _is_deep(line):
+                    raise UserError(f"{where} (line {number} is nested more than {DEEPEST} deep), mend or remove it.")
+
+
+def _is_deep(line: bytes) -> bool:
+    """Whether the brackets of a line of JSON are nested so; some may stand in a text."""
+
+    def depth(value: Any) -> int:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+    try:
+        return depth(json.loads(line)) > DEEPEST
+    except RecursionError:
+        return True
+    except ValueError:
+        return False  # the loader says what it is
+
+
 def _is_saved(folder: Path) -> bool:
     return any((folder / file).is_file() for file in SAVED)
+
+
+def _check_one_kind(folder: Path) -> None:
+    """Refuse a folder of texts of several kinds, of which `load_dataset` would read one and leave out the others."""
+    if folder.is_dir() and not _is_saved(folder):
+        names = [path.name.removesuffix(".gz") for path in folder.rglob("*") if path.is_file() and path.name != "dataset_infos.json"]
+        if len(kinds := sorted({LOADERS[suffix] for name in names if (suffix := Path(name).suffix.lower()) in LOADERS})) > 1:
+            raise ValueError(f"it holds files of several kinds, {' and '.join(kinds)}: name one file, or leave one kind in it")
 
 
 def _saved(folder: Path, split: str) -> Dataset:

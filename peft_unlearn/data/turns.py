@@ -3,6 +3,7 @@
 import re
 from typing import NamedTuple
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn.data.templates import ANSWERED, ASKED
@@ -41,13 +42,13 @@ def turn(tokenizer: PreTrainedTokenizerBase) -> Turn:
     try:
         opening = _write(tokenizer, [question], True).rpartition(ASKED)[2].strip()
         last = _write(tokenizer, [question, answer], False)
-    except Exception:  # a template is a program
+    except TemplateError:
         return NO_TURN
     if ANSWERED not in last:
         return NO_TURN
     try:
         longer = _write(tokenizer, [question, answer, question], False)
-    except Exception:  # a template is a program
+    except TemplateError:
         longer = last
     behind = last.rpartition(ANSWERED)[2]
     between = longer.rpartition(ANSWERED)[2].partition(ASKED)[0]
@@ -64,4 +65,14 @@ def turn(tokenizer: PreTrainedTokenizerBase) -> Turn:
 
 
 def _write(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], opened: bool) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opened))
+    """What the template writes.
+
+    Raises:
+        TemplateError: it refuses these turns; a template is a program, and whatever it raises refuses them.
+    """
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opened))
+    except TemplateError:
+        raise
+    except Exception as error:
+        raise TemplateError(f"{type(error).__name__}: {error}") from error

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from peft_unlearn.merging import quantized, shards
-from peft_unlearn.model import saved
+from peft_unlearn.model import loading, saved
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import read_json
 
@@ -100,17 +100,11 @@ def skeleton(folder: Path, entries: int | None = None) -> PreTrainedModel:
     Raises:
         UserError: transformers has no causal language model for the config, or it needs code of its own.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="eager")
-            saved.resize(model, entries)
-            return model
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"{folder / 'config.json'}: this is no causal language model of transformers ({reason}); give another base."
-        ) from error
+    model = loading.skeleton(loading.config(folder, key="base"), folder, key="base")
+    loading.check_files(model, folder, key="base")
+    with torch.device("meta"):
+        saved.resize(model, entries)
+    return model
 
 
 def checkpoint_names(model: PreTrainedModel, names: list[str]) -> dict[str, str]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import Embedding, Linear, LoraLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from peft_unlearn.model import saved
+from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG
 
@@ -58,10 +58,8 @@ def read_config(folder: Path) -> LoraConfig:
     for name in (ADAPTER_CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: there is no such file; give a folder with a saved LoRA adapter.")
-    try:
+    with boundary(f"{folder / ADAPTER_CONFIG}: this is no PEFT config", "save the adapter again"):
         config = PeftConfig.from_pretrained(str(folder))
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder / ADAPTER_CONFIG}: this is no PEFT config ({error}); save the adapter again.") from error
     if not isinstance(config, LoraConfig):
         raise UserError(f"{folder / ADAPTER_CONFIG}: peft_type {config.peft_type} cannot be merged here; give a LORA adapter.")
     if config.bias != "none":
@@ -105,18 +103,11 @@ def collect(folder: Path, config: LoraConfig, model: PreTrainedModel) -> Update:
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in model.state_dict().items()}
     config.init_lora_weights = False  # nothing to draw on the meta device
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tied embeddings and Conv1D are warned of, and merge handles both
-            wrapped = PeftModel(model, config, low_cpu_mem_usage=True)
-    except ValueError as error:
-        raise UserError(
-            f"{folder / ADAPTER_CONFIG}: the adapter is not for this base ({error}); give the base that it was trained on."
-        ) from error
-    try:
-        tensors = saved.without_copies(load_peft_weights(str(folder), device="cpu"))
-    except SafetensorError as error:
-        raise UserError(f"{folder / WEIGHTS}: the file is truncated or damaged ({error}); save the adapter again.") from error
+    not_for_it = boundary(f"{folder / ADAPTER_CONFIG}: the adapter is not for this base", "give the base that it was trained on")
+    with warnings.catch_warnings(), not_for_it:
+        warnings.simplefilter("ignore")  # tied embeddings and Conv1D are warned of, and merge handles both
+        wrapped = PeftModel(model, config, low_cpu_mem_usage=True)
+    tensors = saved.without_copies(saved.weights_of(str(folder), key="adapter"))
 
     expected = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
     # PEFT saves the weight of a targeted embedding, or of one with added tokens, with the adapter, and loads it back over the base's.

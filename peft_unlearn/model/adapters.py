@@ -22,11 +22,11 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers
 from peft.utils.other import AuxiliaryTrainingWrapper, _set_adapter
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from peft_unlearn.model import dropout, saved, supported
+from peft_unlearn.model import dropout, loading, saved, supported
+from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import undamaged
 
 REVISION = "base_revision"  # what a base's revision was asked for as
 
@@ -38,24 +38,21 @@ def default_lora() -> LoraConfig:
     return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def load_base(name: str | Path, *, dtype: torch.dtype | str = "auto", quantization_config: Any = None, **kwargs: Any) -> PreTrainedModel:
+def load_base(
+    name: str | Path, *, dtype: torch.dtype | str = "auto", quantization_config: Any = None, key: str = "model_name_or_path", **kwargs: Any
+) -> PreTrainedModel:
     """Load a causal language model, quantized if asked, so that it can be trained through and evaluated in turns.
 
     Raises:
-        UserError: the folder or Hub name cannot be loaded.
+        UserError: what `loading.base` and `loading.check_forward` refuse; the message names `key`.
     """
     if quantization_config is not None:
         kwargs.setdefault("device_map", {"": PartialState().device})
         kwargs["quantization_config"] = quantization_config  # given as None, it would hide the one of a folder that is quantized itself
-    try:
-        with undamaged(f"model_name_or_path: a weight file of {str(name)!r}"):
-            model = AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype, **kwargs)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"model_name_or_path: {str(name)!r} cannot be loaded ({reason}); write a local folder or a Hub name.") from error
+    model = keep_weights_unpacked(loading.base(name, key=key, dtype=dtype, **kwargs))
     if kwargs.get("revision") not in (None, "main") and not Path(name).is_dir():
         setattr(model, REVISION, kwargs["revision"])
-    return keep_weights_unpacked(model)
+    return loading.check_forward(model, name, key=key)
 
 
 def release() -> None:
@@ -133,21 +130,16 @@ def _with_new(model: PreTrainedModel | PeftModel, peft_config: PeftConfig) -> Pe
         if str(peft_config.target_modules).lower() == "all-linear":
             _maybe_include_all_linear_layers(peft_config, model.get_base_model())
             peft_config.target_modules -= saved.inside_wholes(model)
-    try:
+    wanted = peft_config.target_modules
+    named = wanted if isinstance(wanted, str) else ", ".join(sorted(wanted or ()))
+    cannot = (
+        f"PEFT cannot put it on the {named} of a {type(model).__name__}" if named else f"PEFT cannot put it on a {type(model).__name__}"
+    )
+    with boundary(f"lora_target_modules: {cannot}", "write all-linear, or names of its linear layers"):
         if not isinstance(model, PeftModel):
             return get_peft_model(model, peft_config)
         model.add_adapter(STUDENT, peft_config)
         return model
-    except (ValueError, AttributeError) as error:  # the latter where it looks for the weight of what is no layer, such as experts
-        wanted = peft_config.target_modules
-        if "target modules" in str(error).lower():
-            raise UserError(
-                f"lora_target_modules: the model has no modules named {wanted if isinstance(wanted, str) else ', '.join(sorted(wanted))}; "
-                "write all-linear, or names of its linear layers."
-            ) from error
-        raise UserError(
-            f"peft_config: PEFT cannot put it on a {type(model).__name__} ({str(error).rstrip('.')}); write another."
-        ) from error
 
 
 def _add_copy(model: PeftModel, name: str) -> None:
@@ -261,10 +253,8 @@ def merged(model: PeftModel) -> PreTrainedModel:
         layer: Any = module.get_base_layer() if isinstance(module, LoraLayer) else None
         if layer is not None and names[id(getattr(layer, "weight", None))] > 1:  # experts have none of that name
             layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
-    try:
+    with boundary("adapter_mode: 'merge' is not possible", "write stack"):
         whole: PreTrainedModel = model.merge_and_unload()
-    except (ValueError, RuntimeError) as error:  # of PEFT: a form that it cannot merge
-        raise UserError(f"adapter_mode: 'merge' is not possible ({str(error).splitlines()[0].rstrip('.')}), write stack.") from error
     head, embeddings = whole.get_output_embeddings(), whole.get_input_embeddings()
     if head is not None and head.weight is not embeddings.weight:
         whole.config.tie_word_embeddings = whole.config.get_text_config().tie_word_embeddings = False

@@ -2,20 +2,23 @@
 
 import contextlib
 import copy
-import pickle
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from peft_unlearn.model import supported
+from peft_unlearn.util.boundary import boundary, brief
 from peft_unlearn.util.errors import UserError
 
 PREFIX = "base_model.model."  # of every key in a PEFT file
@@ -34,12 +37,15 @@ def config_of(adapter: str, *, key: str) -> LoraConfig:
     Raises:
         UserError: none there, not LoRA, or a form of which the views would not be what they are called.
     """
-    try:
+    with boundary(
+        f"{key}: {adapter!r} is no folder with an adapter_config.json of PEFT, and no adapter on the Hub that answers",
+        "write the folder or the Hub name of a LoRA adapter",
+    ):
         config = PeftConfig.from_pretrained(adapter)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # the last three: a file that is no config of PEFT
-        raise UserError(f"{key}: {adapter!r} is no folder with an adapter_config.json, and no adapter on the Hub that answers.") from error
     if config.peft_type != "LORA":
         raise UserError(f"{key}: {adapter!r} is a {config.peft_type} adapter, write a LoRA one.")
+    if not isinstance(config.base_model_name_or_path, str | None) or not isinstance(config.revision, str | None):
+        raise UserError(f"{key}: the adapter_config.json of {adapter!r} names a base that is no text, write its folder or Hub name there.")
     try:
         supported.check(config, nn.Module(), new=False)
     except UserError as error:
@@ -51,16 +57,16 @@ def weights_of(adapter: str, *, key: str) -> Weights:
     """The tensors of a saved adapter.
 
     Raises:
-        UserError: no file, or one that is truncated or damaged.
+        UserError: no file of safetensors, one that is truncated or damaged, or numbers that are not finite.
     """
-    try:
+    with boundary(f"{key}: {adapter!r} has no {SAFETENSORS_WEIGHTS_NAME}, or one that is truncated or damaged", "save the adapter again"):
+        if Path(adapter).is_dir() and not (Path(adapter) / SAFETENSORS_WEIGHTS_NAME).is_file():
+            raise FileNotFoundError("there is no such file")  # PEFT would look for a pickle, and then on the Hub
         found: Weights = load_peft_weights(adapter, device="cpu")
-        return found
-    except SafetensorError as error:
-        raise UserError(f"{key}: the weight file of {adapter!r} is truncated or damaged ({error}); fetch or save it again.") from error
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"{key}: {adapter!r} has no adapter_model.safetensors that loads ({reason}); save the adapter again.") from error
+    for name, tensor in found.items():
+        if tensor.is_floating_point() and tensor.numel() and not torch.stack(torch.aminmax(tensor.float())).isfinite().all():
+            raise UserError(f"{key}: tensor {name} of {adapter!r} holds numbers that are not finite; save the adapter again.")
+    return found
 
 
 def without_copies(weights: Weights) -> dict[str, Tensor]:
@@ -111,6 +117,9 @@ def fit(base: PreTrainedModel | PeftModel, adapter: str, name: str, *, key: str)
     def misfit(what: str) -> UserError:
         return UserError(f"{key}: {adapter!r} does not fit the base ({what}); give the base that it was trained on, or save it again.")
 
+    if not isinstance(base, PeftModel):
+        resize(base, entries_of(base, weights))
+    named = [name.replace(".base_layer", "") for name, _ in base.named_parameters()]
     try:
         with warnings.catch_warnings(), torch.device("meta"), own_tokens_alone():
             warnings.simplefilter("ignore")
@@ -118,20 +127,26 @@ def fit(base: PreTrainedModel | PeftModel, adapter: str, name: str, *, key: str)
                 model = base
                 model.add_adapter(name, config, low_cpu_mem_usage=True)
             else:
-                resize(base, entries_of(base, weights))
                 model = PeftModel(base, config, adapter_name=name, low_cpu_mem_usage=True)
             found = set_peft_model_state_dict(model, weights, adapter_name=name, low_cpu_mem_usage=True)
     except KeyError as error:
         raise misfit(f"tensor {error.args[0]} is missing") from error
-    except RuntimeError as error:
+    except Exception as error:  # PEFT takes the values of a config as they come
         shape = re.search(r"size mismatch for ([\w.]+)", str(error))
-        raise misfit(f"tensor {shape[1]} has another shape" if shape else str(error).strip().splitlines()[0]) from error
-    except (ValueError, TypeError, AttributeError, re.error) as error:
-        raise misfit(str(error).strip().splitlines()[0].rstrip(".")) from error
+        raise misfit(f"tensor {shape[1]} has another shape" if shape else brief(error)) from error
     if missing := sorted(parameters_of(model, name).keys() & set(found.missing_keys)):
         raise misfit(f"tensor {missing[0]} is missing")
     if found.unexpected_keys:
         raise misfit(f"tensor {found.unexpected_keys[0]} has no place in it")
+    modules = [module for module, _ in model.named_modules()]
+    if lost := [part for part in config.modules_to_save or () if not any(f".{one}".endswith(f".{part}") for one in modules)]:
+        raise misfit(f"it has no module {lost[0]} of modules_to_save")
+    if lost := [part for part in config.target_parameters or () if not any(f".{one}".endswith(f".{part}") for one in named)]:
+        raise misfit(f"it has no parameter {lost[0]} of target_parameters")
+    for module, layer in model.named_modules():
+        scaling = layer.scaling.get(name, 1.0) if isinstance(layer, LoraLayer) else 1.0
+        if not math.isfinite(scaling) or not scaling:
+            raise misfit(f"lora_alpha gives {module.removeprefix(PREFIX)} a factor of {scaling}")
     return model
 
 
@@ -142,7 +157,8 @@ def put(base: PreTrainedModel | PeftModel, adapter: str, name: str, *, key: str 
         UserError: the file holds others for the base itself, so that the base alone would not be the one that it was.
     """
     config_of(adapter, key=key)
-    with own_tokens_alone(), _kept(base, adapter, key=key):
+    cannot = boundary(f"{key}: {adapter!r} cannot be put on the base", "save the adapter again, or give the base that it was trained on")
+    with own_tokens_alone(), _kept(base, adapter, key=key), cannot:
         if isinstance(base, PeftModel):
             base.load_adapter(adapter, name)
             return base

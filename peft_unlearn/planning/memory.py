@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.training_args import OptimizerNames
 
 from peft_unlearn.config import recipe
+from peft_unlearn.model import loading
 from peft_unlearn.planning.ledger import Items
 from peft_unlearn.planning.step import trace
 from peft_unlearn.util.errors import UserError
@@ -67,17 +67,9 @@ def read_base(values: Mapping[str, Any]) -> Base:
         UserError: no such model, or none that is a causal language model.
     """
     name = values["model_name_or_path"]
-    try:
-        config = AutoConfig.from_pretrained(name, revision=values.get("model_revision") or "main")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model_name_or_path: {name!r} is no folder with a model's config.json, and no model on the Hub that answers."
-        ) from error
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except ValueError as error:
-        raise UserError(f"model_name_or_path: {name!r} is a {config.model_type}, and no causal language model of transformers.") from error
+    config = loading.config(name, revision=values.get("model_revision"))
+    model = loading.skeleton(config, name, attention=values.get("attn_implementation"))
+    loading.check_files(model, name)
     return Base(config, _depths(model, config.get_text_config()))
 
 

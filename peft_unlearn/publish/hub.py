@@ -9,9 +9,11 @@ import yaml
 from httpx2 import HTTPError
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from peft_unlearn.merging import lora, shards
 from peft_unlearn.report import page
+from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG
 from peft_unlearn.util.redaction import public_name, publish
@@ -41,8 +43,7 @@ def push(
     Raises:
         UserError: no adapter in the folder, not logged in, a bad repository name, no connection, or what the Hub refuses.
     """
-    if token is None and get_token() is None:
-        raise UserError("token: you are not logged in to the Hub; run `hf auth login`, or give a token.")
+    _check_token(token)
     operations = publishable(Path(folder))
     api = HfApi(token=token)
     try:
@@ -58,6 +59,31 @@ def push(
             f"repo_id: {repo_id!r} could not be uploaded to ({reason}); check the name, the connection and `hf auth login`."
         ) from error
     return str(repo)
+
+
+def check(repo_id: str, *, token: str | None = None) -> None:
+    """See that `push` could upload to a repository of that name; nothing is made or uploaded.
+
+    Raises:
+        UserError: not logged in, a token that may not write, a bad name or one of somebody else, or no connection.
+    """
+    _check_token(token)
+    with boundary(f"push_to_hub: nothing could be uploaded to {repo_id!r}", "check hub_model_id, the connection and `hf auth login`"):
+        validate_repo_id(repo_id)
+        me = HfApi(token=token).whoami()
+        owners = [me["name"], *(one["name"] for one in me.get("orgs", ()))]
+        role = me.get("auth", {}).get("accessToken", {}).get("role")
+    if "/" in repo_id and repo_id.split("/")[0] not in owners:
+        raise UserError(f"hub_model_id: {repo_id} belongs to somebody else, write a name under {' or '.join(owners)}.")
+    if role == "read":
+        raise UserError(
+            "push_to_hub: the token that you are logged in with may only read; make one that may write, and run `hf auth login`."
+        )
+
+
+def _check_token(token: str | None) -> None:
+    if token is None and get_token() is None:
+        raise UserError("token: you are not logged in to the Hub; run `hf auth login`, or give a token.")
 
 
 def publishable(folder: Path) -> list[CommitOperationAdd]:

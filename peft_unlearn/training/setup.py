@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.model import adapters
+from peft_unlearn.model import adapters, loading
 from peft_unlearn.training.passes import has_inner_layers
 from peft_unlearn.util.errors import UserError
 
@@ -73,13 +73,9 @@ def load_tokenizer(model: PreTrainedModel | PeftModel) -> PreTrainedTokenizerBas
     """The tokenizer that lies beside the model's weights.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none that works.
     """
-    name = model.config._name_or_path
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"processing_class: {name!r} brings no tokenizer, give one.") from error
+    return loading.tokenizer(model.config._name_or_path, key="processing_class")
 
 
 def adapt(model: PreTrainedModel | PeftModel, args: UnlearnConfig, peft_config: PeftConfig | None) -> PeftModel:

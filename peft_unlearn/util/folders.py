@@ -2,9 +2,9 @@
 
 import contextlib
 import json
-import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 
 ADAPTER_CONFIG = "adapter_config.json"  # a folder that holds one is an adapter's
@@ -23,21 +24,15 @@ def locate(name: str | Path, patterns: list[str], *, key: str, revision: str | N
     Raises:
         UserError: neither a folder nor a repository that can be reached; the message names `key`.
     """
-    if Path(name).is_dir():
+    if Path(name).is_dir() and str(name).strip():
         return Path(name)
 
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
 
-    try:
+    with boundary(f"{key}: {str(name)!r} is no folder here and did not come from the Hub", "write a local folder"):
         return Path(
             snapshot_download(str(name), revision=revision, allow_patterns=patterns, ignore_patterns=["original/*", "consolidated*"])
         )
-    except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"{key}: {str(name)!r} is no folder here and did not come from the Hub ({reason}); write a local folder."
-        ) from error
 
 
 def has_file(name: str | Path, file: str) -> bool:
@@ -58,15 +53,18 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        UserError: the file is missing or is no JSON.
+        UserError: the file is missing or is no JSON object.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; give a folder that holds {path.name}.") from None
-    except ValueError as error:
-        raise UserError(f"{path}: this is no JSON ({error}); fetch or write the file again.") from error
+        with boundary(f"{path}: this is no JSON", "fetch or write the file again"):
+            found = json.loads(path.read_text(encoding="utf-8"))
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise UserError(f"{path}: there is no such file; give a folder that holds {path.name}.") from None
+        raise
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: this is no JSON object; fetch or write the file again.")
+    return found
 
 
 @contextlib.contextmanager
@@ -89,8 +87,13 @@ def check_writable(path: Path, *, key: str) -> None:
         UserError: the folder that it would lie in is a file, or may not be written.
     """
     parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise UserError(f"{key}: {path} cannot be made in {parent}, write a place that you may write to.")
+    try:
+        if not parent.is_dir():
+            raise NotADirectoryError
+        with tempfile.TemporaryFile(dir=parent):  # os.access says yes to root everywhere
+            pass
+    except OSError as error:
+        raise UserError(f"{key}: {path} cannot be made in {parent}, write a place that you may write to.") from error
 
 
 @contextlib.contextmanager
@@ -100,11 +103,12 @@ def claimed(folder: Path, *, key: str) -> Iterator[None]:
     Raises:
         UserError: it cannot be made, or another process writes into it.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{key}: {folder} is a file, write a folder.")
-    check_writable(folder / ".lock" if folder.exists() else folder, key=key)
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    with boundary(f"{key}: {str(folder)!r} cannot be made", "write another folder"):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{key}: {folder} is a file, write a folder.")
+        check_writable(folder / ".lock" if folder.exists() else folder, key=key)
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(blocking=False)

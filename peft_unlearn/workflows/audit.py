@@ -1,6 +1,5 @@
 """What attacks bring back of what an adapter made a model forget."""
 
-import dataclasses
 from pathlib import Path
 
 from peft_unlearn.util.errors import UserError
@@ -30,7 +29,7 @@ def audit(request: AuditRequest) -> EvaluateResult:
     output = Path(request.output or Path(request.model) / "report.json")
     job = views.prepare(checked)
     for other in request.others:
-        loading.settle_base(dataclasses.replace(job.plan.model), str(other), key="with")
+        loading.check_beside(job.plan.model, str(other), key="with")
     made, texts = audit_run.run(job, request, chosen, output)
     report.write(made, output)
     page.write(made, output.with_suffix(".html"), texts=texts)

@@ -147,12 +147,18 @@ class Progress:
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if found.get("key") != key:
+        found = read_json(path) if path.is_file() else {}
+        if found.get("key") != key or not self._whole(found):
             found = {"views": {}, "shown": {view: {} for view in ATTACKED}, "facts": {}}
         self.views: dict[str, dict[str, Any]] = found["views"]
         self.shown: dict[str, dict[str, Any]] = found["shown"]
         self.facts: dict[str, Any] = found["facts"]
+
+    @staticmethod
+    def _whole(found: dict[str, Any]) -> bool:
+        """Whether a file has the parts that `write` writes."""
+        parts = [found.get(part) for part in ("views", "shown", "facts")]
+        return all(isinstance(part, dict) for part in parts) and all(isinstance(found["shown"].get(view), dict) for view in ATTACKED)
 
     def missing(self, chosen: Sequence[attacks.Attack], view: str, full: bool) -> list[attacks.Attack]:
         """The attacks that are still to be made on a view; a short form does not stand for the full one."""
@@ -197,7 +203,7 @@ def _trained(output: Path) -> dict[str, Any] | None:
     if not output.is_file():
         return None
     try:
-        found = json.loads(output.read_text(encoding="utf-8"))
+        found = read_json(output)
         return {"run": found["run"], "curve": found["curve"]} if "settings" in found["run"] else None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(f"output: {output} is there and no report, write another name, or remove it.") from error

@@ -8,8 +8,10 @@ from typing import Any
 
 from peft_unlearn.config import keys, reading, recipe
 from peft_unlearn.config.model_settings import DataArguments
+from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, check_writable, locate, read_json
+from peft_unlearn.util.ranges import Range, check_number
 from peft_unlearn.util.redaction import is_local
 from peft_unlearn.workflows.requests import AuditRequest, EvaluateRequest, TrainRequest
 
@@ -62,9 +64,9 @@ def measured(request: EvaluateRequest | AuditRequest) -> Checked:
             raise UserError(f"{name}: it belongs to a benchmark, write --benchmark NAME as well, or leave it out.")
     if not values.get("forget_dataset"):
         raise UserError(f"forget: no recipe.yaml in {request.model} names a forget set, write --forget FILE or --benchmark NAME.")
-    if isinstance(request, EvaluateRequest) and request.samples < 0:
-        raise UserError(f"samples: {request.samples} is out of range, write a value of at least 0.")
-    if request.output:
+    if isinstance(request, EvaluateRequest):
+        check_number("samples", request.samples, Range("from 0 to 10000"), whole=True)
+    if request.output is not None:
         _check_report(Path(request.output))
     values = recipe.check({**values, "output_dir": str(folder)})
     if not request.benchmark:
@@ -79,6 +81,8 @@ def new_folder(output: str | Path) -> None:
         UserError: something is there already.
     """
     output = Path(output)
+    with boundary(f"output: {str(output)!r} is no name of a folder", "give another name"):
+        output.exists()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"output: {output} is there already and is not an empty folder; give another name.")
 
@@ -97,9 +101,26 @@ def _check_report(path: Path) -> None:
     Raises:
         UserError: it is a folder, or lies in one that may not be written.
     """
-    if path.is_dir():
-        raise UserError(f"output: {path} is a folder, write a file, such as {path / 'report.json'}.")
-    check_writable(path, key="output")
+    with boundary(f"output: {str(path)!r} cannot be written", "write another file, such as report.json"):
+        if path.is_dir():
+            raise UserError(f"output: {path} is a folder, write a file, such as {path / 'report.json'}.")
+        if path.exists() and not path.is_file():
+            raise UserError(f"output: {path} is a device or a pipe, which would be replaced; write a file, such as report.json.")
+        path.with_name(path.name + ".tmp").exists()  # which asks the system whether it is a name
+        check_writable(path, key="output")
+    if path.suffix == ".html":
+        raise UserError(
+            f"output: {path} is the name of a page, write the report's, such as {path.with_suffix('.json')}; the page lies beside it."
+        )
+    if path.is_file() and not _is_report(path):
+        raise UserError(f"output: {path} is there and no report, write another name, or remove it.")
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        return "results" in read_json(path)
+    except UserError:
+        return False
 
 
 def _values(request: EvaluateRequest | AuditRequest, folder: Path, is_adapter: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.workflows.requests import DemoRequest
 from peft_unlearn.workflows.results import DemoResult, TrainResult
@@ -63,11 +64,12 @@ def demo(request: DemoRequest, begin: Callable[[str], object] = logger.info) -> 
 
 def _clear(request: DemoRequest, output: Path) -> None:
     """Make the folder, without what an earlier demo wrote that this one writes anew."""
-    if output.exists() and not (output / MARK).is_file() and any(output.iterdir()):
-        raise UserError(f"output: {output} holds something else than a demo, write another folder.")
+    with boundary(f"output: {str(output)!r} cannot be made", "write another folder"):
+        if output.exists() and (not output.is_dir() or (not (output / MARK).is_file() and any(output.iterdir()))):
+            raise UserError(f"output: {output} holds something else than a demo, write another folder.")
+        output.mkdir(parents=True, exist_ok=True)
     for name in (*request.method, "data", "models"):
         shutil.rmtree(output / name, ignore_errors=True)
-    output.mkdir(parents=True, exist_ok=True)
     (output / MARK).write_text(json.dumps({"seed": request.seed}))
 
 

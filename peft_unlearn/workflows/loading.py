@@ -14,7 +14,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from trl import get_peft_config, get_quantization_config  # type: ignore[attr-defined]
@@ -25,11 +25,14 @@ from peft_unlearn.config.recipe import Recipe
 from peft_unlearn.config.unlearn_config import ModelArguments, UnlearnConfig
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.model import adapters, saved
+from peft_unlearn.model import loading as models
 from peft_unlearn.training import datasets, never_seen
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, has_file, same_model
 
 logger = logging.getLogger(__name__)
+
+UNMERGED = ("use_dora", "lora_bias", "trainable_token_indices")  # forms of an adapter that can be trained, and not merged shard by shard
 
 
 def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
@@ -45,8 +48,11 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
     model, args = plan.model, plan.training
     config, tokenizer, length = load_tokenizer(model, args.max_length)
     check_fit(config, model, tokenizer)
+    depth = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if args.hidden_layer and depth and args.hidden_layer > depth:
+        raise UserError(f"hidden_layer: {model.model_name_or_path!r} has {depth} layers and no {args.hidden_layer}, write at most {depth}.")
     if model.never_seen_model_name_or_path:
-        check_vocabulary(model.never_seen_model_name_or_path, tokenizer, key="never_seen_model_name_or_path")
+        check_never_seen(model.never_seen_model_name_or_path, tokenizer, key="never_seen_model_name_or_path")
     rows, column = plan.data.eval_rows, plan.data.group_column
     return tokenizer, datasets.tokenize(args, tokenizer, length, sets, reword=True, reword_rows=rows, group_column=column)
 
@@ -78,7 +84,7 @@ def load_sets(arguments: DataArguments) -> dict[str, Dataset]:
 
 
 def load_tokenizer(
-    model: ModelArguments, longest: int, adapter: str | None = None
+    model: ModelArguments, longest: int, adapter: str | None = None, *, key: str = "model_name_or_path"
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, int]:
     """Config and tokenizer, and the tokens that a row may have: `longest`, or the model's context if that is shorter.
 
@@ -88,44 +94,39 @@ def load_tokenizer(
         UserError: no such model, or no tokenizer beside it.
     """
     name = model.model_name_or_path or ""
-    try:
-        config = AutoConfig.from_pretrained(name, revision=model.model_revision)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model_name_or_path: {name!r} is no folder with a model's config.json, and no model on the Hub that answers."
-        ) from error
+    config = models.config(name, revision=model.model_revision, key=key)
     brings = [one for one in (adapter, model.adapter_name_or_path) if one and has_file(one, TOKENIZER_CONFIG_FILE)]
-    source, revision = (brings[0], None) if brings else (name, model.model_revision)
     if brings:
-        logger.info("The tokenizer is that of %s, with its chat template if it has one.", source)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{'adapter_name_or_path' if brings else 'model_name_or_path'}: {source!r} has no tokenizer that loads, "
-            "put the base's tokenizer files beside its weights."
-        ) from error
+        logger.info("The tokenizer is that of %s, with its chat template if it has one.", brings[0])
+        tokenizer = models.tokenizer(brings[0], key="adapter_name_or_path")
+    else:
+        tokenizer = models.tokenizer(name, revision=model.model_revision, key=key)
     return config, tokenizer, datasets.row_length(config, longest)
 
 
-def check_vocabulary(never_seen: str | Path, tokenizer: PreTrainedTokenizerBase, *, key: str) -> None:
-    """See that a never-seen model, or the base of an adapter, reads the same tokens.
+def check_never_seen(never_seen: str | Path, tokenizer: PreTrainedTokenizerBase, *, key: str) -> None:
+    """See that a never-seen model, or an adapter and its base, can be loaded and reads the same tokens.
 
     Raises:
-        UserError: no tokenizer, or another vocabulary.
+        UserError: no such model or tokenizer, another vocabulary, or an adapter that does not fit its base.
     """
     base, revision = base_of(never_seen, key=key)
-    of_adapter = str(never_seen) if (Path(never_seen) / ADAPTER_CONFIG).is_file() else None
-    _, other, _ = load_tokenizer(ModelArguments(model_name_or_path=base, model_revision=revision), 1, of_adapter)
+    of_adapter = str(never_seen) if has_file(never_seen, ADAPTER_CONFIG) else None
+    config, other, _ = load_tokenizer(ModelArguments(model_name_or_path=base, model_revision=revision), 1, of_adapter, key=key)
     if other.get_vocab() != tokenizer.get_vocab():
         raise UserError(
             f"{key}: {str(never_seen)!r} has another vocabulary than the model, give one of the same base that was trained without the forget set."
         )
+    models.check_quantization(config, base, key=key)
+    empty = models.skeleton(config, base, key=key)
+    models.check_files(empty, base, key=key)
+    if of_adapter:
+        saved.fit(empty, of_adapter, adapters.STUDENT, key=key)
 
 
 def base_of(model: str | Path, *, key: str) -> tuple[str, str]:
-    """The folder or Hub name of a whole model, and its revision: its own, or of a local adapter its base's."""
-    if not (Path(model) / ADAPTER_CONFIG).is_file():
+    """The folder or Hub name of a whole model, and its revision: its own, or of an adapter its base's."""
+    if not has_file(model, ADAPTER_CONFIG):
         return str(model), "main"
     config = saved.config_of(str(model), key=key)
     if not config.base_model_name_or_path:
@@ -137,21 +138,21 @@ def load_never_seen(model: ModelArguments, name: str | Path, *, key: str) -> Pre
     """A never-seen model, or adapter on its base, held in the same precision as `model`."""
     base, revision = base_of(name, key=key)
     whole = dataclasses.replace(model, model_name_or_path=base, adapter_name_or_path=None, model_revision=revision)
-    if (Path(name) / ADAPTER_CONFIG).is_file():
-        return cast(PreTrainedModel, load_trained(whole, str(name)))
-    return load_whole(whole)
+    if has_file(name, ADAPTER_CONFIG):
+        return cast(PreTrainedModel, load_trained(whole, str(name), key=key))
+    return load_whole(whole, key=key)
 
 
-def settle_base(model: ModelArguments, adapter: str | None, *, key: str) -> None:
-    """Compare the base with the one that a saved adapter names. Its shapes are compared by `check_fit`; a name may differ, as folders move.
+def settle_base(model: ModelArguments, adapter: str | None, *, key: str) -> ModelArguments:
+    """The settings with the revision of the base that a saved adapter names.
 
-    The revision that the adapter names becomes the base's.
+    The base's shapes are compared by `check_fit`; its name may differ, as folders move.
 
     Raises:
         UserError: no adapter, one of a form that `saved.config_of` refuses, or another revision of the base than the recipe names.
     """
     if not adapter:
-        return
+        return model
     config, base = saved.config_of(adapter, key=key), model.model_name_or_path or ""
     named = str(config.base_model_name_or_path or base)
     if not same_model(named, base):
@@ -162,8 +163,9 @@ def settle_base(model: ModelArguments, adapter: str | None, *, key: str) -> None
                 f"{key}: {adapter!r} belongs to revision {config.revision} of {named}, and model_revision is {model.model_revision}; "
                 f"leave that out, or write model_revision: {config.revision}."
             )
-        model.model_revision = config.revision
         logger.info("The base is %s at revision %s, as %s says.", base, config.revision, adapter)
+        return dataclasses.replace(model, model_revision=config.revision)
+    return model
 
 
 def check_fit(config: PreTrainedConfig, model: ModelArguments, tokenizer: PreTrainedTokenizerBase, trained: str | None = None) -> None:
@@ -186,7 +188,12 @@ def check_fit(config: PreTrainedConfig, model: ModelArguments, tokenizer: PreTra
         saved.fit(empty, trained, adapters.STUDENT, key="model")
     else:
         with torch.device("meta"):
-            adapters.attach(empty, None if below and mode == "continue" else new_adapter(model))
+            made = adapters.attach(empty, None if below and mode == "continue" else new_adapter(model)).peft_config[adapters.STUDENT]
+        if lost := [key for key in UNMERGED if getattr(made, key, None)]:
+            logger.warning(
+                "Warning: `peft-unlearn merge` cannot merge an adapter with %s; leave it out, or merge with PEFT's merge_and_unload.",
+                lost[0],
+            )
     entries = len(base.get_input_embeddings().weight)
     if max(tokenizer.get_vocab().values(), default=0) >= entries:
         raise UserError(
@@ -195,25 +202,43 @@ def check_fit(config: PreTrainedConfig, model: ModelArguments, tokenizer: PreTra
         )
 
 
-def _without_weights(config: PreTrainedConfig, model: ModelArguments) -> PreTrainedModel:
-    """The base without weights; it has the modules to adapt.
+def check_beside(model: ModelArguments, adapter: str, *, key: str) -> None:
+    """See that a further adapter fits the base of a run.
 
     Raises:
-        UserError: another kind of model, or a name in lora_target_modules that no module ends with; PEFT passes over one among several.
+        UserError: what `settle_base` and `saved.fit` refuse.
     """
-    try:
-        with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    except ValueError as error:
-        raise UserError(
-            f"model_name_or_path: {model.model_name_or_path!r} is a {config.model_type}, and no causal language model of transformers."
-        ) from error
-    if isinstance(model.lora_target_modules, list):
-        linear = [name for name, module in empty.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-        for wanted in model.lora_target_modules:
-            if not any(f".{name}".endswith(f".{wanted}") for name, _ in empty.named_modules()):
-                found = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linear))
-                raise UserError(f"lora_target_modules: the model has no module named {wanted}; write all-linear, or any of {found}.")
+    settled = settle_base(model, adapter, key=key)
+    config = models.config(settled.model_name_or_path or "", revision=settled.model_revision)
+    saved.fit(models.skeleton(config, settled.model_name_or_path or ""), adapter, adapters.STUDENT, key=key)
+
+
+def _without_weights(config: PreTrainedConfig, model: ModelArguments) -> PreTrainedModel:
+    """The base without weights; it has the modules to adapt, and can be loaded as the recipe says.
+
+    Raises:
+        UserError: another kind of model, what `models.check_quantization` refuses, or a name that no module or parameter ends with; PEFT passes
+            over one among several.
+    """
+    name = model.model_name_or_path or ""
+    empty = models.skeleton(config, name, attention=model.attn_implementation)
+    models.check_quantization(config, name, get_quantization_config(model))
+    models.check_files(empty, name)
+    modules, parameters = dict(empty.named_modules()), dict(empty.named_parameters())
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)]
+    for key, known, offered in (
+        ("lora_target_modules", modules, linear),
+        ("lora_modules_to_save", modules, list(modules)[1:]),
+        ("lora_target_parameters", parameters, list(parameters)),
+    ):
+        asked = getattr(model, key)
+        for wanted in asked if isinstance(asked, list) else ():
+            if not any(f".{name}".endswith(f".{wanted}") for name in known):
+                parts = 2 if known is parameters else 1
+                found = ", ".join(dict.fromkeys(".".join(name.split(".")[-parts:]) for name in offered if not name[-1].isdigit()))
+                what = "parameter" if known is parameters else "module"
+                also = "all-linear, or " if key == "lora_target_modules" else ""
+                raise UserError(f"{key}: the model has no {what} named {wanted}; write {also}any of {found}.")
     return empty
 
 
@@ -224,9 +249,10 @@ def new_adapter(model: ModelArguments) -> Any:
     return config
 
 
-def load_base(model: ModelArguments) -> PreTrainedModel:
+def load_base(model: ModelArguments, *, key: str = "model_name_or_path") -> PreTrainedModel:
     base = adapters.load_base(
         model.model_name_or_path or "",
+        key=key,
         dtype=model.dtype or "auto",
         quantization_config=get_quantization_config(model),
         revision=model.model_revision,
@@ -237,9 +263,9 @@ def load_base(model: ModelArguments) -> PreTrainedModel:
     return base
 
 
-def load_whole(model: ModelArguments) -> PreTrainedModel:
+def load_whole(model: ModelArguments, *, key: str = "model_name_or_path") -> PreTrainedModel:
     """The base alone, on the device where it is evaluated. Quantized weights, also of a folder that is quantized itself, are there already."""
-    base = load_base(model)
+    base = load_base(model, key=key)
     return base if getattr(base, "is_quantized", False) else base.to(PartialState().device)
 
 
@@ -258,13 +284,13 @@ def load_to_train(model: ModelArguments) -> dict[str, Any]:
     return {"model": base, "peft_config": peft_config}
 
 
-def load_trained(model: ModelArguments, adapter: str) -> PeftModel:
+def load_trained(model: ModelArguments, adapter: str, *, key: str | None = None) -> PeftModel:
     """The base with a saved forgetting adapter, and what it was trained on top of, ready for `adapters.view`."""
-    base = load_base(model)
+    base, key = load_base(model, key=key or "model_name_or_path"), key or "model"
     if not model.adapter_name_or_path or model.adapter_mode == "merge":
-        trained = saved.put(base, adapter, adapters.STUDENT)
+        trained = saved.put(base, adapter, adapters.STUDENT, key=key)
     else:
         below = adapters.FINETUNE if model.adapter_mode == "stack" else adapters.REFERENCE
         trained = saved.put(base, model.adapter_name_or_path, below)
-        trained = saved.put(trained, adapter, adapters.STUDENT)
+        trained = saved.put(trained, adapter, adapters.STUDENT, key=key)
     return trained if model.load_in_4bit or model.load_in_8bit else trained.to(PartialState().device)

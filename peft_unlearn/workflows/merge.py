@@ -24,7 +24,7 @@ def merge(request: MergeRequest) -> MergeResult:
     from peft_unlearn.workflows import merged
 
     adapter = Path(request.adapter)
-    settings = recipe.written(adapter)
+    settings = recipe.known(recipe.written(adapter))
     below = request.below
     if below is None and settings.get("adapter_mode") != "continue":
         below = settings.get("adapter_name_or_path")

@@ -14,6 +14,7 @@ from typing import Any
 
 from peft_unlearn.config.methods import METHODS, OURS
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.ranges import Range, check_number
 
 Name = str | Path  # a local folder, or a name on the Hub
 Texts = str | Path | Mapping[str, Any]  # a file, a name on the Hub, or a mapping with load_dataset's arguments
@@ -29,6 +30,8 @@ class Request:
             if isinstance(value, str) and isinstance(f.default, tuple):
                 raise UserError(f"{option(f)}: {value!r} is one name, write a list of names.")
             for one in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(one, str) and f.name != "system_prompt" and not (one.isprintable() and one.strip()):
+                    raise UserError(f"{option(f)}: {one!r} is empty or cannot be printed, write a name.")
                 if choices and one is not None and one not in choices:
                     raise UserError(f"{option(f)}: {one!r} is not one of {', '.join(choices)}.")
 
@@ -161,6 +164,10 @@ class DemoRequest(Request):
     seed: int = field(default=0, metadata={"help": "other people, other models, other runs"})
     output: str | Path = field(default="runs/demo", metadata={"help": "a folder for data and adapters"})
     fresh: bool = field(default=False, metadata={"help": "train the models again, even if they are in the cache"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("seed", self.seed, Range("from 0 to 4294967295"))
 
 
 def option(of: "dataclasses.Field[Any]") -> str:

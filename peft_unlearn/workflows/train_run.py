@@ -13,8 +13,6 @@ from typing import Any, cast
 from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback
-from transformers.integrations import get_available_reporting_integrations
-from transformers.training_args import OptimizerNames
 
 from peft_unlearn import publish, report
 from peft_unlearn.benchmarks import How, Sets
@@ -29,7 +27,7 @@ from peft_unlearn.training import datasets
 from peft_unlearn.training.trainer import UnlearnTrainer
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import check_room, claimed
-from peft_unlearn.workflows import loading, resuming
+from peft_unlearn.workflows import loading, parts, resuming
 from peft_unlearn.workflows.progress import Bar
 from peft_unlearn.workflows.results import PushResult, TrainResult, Unfinished
 
@@ -50,12 +48,14 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         Unfinished: a divergence, after the last good adapter has been written with a report that says so; or a failed upload.
     """
     output = Path(plan.training.output_dir or "")
-    loading.settle_base(plan.model, plan.model.adapter_name_or_path, key="adapter_name_or_path")
+    plan = replace(plan, model=loading.settle_base(plan.model, plan.model.adapter_name_or_path, key="adapter_name_or_path"))
     with claimed(output, key="output_dir") if PartialState().is_main_process else contextlib.nullcontext():
         settings = plan.resolved()
         resuming.check_output(settings, output)
         resume = resuming.chosen(plan.training, settings, output)
-        check_packages(plan.training)
+        parts.check(plan.training)
+        if plan.training.push_to_hub and PartialState().is_main_process:
+            publish.check(_repository(plan.training, output), token=plan.training.hub_token)
         tokenizer, probes = loading.prepare(plan)
         resuming.check_rows(resume, probes)
         resuming.say(plan.training, output, resume)  # once nothing is refused any more
@@ -226,7 +226,7 @@ class Run:
 
 def _uploaded(args: UnlearnConfig, result: TrainResult) -> TrainResult:
     """The result of a run whose recipe has it uploaded."""
-    repo, private = args.hub_model_id or result.output.resolve().name, args.hub_private_repo is not False
+    repo, private = _repository(args, result.output), args.hub_private_repo is not False
     try:
         address = publish.push(result.output, repo, private=private, token=args.hub_token, revision=args.hub_revision)
     except UserError as error:
@@ -234,26 +234,12 @@ def _uploaded(args: UnlearnConfig, result: TrainResult) -> TrainResult:
     return replace(result, pushed=PushResult(address, private))
 
 
+def _repository(args: UnlearnConfig, output: Path) -> str:
+    return args.hub_model_id or output.resolve().name
+
+
 def disk_bytes(trainer: UnlearnTrainer) -> int:
     """What a run writes, about: the adapter, and to each checkpoint that stays also its teacher and two moments of the optimizer."""
     args, size = trainer.args, sum(p.nbytes for p in trainer.student)
     checkpoints = 0 if args.save_strategy == "no" and not args.save_minutes else (args.save_total_limit or 1) + 1
     return size * (1 + 4 * checkpoints)
-
-
-def check_packages(args: UnlearnConfig) -> None:
-    """See that what reports and optimizes is installed: transformers looks after the model is loaded, or even evaluated.
-
-    Raises:
-        UserError: a package that is missing, or a name that transformers does not know.
-    """
-    for name in args.report_to or ():
-        if name not in get_available_reporting_integrations():
-            raise UserError(f"report_to: {name!r} is not installed, or is none that transformers knows; install it, or write none.")
-    try:
-        UnlearnTrainer.get_optimizer_cls_and_kwargs(args)
-    except (ImportError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"optim: {OptimizerNames(args.optim).value!r} cannot be had ({reason}); install it, or write adamw_torch."
-        ) from error

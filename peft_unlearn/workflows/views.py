@@ -5,7 +5,7 @@ What can be wrong without a model is found before one is loaded.
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -77,10 +77,10 @@ def prepare(checked: checks.Checked, *, definitions: str = benchmarks.DEFINITION
     if request.benchmark:
         source = None if request.data is None else str(request.data)
         named = benchmarks.read(request.benchmark, source, split=request.split, rows=request.rows or 0)
-    if checked.is_adapter:
-        loading.settle_base(plan.model, str(folder), key="model")
+    settled = loading.settle_base(plan.model, str(folder) if checked.is_adapter else None, key="model")
     sets = {} if named else loading.load_sets(plan.data)
-    loading.settle_base(plan.model, plan.model.adapter_name_or_path, key="adapter_name_or_path")
+    settled = loading.settle_base(settled, settled.adapter_name_or_path, key="adapter_name_or_path")
+    plan = replace(plan, model=settled)
     trained = str(folder) if checked.is_adapter else None
     config, tokenizer, length = loading.load_tokenizer(plan.model, plan.training.max_length, trained)
     if trained:
@@ -89,7 +89,7 @@ def prepare(checked: checks.Checked, *, definitions: str = benchmarks.DEFINITION
     other = request.never_seen or plan.model.never_seen_model_name_or_path
     if other:
         never_seen = locate(other, checks.FILES, key="never-seen")
-        loading.check_vocabulary(never_seen, tokenizer, key="never-seen")
+        loading.check_never_seen(never_seen, tokenizer, key="never-seen")
     if request.system_prompt is not None:
         _add_system_prompt(tokenizer, request.system_prompt, of=str(request.model))
     found: benchmarks.Benchmark

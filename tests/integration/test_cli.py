@@ -230,7 +230,7 @@ def test_damaged_weights_are_one_sentence(damaged, bed, recipe, capsys):
     weights = Path(damaged, "model.safetensors" if damaged == "base" else "adapter_model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
     keys = {"model_name_or_path": "base", "adapter_name_or_path": "lora"}
-    refused(capsys, ["train", recipe(**keys)], f"'{damaged}' is truncated or damaged")
+    refused(capsys, ["train", recipe(**keys)], f"'{damaged}", "is truncated or damaged", "again")
     assert not Path("out").exists()
 
 
@@ -263,6 +263,7 @@ def test_a_disk_that_fills_up_is_one_sentence(recipe, capsys, monkeypatch):
 def test_uploads_are_private_unless_told_otherwise(recipe, monkeypatch):
     calls = []
     monkeypatch.setattr(publish, "push", lambda folder, repo, **options: calls.append((str(folder), repo, options["private"])) or "address")
+    monkeypatch.setattr(publish, "check", lambda repo, **options: None)
     assert main(["push", "out", "me/adapter"]) == 0
     assert main(["push", "out", "me/adapter", "--public"]) == 0
     assert main(["train", recipe(push_to_hub=True, hub_model_id="me/mine", max_steps=1)]) == 0
@@ -273,6 +274,12 @@ def test_uploads_are_private_unless_told_otherwise(recipe, monkeypatch):
         ("out", "me/mine", True),
         ("second", "second", False),
     ]
+
+
+def test_an_upload_that_cannot_be_is_refused_before_a_model_is_loaded(recipe, capsys, monkeypatch, no_model):
+    monkeypatch.setattr("peft_unlearn.publish.hub.get_token", lambda: None)
+    refused(capsys, ["train", recipe(push_to_hub=True)], "you are not logged in to the Hub")
+    assert not Path("out").exists()
 
 
 def test_demo_is_a_run_of_each_method_and_can_be_repeated(bed, tmp_path, monkeypatch, capsys):

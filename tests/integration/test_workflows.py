@@ -118,6 +118,7 @@ def test_a_run_that_diverges_raises_and_brings_what_it_wrote(recipe):
 def test_a_run_whose_upload_fails_shows_its_table_all_the_same(recipe, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "nowhere")
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("peft_unlearn.publish.check", lambda *_, **__: None)  # the login is lost while it trains
     assert main(["train", recipe(push_to_hub=True)]) == 2
     shown = capsys.readouterr()
     assert "probability" in shown.out

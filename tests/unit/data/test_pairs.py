@@ -144,7 +144,8 @@ def test_forget_rows_in_another_set_are_named_whatever_their_spacing_and_format(
     forget = Dataset.from_list([{"question": "Who?", "answer": "Ann"}, {"question": "Where does\nAnn live?", "answer": "In  Oslo"}])
     other = Dataset.from_list([{"text": "Something else"}, {"text": " Where does Ann live? In Oslo"}])
     turns = [{"role": "user", "content": "Where does Ann live?"}, {"role": "assistant", "content": "In Oslo"}]
-    for same in (other, Dataset.from_list([{"messages": turns[:1] + turns}, {"messages": turns}])):
+    written = Dataset.from_list([{"text": "Question: Who?"}, {"text": "Question: Where does Ann live?\nAnswer: In Oslo"}])
+    for same in (other, written, Dataset.from_list([{"messages": turns[:1] + turns}, {"messages": turns}])):
         with pytest.raises(UserError, match=f"forget_dataset: row 2 also stands in {name} as row 2, take it out"):
             check_apart(forget, same, name)
     with pytest.raises(UserError, match=rf"row 1 also stands in {name} as row 1 \(and 1 more like it\)"):

@@ -16,7 +16,7 @@ from verdicts import FORGETTING, criterion, every_state, judged
 
 from peft_unlearn import report
 from peft_unlearn.config import methods
-from peft_unlearn.publish.hub import publishable, push
+from peft_unlearn.publish.hub import check, publishable, push
 from peft_unlearn.publish.model_card import write_card
 from peft_unlearn.report import page
 from peft_unlearn.report.summary import MEANING
@@ -183,6 +183,26 @@ def test_what_the_user_can_mend_is_said(adapter: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(HfApi, "create_repo", unreachable)
     with pytest.raises(UserError, match="no route to host"):
         push(adapter, "me/forgets", token="hf_x")
+
+
+@pytest.mark.parametrize(
+    ("repo", "me", "message"),
+    [
+        ("me/forgets", {"name": "me"}, None),
+        ("forgets", {"name": "me"}, None),
+        ("ours/forgets", {"name": "me", "orgs": [{"name": "ours"}]}, None),
+        ("theirs/forgets", {"name": "me", "orgs": [{"name": "ours"}]}, "^hub_model_id: .*write a name under me or ours"),
+        ("me/forgets", {"name": "me", "auth": {"accessToken": {"role": "read"}}}, "^push_to_hub: .*may only read"),
+        ("me/for gets", {"name": "me"}, "^push_to_hub: .*Repo id"),
+    ],
+)
+def test_whether_an_upload_could_be_is_known_before_there_is_anything_to_upload(repo, me, message, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HfApi, "whoami", lambda api: me)
+    if message is None:
+        check(repo, token="hf_x")
+    else:
+        with pytest.raises(UserError, match=message):
+            check(repo, token="hf_x")
 
 
 def test_teacher_at_the_root_of_a_checkpoint_never_travels(adapter: Path) -> None:

@@ -1,0 +1,259 @@
+"""Bases and adapters of which one file is wrong: what is done to a good folder, by name."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+Damage = Callable[[Path], None]
+LATIN = b"\xff\xfe\x00caf\xe9"
+
+
+def written(name: str, content: bytes | str) -> Damage:
+    """The file `name` holds `content` alone."""
+    return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode()) and None
+
+
+def without(name: str) -> Damage:
+    return lambda folder: (folder / name).unlink()
+
+
+def with_values(name: str, **values: Any) -> Damage:
+    """The JSON file `name` says these values as well."""
+
+    def damage(folder: Path) -> None:
+        path = folder / name
+        found = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(found | values))
+
+    return damage
+
+
+def cut(name: str, share: float = 0.5) -> Damage:
+    def damage(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(len(content) * share)])
+
+    return damage
+
+
+def tensors(name: str, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Damage:
+    """The safetensors file `name` holds what `change` makes of its tensors."""
+    return lambda folder: save_file(change(load_file(folder / name)), folder / name, metadata={"format": "pt"})
+
+
+def filled(value: float) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    """The first tensor has one such number."""
+
+    def change(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        name = min(found)
+        tensor = found[name].clone()
+        tensor.view(-1)[0] = value
+        return found | {name: tensor}
+
+    return change
+
+
+def lacking(part: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    """The tensors without the first whose name has `part`."""
+    return lambda found: {name: tensor for name, tensor in found.items() if name != next(n for n in sorted(found) if part in n)}
+
+
+def directory(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return damage
+
+
+def looped(name: str) -> Damage:
+    """A link that leads to itself."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).unlink()
+        os.symlink(name, folder / name)
+
+    return damage
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch exploded",)
+
+
+def pickled(old: str, new: str) -> Damage:
+    """In place of safetensors a pickle that would run a program."""
+
+    def damage(folder: Path) -> None:
+        (folder / old).unlink()
+        torch.save({"weight": Bomb()}, folder / new)
+
+    return damage
+
+
+def indexed(content: Any) -> Damage:
+    """The weights are those that an index of this content names."""
+
+    def damage(folder: Path) -> None:
+        (folder / WEIGHTS).rename(folder / "model-00001-of-00001.safetensors")
+        (folder / f"{WEIGHTS}.index.json").write_text(content if isinstance(content, str) else json.dumps(content))
+
+    return damage
+
+
+def indexed_elsewhere(folder: Path) -> None:
+    """The weights lie beside the folder."""
+    names = list(load_file(folder / WEIGHTS))
+    (folder / WEIGHTS).rename(folder.parent / "elsewhere.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../elsewhere.safetensors")}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+
+
+def every_json(prefix: str, name: str) -> dict[str, Damage]:
+    """What no JSON object of a folder may be."""
+    return {
+        f"{prefix}-missing": without(name),
+        f"{prefix}-empty": written(name, ""),
+        f"{prefix}-garbage": written(name, "{not json"),
+        f"{prefix}-null": written(name, "null"),
+        f"{prefix}-list": written(name, "[]"),
+        f"{prefix}-string": written(name, '"x"'),
+        f"{prefix}-number": written(name, "5"),
+        f"{prefix}-empty-object": written(name, "{}"),
+        f"{prefix}-binary": written(name, LATIN),
+        f"{prefix}-deep": written(name, "[" * 100_000),
+        f"{prefix}-directory": directory(name),
+        f"{prefix}-symlink-loop": looped(name),
+    }
+
+
+CONFIG, WEIGHTS, ADAPTER, LORA = "config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors"
+
+
+def config(**values: Any) -> Damage:
+    return with_values(CONFIG, **values)
+
+
+def adapter(**values: Any) -> Damage:
+    return with_values(ADAPTER, **values)
+
+
+BASES: dict[str, Damage] = {
+    **every_json("config", CONFIG),
+    "type-unknown": config(model_type="nope"),
+    "type-list": config(model_type=[1]),
+    "type-null": config(model_type=None),
+    "type-encoder": config(model_type="t5"),
+    **{f"{name}-{said}": config(**{key: value}) for name, key in (
+        ("layers", "num_hidden_layers"), ("hidden", "hidden_size"), ("heads", "num_attention_heads"), ("vocab", "vocab_size"),
+        ("intermediate", "intermediate_size"), ("key-value", "num_key_value_heads"), ("head-dim", "head_dim"),
+    ) for said, value in (("0", 0), ("negative", -1), ("string", "x"), ("null", [None]), ("other", 3), ("huge", 10**9), ("float", 1.5))},
+    **{f"positions-{value}": config(max_position_embeddings=value) for value in (0, 1, -5)},
+    "act-unknown": config(hidden_act="nope"),
+    "act-number": config(hidden_act=5),
+    "rope-type-unknown": config(rope_parameters={"rope_type": "nope"}),
+    "rope-theta-string": config(rope_parameters={"rope_type": "default", "rope_theta": "x"}),
+    "eps-nan": config(rms_norm_eps=float("nan")),
+    "eps-string": config(rms_norm_eps="x"),
+    "dtype-nope": config(dtype="nope"),
+    "dtype-number": config(dtype=5),
+    "tie-string": config(tie_word_embeddings="maybe"),
+    "quantised-awq": config(quantization_config={"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}),
+    "quantised-gptq": config(quantization_config={"quant_method": "gptq", "bits": 4}),
+    "quantised-unknown": config(quantization_config={"quant_method": "nope"}),
+    "quantised-list": config(quantization_config=[1]),
+    "quantised-string": config(quantization_config="4bit"),
+    "quantised-empty": config(quantization_config={}),
+    "quantised-bnb-but-is-not": config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+    "weights-missing": without(WEIGHTS),
+    "weights-empty": written(WEIGHTS, ""),
+    "weights-cut": cut(WEIGHTS),
+    "weights-garbage": written(WEIGHTS, LATIN * 50),
+    "weights-nan": tensors(WEIGHTS, filled(float("nan"))),
+    "weights-inf": tensors(WEIGHTS, filled(float("inf"))),
+    "weights-missing-tensor": tensors(WEIGHTS, lacking("q_proj")),
+    "weights-missing-embedding": tensors(WEIGHTS, lacking("embed_tokens")),
+    "weights-no-tensors": tensors(WEIGHTS, lambda found: {}),
+    "weights-other-names": tensors(WEIGHTS, lambda found: {f"x.{name}": tensor for name, tensor in found.items()}),
+    "weights-integers": tensors(WEIGHTS, lambda found: {name: tensor.to(torch.int32) for name, tensor in found.items()}),
+    "weights-directory": directory(WEIGHTS),
+    "pickle-bomb": pickled(WEIGHTS, "pytorch_model.bin"),
+    "index-traversal": indexed_elsewhere,
+    **{f"index-{name}": indexed(content) for name, content in {
+        "list": [], "garbage": "{not", "no-map": {"metadata": {}}, "map-list": {"metadata": {}, "weight_map": []},
+        "value-number": {"metadata": {}, "weight_map": {"a": 5}}, "shard-missing": {"metadata": {}, "weight_map": {"a": "b.safetensors"}},
+        "empty": {"metadata": {}, "weight_map": {}}, "absolute": {"metadata": {}, "weight_map": {"a": "/etc/passwd"}},
+    }.items()},
+    **{name: damage for name, damage in every_json("tokenizer", "tokenizer.json").items() if name != "tokenizer-missing"},
+    **{name: damage for name, damage in every_json("tokenizer-config", "tokenizer_config.json").items()
+       if not name.endswith(("missing", "empty-object", "directory", "symlink-loop"))},
+    "tokenizer-class-number": with_values("tokenizer_config.json", tokenizer_class=5),
+    "tokenizer-eos-list": with_values("tokenizer_config.json", eos_token=["a"]),
+    "tokenizer-beyond-embedding": with_values("tokenizer_config.json", extra_special_tokens=[f"<extra{i}>" for i in range(100)]),
+    "template-garbage": with_values("tokenizer_config.json", chat_template="{% for %}"),
+    "template-raises": with_values("tokenizer_config.json", chat_template="{{ raise_exception('no') }}"),
+    "template-endless": with_values("tokenizer_config.json", chat_template="{% for i in range(10**9) %}x{% endfor %}"),
+    "template-number": with_values("tokenizer_config.json", chat_template=5),
+    "template-empty-answer": with_values("tokenizer_config.json", chat_template="{{ messages[0].content }}"),
+}  # fmt: skip
+ADAPTERS: dict[str, Damage] = {
+    **every_json("config", ADAPTER),
+    "type-unknown": adapter(peft_type="NOPE"),
+    "type-null": adapter(peft_type=None),
+    "type-list": adapter(peft_type=["LORA"]),
+    "type-prompt": adapter(peft_type="PROMPT_TUNING", num_virtual_tokens=4),
+    "base-list": adapter(base_model_name_or_path=["base"]),
+    "base-gone": adapter(base_model_name_or_path="/nowhere/at/all"),
+    "revision-number": adapter(revision=5),
+    **{f"r-{name}": adapter(r=value) for name, value in {"0": 0, "negative": -1, "string": "x", "huge": 10**9, "other": 3, "list": [4],
+                                                         "null": None, "float": 1.5}.items()},
+    **{f"alpha-{name}": adapter(lora_alpha=value) for name, value in {"nan": float("nan"), "string": "x", "0": 0, "null": None,
+                                                                      "inf": float("inf")}.items()},
+    **{f"targets-{name}": adapter(target_modules=value) for name, value in {
+        "null": None, "number": 5, "more": ["q_proj", "v_proj"], "none": ["nope"], "empty": [], "regex-bad": "[unclosed",
+        "norm": ["input_layernorm"], "mapping": {"a": 1}, "numbers": [1, 2]}.items()},
+    **{f"init-{name}": adapter(init_lora_weights=name) for name in ("pissa", "olora", "nope")},
+    "dora": adapter(use_dora=True),
+    "lora-bias": adapter(lora_bias=True),
+    "bias-all": adapter(bias="all"),
+    "bias-nope": adapter(bias="nope"),
+    "rank-pattern-list": adapter(rank_pattern=["a"]),
+    "rank-pattern-string": adapter(rank_pattern={"q_proj": "x"}),
+    "alpha-pattern-nan": adapter(alpha_pattern={"q_proj": float("nan")}),
+    "modules-to-save-nope": adapter(modules_to_save=["nope"]),
+    "modules-to-save-number": adapter(modules_to_save=5),
+    "layers-beyond": adapter(layers_to_transform=[99], layers_pattern="layers"),
+    "parameters-nope": adapter(target_parameters=["nope"]),
+    "tokens-beyond": adapter(trainable_token_indices=[10**6]),
+    "dropout-2": adapter(lora_dropout=2.0),
+    "dropout-string": adapter(lora_dropout="x"),
+    "key-unknown": adapter(megatron_config={"a": 1}),
+    "weights-missing": without(LORA),
+    "weights-empty": written(LORA, ""),
+    "weights-cut": cut(LORA),
+    "weights-garbage": written(LORA, LATIN * 50),
+    "weights-nan": tensors(LORA, filled(float("nan"))),
+    "weights-inf": tensors(LORA, filled(float("inf"))),
+    "weights-missing-tensors": tensors(LORA, lacking("lora_B")),
+    "weights-no-tensors": tensors(LORA, lambda found: {}),
+    "weights-extra-tensors": tensors(LORA, lambda found: found | {"base_model.model.nope.lora_A.weight": torch.ones(4, 4)}),
+    "weights-other-names": tensors(LORA, lambda found: {f"x.{name}": tensor for name, tensor in found.items()}),
+    "weights-transposed": tensors(LORA, lambda found: {name: tensor.T.contiguous() for name, tensor in found.items()}),
+    "weights-directory": directory(LORA),
+    "weights-pickle-bomb": pickled(LORA, "adapter_model.bin"),
+}  # fmt: skip
+RUNS: dict[str, Damage] = {  # what lies in an output folder beside the adapter
+    **{f"recipe-{name}": written("recipe.yaml", content) for name, content in {
+        "list": "- a\n", "garbage": "{a: [", "python-tag": "a: !!python/object/apply:os.system ['touch exploded']\n", "scalar": "hello\n",
+        "empty": "", "binary": LATIN, "type": "lora_r: many\n",
+        "below-list": "adapter_name_or_path: [a]\n", "mode": "adapter_mode: nope\nadapter_name_or_path: lora\n"}.items()},
+    **{f"audit-json-{name}": written("audit.json", content) for name, content in {
+        "list": "[]", "empty": "", "garbage": "{", "binary": LATIN, "null": "null"}.items()},
+    **{f"report-json-{name}": written("report.json", content) for name, content in {
+        "list": "[]", "empty": "", "garbage": "{", "binary": LATIN, "null": "null", "object": "{}"}.items()},
+}  # fmt: skip
