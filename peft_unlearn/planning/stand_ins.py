@@ -143,7 +143,9 @@ def as_on_cuda() -> Iterator[None]:
         mock.patch.object(torch, "is_autocast_enabled", lambda *device: device != ("meta",) and enabled(*device)),
         mock.patch.object(torch, "get_autocast_dtype", lambda device: torch.float32 if device == "meta" else dtype(device)),
         mock.patch.object(
-            torch, "autocast", lambda device, **how: contextlib.nullcontext() if device == "meta" else autocast(device, **how)
+            torch,
+            "autocast",
+            lambda device_type, **how: contextlib.nullcontext() if device_type == "meta" else autocast(device_type, **how),
         ),
     ):
         yield
