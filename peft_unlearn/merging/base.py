@@ -43,6 +43,10 @@ class Base:
         """That of the model as transformers loads it."""
         return read_dtype(read_json(self.folder / "config.json"))
 
+    def skeleton(self) -> PreTrainedModel:
+        """The model without weights, as the adapters' base was."""
+        return skeleton(self.folder, self.entries)
+
     def shape(self, name: str, parameter: str | None) -> tuple[int, ...]:
         """Of a weight as `read` gives it."""
         if parameter is not None and (parameter in self.held.transposed or parameter in self.embeddings):
@@ -138,13 +142,15 @@ def checkpoint_names(model: PreTrainedModel, names: list[str]) -> tuple[dict[str
     return found, parts
 
 
-def part_by_part(base: Base, update: Update, model: PreTrainedModel) -> Update:
+def part_by_part(base: Base, update: Update) -> Update:
     """The update with the change of each parameter that is put together on loading as changes of the tensors that it is made of.
 
     transformers itself takes the change apart, as it takes a weight apart that it saves. All of one parameter's change is held meanwhile, in
     fp32, and of the one before: what stands side by side in a shard are a layer's experts. A change that it cannot take apart into tensors that
     are there stays as it is.
     """
+
+    model = base.skeleton()
 
     def taken_apart(parameter: str, change: torch.Tensor) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = revert_weight_conversion(model, {parameter: change})

@@ -55,9 +55,8 @@ def merge(
 ) -> MergeResult:
     """Write the base with the adapter merged into it, as a plain transformers folder with the base's shard names, and a merge.json in it.
 
-    Memory: one shard, the adapters, and of one weight at a time blocks of 2**23 entries, or all of it where it is quantized; of experts that an
-    adapter changes, the change of one layer in fp32. An interrupted
-    merge leaves nothing under the name `output`.
+    Memory: one shard, the adapters, of one weight at a time blocks of 2**23 entries, or all of it where it is quantized, and of experts the change
+    of a layer in fp32. An interrupted merge leaves nothing under the name `output`.
 
     Args:
         adapter: folder (or Hub name) of a saved LoRA adapter.
@@ -86,11 +85,8 @@ def merge(
     folder = locate(source, BASE_FILES, key="base", revision=revision)
     opened = open_base(folder, lora.entries(folders, skeleton(folder)))
     precision = decide(opened, dtype=dtype, quantize=quantize, onto=onto, trained=trained, force=force)
-    updates = [
-        part_by_part(opened, lora.collect(one, config, skeleton(folder, opened.entries)), skeleton(folder, opened.entries))
-        for one, config in zip(folders, configs, strict=True)
-    ]
-    writes, untied = plan(skeleton(folder, opened.entries), opened, {name for update in updates for name in update.names})
+    updates = [part_by_part(opened, lora.collect(one, config, opened.skeleton())) for one, config in zip(folders, configs, strict=True)]
+    writes, untied = plan(opened.skeleton(), opened, {name for update in updates for name in update.names})
 
     held = precision.held
     size = sum(held.size(w.parameter, opened.shape(w.source, w.parameter), opened.tensors[w.source].itemsize) for w in writes)
