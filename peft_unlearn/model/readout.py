@@ -76,4 +76,5 @@ def _same_order(found: Tensor, logits: Tensor) -> bool:
 
 def _memory(tensor: Tensor) -> int:
     """What two tensors share that are one: without values, as on the meta device, an address does not tell."""
-    return tensor.untyped_storage()._cdata
+    storage: int = tensor.untyped_storage()._cdata
+    return storage
