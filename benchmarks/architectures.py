@@ -58,7 +58,7 @@ def run(names: list[str], wanted: Sequence[str]) -> None:
     for name in names:
         entry = apart(name, wanted)
         before = there.get(name, {}).get("steps", {})
-        entry["steps"] = {step: word for step, word in before.items() if step not in wanted and step != "small"} | entry["steps"]
+        entry["steps"] = {step: word for step, word in before.items() if step not in wanted and step in STEPS} | entry["steps"]
         with RESULTS.open("a") as file:
             file.write(json.dumps(entry) + "\n")
         bad = {step: word for step, word in entry["steps"].items() if word != "works"}
