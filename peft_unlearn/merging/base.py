@@ -1,16 +1,18 @@
 """The base that an adapter is merged into: its model without weights, its tensors by name, and each weight when it is asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key, revert_weight_conversion
 
 from peft_unlearn.merging import quantized, shards
+from peft_unlearn.merging.lora import Update
 from peft_unlearn.model import loading, saved
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import read_json
@@ -21,6 +23,7 @@ class Base:
     """A model's folder: its tensors, those that stand beside each quantized weight, the names of its parameters, and how it is held.
 
     names: parameter -> tensor, for the tensors that transformers loads as they are.
+    parts: tensor -> the parameter that it is a part of once it is loaded: experts that are stacked, projections that are joined.
     beside: quantized weight -> the tensors that its scales lie in.
     entries: how many the model has where tokens were added for an adapter, of its `embeddings`; None where it has its own.
     """
@@ -28,6 +31,7 @@ class Base:
     folder: Path
     tensors: dict[str, shards.Tensor]
     names: dict[str, str]
+    parts: dict[str, str]
     beside: dict[str, list[str]]
     held: quantized.Format
     shapes: dict[str, tuple[int, ...]]
@@ -38,6 +42,10 @@ class Base:
     def dtype(self) -> torch.dtype:
         """That of the model as transformers loads it."""
         return read_dtype(read_json(self.folder / "config.json"))
+
+    def skeleton(self) -> PreTrainedModel:
+        """The model without weights, as the adapters' base was."""
+        return skeleton(self.folder, self.entries)
 
     def shape(self, name: str, parameter: str | None) -> tuple[int, ...]:
         """Of a weight as `read` gives it."""
@@ -83,8 +91,8 @@ def open_base(folder: Path, entries: int | None = None) -> Base:
     weights = {id(layer.weight) for layer in layers if entries is not None and layer is not None}
     embeddings = frozenset(name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in weights)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.state_dict().items()}
-    names = checkpoint_names(model, [name for name in tensors if name not in scales])
-    return Base(folder, tensors, names, beside, quantized.format_of(model, config, None), shapes, entries, embeddings)
+    names, parts = checkpoint_names(model, [name for name in tensors if name not in scales])
+    return Base(folder, tensors, names, parts, beside, quantized.format_of(model, config, None), shapes, entries, embeddings)
 
 
 def read_dtype(model_config: Mapping[str, Any]) -> torch.dtype:
@@ -107,21 +115,55 @@ def skeleton(folder: Path, entries: int | None = None) -> PreTrainedModel:
     return model
 
 
-def checkpoint_names(model: PreTrainedModel, names: list[str]) -> dict[str, str]:
-    """Parameter name -> checkpoint name, for the tensors that transformers loads as they are.
+def checkpoint_names(model: PreTrainedModel, names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Parameter -> tensor of the checkpoint that transformers loads as it is; and tensor -> the parameter that it becomes a part of.
 
     Asks transformers for its own renaming, so that a missing "model." prefix or a renamed module is found where loading finds it.
-    Parameters that are converted on loading (experts that are stacked, projections that are joined) are left out.
     """
     mapping = get_model_conversion_mapping(model)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
     parameters = model.state_dict()
-    found = {}
+    found, parts = {}, {}
     for name in names:
         parameter, converted = rename_source_key(name, renamings, converters, model.base_model_prefix, parameters)
         if parameter not in parameters and name in parameters:
             parameter, converted = rename_source_key(name, [], [], model.base_model_prefix, parameters)
         if converted is None:
             found[parameter] = name
-    return found
+        else:
+            parts[name] = parameter
+    return found, parts
+
+
+def part_by_part(base: Base, update: Update) -> Update:
+    """The update with the change of each parameter that is put together on loading as changes of the tensors that it is made of.
+
+    transformers itself takes the change apart, as it takes a weight apart that it saves. All of one parameter's change is held meanwhile, in
+    fp32, and of the one before: what stands side by side in a shard are a layer's experts. A change that it cannot take apart into tensors that
+    are there stays as it is.
+    """
+
+    model = base.skeleton()
+
+    def taken_apart(parameter: str, change: torch.Tensor) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = revert_weight_conversion(model, {parameter: change})
+        return found
+
+    @lru_cache(maxsize=2)
+    def changes(parameter: str) -> dict[str, torch.Tensor]:
+        left, right = update.products[parameter]
+        return taken_apart(parameter, left @ right)
+
+    def part_of(parameter: str, name: str) -> torch.Tensor:
+        return changes(parameter)[name]
+
+    put_together = set(base.parts.values()) & update.products.keys()
+    parts: dict[str, Callable[[], torch.Tensor]] = {}
+    for parameter in put_together:
+        shapes = {name: part.shape for name, part in taken_apart(parameter, torch.empty(base.shapes[parameter], device="meta")).items()}
+        own = {name: torch.Size(base.tensors[name].shape) for name, whole in base.parts.items() if whole == parameter}
+        if shapes == own:
+            parts |= {name: partial(part_of, parameter, name) for name in own}
+    rest = update.products.keys() - {base.parts[part] for part in parts}
+    return Update({name: update.products[name] for name in rest}, update.replaced, parts)

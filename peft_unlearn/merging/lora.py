@@ -1,13 +1,14 @@
 """What a saved LoRA adapter does to the weights of its base, read from the adapter's folder and the base's config alone."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import Embedding, Linear, LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
@@ -27,15 +28,18 @@ KEEPS_BASE = (True, False, "gaussian", "orthogonal", "eva")
 class Update:
     """What an adapter does to parameters, by their names in the model: replace some, then add products of two thin matrices.
 
-    products: pairs of shapes (rows, r) and (r, columns), fp32, in the layout of the weight, the scaling in the first.
+    products: pairs of shapes (rows, r) and (r, columns), or (experts, rows, r) and (experts, r, columns), fp32, in the layout of the weight, the
+        scaling in the first.
+    parts: for tensors of the checkpoint that are parts of a parameter, by their own names, what gives all of their change in fp32.
     """
 
     products: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     replaced: dict[str, torch.Tensor] = field(default_factory=dict)
+    parts: dict[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
 
     @property
     def names(self) -> set[str]:
-        return {*self.products, *self.replaced}
+        return {*self.products, *self.replaced, *self.parts}
 
 
 def applied(weight: torch.Tensor, name: str, updates: Sequence[Update], rows: slice) -> torch.Tensor:
@@ -45,7 +49,9 @@ def applied(weight: torch.Tensor, name: str, updates: Sequence[Update], rows: sl
     for update in updates:
         if name in update.products:
             left, right = update.products[name]
-            value.addmm_(left[rows], right)
+            value.addmm_(left[rows], right) if left.dim() == 2 else value.baddbmm_(left[rows], right[rows])
+        if name in update.parts:
+            value += update.parts[name]()[rows]
     return value
 
 
@@ -69,7 +75,7 @@ def read_config(folder: Path) -> LoraConfig:
             f"{folder / ADAPTER_CONFIG}: init_lora_weights {config.init_lora_weights!r} changed the base in training; "
             "save with path_initial_model_for_weight_conversion (PEFT), which turns it into a plain LoRA."
         )
-    for key in ("target_parameters", "layer_replication", "trainable_token_indices", "ensure_weight_tying", "lora_bias"):
+    for key in ("layer_replication", "trainable_token_indices", "ensure_weight_tying", "lora_bias"):
         if getattr(config, key):
             raise UserError(
                 f"{folder / ADAPTER_CONFIG}: an adapter with {key} cannot be merged shard by shard; use PEFT's merge_and_unload."
@@ -130,12 +136,13 @@ def collect(folder: Path, config: LoraConfig, model: PreTrainedModel) -> Update:
     update = Update(replaced={name: tensors[key] for key, name in saved_with.items()})
     for name, module in wrapped.get_base_model().named_modules():
         if isinstance(module, LoraLayer):
-            if not isinstance(module, Linear | Embedding) or module.lora_variant:
+            if not isinstance(module, Linear | Embedding | ParamWrapper) or module.lora_variant:
                 variant = next((type(v).__name__ for v in module.lora_variant.values()), type(module).__name__)
                 raise UserError(
                     f"{folder / ADAPTER_CONFIG}: {name} uses {variant}, which cannot be merged shard by shard; use PEFT's merge_and_unload."
                 )
-            update.products[f"{name}.weight"] = product(module, name, tensors)
+            parameter = module.parameter_name if isinstance(module, ParamWrapper) else "weight"
+            update.products[f"{name.replace('.base_layer', '')}.{parameter}"] = product(module, name, tensors)
         elif isinstance(module, ModulesToSaveWrapper):
             kept = [key for key in tensors if key.startswith(f"{PREFIX}{name}.")]
             update.replaced |= {key.removeprefix(PREFIX): tensors[key] for key in kept}
@@ -146,11 +153,15 @@ def collect(folder: Path, config: LoraConfig, model: PreTrainedModel) -> Update:
     return update
 
 
-def product(layer: Linear | Embedding, name: str, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The pair of thin matrices whose product is the layer's change, in the layout of its weight."""
+def product(layer: Linear | Embedding | ParamWrapper, name: str, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pair of thin matrices, or of stacks of them, whose product is the layer's change, in the layout of its weight."""
     scaling = layer.scaling["default"]
     if isinstance(layer, Embedding):  # the weight is (entries, features), the factors are (r, entries) and (features, r)
         a, b = tensors[f"{PREFIX}{name}.lora_embedding_A"].float(), tensors[f"{PREFIX}{name}.lora_embedding_B"].float()
         return scaling * a.T, b.T
     a, b = tensors[f"{PREFIX}{name}.lora_A.weight"].float(), tensors[f"{PREFIX}{name}.lora_B.weight"].float()
+    if isinstance(layer, ParamWrapper) and layer.get_param().dim() == 3:  # A holds (experts x r, in), B (out, r x experts)
+        a = a.view(layer.num_experts, -1, a.shape[-1])
+        b = b.view(len(b), -1, layer.num_experts).permute(2, 0, 1)
+        return (scaling * b, a) if layer._did_swap_in_out_features else (scaling * a.mT, b.mT)
     return (scaling * a.T, b.T) if layer.fan_in_fan_out else (scaling * b, a)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from peft_unlearn.merging import lora, shards
-from peft_unlearn.merging.base import Base, open_base, skeleton
+from peft_unlearn.merging.base import Base, open_base, part_by_part, skeleton
 from peft_unlearn.merging.precision import decide
 from peft_unlearn.merging.quantized import Format
 from peft_unlearn.merging.survival import Survival, as_json
@@ -55,8 +55,8 @@ def merge(
 ) -> MergeResult:
     """Write the base with the adapter merged into it, as a plain transformers folder with the base's shard names, and a merge.json in it.
 
-    Memory: one shard, the adapters, and of one weight at a time blocks of 2**23 entries, or all of it where it is quantized. An interrupted
-    merge leaves nothing under the name `output`.
+    Memory: one shard, the adapters, of one weight at a time blocks of 2**23 entries, or all of it where it is quantized, and of experts the change
+    of a layer in fp32. An interrupted merge leaves nothing under the name `output`.
 
     Args:
         adapter: folder (or Hub name) of a saved LoRA adapter.
@@ -85,8 +85,8 @@ def merge(
     folder = locate(source, BASE_FILES, key="base", revision=revision)
     opened = open_base(folder, lora.entries(folders, skeleton(folder)))
     precision = decide(opened, dtype=dtype, quantize=quantize, onto=onto, trained=trained, force=force)
-    updates = [lora.collect(one, config, skeleton(folder, opened.entries)) for one, config in zip(folders, configs, strict=True)]
-    writes, untied = plan(skeleton(folder, opened.entries), opened, {name for update in updates for name in update.names})
+    updates = [part_by_part(opened, lora.collect(one, config, opened.skeleton())) for one, config in zip(folders, configs, strict=True)]
+    writes, untied = plan(opened.skeleton(), opened, {name for update in updates for name in update.names})
 
     held = precision.held
     size = sum(held.size(w.parameter, opened.shape(w.source, w.parameter), opened.tensors[w.source].itemsize) for w in writes)
@@ -139,11 +139,11 @@ def plan(model: PreTrainedModel, base: Base, changed: set[str]) -> tuple[list[Wr
             if missing not in base.names and there in base.names:
                 writes.append(Write(missing, base.names[there], missing))
     sources = {write.parameter: write.source for write in writes}
-    for name in sorted(changed):
+    for name in sorted(changed - base.parts.keys()):
         if name not in sources:
             raise UserError(
-                f"base: no tensor of the checkpoint is the weight {name} that the adapter changes (experts and joined projections are "
-                "converted on loading); load the base with transformers and use PEFT's merge_and_unload."
+                f"base: no tensor of the checkpoint is the weight {name} that the adapter changes (it is "
+                "converted on loading, in a way that cannot be taken back); load the base with transformers and use PEFT's merge_and_unload."
             )
         if base.shape(sources[name], name) != base.shapes[name]:
             raise UserError(
@@ -166,8 +166,8 @@ def write_shards(output: Path, merger: Merger, writes: list[Write]) -> dict[str,
             for write in (w for w in writes if base.tensors[w.source].shard == file_name):
                 tensors, found = merger.merge(write)
                 merged |= tensors
-                if found is not None and write.parameter is not None:
-                    survival[write.parameter.removesuffix(".weight")] = found
+                if found is not None:
+                    survival[(write.parameter or write.source).removesuffix(".weight")] = found
                 bar.update()
             index |= dict.fromkeys(merged, file_name)
             total += sum(tensor.nbytes for tensor in merged.values())

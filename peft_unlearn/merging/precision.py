@@ -6,7 +6,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from peft_unlearn.merging import quantized
-from peft_unlearn.merging.base import Base, skeleton
+from peft_unlearn.merging.base import Base
 from peft_unlearn.util.errors import UserError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -69,8 +69,8 @@ def decide(
         )
     on_disk = base.held.config is not None
     return Precision(
-        start=None if start is None or on_disk else quantized.format_of(skeleton(base.folder, base.entries), start, start_dtype),
-        held=quantized.format_of(skeleton(base.folder, base.entries), target, written),
+        start=None if start is None or on_disk else quantized.format_of(base.skeleton(), start, start_dtype),
+        held=quantized.format_of(base.skeleton(), target, written),
         onto="original" if start is None else f"dequantized {quantized.kind_of(start)}",
         written=quantized.kind_of(target) if target else str(written or base.dtype).removeprefix("torch."),
     )

@@ -37,19 +37,20 @@ class Merger:
         Raises:
             UserError: a value that is not finite, from an adapter that diverged or a dtype that cannot hold it.
         """
-        start, held, name = self.precision.start, self.precision.held, write.parameter
-        weight = self.base.read(write.source, name)
+        start, held, parameter = self.precision.start, self.precision.held, write.parameter
+        name = parameter or write.source  # that of a part is its own
+        weight = self.base.read(write.source, parameter)
         dtype = held.dtype if held.dtype is not None and weight.is_floating_point() else weight.dtype
         if start is not None:
-            weight = start.get(write.source, name, start.put(write.source, name, weight))
-        if name is None or not any(name in update.names for update in self.updates):
-            return held.put(write.name, name, weight.to(dtype)), None
-        tensors = held.put(write.name, name, rounded(weight, name, self.updates, dtype))
+            weight = start.get(write.source, parameter, start.put(write.source, parameter, weight))
+        if not any(name in update.names for update in self.updates):
+            return held.put(write.name, parameter, weight.to(dtype)), None
+        tensors = held.put(write.name, parameter, rounded(weight, name, self.updates, dtype))
         if name not in self.updates[-1].names:
             return tensors, None
         below = self.updates[:-1]
-        without = held.get(write.name, name, held.put(write.name, name, rounded(weight, name, below, dtype)))
-        with_it = held.get(write.name, name, tensors)
+        without = held.get(write.name, parameter, held.put(write.name, parameter, rounded(weight, name, below, dtype)))
+        with_it = held.get(write.name, parameter, tensors)
         return tensors, measure(
             (
                 lora.applied(weight, name, below, rows),

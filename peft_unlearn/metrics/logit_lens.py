@@ -44,7 +44,7 @@ def logit_lens(
     causal = cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
     readout = find_readout(causal)
     if readout is None:
-        return not_computed("no final norm and head were found in the model", len(rows))
+        return not_computed("no final norm and head were found that read the inner layers of this model", len(rows))
     recalls = layer_recalls(causal, tokenizer, rows, readout, batch_size=batch_size, progress=progress)
     measured = [layers for layers in recalls if layers is not None]
     if measured and not measured[0]:

@@ -8,6 +8,7 @@ adapter that is trained further. There is never a second model: student, teacher
 import contextlib
 import copy
 import gc
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ from transformers import PreTrainedModel
 from peft_unlearn.model import dropout, loading, saved, supported
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 REVISION = "base_revision"  # what a base's revision was asked for as
 
@@ -52,6 +55,14 @@ def load_base(
     model = keep_weights_unpacked(loading.base(name, key=key, dtype=dtype, **kwargs))
     if kwargs.get("revision") not in (None, "main") and not Path(name).is_dir():
         setattr(model, REVISION, kwargs["revision"])
+    if experts := supported.unquantized(model):
+        share = sum(p.numel() for p in experts) / model.num_parameters()
+        logger.warning(
+            "Warning: the experts of %s, %.0f %% of its parameters, stay in %s: bitsandbytes quantizes linear layers alone.",
+            name,
+            100 * share,
+            str(experts[0].dtype).removeprefix("torch."),
+        )
     return loading.check_forward(model, name, key=key)
 
 
@@ -112,6 +123,7 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
         _add_copy(model, TEACHER)
     dropout.turn_off(model, but=STUDENT)
     with activated(model, []):
+        supported.check_runs(model.get_base_model())
         dropout.check(model)
     _activate(model, names_of(model, "student"))
     for parameter in model.parameters():
@@ -125,11 +137,13 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
 def _with_new(model: PreTrainedModel | PeftModel, peft_config: PeftConfig) -> PeftModel:
     """The model with a new forgetting adapter."""
     supported.check(peft_config, model, new=True)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
     if isinstance(model, PeftModel):
         supported.check_stack(model.peft_config[FINETUNE], peft_config)
-        if str(peft_config.target_modules).lower() == "all-linear":
-            _maybe_include_all_linear_layers(peft_config, model.get_base_model())
-            peft_config.target_modules -= saved.inside_wholes(model)
+    left_out = supported.past_their_forward(base) | (saved.inside_wholes(model) if isinstance(model, PeftModel) else set())
+    if left_out and str(peft_config.target_modules).lower() == "all-linear":
+        _maybe_include_all_linear_layers(peft_config, base)
+        peft_config.target_modules -= left_out
     wanted = peft_config.target_modules
     named = wanted if isinstance(wanted, str) else ", ".join(sorted(wanted or ()))
     cannot = (
@@ -216,14 +230,17 @@ def activated(model: PeftModel, names: list[str]) -> Iterator[PeftModel]:
 
 
 def quantization(model: PreTrainedModel | PeftModel) -> str | None:
-    """How the base is held, such as "NF4, double quantization, bfloat16 compute"; None for 16/32 bit."""
+    """How the base is held, such as "NF4, double quantization, bfloat16 compute; experts in bfloat16"; None for 16/32 bit."""
     found = model.config.to_dict().get("quantization_config")
     if found is None:
         return None
+    apart = "".join(
+        f"; experts in {dtype}" for dtype in sorted({str(p.dtype).removeprefix("torch.") for p in supported.unquantized(model)})
+    )
     if found.get("load_in_4bit"):
         nested = ", double quantization" if found["bnb_4bit_use_double_quant"] else ""
-        return f"{found['bnb_4bit_quant_type'].upper()}{nested}, {found['bnb_4bit_compute_dtype']} compute"
-    return "int8" if found.get("load_in_8bit") else str(found["quant_method"])
+        return f"{found['bnb_4bit_quant_type'].upper()}{nested}, {found['bnb_4bit_compute_dtype']} compute{apart}"
+    return f"int8{apart}" if found.get("load_in_8bit") else str(found["quant_method"])
 
 
 def export(model: PeftModel, folder: str | Path) -> None:

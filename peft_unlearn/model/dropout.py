@@ -6,6 +6,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig
 
+from peft_unlearn.model.supported import running
 from peft_unlearn.util.errors import UserError
 
 
@@ -35,7 +36,8 @@ def check(model: PeftModel) -> None:
     training = {module: module.training for module in model.modules()}
     model.train()
     ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    cuda = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), running(model.get_base_model(), "be trained on rows of any length"):
         once, again = (model(input_ids=ids, use_cache=False).logits for _ in range(2))
     for module, flag in training.items():
         module.training = flag

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from peft_unlearn.data.rows import Row, batches, end_length, special_ids, split, text
 from peft_unlearn.data.turns import turn
 from peft_unlearn.model.scoring import evaluating
+from peft_unlearn.model.supported import running
 
 # Tokens that an answer may run past the length of the reference: a right answer in other words is seen whole.
 MARGIN = 16
@@ -119,7 +120,8 @@ def _answers(
             if seeds is not None:
                 rngs = [np.random.default_rng([*seeds[i % repeats], *prompts[i]]) for i in batch]
                 draws.append(_Draw(np.stack([rng.random(longest) for rng in rngs]), width))
-            output = causal.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, logits_processor=draws)
+            with running(causal, "write texts"):
+                output = causal.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, logits_processor=draws)
             for i, tokens in zip(batch, output[:, width:].tolist(), strict=True):
                 stop = next((n for n, token in enumerate(tokens) if token in stops), len(tokens))
                 texts[i] = _text(tokenizer, tokens[: min(stop, limits[i])], [*stop_strings, *closing[i // repeats]])

@@ -4,6 +4,7 @@ With a vocabulary of 128 256 the logits of 2 048 tokens take 1.05 GB in fp32, an
 """
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -44,8 +45,8 @@ def forward(model: nn.Module, **inputs: Any) -> Forward:
     """Run `model` on `input_ids`, `attention_mask`, ... up to its head.
 
     Whatever a model makes of its last hidden states (a tied or quantized head, scaling, soft-capping) is its own code: the head is its forward
-    with these states in place of what its body would give. Where what follows the body is trained or has an adapter, or where the model is none
-    of transformers', `states` are the logits themselves.
+    with these states in place of what its body would give; the first forward of a model shows whether that is so. Where it is not, where what
+    follows the body is trained or has an adapter, or where the model is none of transformers', `states` are the logits themselves.
     """
     causal = _causal(model)
     body = causal.get_decoder() if isinstance(causal, PreTrainedModel) else None
@@ -60,7 +61,7 @@ def forward(model: nn.Module, **inputs: Any) -> Forward:
         output = model(**inputs, use_cache=False, logits_to_keep=1)
     finally:
         hook.remove()
-    if not seen:  # what transformers takes for the body is not what the model runs
+    if not seen or isinstance(seen[-1][0], Tensor):  # what transformers takes for the body is not what the model runs, or only a part of it
         return _whole(model, inputs)
     (given, (autocast, dtype)) = seen[-1]
     states, kind = given[0], type(given)  # and no more of it: the head lives as long as what was made with it
@@ -72,7 +73,25 @@ def forward(model: nn.Module, **inputs: Any) -> Forward:
             found: Tensor = causal(input_ids=ids, use_cache=False).logits[0].float()
             return found
 
-    return Forward(states, Head(logits, output.logits.shape[-1]), output)
+    if causal not in _ALONE:
+        _ALONE[causal] = _stands_alone(logits, states, output.logits)
+    return Forward(states, Head(logits, output.logits.shape[-1]), output) if _ALONE[causal] else _whole(model, inputs)
+
+
+_ALONE: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()  # models, and whether their heads do
+
+
+@torch.no_grad()
+def _stands_alone(head: Readout, states: Tensor, logits: Tensor) -> bool:
+    """Whether a head makes the model's logits of the last states and of nothing else: (B, S, H), (B, 1, V) or (B, S, V)."""
+    try:
+        found, expected = head(states[0, -1:])[0], logits[0, -1].float()
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError):  # it asks for what the body gave besides
+        return False
+    if found.is_meta:  # as far as shapes tell
+        return found.shape == expected.shape
+    spread = float(expected[expected.isfinite()].std())  # 16 bits round
+    return torch.allclose(found, expected, rtol=0.02, atol=0.02 * spread, equal_nan=True)
 
 
 def _whole(model: nn.Module, inputs: dict[str, Any]) -> Forward:

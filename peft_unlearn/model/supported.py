@@ -1,10 +1,16 @@
 """Which adapters can be trained here: what one changes must be all its own, and the same in every forward, or views are not what they are called."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
-from bitsandbytes.nn import Linear8bitLt
+import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft import LoraConfig, PeftConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from transformers import PreTrainedModel
 
 from peft_unlearn.config.model_settings import KEEPS_BASE
 from peft_unlearn.util.errors import UserError
@@ -27,6 +33,10 @@ KNOWN = {
         "qalora_group_size",
     ),  # nothing without another field
 }
+
+# What code of an architecture raises that was not written for the call.
+CODE_FAILS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
+LOOKS_AHEAD = 0.05  # of what another token does to its own logits, by which those before it may move
 
 
 def check(config: PeftConfig, model: nn.Module, *, new: bool) -> None:
@@ -58,6 +68,57 @@ def check(config: PeftConfig, model: nn.Module, *, new: bool) -> None:
             raise UserError(f"{field.name}: LoRA with it has not been tried with several views of one base, {mended}")
     if config.use_dora and any(isinstance(m, Linear8bitLt) and m.weight.device.type == "cpu" for m in model.modules()):
         raise UserError("use_dora: on a CPU, PEFT loses the scales of int8 weights under DoRA; write load_in_4bit, or leave the key out.")
+
+
+@contextlib.contextmanager
+def running(model: nn.Module, what: str) -> Iterator[None]:
+    """Around a call of a model whose architecture may not bear what is asked of it.
+
+    Raises:
+        UserError: the architecture's own code failed; the error that it raised is the cause.
+    """
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except CODE_FAILS as error:
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"model_name_or_path: a {type(model).__name__} of transformers cannot {what} ({reason}); take another base."
+        ) from error
+
+
+@torch.no_grad()
+def check_runs(model: PreTrainedModel) -> None:
+    """See that the model reads tokens alone, and each without those that come after it.
+
+    Raises:
+        UserError: it needs other inputs, or is no causal model as it is configured.
+    """
+    if model.device.type == "meta":
+        return
+    with running(model, "be run on tokens alone"):
+        one, other = model(input_ids=torch.tensor([[0, 0], [0, 1]], device=model.device), use_cache=False).logits.float()
+    moved = (one - other).abs().amax(-1)  # of the first token nothing but rounding
+    if moved[0] > LOOKS_AHEAD * moved[1]:
+        raise UserError(
+            f"model_name_or_path: a {type(model).__name__} configured so lets a token see those after it, and cannot be scored by its answers; "
+            "take a causal model."
+        )
+
+
+def past_their_forward(model: nn.Module) -> set[str]:
+    """Names of linear layers whose weights a state-space mixer (one with A and D) reads itself in its fused kernels, so that LoRA is not seen."""
+    mixers = [(name, module) for name, module in model.named_modules() if hasattr(module, "A_log") and hasattr(module, "D")]
+    return {f"{name}.out_proj" for name, module in mixers if hasattr(module, "out_proj")}
+
+
+def unquantized(model: nn.Module) -> list[nn.Parameter]:
+    """The stacked weights of a base that is quantized: bitsandbytes packs linear layers alone, and the experts of a mixture may be none."""
+    if not any(isinstance(module, Linear4bit | Linear8bitLt) for module in model.modules()):
+        return []
+    owners = (module for module in model.modules() if not isinstance(module, _ConvNd | BaseTunerLayer))
+    return [p for module in owners for p in module.parameters(recurse=False) if p.dim() == 3 and min(p.shape) > 1]
 
 
 def check_stack(below: PeftConfig, config: PeftConfig) -> None:

@@ -11,6 +11,7 @@ from transformers.training_args import OptimizerNames
 
 from peft_unlearn.config import recipe
 from peft_unlearn.model import loading
+from peft_unlearn.model.readout import depth as layers_of
 from peft_unlearn.planning.ledger import Items
 from peft_unlearn.planning.step import trace
 from peft_unlearn.util.errors import UserError
@@ -75,7 +76,7 @@ def read_base(values: Mapping[str, Any]) -> Base:
 
 def _depths(model: nn.Module, config: Any) -> tuple[int, ...]:
     """Two small numbers of layers where all layers have the same shapes, so that each adds the same; or all of them."""
-    depth = config.num_hidden_layers
+    depth = layers_of(config)
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
     shapes = [[{name: tuple(p.shape) for name, p in layer.named_parameters()} for layer in stack] for stack in stacks]
     alike = bool(stacks) and all(layer == stack[0] for stack in shapes for layer in stack)
@@ -91,7 +92,7 @@ def _shallow(config: PreTrainedConfig, depth: int) -> PreTrainedConfig:
     """The config of a model of so many layers, with one of each kind at least."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
-    if depth == text.num_hidden_layers:
+    if depth == layers_of(text):
         return config
     kinds = _layer_types(text)
     if kinds:
@@ -112,7 +113,7 @@ def measure(values: Mapping[str, Any], base: Base | None = None) -> Memory:
     plan = recipe.build({"dtype": "bfloat16", **values})  # left out, it is what the device of a run computes in
     base = base or read_base(values)
     traces = [trace(plan, _shallow(base.config, depth)) for depth in base.depths]
-    whole = base.config.get_text_config().num_hidden_layers
+    whole = layers_of(base.config)
     peaks = {phase: _extrapolated([found[phase] for found in traces], whole - base.depths[0]) for phase in traces[0]}
     phase = max(peaks, key=lambda name: sum(peaks[name].values()))
     return Memory({item: size for item, size in peaks[phase].items() if size}, phase)

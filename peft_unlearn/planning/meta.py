@@ -14,7 +14,7 @@ from transformers.quantizers import AutoHfQuantizer
 from trl import get_peft_config, get_quantization_config  # type: ignore[attr-defined]
 
 from peft_unlearn.config.recipe import Recipe
-from peft_unlearn.model import adapters, saved
+from peft_unlearn.model import adapters, saved, supported
 from peft_unlearn.util.errors import UserError
 
 
@@ -74,11 +74,15 @@ def load_base(config: PreTrainedConfig, dtype: str, quantization: Any, attention
 
 
 def tensors(model: PeftModel) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that a model holds, with the item that it counts for: "base weights", "adapter", "teacher" or "other adapters"."""
+    """Every tensor that a model holds, with the item that it counts for.
+
+    Items are "base weights", "experts in ..." of those that stay unquantized beside them, "adapter", "teacher" and "other adapters".
+    """
     items = {id(p): "adapter" for p in adapters.adapter_parameters(model)}
     items |= {id(p): "teacher" for p in adapters.adapter_parameters(model, adapters.TEACHER)}
     for name in (adapters.FINETUNE, adapters.REFERENCE):
         items |= {id(p): "other adapters" for p in adapters.adapter_parameters(model, name)}
+    items |= {id(p): f"experts in {str(p.dtype).removeprefix('torch.')}" for p in supported.unquantized(model)}
     for tensor in [*model.parameters(), *model.buffers()]:
         yield items.get(id(tensor), "base weights"), tensor
     for module in model.modules():

@@ -98,6 +98,12 @@ def _copy(_: Ledger, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return copied
 
 
+def _grouped_mm(_: Ledger, a: Tensor, b: Tensor, offs: Tensor, bias: Tensor | None = None, out_dtype: torch.dtype | None = None) -> Tensor:
+    """Products of groups of tokens with their experts' weights, in 32 bits as well, which torch's own shapes refuse."""
+    groups = () if a.dim() != b.dim() else (len(offs),)
+    return a.new_empty((*groups, a.shape[-2], b.shape[-1]), dtype=out_dtype or a.dtype)
+
+
 def _gemm_4bit(ledger: Ledger, a: Tensor, b: Tensor, shape: list[int], *args: Any, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
     """Batches of more than some hundred tokens are multiplied with the weight dequantized within the operation."""
     weight = a.new_empty(shape)
@@ -127,6 +133,7 @@ STAND_INS: dict[Any, Callable[..., Any]] = {
     aten.index_put_.default: _index_put_,
     aten._index_put_impl_.default: _index_put_,
     aten._to_copy.default: _copy,
+    aten._grouped_mm.default: _grouped_mm,
     bnb.gemm_4bit.default: _gemm_4bit,
     bnb.int8_vectorwise_quant.default: _quantized_rows,
     bnb.int8_mixed_scaled_mm.default: _int8_mixed,
@@ -143,7 +150,9 @@ def as_on_cuda() -> Iterator[None]:
         mock.patch.object(torch, "is_autocast_enabled", lambda *device: device != ("meta",) and enabled(*device)),
         mock.patch.object(torch, "get_autocast_dtype", lambda device: torch.float32 if device == "meta" else dtype(device)),
         mock.patch.object(
-            torch, "autocast", lambda device, **how: contextlib.nullcontext() if device == "meta" else autocast(device, **how)
+            torch,
+            "autocast",
+            lambda device_type, **how: contextlib.nullcontext() if device_type == "meta" else autocast(device_type, **how),
         ),
     ):
         yield

@@ -12,15 +12,16 @@ from transformers import PreTrainedConfig
 from peft_unlearn.config.recipe import Recipe
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.data.pairs import STREAMS
-from peft_unlearn.model import adapters
+from peft_unlearn.model import adapters, supported
 from peft_unlearn.model.logprobs import mean_nll, score
+from peft_unlearn.model.readout import depth as layers_of
 from peft_unlearn.planning import meta
 from peft_unlearn.planning.ledger import Items, Ledger
 from peft_unlearn.planning.stand_ins import as_on_cuda
 from peft_unlearn.training import objectives, setup
 from peft_unlearn.training.datasets import row_length
 from peft_unlearn.training.gradients import Gradients
-from peft_unlearn.training.passes import Passes
+from peft_unlearn.training.passes import Passes, read_inner_layers
 from peft_unlearn.training.sam import Sam
 from peft_unlearn.training.teacher import Teacher
 from peft_unlearn.training.trainer import UnlearnTrainer
@@ -55,7 +56,7 @@ def trace(recipe: Recipe, config: PreTrainedConfig) -> dict[str, Items]:
         for item, tensor in meta.tensors(model):
             ledger.add(tensor, item)
         counts = dict.fromkeys(("token", "sequence", "batch"), torch.ones((), device="meta"))
-        with ledger:
+        with ledger, supported.running(model.get_base_model(), "take a step on tensors without data, and its memory not be planned"):
             run = _begin(recipe, model, ledger, config.get_text_config())
             for _ in range(2):  # the first makes the optimizer's state, which is there in all that follows
                 _update(run)
@@ -68,7 +69,9 @@ def trace(recipe: Recipe, config: PreTrainedConfig) -> dict[str, Items]:
 
 def _begin(recipe: Recipe, model: PeftModel, ledger: Ledger, config: Any) -> Run:
     args = setup.fitted(recipe.training, holdout=recipe.data.holdout_dataset is not None)
-    student, depth, length = adapters.adapter_parameters(model), config.num_hidden_layers, row_length(config, args.max_length)
+    student, depth, length = adapters.adapter_parameters(model), layers_of(config), row_length(config, args.max_length)
+    with ledger.phase("start", "activations"):
+        readout = read_inner_layers(args, model)
     built = objectives.build(args)
     with ledger.phase("start", "gradients"):
         gradients = Gradients(student, len(built))
@@ -83,10 +86,8 @@ def _begin(recipe: Recipe, model: PeftModel, ledger: Ledger, config: Any) -> Run
         if args.stop_at != "none":
             streams["forget"]["target_logps"] = torch.empty(args.per_device_train_batch_size, length, device="meta")
     layer = objectives.hidden_layer(args, depth)
-    causal = model.get_base_model()
-    readout = causal.get_output_embeddings() if args.logit_lens_coef else None
     passes = Passes(model, args, built, gradients, sam, layer and min(layer, depth), readout, phase=ledger.phase)
-    body = causal.base_model  # what it allocates are activations, and what comes after it is the loss
+    body = model.get_base_model().base_model  # what it allocates are activations, and what comes after it is the loss
     body.register_forward_pre_hook(lambda *_: setattr(ledger, "item", "activations"))
     body.register_forward_hook(lambda *_: setattr(ledger, "item", "loss"))
     kind, how = UnlearnTrainer.get_optimizer_cls_and_kwargs(args)

@@ -15,7 +15,7 @@ from peft_unlearn.model import adapters
 from peft_unlearn.model.fake_quant import deployed
 from peft_unlearn.model.lm_head import Forward
 from peft_unlearn.model.logprobs import Scores, score
-from peft_unlearn.model.readout import find_readout
+from peft_unlearn.model.readout import depth, find_readout, has_residual_stream
 from peft_unlearn.training.gradients import Gradients
 from peft_unlearn.training.objectives import Objective, hidden_layer
 from peft_unlearn.training.sam import Sam
@@ -122,26 +122,36 @@ class Passes:
 
     def _inner(self, step: int) -> tuple[int, nn.Module] | None:
         """The inner layer whose turn it is, two steps each: a plain and a perturbed one."""
-        depth = self.model.config.get_text_config().num_hidden_layers
-        return None if self.readout is None else (1 + step // 2 % (depth - 1), self.readout)
+        return None if self.readout is None else (1 + step // 2 % (depth(self.model.config) - 1), self.readout)
 
 
-def has_inner_layers(model: PeftModel) -> bool:
-    """Whether the logit lens can read layers below the last one."""
-    return model.config.get_text_config().num_hidden_layers > 1 and find_readout(model.get_base_model()) is not None
-
-
-def layers_read(args: UnlearnConfig, model: PeftModel) -> tuple[int | None, nn.Module | None]:
-    """`layer` and `readout` of the passes of a run.
+def read_inner_layers(args: UnlearnConfig, model: PeftModel) -> nn.Module | None:
+    """The norm and head that inner layers are read with, where `logit_lens_coef` asks for them; a method's default is left out where they are not.
 
     Raises:
-        UserError: a `hidden_layer` or `logit_lens_coef` that the model has no layers for.
+        UserError: a `logit_lens_coef` of the recipe's own that the model has no layers for.
     """
-    depth = model.config.get_text_config().num_hidden_layers
-    readout = find_readout(model.get_base_model()) if args.logit_lens_coef else None
-    if args.logit_lens_coef and not has_inner_layers(model):
-        raise UserError("logit_lens_coef: the model has no inner layer, or no final norm and head that were found; leave the key out.")
-    layer = hidden_layer(args, depth)
-    if layer is not None and layer > depth:
-        raise UserError(f"hidden_layer: the model has {depth} layers, write a number from 1 to {depth}.")
-    return layer, readout
+    if not args.logit_lens_coef:
+        return None
+    readout = find_readout(model.get_base_model()) if depth(model.config) > 1 else None
+    if readout is None and args.given["logit_lens_coef"] is not None:
+        raise UserError("logit_lens_coef: the model has no inner layer, or none that its final norm and head can read; leave the key out.")
+    if readout is None:
+        args.logit_lens_coef = 0.0
+    return readout
+
+
+def layer_read(args: UnlearnConfig, model: PeftModel) -> int | None:
+    """After how many layers the hidden states are read, for the losses of hidden states.
+
+    Raises:
+        UserError: a `hidden_layer` that the model does not have.
+    """
+    layers = depth(model.config)
+    layer = hidden_layer(args, layers)
+    if layer is not None and not has_residual_stream(model.get_base_model()):
+        name = type(model.get_base_model()).__name__
+        raise UserError(f"forget_loss: {args.forget_loss} reads one vector a token after a layer, and a {name} gives none; write another.")
+    if layer is not None and layer > layers:
+        raise UserError(f"hidden_layer: the model has {layers} layers, write a number from 1 to {layers}.")
+    return layer

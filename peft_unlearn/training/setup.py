@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.model import adapters, loading
-from peft_unlearn.training.passes import has_inner_layers
+from peft_unlearn.training.passes import read_inner_layers
 from peft_unlearn.util.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -88,8 +88,7 @@ def adapt(model: PreTrainedModel | PeftModel, args: UnlearnConfig, peft_config: 
         raise UserError("negate: it would take away the adapter that is trained further as well, stack a new one or merge that one.")
     set_seed(args.seed)  # the adapter's init belongs to the run
     adapted = adapters.attach(model, peft_config, teacher=args.teacher_decay is not None)
-    if args.given["logit_lens_coef"] is None and not has_inner_layers(adapted):
-        args.logit_lens_coef = 0.0  # a default of the method, which this model cannot have
+    read_inner_layers(args, adapted)
     adapters.place(adapted, args.device)  # before targets are read and texts written with it
     if args.gradient_checkpointing:
         adapted.enable_input_require_grads()  # or LoRA layers silently do not train

@@ -31,7 +31,7 @@ from peft_unlearn.training.combine_step import Combined, combine_step, described
 from peft_unlearn.training.early_stop import Checks
 from peft_unlearn.training.gradients import Gradients
 from peft_unlearn.training.negation import Negation
-from peft_unlearn.training.passes import Passes, layers_read
+from peft_unlearn.training.passes import Passes, layer_read, read_inner_layers
 from peft_unlearn.training.reference_cache import References
 from peft_unlearn.util import interrupts
 from peft_unlearn.util.errors import UserError
@@ -110,7 +110,6 @@ class UnlearnTrainer(AdapterTrainer):
 
     def _make_step(self) -> None:
         """What a step works with. All of it lies on the device already, where `setup.adapt` has placed the adapter."""
-        layer, readout = layers_read(self.args, self.model)
         self._gradients = Gradients(self.student, len(self.objectives))
         self._passes = Passes(
             model=self.model,
@@ -118,8 +117,8 @@ class UnlearnTrainer(AdapterTrainer):
             objectives=self.objectives,
             gradients=self._gradients,
             sam=self.sam,
-            layer=layer,
-            readout=readout,
+            layer=layer_read(self.args, self.model),
+            readout=read_inner_layers(self.args, self.model),
             kept=self._kept,
             targets_now=None if self.early_stop is None else self.early_stop.targets_now,
             backward=lambda loss, again: self.accelerator.backward(loss, retain_graph=again),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig
+from transformers import AutoModelForCausalLM, GPT2Config, GptOssConfig, LlamaConfig, MixtralConfig
 
 from peft_unlearn.merging.merging import merge
 from peft_unlearn.util.errors import UserError
@@ -27,6 +27,10 @@ SIZES = {
 
 def llama(tied: bool = False) -> LlamaConfig:
     return LlamaConfig(**SIZES, tie_word_embeddings=tied)
+
+
+def mixtral() -> MixtralConfig:
+    return MixtralConfig(**SIZES | {"intermediate_size": 64, "num_hidden_layers": 1, "num_local_experts": 2})
 
 
 def gpt2() -> GPT2Config:
@@ -96,17 +100,10 @@ CASES = {
     "modules to save": (llama(tied=True), {"targets": ["q_proj"], "modules_to_save": ["lm_head", "norm"]}),
     "Conv1D": (gpt2(), {"targets": ["c_attn", "c_proj", "c_fc"]}),
     "Conv1D, tied embedding": (gpt2(), {"targets": ["c_attn", "wte"], "shard_size": "60KB"}),
-    "attention beside experts": (
-        MixtralConfig(
-            vocab_size=128,
-            hidden_size=64,
-            intermediate_size=64,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            num_local_experts=2,
-            initializer_range=0.2,
-        ),
-        {"targets": ["q_proj", "v_proj"]},
+    "attention beside experts": (mixtral(), {"targets": ["q_proj", "v_proj"]}),
+    "all linear, with experts that the checkpoint has one by one": (mixtral(), {"targets": "all-linear", "shard_size": "100KB"}),
+    "experts that the checkpoint has stacked": (
+        GptOssConfig(**SIZES | {"head_dim": 16, "intermediate_size": 64, "num_local_experts": 2, "num_experts_per_tok": 2}),
+        {"targets": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]},
     ),
 }

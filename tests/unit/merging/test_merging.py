@@ -45,7 +45,7 @@ def test_merged_folder_computes_what_the_adapted_model_computes(name: str, tmp_p
     assert relative_error(logits(AutoModelForCausalLM.from_pretrained(base)), expected) > 0.1  # the adapter is not idle
     base_shards = {path.name for path in base.glob("*.safetensors")}
     assert {path.name for path in result.folder.glob("*.safetensors")} == base_shards
-    assert (len(base_shards) > 1) == ("sharded" in name or name == "Conv1D, tied embedding")
+    assert (len(base_shards) > 1) == ("shard_size" in CASES[name][1])
 
 
 @pytest.mark.parametrize(("targets", "tied"), [(["q_proj"], True), (["lm_head"], False), (["embed_tokens"], False)])

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from merge_folders import CASES, folders, llama, refused, save_adapter, save_base
+from merge_folders import folders, llama, mixtral, refused, save_adapter, save_base
 from safetensors.torch import load_file, save_file
 
 from peft_unlearn.merging.merging import merge
@@ -96,10 +96,12 @@ def test_adapters_that_are_more_than_a_product_are_refused(settings: dict, word:
     assert word in refused(adapter, tmp_path / "merged")
 
 
-def test_fused_experts_are_refused(tmp_path: Path) -> None:
-    base = save_base(CASES["attention beside experts"][0], tmp_path / "base")
-    adapter = save_adapter(base, tmp_path / "adapter", targets=["q_proj"], target_parameters=["mlp.experts.gate_up_proj"])
-    assert "target_parameters" in refused(adapter, tmp_path / "merged")
+def test_experts_of_another_number_are_refused(tmp_path: Path) -> None:
+    adapter = save_adapter(save_base(mixtral(), tmp_path / "base"), tmp_path / "adapter", targets="all-linear")
+    config = mixtral()
+    config.num_local_experts = 3
+    save_base(config, tmp_path / "other")
+    assert "experts" in refused(adapter, tmp_path / "merged", base=tmp_path / "other")
 
 
 def test_pickled_base_is_refused(tmp_path: Path) -> None:

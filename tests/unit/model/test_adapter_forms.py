@@ -56,7 +56,7 @@ REFUSED = {
     "activated": ({"alora_invocation_tokens": [3, 4]}, "alora_invocation_tokens"),
 }
 # What `merge` cannot write shard by shard, and says so.
-UNMERGED = ("DoRA", "biases of factors", "rows of embeddings", "rows of embeddings, tied", "experts")
+UNMERGED = ("DoRA", "biases of factors", "rows of embeddings", "rows of embeddings, tied")
 
 
 class NoTokens:

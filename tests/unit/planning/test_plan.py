@@ -10,7 +10,7 @@ from cli_bed import refused
 from datasets import Dataset
 from test_openunlearning import word_tokenizer
 from torch.profiler import ProfilerActivity, profile, record_function
-from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, Qwen2MoeConfig, Qwen3Config
+from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, Qwen2MoeConfig, Qwen3Config
 
 from peft_unlearn import UnlearnConfig, UnlearnTrainer, planning
 from peft_unlearn.cli import main
@@ -130,6 +130,14 @@ def test_two_kinds_of_layers_tell_all_the_others(tmp_path):
     config, depths = planning.read_base(recipe)
     assert depths == (2, 3)
     assert planning.measure(recipe) == planning.measure(recipe, Base(config, (5,)))
+
+
+def test_experts_that_bitsandbytes_does_not_pack_are_counted_by_themselves(tmp_path):
+    config = MixtralConfig(**SHAPE | {"num_hidden_layers": 2}, num_local_experts=2)
+    config.save_pretrained(tmp_path)
+    recipe = values(tmp_path, method="graddiff", max_length=32, load_in_4bit=True)
+    experts = sum(p.numel() for name, p in MixtralForCausalLM(config).named_parameters() if ".experts." in name)
+    assert planning.measure(recipe).items["experts in float32"] == 4 * experts
 
 
 def test_layers_of_different_shapes_are_all_traced(tmp_path):

@@ -1,0 +1,124 @@
+"""Every causal architecture of transformers, tiny and of random weights, through train, evaluate, audit, plan and merge.
+
+    python benchmarks/architectures.py run [NAME ...]      # those that are missing in runs/architectures.jsonl; names are made again
+    python benchmarks/architectures.py run --steps forward # all of them, a step alone; what was known of others stays
+    python benchmarks/architectures.py table               # docs/reference/architectures.md
+
+Each is made in a process of its own, with a time limit. Its config is the architecture's default, in which the fields that make a model large are
+made small by their names (`beds/small_configs.py`). Beside the five commands it is seen that logits taken a chunk at a time are those of a plain
+forward, and that the merged folder says what PEFT says with the adapter on its base, both to 1e-4 of the largest logit.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("runs/architectures.jsonl")
+PAGE = Path("docs/reference/architectures.md")
+SECONDS = 600
+
+
+def apart(name: str, wanted: Sequence[str]) -> dict[str, Any]:
+    """What came of an architecture in a process of its own, that may crash or hang."""
+    from beds import tiny_architectures
+
+    with tempfile.TemporaryDirectory() as folder:
+        process = multiprocessing.get_context("fork").Process(target=tiny_architectures.one, args=(name, folder, wanted))
+        process.start()
+        process.join(SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        file = Path(folder) / "result.json"
+        if file.is_file():
+            found: dict[str, Any] = json.loads(file.read_text())
+            return found
+        return {"name": name, "class": tiny_architectures.CLASSES[name], "steps": {"small": f"failed: exit {process.exitcode}"}}
+
+
+def read() -> dict[str, dict[str, Any]]:
+    """The last result of each architecture."""
+    lines = RESULTS.read_text().splitlines() if RESULTS.is_file() else []
+    return {entry["name"]: entry for entry in map(json.loads, lines)}
+
+
+def run(names: list[str], wanted: Sequence[str]) -> None:
+    from beds import tiny_architectures  # which takes long to import, and the table does without
+
+    there = read()
+    RESULTS.parent.mkdir(exist_ok=True)
+    if not names:
+        names = [n for n in sorted(tiny_architectures.CLASSES) if n not in there or not ended(there[n], wanted)]
+    tiny_architectures.warm()
+    for name in names:
+        entry = apart(name, wanted)
+        before = there.get(name, {}).get("steps", {})
+        entry["steps"] = {step: word for step, word in before.items() if step not in wanted and step in STEPS} | entry["steps"]
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        bad = {step: word for step, word in entry["steps"].items() if word != "works"}
+        print(f"{name}: {bad or 'works'} ({entry.get('seconds', 0)} s)", flush=True)
+
+
+def ended(entry: dict[str, Any], wanted: Sequence[str]) -> bool:
+    """Whether there is nothing more to do."""
+    found = entry["steps"]
+    return "small" in found or all(step in found for step in wanted) or ("train" in found and found["train"] != "works")
+
+
+COMMANDS = ("train", "evaluate", "audit", "plan", "merge")
+STEPS = ("forward", *COMMANDS)
+HEAD = """# Architectures
+
+Every causal architecture that transformers {version} lists, as a tiny model of random weights, through train, evaluate, audit, plan and
+merge at their defaults. `python benchmarks/architectures.py run` makes the models and takes each through all of it, and the same with
+`table` makes this page of what came of it.
+
+Of {all} architectures {small} could be made small. {tried} of these were taken through every command, and {works} work in all of them:
+log-probabilities are those of a plain forward, and the merged folder says what PEFT says with the adapter on its base, both to 1e-4 of the
+largest logit. Of the others the forward alone was compared.
+
+*Lens* says whether inner layers can be read with the final norm and the head: `logit_lens` is measured and `logit_lens_coef` trained where
+they can, and left out where not. A tiny model says nothing of how well a large one forgets. Experts that are stacked in one parameter stay
+in 16 or 32 bits under `load_in_4bit`; training and `plan` say how much that is.
+
+| architecture | class | lens | what came of it |
+| --- | --- | --- | --- |
+"""
+
+
+def said(entry: dict[str, Any]) -> str:
+    """What came of an architecture, in a cell."""
+    bad: dict[str, list[str]] = {}
+    for step, word in entry["steps"].items():
+        if word != "works":
+            what = "not made small:" if step == "small" else step
+            bad.setdefault(word.replace("|", "\\|").replace("\n", " "), []).append(what)
+    rest = "works" if ended(entry, STEPS) else f"{' and '.join(entry['steps'])} works, the rest was not tried"
+    return "; ".join(f"{', '.join(names)} {word}" for word, names in bad.items()) or rest
+
+
+def table() -> None:
+    found = [entry for _, entry in sorted(read().items())]
+    small = [entry for entry in found if "parameters" in entry]
+    tried = [entry for entry in small if ended(entry, STEPS)]
+    works = [entry for entry in small if all(entry["steps"].get(step) == "works" for step in STEPS)]
+    head = HEAD.format(
+        version=importlib.metadata.version("transformers"), all=len(found), small=len(small), tried=len(tried), works=len(works)
+    )
+    lines = [f"| {e['name']} | {e['class']} | {'yes' if e.get('lens') else 'no'} | {said(e)} |" for e in found]
+    PAGE.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("do", choices=("run", "table"))
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
+    options = parser.parse_args()
+    run(options.names, options.steps) if options.do == "run" else table()

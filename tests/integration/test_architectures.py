@@ -1,0 +1,90 @@
+"""Bases that are not all Llama: one of each kind, tiny, through the commands as `benchmarks/architectures.py` takes them all; and what is told."""
+
+import logging
+
+import pytest
+import torch
+from families import load
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, GenerationMixin
+
+from beds import tiny_architectures
+from beds.small_configs import small_config
+from peft_unlearn.metrics.logit_lens import logit_lens
+from peft_unlearn.model import adapters, lm_head, supported
+from peft_unlearn.model.generation import generate
+from peft_unlearn.model.readout import find_readout
+from peft_unlearn.util.errors import UserError
+
+LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+# Name, steps, and whether inner layers can be read.
+KINDS = {
+    "rotary": ("qwen3", ("forward", "train", "merge"), True),
+    "Conv1D": ("gpt2", ("forward", "train", "merge"), True),
+    "experts": ("qwen3_moe", ("forward", "plan", "train", "merge"), True),
+    "state space": ("mamba", ("forward", "train", "merge"), True),
+    "hybrid": ("jamba", ("forward", "plan", "train", "merge"), True),
+    "several streams": ("gemma3n_text", ("forward", "plan", "train", "evaluate", "audit", "merge"), False),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_of_each_kind_goes_through_the_commands(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, wanted, lens = KINDS[kind]
+    model = tiny_architectures.build(name)
+    assert (find_readout(model) is not None) == lens
+    steps = tiny_architectures.steps(model)
+    for step in wanted:
+        steps[step]()
+    if not lens:
+        found = logit_lens(model, tiny_architectures.tokenizer(), [])
+        assert "read" in found["reason"]
+
+
+def small(name):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(small_config(name)).eval().requires_grad_(False)
+
+
+def test_a_head_that_reads_more_than_the_last_states_is_left_to_the_model():
+    model = small("prophetnet")
+    found = lm_head.forward(model, input_ids=torch.arange(4, 10)[None])
+    torch.testing.assert_close(found.head.logits(found.states), model(input_ids=torch.arange(4, 10)[None]).logits)
+
+
+def test_a_norm_of_a_layer_is_no_final_norm():
+    assert find_readout(small("bart")) is None  # its layers end with norms of their own
+    assert find_readout(small("bert")) is None  # its head is more than a matrix
+
+
+def test_a_model_that_sees_later_tokens_is_refused():
+    with pytest.raises(UserError, match=r"^model_name_or_path: a XLMWithLMHeadModel .*see those after it[^\n]*\.$"):
+        adapters.attach(small("xlm"), LoraConfig(**LORA))
+
+
+def test_projections_that_fused_kernels_read_themselves_get_no_adapter():
+    model = adapters.attach(small("mamba"), LoraConfig(**LORA))
+    adapted = {name.partition(".lora_")[0].rsplit(".", 1)[-1] for name, _ in model.named_parameters() if ".lora_" in name}
+    assert adapted == {"in_proj", "x_proj", "dt_proj"}
+
+
+def test_what_code_of_an_architecture_raises_is_told_in_a_sentence(monkeypatch):
+    def breaks(*args, **kwargs):
+        raise AttributeError("no such thing\nat all")
+
+    model = small("llama")
+    monkeypatch.setattr(GenerationMixin, "generate", breaks)
+    rows = [{"input_ids": [4, 5, 6, 7], "labels": [-100, -100, 6, 7]}]
+    with pytest.raises(UserError, match=r"^model_name_or_path: a LlamaForCausalLM .*cannot write texts \(AttributeError: no such thing\)"):
+        generate(model, tiny_architectures.tokenizer(), rows)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_experts_that_stay_unquantized_are_told_and_counted(kind, caplog):
+    with caplog.at_level(logging.WARNING):
+        model = load("Mixtral", kind)
+    assert adapters.quantization(model).endswith("; experts in float32")
+    assert adapters.quantization(load("Llama", kind)).count("experts") == 0
+    names = {name for name, p in model.named_parameters() if any(p is one for one in supported.unquantized(model))}
+    assert names == {f"model.layers.{i}.mlp.experts.{part}" for i in range(2) for part in ("gate_up_proj", "down_proj")}
