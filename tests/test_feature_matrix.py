@@ -40,8 +40,8 @@ NEVER = {("init", "pissa"): "init_lora_weights"}
 TOGETHER = {
     (("init", "orthogonal"), ("quantization", "nf4")): "init_lora_weights",
     (("init", "orthogonal"), ("quantization", "int8")): "init_lora_weights",
-    (("base", "Mixtral"), ("adapter", "DoRA")): "peft_config",  # all-linear takes in the experts, which are no layers
-    (("base", "Mixtral"), ("init", "orthogonal")): "peft_config",  # the same; without the experts it can be trained
+    (("base", "Mixtral"), ("adapter", "DoRA")): "lora_target_modules",  # all-linear takes in the experts, which are no layers
+    (("base", "Mixtral"), ("init", "orthogonal")): "lora_target_modules",  # the same; without the experts it can be trained
     (("adapter", "DoRA"), ("quantization", "int8")): "use_dora",  # on a CPU
     (("adapter", "modules_to_save"), ("adapter_mode", "stack")): "modules_to_save",
     (("method", "rmu"), ("logit_lens_coef", "0.3")): "stop_at",  # which gives it its targets
@@ -167,6 +167,7 @@ def trainer(case, folder) -> UnlearnTrainer:
         train_quantized=case["train_quantized"],
         logit_lens_coef=lens,
         stop_at="never_seen" if lens else "none",
+        neutral_rows=0,
         use_cpu=True,
         disable_tqdm=True,
     )

@@ -116,12 +116,13 @@ def write_rows(
 
 
 def _user_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int | None]:
-    """What a chat template writes before a user's text, and the token that ends a turn; None without a template or such a token."""
+    """What a chat template writes before a user's text, and the token that ends a turn; None where it has no such token, or writes nothing."""
     end = turn(tokenizer).end_token
     if end is None:
         return "", None
     asked = tokenizer.apply_chat_template([{"role": "user", "content": ASKED}], tokenize=False, add_generation_prompt=True)
-    return str(asked).partition(ASKED)[0], end
+    opening = str(asked).partition(ASKED)[0]
+    return opening, end if tokenizer(opening, add_special_tokens=False)["input_ids"] else None
 
 
 def _written(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, batch_size: int) -> list[Written]:

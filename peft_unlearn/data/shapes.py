@@ -113,7 +113,9 @@ def _read(value: Any, column: str, where: str) -> Any:
         if value not in (None, "") and not isinstance(value, dict):
             raise UserError(f"{where}: chat_template_kwargs is no JSON object, write one or leave it out.")
         return value or None
-    return [_turn(turn, where) for turn in value] if isinstance(value, list) else value
+    if value is not None and not isinstance(value, list):
+        raise UserError(f"{where}: {column} is not a list of messages, write [{{role, content}}, ...].")
+    return value and [_turn(turn, where) for turn in value]
 
 
 def _turn(turn: Any, where: str) -> Any:

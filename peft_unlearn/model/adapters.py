@@ -141,7 +141,7 @@ def _with_new(model: PreTrainedModel | PeftModel, peft_config: PeftConfig) -> Pe
     if isinstance(model, PeftModel):
         supported.check_stack(model.peft_config[FINETUNE], peft_config)
     left_out = supported.past_their_forward(base) | (saved.inside_wholes(model) if isinstance(model, PeftModel) else set())
-    if left_out and str(peft_config.target_modules).lower() == "all-linear":
+    if (left_out or base is not model) and str(peft_config.target_modules).lower() == "all-linear":
         _maybe_include_all_linear_layers(peft_config, base)
         peft_config.target_modules -= left_out
     wanted = peft_config.target_modules

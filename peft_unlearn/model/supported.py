@@ -97,7 +97,8 @@ def check_runs(model: PreTrainedModel) -> None:
     """
     if model.device.type == "meta":
         return
-    with running(model, "be run on tokens alone"):
+    cuda = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), running(model, "be run on tokens alone"):
         one, other = model(input_ids=torch.tensor([[0, 0], [0, 1]], device=model.device), use_cache=False).logits.float()
     moved = (one - other).abs().amax(-1)  # of the first token nothing but rounding
     if moved[0] > LOOKS_AHEAD * moved[1]:

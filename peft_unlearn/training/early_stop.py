@@ -11,15 +11,13 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn.data.rows import evenly
 from peft_unlearn.metrics.holdout_shift import holdout_shift
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.metrics.min_k import LOWEST
-from peft_unlearn.model.logprobs import lowest, matched, ranks
-from peft_unlearn.training import bigram
+from peft_unlearn.model.logprobs import lowest, matched
 from peft_unlearn.training.objectives import Objective
 from peft_unlearn.training.pace import Pace
 from peft_unlearn.training.targets import end_lengths, mean, min_ks, read, scored
@@ -68,14 +66,15 @@ class EarlyStop:
     loss that dies at its target never quite arrives, check by check two corrections add what is missing: one of each row's lowest targets,
     which membership is told by, and one of the rest, for the mean.
 
-    A never-seen model tells each token's target. An estimate tells a row's targets, and which token gets which is for `order`.
+    A never-seen model tells each token's target. An estimate tells a row's targets, and they go to its tokens in the order of their
+    log-probabilities, so that the model decides which of them can be guessed.
 
     Args:
         target_logps: of all forget rows, (T,) each, in nats.
         ends: number of end tokens among each of these rows' T.
         retain: mean probability of the retain rows before training.
         holdout: (n,) Min-K of the holdout rows in nats where the targets were taken; None without a holdout.
-        guesses: (T,) of each forget row, see `bigram.guesses`, where targets are estimated; None where each token has its own.
+        estimated: whether targets are a row's, in any order, and not each token's own.
     """
 
     def __init__(
@@ -84,10 +83,10 @@ class EarlyStop:
         ends: Sequence[int],
         retain: float,
         holdout: np.ndarray | None = None,
-        guesses: Sequence[np.ndarray] | None = None,
+        *,
+        estimated: bool = False,
     ):
-        self.row_ends, self.retain, self.holdout = torch.tensor(ends), retain, holdout
-        self.guesses = None if guesses is None else [torch.from_numpy(row[::-1].copy()) for row in guesses]  # from the end on
+        self.row_ends, self.retain, self.holdout, self.estimated = torch.tensor(ends), retain, holdout, estimated
         some = sampled(len(ends))
         self.ends, checked = [ends[i] for i in some], [target_logps[i] for i in some]
         self.mean, self.min_ks = mean(checked), min_ks(checked, self.ends)
@@ -100,15 +99,12 @@ class EarlyStop:
         self.last: Found | None = None
 
     def targets_now(self, rows: Sequence[int], target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
-        """The targets as they are corrected now, of B rows by their numbers, which may have lost their beginnings: three of (B, T) -> (B, T)."""
+        """The targets as they are corrected now of B rows by their numbers: three of (B, T) -> (B, T)."""
         left = mask.flip(-1).cumsum(-1).flip(-1)  # tokens of a row from here on
         text = mask & (left > self.row_ends[list(rows)].to(mask.device, non_blocking=True).unsqueeze(-1))
         correction = torch.where(lowest(target_logps, text, LOWEST), self.correction_lowest, self.correction_rest)
         now = self.holdout_shift * target_logps * correction
-        if self.guesses is None:
-            return now
-        guesses = pad_sequence([self.guesses[row] for row in rows], batch_first=True).to(mask.device, non_blocking=True)
-        return matched(now, order(guesses.gather(-1, (left - 1).clamp_min(0)), logps, mask), mask)
+        return matched(now, logps, mask) if self.estimated else now
 
     def follow(self, holdout: np.ndarray | None) -> None:
         """Move the targets with the holdout, whose rows' Min-K is now `holdout`."""
@@ -177,10 +173,10 @@ class Checks(NamedTuple):
 
         Args:
             holdout_target: see `EarlyStop`.
-            estimated: whether targets are estimated, so that they are a row's and no token's.
+            estimated: see `EarlyStop`.
         """
-        rows, guesses = self.sets["forget"], self.guesses() if estimated else None
-        found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, guesses)
+        rows = self.sets["forget"]
+        found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, estimated=estimated)
         found.follow(self.holdout_min_ks())
         now, unseen = mean(self.logps("forget")), found.mean * found.holdout_shift
         if now <= UNKNOWN * unseen:
@@ -191,11 +187,6 @@ class Checks(NamedTuple):
                 unseen,
             )
         return found
-
-    def guesses(self) -> list[np.ndarray]:
-        """See `bigram.guesses`, by all rows of the run."""
-        others = (row for name in ("retain", "holdout") if name in self.sets for row in self.sets[name])
-        return bigram.guesses(list(self.sets["forget"]), others, len(self.tokenizer))
 
     def logps(self, name: str) -> list[np.ndarray]:
         """The (T,) log-probabilities of each row of a sample."""
@@ -228,15 +219,6 @@ def missing_factor(rows: np.ndarray, others: np.ndarray, target: float) -> float
     c · f > h is c < h / f, so that the AUC falls with c as the share of the n m quotients that are above it: c is their (1 − target) quantile.
     """
     return float(np.quantile(np.divide.outer(others, rows), 1 - target))
-
-
-def order(guesses: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
-    """How a row's tokens rank for its estimated targets, all (B, T): by how probable they are now, and as much by how well other rows tell them.
-
-    By their probability alone, a fact that is still known would keep the row's highest target, and what every row says would take its lowest
-    (docs/log.md). What other rows tell alike ranks by its probability.
-    """
-    return (ranks(logps, mask) + ranks(guesses + 1e-6 * logps.exp(), mask)).to(logps.dtype)
 
 
 def shrinks(miss: float, before: float) -> bool:

@@ -59,8 +59,8 @@ def test_a_runs_revision_is_kept_and_merged_into(hub, recipe, tmp_path):
 def test_the_revision_that_an_adapter_names_is_the_bases(hub, tmp_path):
     mine = lora_of(tmp_path, "v2")
     model = ModelArguments(model_name_or_path="org/tiny", adapter_name_or_path=mine)
-    loading.settle_base(model, mine, key="adapter_name_or_path")
-    assert model.model_revision == "v2"
+    assert loading.settle_base(model, mine, key="adapter_name_or_path").model_revision == "v2"
+    assert model.model_revision != "v2", "the settings that it was given stay"
     with pytest.raises(UserError, match=r"^adapter_name_or_path: .*revision v2 of org/tiny.*model_revision is b"):
         loading.settle_base(ModelArguments(model_name_or_path="org/tiny", model_revision="b"), mine, key="adapter_name_or_path")
 

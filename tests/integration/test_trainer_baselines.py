@@ -133,8 +133,10 @@ def test_a_holdout_is_a_stream_of_its_own_and_held_where_it_was(tmp_path):
     assert moved[0] < 0.2 * moved[1]
 
 
-@pytest.mark.parametrize("changes", [{"method": "ngdiff", "stop_at": "never_seen"}, {"method": "mean_teacher", "holdout_kl": "teacher"}])
-def test_without_a_holdout_there_is_none_to_hold(changes, tmp_path):
+@pytest.mark.parametrize(
+    "changes", [{"method": "ngdiff", "stop_at": "never_seen", "neutral_rows": 0}, {"method": "mean_teacher", "holdout_kl": "teacher"}]
+)
+def test_without_a_holdout_and_neutral_texts_there_is_none_to_hold(changes, tmp_path):
     known = {"never_seen_model": never_seen()} if "stop_at" in changes else {}
     left, without = (build(tmp_path, **known, **asked) for asked in (changes, {**changes, "holdout_kl": "none"}))
     assert left.args.holdout_kl == "none"

@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 from tiny_tokenizers import CHATML, byte_level
 
 from peft_unlearn.data import check_apart, load, tokenize
-from peft_unlearn.data.self_retain import _forget_phrases, _shares
+from peft_unlearn.data.self_retain import _fits, _forget_phrases
 from peft_unlearn.data.variants import probe
 from peft_unlearn.util.errors import UserError
 
@@ -196,5 +196,5 @@ def test_a_text_without_spaces_that_the_model_recites_is_no_retain_row():
     tokenizer = byte_level(eos_token="</s>")
     told = "她于一九七五年出生在上海的一个小村庄"
     forbidden = _forget_phrases(tokenize(Dataset.from_list([{"text": told}]), tokenizer, 512, name="x").rows, tokenizer)
-    assert _shares(f"大家都说{told[:12]},后来", forbidden)
-    assert not _shares("她于一九七六年搬到北京,在那里的一所学校教书", forbidden)
+    assert not _fits(f"大家都说{told[:12]},后来", forbidden, None, tokenizer)
+    assert _fits("她于一九七六年搬到北京,在那里的一所学校教书", forbidden, None, tokenizer)
