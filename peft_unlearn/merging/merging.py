@@ -7,6 +7,7 @@ that are quantized afterwards keep nearly all of it. How much was kept is measur
 
 import json
 import logging
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,8 +129,9 @@ def plan(model: PreTrainedModel, base: Base, changed: set[str]) -> tuple[list[Wr
     Where an adapter changes one of two tied weights (head and embedding), or both differently, the merged model needs both.
 
     Raises:
-        UserError: a weight of an adapter that is no tensor of the checkpoint.
+        UserError: a weight of an adapter that is no tensor of the checkpoint, or one that several layers share.
     """
+    check_shared(model, changed)
     parameters = {name: parameter for parameter, name in base.names.items()}
     scales = {part for parts in base.beside.values() for part in parts}
     writes = [Write(name, name, parameters.get(name)) for name in base.tensors if name not in scales]
@@ -151,6 +153,24 @@ def plan(model: PreTrainedModel, base: Base, changed: set[str]) -> tuple[list[Wr
                 f"says {base.shapes[name]}; fetch the base again."
             )
     return writes, bool(touched)
+
+
+def check_shared(model: PreTrainedModel, changed: set[str]) -> None:
+    """See that no adapter changes a weight that several layers are (Zamba's): each of them has a change of its own, and one weight has room for one.
+
+    Raises:
+        UserError: one does.
+    """
+    places: defaultdict[int, set[str]] = defaultdict(set)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        places[id(parameter)].add(name)
+    places.pop(id(model.get_input_embeddings().weight), None)  # tied to the head, it becomes two
+    for names in places.values():
+        if len(names) > 1 and names & changed:
+            raise UserError(
+                f"base: {', '.join(sorted(names)[:2])} are one weight in a {type(model).__name__} and the adapter changes each of them by itself; "
+                "load adapter and base with PEFT, unmerged."
+            )
 
 
 def write_shards(output: Path, merger: Merger, writes: list[Write]) -> dict[str, Survival]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from merge_folders import folders, llama, mixtral, refused, save_adapter, save_base
 from safetensors.torch import load_file, save_file
+from transformers import ZambaConfig
 
 from peft_unlearn.merging.merging import merge
 from peft_unlearn.merging.shards import checkpoint, written_whole
@@ -102,6 +103,25 @@ def test_experts_of_another_number_are_refused(tmp_path: Path) -> None:
     config.num_local_experts = 3
     save_base(config, tmp_path / "other")
     assert "experts" in refused(adapter, tmp_path / "merged", base=tmp_path / "other")
+
+
+def test_a_weight_that_several_layers_are_is_refused(tmp_path: Path) -> None:
+    config = ZambaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=8,
+        intermediate_size=48,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        attn_layer_period=3,
+        attn_layer_offset=1,
+        mamba_d_state=4,
+        mamba_dt_rank=4,
+        n_mamba_heads=2,
+    )
+    base = save_base(config, tmp_path / "base")
+    shared = save_adapter(base, tmp_path / "adapter", targets=["q_proj"])
+    assert "are one weight in a ZambaForCausalLM" in refused(shared, tmp_path / "merged")
 
 
 def test_pickled_base_is_refused(tmp_path: Path) -> None:
