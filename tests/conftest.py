@@ -58,10 +58,12 @@ def heard():
 
 @pytest.fixture(autouse=True, scope="module")
 def _short_answers(request):
-    """Most tiny models end no answer. Where whole commands ask them, answers run past their references by fewer tokens."""
+    """Most tiny models end no answer. Where whole commands ask them, answers run past their references by fewer tokens; their own texts are short."""
     from peft_unlearn.model import generation
+    from peft_unlearn.training import datasets
 
     with pytest.MonkeyPatch.context() as patch:
         if _is_slow(request.path):
             patch.setattr(generation, "MARGIN", 3)
+            patch.setattr(datasets, "NEUTRAL_LENGTH", 32)
         yield
