@@ -111,7 +111,7 @@ def write_rows(
     finally:
         model.train(training)
     if len(texts) < rows:
-        logger.warning("%s: %d of %d texts written, the others were empty or from the forget set.", what, len(texts), rows)
+        logger.warning("%s: %d of %d texts written, the others were too short or too near to the rows.", what, len(texts), rows)
     return texts
 
 

@@ -136,6 +136,7 @@ def prepare(
                 forget=rows["forget"],
             )
         rows = {"forget": rows["forget"], "retain": _probe(written, args, tokenizer, length, "retain_dataset").rows} | rows
+    neutral = None
     if args.neutral_rows and args.holdout_kl != "none":
         with adapters.view(model, "reference"):
             written = data.write_rows(
@@ -150,7 +151,7 @@ def prepare(
                 batch_size=NEUTRAL_BATCH,
             )
         if written:
-            rows["neutral"] = _probe(Dataset.from_list(written), args, tokenizer, length, "neutral_rows").rows
+            neutral = _probe(Dataset.from_list(written), args, tokenizer, length, "neutral_rows").rows
     if args.stop_at == "never_seen" and "target_logps" not in rows["forget"].column_names:
         with never_seen_model.opened(model, never_seen) as other:
             rows = never_seen_model.told(other, args, tokenizer, rows)
@@ -158,13 +159,14 @@ def prepare(
         with adapters.view(model, "reference"):
             found = answers.of_model_itself(model, tokenizer, rows, seed=args.seed, batch_size=args.per_device_eval_batch_size)
         rows["forget"] = answers.beside(rows["forget"], found)
-    return _streams(model, args, tokenizer, rows)
+    return _streams(model, args, tokenizer, rows, neutral)
 
 
-def _streams(model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, rows: dict[str, Dataset]) -> Streams:
-    """What is evaluated and what is trained on, of complete sets."""
+def _streams(
+    model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, rows: dict[str, Dataset], neutral: Dataset | None
+) -> Streams:
+    """What is evaluated and what is trained on, of complete sets and of neutral texts, if there are any."""
     holdout_target, held, checked = None, list[int](), list[int]()
-    neutral = rows.pop("neutral", None)
     if "holdout" in rows:
         held, checked = split_holdout(len(rows["holdout"]), args.holdout_kl)
     if args.stop_at == "none":

@@ -148,6 +148,12 @@ def test_texts_of_the_models_own_are_held_beside_the_holdout(holdout, neutral, t
         assert 0.6 < len(theirs) / len(written) < 1.7
 
 
+def test_a_set_of_the_users_may_be_called_neutral(tmp_path):
+    trainer = build(tmp_path, "ngdiff", eval_dataset={"neutral": RETAIN}, holdout_dataset=HOLDOUT)
+    assert "neutral" in trainer.sets
+    assert set(trainer.trained) == {"forget", "retain"}
+
+
 def test_other_answers_that_tokenized_rows_bring_are_theirs(tmp_path):
     """As the command line gives them, which has asked before; asked again, they would be others."""
     for changes in ({}, {"stop_at": "never_seen", "never_seen_model": never_seen()}, {"stop_at": "auto", "holdout_dataset": HOLDOUT}):
