@@ -14,12 +14,15 @@ LACKING = {
     "mean": "the forget rows' mean log-probability misses its target",
     "membership": "the forget rows can be told from the holdout",
     "retain": "the retain set has lost probability",
+    "extraction": "forget rows go on by themselves for longer than holdout rows",
 }
 HELPS = {
     "mean": "A larger adapter comes nearer: lora_r: 64, or a higher learning_rate.",
     "membership": "More holdout rows of the forget set's kind tell better where to stop.",
     "retain": "More retain rows, most of all such that are like the forget rows, or a higher retain_coef, keep more.",
+    "extraction": "More holdout rows of the forget set's kind, or a larger adapter (lora_r: 64), come nearer.",
 }
+ONE_SIDED = ("retain", "extraction")  # better than they should be is no miss
 
 
 def training(run: Mapping[str, Any]) -> list[str]:
@@ -36,7 +39,7 @@ def training(run: Mapping[str, Any]) -> list[str]:
 
 def _worst(missed: Mapping[str, float]) -> str:
     """What a check missed by most."""
-    return max(missed, key=lambda name: abs(missed[name]) if name != "retain" else missed[name], default="")
+    return max(missed, key=lambda name: missed[name] if name in ONE_SIDED else abs(missed[name]), default="")
 
 
 def _ended(run: Mapping[str, Any]) -> str:

@@ -239,7 +239,7 @@ class UnlearnTrainer(AdapterTrainer):
         if self.auto_lr is not None and self.auto_lr.due(self.state.global_step):
             self._probe(self.auto_lr, retain_batches)
         if self.early_stop is not None and self.state.global_step % self.check_every == 0:
-            self.early_stop.check(self.checks.logps("forget"), self.checks.retain_probability(), self.checks.holdout_min_ks())
+            self.checks.check(self.early_stop)
             if self.early_stop.last is not None:
                 self.log({f"check/{name}": value for name, value in self.early_stop.last._asdict().items()})
         if self.teacher is not None:
