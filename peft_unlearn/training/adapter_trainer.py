@@ -20,6 +20,7 @@ from peft_unlearn.model import adapters, saved
 from peft_unlearn.publish.model_card import shown
 from peft_unlearn.training import checkpoint
 from peft_unlearn.training.components import Components
+from peft_unlearn.training.damage import slowed
 from peft_unlearn.training.early_stop import EarlyStop
 from peft_unlearn.util.folders import ADAPTER_CONFIG
 
@@ -31,6 +32,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
     _name = "Unlearn"
 
     control: TrainerControl
+    lr_scheduler: Any
     components: Components
     early_stop: EarlyStop | None = None
     given: dict[str, Dataset]  # the sets that a run was given, as it trains on them, by their recipe keys
@@ -50,11 +52,16 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         self._parameters: int | None = None
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """As transformers makes it; with `stop_at` a constant rate goes by the pace of the run."""
+        """As transformers makes it, at the share that damage control leaves; with `stop_at` a constant rate goes by the run's pace."""
         early_stop = self.early_stop
+        if self.lr_scheduler is not None:
+            return self.lr_scheduler
         if early_stop is None or self.args.lr_scheduler_type != "constant":
-            return super().create_scheduler(num_training_steps, optimizer)
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, lambda _: early_stop.pace.rate)
+            scheduler = super().create_scheduler(num_training_steps, optimizer)
+        else:
+            scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, lambda _: early_stop.pace.rate)
+        self.lr_scheduler = slowed(scheduler, self.components.damage)
+        self._created_lr_scheduler = True  # which the next run makes anew
         return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
@@ -219,12 +226,12 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            checkpoint.write(self.components.by_key(), Path(output_dir))
+            checkpoint.write(self.components.by_key(), self.components.damage.good, Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
         super()._load_optimizer_and_scheduler(folder)
         if folder is not None:
-            checkpoint.restore(self.components.by_key(), Path(folder))
+            self.components.damage.good = checkpoint.restore(self.components.by_key(), Path(folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         with saved.own_tokens_alone():
