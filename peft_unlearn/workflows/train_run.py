@@ -26,6 +26,7 @@ from peft_unlearn.planning import host
 from peft_unlearn.report import page
 from peft_unlearn.training import datasets
 from peft_unlearn.training.trainer import UnlearnTrainer
+from peft_unlearn.util import launched
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import check_room, claimed
 from peft_unlearn.workflows import loading, parts, resuming
@@ -48,6 +49,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         UserError: what `recipe` and `loading` refuse, before anything is loaded or written.
         Unfinished: a divergence, after the last good adapter has been written with a report that says so; or a failed upload.
     """
+    launched.watch()
     output = Path(plan.training.output_dir or "")
     plan = replace(plan, model=loading.settle_base(plan.model, plan.model.adapter_name_or_path, key="adapter_name_or_path"))
     with claimed(output, key="output_dir") if PartialState().is_main_process else contextlib.nullcontext():
