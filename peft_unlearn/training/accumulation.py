@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ class Accumulation:
         device: where they are.
         scale: unit of the distance from the targets; None where there are none.
         nll: whether the retain loss that AutoLR compares is summed as well.
+        streams: by name; all are summed up, also where this process has no rows in a step.
 
     Attributes:
         rows: of a micro-batch, at most; fewer than it was told to have once the memory was out.
@@ -39,24 +40,34 @@ class Accumulation:
         retain_batches: with their counts; `last` are those of the step before.
     """
 
-    def __init__(self, passes: Passes, device: torch.device, scale: float | None, nll: bool):
-        self.passes, self.device, self.scale, self.nll = passes, device, scale, nll
+    def __init__(self, passes: Passes, device: torch.device, scale: float | None, nll: bool, streams: Iterable[str]):
+        self.passes, self.device, self.scale, self.nll, self.streams = passes, device, scale, nll, list(streams)
         self.rows: int = passes.args.per_device_train_batch_size
         self.retain_batches: list[tuple[Batch, Mapping[str, Tensor]]] = []
         self.last: list[tuple[Batch, Mapping[str, Tensor]]] = []
         self._given: list[Streams] = []
         self.sums: dict[str, Tensor] = {}
+        self.taken = False  # whether there was a step
         self.clear()
 
     def clear(self) -> None:
         """Begin a step."""
         self.passes.gradients.matrix.zero_()
-        self.sums = defaultdict(lambda: torch.zeros((), device=self.device))
+        self.sums = {name: torch.zeros((), dtype=dtype, device=self.device) for name, dtype in self._names()}
         self.retain_batches.clear()
         self._given.clear()
 
+    def _names(self) -> Iterator[tuple[str, torch.dtype]]:
+        """What is summed up, in one order in all processes."""
+        for stream in self.streams:
+            yield from ((f"loss/{o.name}", torch.float32) for o in self.passes.objectives if o.stream == stream)
+            yield from [("distance", torch.float32)] if stream == "forget" and self.scale is not None else []
+            yield from [("nll", torch.float64)] if stream == "retain" and self.nll else []
+            yield from ((f"{name}/{stream}", torch.float32) for name in ("p", "logp"))
+
     def finish(self) -> None:
         """The step is taken."""
+        self.taken = True
         self.last = self.retain_batches.copy()
         self.clear()
 
@@ -125,7 +136,7 @@ class Accumulation:
             if self.scale is not None and scores.target_logps is not None:
                 self.sums["distance"] += distance(scores, self.scale) / counted["token"]
             if stream == "retain" and self.nll:
-                self.sums["nll"] = self.sums["nll"] - logps.double().sum() / counted["token"]
+                self.sums["nll"] -= logps.double().sum() / counted["token"]
             rows = row_means(logps, scores.mask)
             self.sums[f"p/{stream}"] += rows.exp().sum() / counted["sequence"]
             self.sums[f"logp/{stream}"] += rows.sum() / counted["sequence"]
@@ -142,7 +153,7 @@ class Accumulation:
                 scores = score(model, batch)
                 total -= row_means(scores.logps, scores.mask).sum() / counts["sequence"]
         total = reduce(total, "sum")
-        return total.item() if self.last else None
+        return total.item() if self.taken else None
 
     def state_dict(self) -> dict[str, Tensor]:
         """How many rows there was memory for."""
@@ -155,7 +166,9 @@ class Accumulation:
 
 def pieces(inputs: Streams, rows: int) -> Iterator[Streams]:
     """A micro-batch in pieces of at most so many rows; one that has no more is left as it is."""
-    size = max(len(batch["labels"]) for batch in inputs.values())
+    size = max((len(batch["labels"]) for batch in inputs.values()), default=0)
+    if size == 0:
+        return
     if size <= rows:
         yield inputs
         return

@@ -145,7 +145,7 @@ class UnlearnTrainer(AdapterTrainer):
                 pass  # what it cannot merge, it refuses now
         serves_auto_lr = self.auto_lr is not None and trains_as_it_evaluates(self.model) and not quantized
         scale = None if self.early_stop is None else self._scale
-        self._accumulation = Accumulation(self._passes, self.args.device, scale, serves_auto_lr)
+        self._accumulation = Accumulation(self._passes, self.args.device, scale, serves_auto_lr, self.trained)
         self.components = self.components._replace(accumulation=self._accumulation)
         self._left_out = False  # whether the last step was none
         # `_remember` before the first step, for a checkpoint, or whoever has the trainer, may move the adapter until then.
@@ -158,10 +158,13 @@ class UnlearnTrainer(AdapterTrainer):
         self, model: nn.Module, inputs: dict[str, dict[str, Tensor]], num_items_in_batch: dict[str, dict[str, Tensor]]
     ) -> Tensor:
         """One micro-batch: add each objective's gradient to its row of G; with the last one of a step, combine."""
-        inputs, coefs = self._prepare_inputs(inputs), dict(zip((o.name for o in self.objectives), self._coefs(), strict=True))
+        inputs, coefs = (
+            self._prepare_inputs(inputs) if inputs else {},
+            dict(zip((o.name for o in self.objectives), self._coefs(), strict=True)),
+        )
         total = torch.zeros((), device=self.args.device)
-        with self.accelerator.no_sync(model):  # DDP must not average an objective's gradient on its own
-            for name, loss in self._accumulation.add(model, self.state.global_step, inputs, num_items_in_batch).items():
+        with self.accelerator.no_sync(model):  # DDP must not average an objective's gradient on its own, nor wait for who has no rows
+            for name, loss in self._accumulation.add(self.model, self.state.global_step, inputs, num_items_in_batch).items():
                 total += coefs[name] * loss
         if self.accelerator.sync_gradients and not self._combine():
             total.zero_()
@@ -259,7 +262,8 @@ class UnlearnTrainer(AdapterTrainer):
         self.model.eval()
 
         def retain_loss() -> float:
-            loss = sum(mean_nll(self.model, [batch])[0] / counts["token"] for batch, counts in self._accumulation.last)
+            none = torch.zeros((), dtype=torch.float64, device=self.args.device)
+            loss = sum((mean_nll(self.model, [batch])[0] / counts["token"] for batch, counts in self._accumulation.last), none)
             return float(self.accelerator.reduce(loss, "sum").item())
 
         parameters = [p.data for p in self.student]
