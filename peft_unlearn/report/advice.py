@@ -30,11 +30,28 @@ def training(run: Mapping[str, Any]) -> list[str]:
     said = []
     if run.get("stopped"):
         said.append(f"The run stopped early: {str(run['stopped']).rstrip('.')}.")
+    if run.get("returned"):
+        went = ", ".join(f"from step {bad} to {good}" for bad, good in run["returned"])
+        said.append(f"The run went back to its last good state, and on at half the rate: {went}.")
+    if run.get("retain_kl_max"):
+        said.append(_spent(run["retain_kl_max"]))
     if run.get("reached") is False:
         said.append(f"The run did not reach its target: {_ended(run)}.")
     if run.get("unmoved_lora_b"):
         said.append(f"{run['unmoved_lora_b']} layers of the adapter did not move: they forget nothing.")
     return said
+
+
+def _spent(budget: Mapping[str, Any]) -> str:
+    """What a run has spent of its budget for side effects."""
+    earlier = (
+        f"; the adapter is that of step {budget['step']} of {budget['of']}, the last one within" if budget["step"] < budget["of"] else ""
+    )
+    where = "texts that the model wrote itself" if budget["from"] != "retain_dataset" else "retain rows that were not trained on"
+    return (
+        f"Its divergence from the reference came to {budget['spent']:.3g} nats a token on {budget['rows']} {where}, "
+        f"of {budget['limit']:g} allowed{earlier}."
+    )
 
 
 def _worst(missed: Mapping[str, float]) -> str:
@@ -47,6 +64,8 @@ def _ended(run: Mapping[str, Any]) -> str:
     settings, steps, missed = run.get("settings", {}), run.get("steps"), run.get("missed") or {}
     worst = _worst(missed)
     lacks = f"; {LACKING[worst]} by {abs(missed[worst]):.1f} times what it may miss" if worst and abs(missed[worst]) > 1 else ""
+    if run.get("ended") == "retain_kl_max":
+        return f"its budget for the retain set was spent after {steps} steps{lacks}"
     if run.get("ended") == "no_nearer":
         return f"after {steps} steps it came no nearer{lacks}"
     if run.get("ended") == "max_minutes":
