@@ -44,7 +44,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="peft-unlearn", description="Make a quantized language model forget texts with a LoRA adapter.", allow_abbrev=False)
+    parser = Parser(
+        prog="peft-unlearn", description="Make a quantized language model forget texts with a LoRA adapter.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, module in COMMANDS.items():

@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from peft_unlearn.data.likeness import UNLIKE, likeness
 from peft_unlearn.data.rows import evenly
 from peft_unlearn.metrics.extraction_strength import extraction_strength
 from peft_unlearn.metrics.holdout_shift import holdout_shift
@@ -201,6 +202,7 @@ class Checks(NamedTuple):
         rows = self.sets["forget"]
         found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, estimated=estimated)
         found.follow(self.holdout_min_ks())
+        self._warn_of_unlike_rows()
         now, unseen = mean(_logps(self.scores("forget"))), found.mean * found.holdout_shift
         if now <= UNKNOWN * unseen:
             logger.warning(
@@ -210,6 +212,19 @@ class Checks(NamedTuple):
                 unseen,
             )
         return found
+
+    def _warn_of_unlike_rows(self) -> None:
+        if "holdout" not in self.sets:
+            return
+        forget, holdout = (self.tokenizer.batch_decode(list(self.sets[name]["input_ids"])) for name in ("forget", "holdout"))
+        found = likeness(forget, holdout)
+        if found is not None and found < UNLIKE:
+            logger.warning(
+                "holdout_dataset: these rows are unlike the forget rows (likeness %.2f, and %.1f or more where they are of one kind), so they cannot "
+                "tell where to stop; give rows of the forget set's kind that the model never saw.",
+                found,
+                UNLIKE,
+            )
 
     def check(self, early_stop: EarlyStop) -> None:
         """Let `early_stop` see what the rows are like now."""

@@ -338,6 +338,18 @@ def test_a_model_that_does_not_know_the_rows_has_nothing_to_forget(tmp_path, cap
         assert any(record.getMessage().startswith(said) for record in caplog.records) is told
 
 
+def test_a_holdout_of_another_kind_is_told(caplog):
+    model = setup.adapt(copy.deepcopy(twins()[0]), UnlearnConfig("x", use_cpu=True), LORA)
+    targets = [np.full(len(row["input_ids"]) - 1, -1.0).tolist() for row in FORGET]
+    forget = Dataset.from_list([{**row, "target_logps": target} for row, target in zip(FORGET, targets, strict=True)])
+    one_word = [dict.fromkeys(("input_ids", "labels"), [60] * 9)] * 40
+    for rows, told in ((HOLDOUT, False), (one_word, True)):
+        caplog.clear()
+        sets = {"forget": forget, "retain": Dataset.from_list(RETAIN), "holdout": Dataset.from_list(rows)}
+        Checks(model, tokenizer(), sets, 4)._warn_of_unlike_rows()
+        assert any(record.getMessage().startswith("holdout_dataset: these rows are unlike") for record in caplog.records) is told
+
+
 def test_a_model_that_forgot_too_much_is_brought_back_up(tmp_path):
     burnt, twin = run(tmp_path / "burnt", twins()[0], method="graddiff", max_steps=50).model.merge_and_unload(), twins()[1]
     assert beside_the_holdout(burnt) > 1.5
