@@ -91,6 +91,9 @@ class Safety:
         self.step = step
         if self.budget is None:
             return
+        if self.budget.over:
+            self.step = self.damage.step
+            return
         self._measure()
         if self.budget.inside:
             self.budget.kept = self.budget.mean
