@@ -83,7 +83,7 @@ class Safety:
         Raises:
             UserError: it has lost its retain set, or diverged.
         """
-        wrong = None if retain is None else self.damage.lost(retain)
+        wrong = None if retain is None else self.damage.wrong(retain, finite=True)
         if wrong is not None:
             self.damage.bring(self.moving())
             self.step = self.damage.step
