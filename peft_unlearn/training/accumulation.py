@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peft_unlearn.data.labels import label_places
 from peft_unlearn.model import adapters
-from peft_unlearn.model.logprobs import row_means, score
+from peft_unlearn.model.logprobs import mean_nll, row_means, score
 from peft_unlearn.model.scoring import evaluating
 from peft_unlearn.training.objectives import distance
 from peft_unlearn.training.passes import Passes
@@ -142,6 +142,11 @@ class Accumulation:
             self.sums[f"logp/{stream}"] += rows.sum() / counted["sequence"]
         self.retain_batches.append((inputs["retain"], counts["retain"]))
         return found
+
+    def nll_now(self) -> Tensor:
+        """The retain loss that AutoLR compares, of the last step's rows in this process, as the adapter is now."""
+        none = torch.zeros((), dtype=torch.float64, device=self.device)
+        return sum((mean_nll(self.passes.model, [batch])[0] / counts["token"] for batch, counts in self.last), none)
 
     @torch.no_grad()
     def retain_loss(self) -> float | None:

@@ -135,10 +135,9 @@ class Budget:
         """The weight of the retain set after a check, where the one `before` found so much."""
         share = self.spent / self.limit
         self.keep = min(max(1.0, self.keep * min(max(share / AIM, 1 / HEAVIER), HEAVIER)), HEAVIEST)
+        self.outside = 0 if self.inside or self.spent <= FALLING * before else self.outside + 1
         if self.inside:
-            self.kept, self.outside = self.mean, 0
-        elif self.spent > FALLING * before:
-            self.outside += 1
+            self.kept = self.mean
 
     def back(self) -> None:
         """The run has gone back to where it was inside."""

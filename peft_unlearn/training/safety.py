@@ -83,13 +83,16 @@ class Safety:
         Raises:
             UserError: it has lost its retain set, or diverged.
         """
-        wrong = None if retain is None else self.damage.lost(retain)
+        wrong = None if retain is None else self.damage.wrong(retain, finite=True)
         if wrong is not None:
             self.damage.bring(self.moving())
             self.step = self.damage.step
             raise UserError(self.damage.why(step, wrong))
         self.step = step
         if self.budget is None:
+            return
+        if self.budget.over:
+            self.step = self.damage.step
             return
         self._measure()
         if self.budget.inside:

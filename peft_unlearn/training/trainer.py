@@ -22,7 +22,6 @@ from peft_unlearn.model import adapters
 from peft_unlearn.model.dropout import trains_as_it_evaluates
 from peft_unlearn.model.fake_quant import deployed
 from peft_unlearn.model.lm_head import Forward
-from peft_unlearn.model.logprobs import mean_nll
 from peft_unlearn.training import budget, components, datasets, objectives, setup, targets
 from peft_unlearn.training.accumulation import Accumulation
 from peft_unlearn.training.adapter_trainer import AdapterTrainer
@@ -158,11 +157,8 @@ class UnlearnTrainer(AdapterTrainer):
         self, model: nn.Module, inputs: dict[str, dict[str, Tensor]], num_items_in_batch: dict[str, dict[str, Tensor]]
     ) -> Tensor:
         """One micro-batch: add each objective's gradient to its row of G; with the last one of a step, combine."""
-        inputs, coefs = (
-            self._prepare_inputs(inputs) if inputs else {},
-            dict(zip((o.name for o in self.objectives), self._coefs(), strict=True)),
-        )
-        total = torch.zeros((), device=self.args.device)
+        inputs = self._prepare_inputs(inputs) if inputs else {}
+        total, coefs = torch.zeros((), device=self.args.device), dict(zip((o.name for o in self.objectives), self._coefs(), strict=True))
         with self.accelerator.no_sync(model):  # DDP must not average an objective's gradient on its own, nor wait for who has no rows
             for name, loss in self._accumulation.add(self.model, self.state.global_step, inputs, num_items_in_batch).items():
                 total += coefs[name] * loss
@@ -248,26 +244,25 @@ class UnlearnTrainer(AdapterTrainer):
             return
         if self.auto_lr is not None and self.auto_lr.due(self.state.global_step):
             self._probe(self.auto_lr)
+        reached = False
         if self.early_stop is not None and self.state.global_step % self.check_every == 0:
             self.checks.check(self.early_stop)
+            reached = self.early_stop.reached
             if self.early_stop.last is not None:
                 self.log({f"check/{name}": value for name, value in self.early_stop.last._asdict().items()})
         if self.teacher is not None:
             self.teacher.follow(self.student, self._combined.clip)
-        self.safety.spend(self.state.global_step + 1, reached=self.early_stop is not None and self.early_stop.reached)
+        self.safety.spend(self.state.global_step + 1, reached=reached)
 
     @torch.no_grad()
     def _probe(self, automatic: AutoLR) -> None:
         """AutoLR on the retain batch of this step: three or more losses along the step, same rows, no dropout."""
         self.model.eval()
 
-        def retain_loss() -> float:
-            none = torch.zeros((), dtype=torch.float64, device=self.args.device)
-            loss = sum((mean_nll(self.model, [batch])[0] / counts["token"] for batch, counts in self._accumulation.last), none)
-            return float(self.accelerator.reduce(loss, "sum").item())
+        def loss() -> float:
+            return float(self.accelerator.reduce(self._accumulation.nll_now(), "sum").item())
 
-        parameters = [p.data for p in self.student]
-        automatic.probe(parameters, self._start, self.optimizer.param_groups, self.lr_scheduler, retain_loss, self._here)
+        automatic.probe([p.data for p in self.student], self._start, self.optimizer.param_groups, self.lr_scheduler, loss, self._here)
 
     # ------------------------------------------------------------------------------------------------------- running and logging
 

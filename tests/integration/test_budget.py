@@ -135,6 +135,14 @@ def test_a_run_that_leaves_its_budget_again_and_again_ends(tmp_path, caplog):
     assert (trainer.end.why, trainer.budget.returns) == ("retain_kl_max", 4)
     assert trainer.state.global_step < 60
     assert torch.equal(flat(trainer.student), before)  # nothing but the start is inside
+    assert trainer.safety.facts(60)["retain_kl_max"] | {"rows": 8, "from": "retain_dataset"} == {
+        "limit": 1e-9,
+        "spent": 0.0,
+        "rows": 8,
+        "from": "retain_dataset",
+        "step": 0,
+        "of": 60,
+    }
     assert caplog.text.count("comes no nearer to 1e-09: back to step 0, at half the rate") == 4
 
 

@@ -91,8 +91,9 @@ def test_a_run_goes_back_three_times_at_half_the_rate_each_and_then_ends_in_its_
     assert watch.rates[4:7] == pytest.approx([watch.rates[2] / 2**back for back in (1, 2, 3)])
 
 
-def test_a_retain_set_that_is_lost_brings_the_adapter_back_that_had_it(tmp_path):
-    """At a rate of 1 gradient ascent takes everything with it, in finite numbers."""
+def test_a_retain_set_that_is_lost_brings_the_adapter_back_that_had_it(tmp_path, monkeypatch):
+    """At a rate of 1 gradient ascent takes everything with it, in finite numbers. The random model has little to lose: two nats are enough here."""
+    monkeypatch.setattr(damage, "LEAST", 2.0)
     trainer = build(tmp_path, "graddiff", retain_loss="none", learning_rate=1.0, max_steps=40)
     with pytest.raises(UserError, match=r"^learning_rate: the retain set was lost, its loss rose from 4\.\d+ to [\d.]+ nats a token"):
         trainer.train()
@@ -130,7 +131,6 @@ def test_a_run_in_which_nothing_happens_ends_at_the_same_bits_without_damage_con
     watched = build(tmp_path, method, max_steps=6)
     watched.train()
     monkeypatch.setattr(damage.Damage, "wrong", lambda *_, **how: None)
-    monkeypatch.setattr(damage.Damage, "lost", lambda *_: None)
     monkeypatch.setattr(damage.Damage, "due", lambda *_: False)
     monkeypatch.setattr(damage, "slowed", lambda scheduler, _: scheduler)
     plain = build(tmp_path, method, max_steps=6)
@@ -138,12 +138,10 @@ def test_a_run_in_which_nothing_happens_ends_at_the_same_bits_without_damage_con
     assert same(state(watched) | {"damage": torch.zeros(1)}, state(plain) | {"damage": torch.zeros(1)})
 
 
-@pytest.mark.parametrize(("vocabulary", "start", "lost"), [(128_256, 2.0, 6.88), (1536, 0.02, 3.68), (64, 4.2, 6.2), (None, 2.0, 1e9)])
+@pytest.mark.parametrize(("vocabulary", "start", "lost"), [(128_256, 2.0, 6.88), (1536, 0.02, 4.02), (64, 4.2, 8.2), (None, 2.0, 1e9)])
 def test_a_retain_set_is_lost_half_the_way_to_guessing_for_three_steps_of_five(vocabulary, start, lost):
     watched = damage.Damage(vocabulary)
     assert watched.wrong(start, finite=True) is None
-    for loss in (lost + 0.1, lost + 0.1, lost - 0.1, start, lost + 5.0):  # two of five are no more than noise
-        assert (watched.wrong(loss, finite=True) is None) == (loss != lost + 5.0 or vocabulary is None)
-    assert (watched.lost(lost + 0.1) is None) == (vocabulary is None)
-    assert watched.lost(lost - 0.1) is None
+    for loss in (lost + 0.1, lost + 0.1, lost - 0.1, start, lost + 9.0):  # two of five are no more than noise
+        assert (watched.wrong(loss, finite=True) is None) == (loss != lost + 9.0 or vocabulary is None)
     assert watched.wrong(start, finite=False) == damage.NOT_FINITE
