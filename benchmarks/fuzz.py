@@ -34,7 +34,8 @@ from hypothesis import strategies as st
 from transformers.utils import logging as transformers_logging
 
 from hostile.bed import TEMPLATE, make_bed
-from hostile.words import ROWS, VALUES
+from hostile.recipes import VALUES
+from hostile.rows import ROWS
 from peft_unlearn import data
 from peft_unlearn.config import reading, recipe
 from peft_unlearn.data import formats
@@ -126,8 +127,7 @@ class Parts:
     def config_json(self, draw: Any) -> None:
         Path("base/config.json").write_bytes(torn(draw, dumped(changed(draw, self.documents["config"]))))
         found = loading.config("base")
-        loading.check_quantization(found, "base")
-        loading.check_files(loading.skeleton(found, "base"), "base")
+        loading.checked(found, "base")
         adapters.load_base("base")
 
     def tokenizer(self, draw: Any) -> None:

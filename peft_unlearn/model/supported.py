@@ -1,8 +1,6 @@
 """Which adapters can be trained here: what one changes must be all its own, and the same in every forward, or views are not what they are called."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
@@ -13,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 
 from peft_unlearn.config.model_settings import KEEPS_BASE
+from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 
 # Inits of a saved adapter after which the base is as it was; with the others it belongs to a base that they changed.
@@ -34,8 +33,6 @@ KNOWN = {
     ),  # nothing without another field
 }
 
-# What code of an architecture raises that was not written for the call.
-CODE_FAILS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
 LOOKS_AHEAD = 0.05  # of what another token does to its own logits, by which those before it may move
 
 
@@ -70,22 +67,9 @@ def check(config: PeftConfig, model: nn.Module, *, new: bool) -> None:
         raise UserError("use_dora: on a CPU, PEFT loses the scales of int8 weights under DoRA; write load_in_4bit, or leave the key out.")
 
 
-@contextlib.contextmanager
-def running(model: nn.Module, what: str) -> Iterator[None]:
-    """Around a call of a model whose architecture may not bear what is asked of it.
-
-    Raises:
-        UserError: the architecture's own code failed; the error that it raised is the cause.
-    """
-    try:
-        yield
-    except (UserError, torch.OutOfMemoryError):
-        raise
-    except CODE_FAILS as error:
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"model_name_or_path: a {type(model).__name__} of transformers cannot {what} ({reason}); take another base."
-        ) from error
+def running(model: nn.Module, what: str) -> boundary:
+    """The boundary around a call of a model whose architecture may not bear what is asked of it."""
+    return boundary(f"model_name_or_path: a {type(model).__name__} of transformers cannot {what}", "take another base")
 
 
 @torch.no_grad()
