@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -207,7 +208,7 @@ random ones.
 | what is wrong | tried | what is said |
 | --- | --- | --- |
 """
-GIVEN = {
+GIVEN = {  # by how the parts of names begin
     "recipe-file": "a recipe's file",
     "value": "a key of a recipe",
     "data": "a file of rows",
@@ -229,22 +230,23 @@ def kind(name: str) -> str:
         words = of.split(" ")
         flags = [word for word in words if re.fullmatch(r"--[a-z_-]+", word)]
         return f"{given}: `{' '.join([words[0], *flags[-1:]]) or 'none'}`"
-    return f"{given}: {of.partition('-')[0] if part != 'checkpoint' else of.rpartition('-')[0]}"
+    return f"{given}: {of.replace('-', ' ') if part in ('data', 'recipe-file') else of.partition('-')[0]}"
 
 
 def table() -> None:
     entries = {entry["name"]: entry for entry in map(json.loads, RESULTS.read_text().splitlines())}
     entries = {case.name: entries[case.name] for case in cases() if case.name in entries and not case.name.startswith(RIGHT)}
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, list[dict[str, Any]]] = {}
     for name, entry in entries.items():
-        kinds.setdefault(kind(name), []).append(entry["said"] if entry["found"] == "refused" else entry["found"])
+        kinds.setdefault(kind(name), []).append(entry)
     rows = [f"| {what} | {len(found)} | {shown(found[0])} |" for what, found in kinds.items()]
     refused = sum(entry["found"] == "refused" for entry in entries.values())
     PAGE.write_text(HEAD.format(tried=len(entries), refused=refused) + "\n".join(rows) + "\n", encoding="utf-8")
 
 
-def shown(said: str) -> str:
+def shown(entry: dict[str, Any]) -> str:
     """A message in a cell: without what one machine says differently than the next, and the middle of what is long."""
+    said = str(entry["said"] if entry["found"] == "refused" else entry["found"])
     said = re.sub(r"\S*/tmp\w*/?", "", said).replace("|", "\\|").replace("`", "'")
     said = re.sub(r"(\w)\1{20,}", r"\1…", said)
     return f"`{said if len(said) <= LONGEST else f'{said[: LONGEST // 2]} … {said[-LONGEST // 2 :]}'}`"

@@ -121,8 +121,6 @@ LINES: list[list[str]] = [
             ("seed", "-1"),
             ("max_length", "1"),
             ("adapter_name_or_path", "nope"),
-            ("output_dir", "a"),
-            ("forget_dataset", "x"),
             ("method", "nope"),
         )
     ),
@@ -139,7 +137,6 @@ LINES: list[list[str]] = [
     [*AUDIT, "--batch-size", "0"],
     [*AUDIT, "--benchmark", "wmdp"],
     [*AUDIT, "--definitions", "openunlearning"],
-    ["audit", "base", "--forget", "forget.jsonl", "--attacks", "scale", "--output", "x.json", "--with", "lora"],
     ["audit", "lora"],
     ["audit", "lora", "--forget", "forget.jsonl", "--attacks", "nope"],
     ["audit", "lora", "--forget", "forget.jsonl", "--attacks"],

@@ -140,11 +140,8 @@ def _with_new(model: PreTrainedModel | PeftModel, peft_config: PeftConfig) -> Pe
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if isinstance(model, PeftModel):
         supported.check_stack(model.peft_config[FINETUNE], peft_config)
-    left_out = (
-        supported.past_their_forward(base)
-        | saved.lost_layers(base)
-        | (saved.inside_wholes(model) if isinstance(model, PeftModel) else set())
-    )
+    left_out = supported.past_their_forward(base) | supported.not_linear(base) | saved.lost_layers(base)
+    left_out |= saved.inside_wholes(model) if isinstance(model, PeftModel) else set()
     if (left_out or base is not model) and str(peft_config.target_modules).lower() == "all-linear":
         _maybe_include_all_linear_layers(peft_config, base)
         peft_config.target_modules -= left_out

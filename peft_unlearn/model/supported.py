@@ -7,6 +7,7 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft import LoraConfig, PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 
@@ -96,6 +97,22 @@ def past_their_forward(model: nn.Module) -> set[str]:
     """Names of linear layers whose weights a state-space mixer (one with A and D) reads itself in its fused kernels, so that LoRA is not seen."""
     mixers = [(name, module) for name, module in model.named_modules() if hasattr(module, "A_log") and hasattr(module, "D")]
     return {f"{name}.out_proj" for name, module in mixers if hasattr(module, "out_proj")}
+
+
+def not_linear(model: nn.Module) -> set[str]:
+    """Names of an architecture's own kinds of linear layers that do something else than one, such as routers that give two tensors."""
+    own = {name: module for name, module in model.named_modules() if type(module).__module__.startswith("transformers.models.")}
+    return {name for name, module in own.items() if isinstance(module, nn.Linear) and not _gives_what_linear_gives(module)}
+
+
+def _gives_what_linear_gives(module: nn.Linear) -> bool:
+    parameters = {name: parameter.to("meta") for name, parameter in module.named_parameters()}
+    states = torch.empty(1, 2, module.in_features, device="meta", dtype=module.weight.dtype)
+    try:
+        given = functional_call(module, parameters, (states,))
+    except Exception:  # whatever it wants is nothing that LoRA's product could be added to
+        return False
+    return isinstance(given, torch.Tensor) and given.shape == (1, 2, module.out_features)
 
 
 def unquantized(model: nn.Module) -> list[nn.Parameter]:

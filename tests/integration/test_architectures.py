@@ -69,6 +69,14 @@ def test_projections_that_fused_kernels_read_themselves_get_no_adapter():
     assert adapted == {"in_proj", "x_proj", "dt_proj"}
 
 
+def test_layers_that_only_descend_from_linear_get_no_adapter():
+    """Llama 4's router gives two tensors; Falcon's own layer gives what a linear one gives."""
+    router = small("llama4_text")
+    assert any(name.endswith("router") for name in supported.not_linear(router))
+    assert not any("router" in name for name, _ in adapters.attach(router, LoraConfig(**LORA)).named_parameters() if ".lora_" in name)
+    assert supported.not_linear(small("falcon")) == set()
+
+
 def test_what_is_trained_is_what_peft_loads_again(tmp_path):
     """Of Laguna PEFT renames "shared_experts" once more on loading, so that their adapter would be lost."""
     model = adapters.attach(small("laguna"), LoraConfig(**LORA))
