@@ -1,17 +1,19 @@
-"""Some 900 inputs that cannot be right, each given to a command: exit 2, one sentence, nothing left behind.
+"""More than a thousand inputs that cannot be right, each given to a command: exit 2, one sentence, nothing left behind.
 
-    python benchmarks/bad_inputs.py [--only PART ...] [--list]
+    python benchmarks/bad_inputs.py run [--only PART ...]  # into runs/bad_inputs.jsonl, and those that were not refused so on the console
+    python benchmarks/bad_inputs.py table                  # docs/reference/bad-input.md: each kind with a message
 
-Every case runs in a folder of its own with a small base, an adapter on it, rows and a recipe. What is printed are the cases that were not
-refused so: TRACEBACK, ACCEPTED, HANG (more than 60 s), LEFT (files that were not there), WORDS (more than a sentence). With --list also the
-message of each that was, which is how docs/reference/bad-input.md is made.
+Every case runs in a folder of its own with a small base, an adapter on it, a run with checkpoints, rows and a recipe. What may come of it beside
+"refused": TRACEBACK, ACCEPTED, HANG (more than 60 s), LEFT (files that were not there), WORDS (more than a sentence).
 """
 
 import argparse
 import contextlib
 import io
+import json
 import logging
 import os
+import re
 import resource
 import shutil
 import signal
@@ -20,21 +22,24 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-import yaml
 
-from hostile import folders, words
-from hostile.bed import make_bed
+from hostile import folders, lines, recipes, rows
+from hostile.bed import make_bed, make_run
+from hostile.damage import Damage
 from peft_unlearn.cli import main as command
 from peft_unlearn.workflows import train_run
 
 SECONDS, BYTES = 60, 24 << 30
+RESULTS, PAGE = Path("runs/bad_inputs.jsonl"), Path("docs/reference/bad-input.md")
+LONGEST = 240  # characters of a message on the page
 ROWS = ["--forget", "forget.jsonl", "--retain", "retain.jsonl", "--rows", "2", "--set", "max_length=32"]
 ON_BASE = {
     "train": ["train", "r.yaml", "--model_name_or_path", "m"],
@@ -69,40 +74,39 @@ class Case:
     name: str
     arguments: list[str]
     copied: tuple[str, str] | None = None
-    damage: folders.Damage | None = None
+    damage: Damage | None = None
+
+
+TRAIN = ["train", "r.yaml"]
+# Damages by name; the folder that is copied before, and where to; and by its part of the cases' names the command line that gets it.
+KINDS: list[tuple[dict[str, Damage], tuple[str, str] | None, dict[str, list[str]]]] = [
+    (recipes.FILES, None, {"recipe-file": TRAIN}),
+    (recipes.KEYS, None, {"value": TRAIN}),
+    (rows.SETS, None, {"data": TRAIN}),
+    (folders.BASES, ("base", "m"), {f"model-{name}": line for name, line in ON_BASE.items()}),
+    (folders.ADAPTERS, ("lora", "a"), {f"adapter-{name}": line for name, line in ON_ADAPTER.items()}),
+    (folders.RUNS, ("lora", "a"), {f"run-{name}": line for name, line in ON_ADAPTER.items() if name != "train"}),
+    (folders.CHECKPOINTS, ("run/checkpoint-1", "run/checkpoint-3"), {"checkpoint": [*lines.RESUME, "run/checkpoint-3"]}),
+]
 
 
 def cases() -> Iterator[Case]:
-    for name, content in words.RECIPE_FILES.items():
-        yield Case(f"recipe-file:{name}", ["train", "bad.yaml"], damage=folders.written("bad.yaml", content))
-    for name, path in words.RECIPE_NAMES.items():
-        yield Case(f"recipe-file:{name}", ["train", path])
-    for key, values in words.VALUES.items():
-        for value in values:
-
-            def damage(folder: Path, key: str = key, value: object = value) -> None:
-                found = yaml.safe_load((folder / "r.yaml").read_text())
-                (folder / "r.yaml").write_text(yaml.safe_dump({**found, key: value}))
-
-            yield Case(f"value:{key}={str(value)[:40]!r}", ["train", "r.yaml"], damage=damage)
-    for name, (file, content) in words.DATA.items():
-        other = ["--retain_dataset", "f.jsonl"] if name == "same-as-retain" else []
-        yield Case(f"data:{name}", ["train", "r.yaml", "--forget_dataset", file, *other], damage=folders.written(file, content))
-    for name, damage in folders.BASES.items():
-        for command_name, line in ON_BASE.items():
-            yield Case(f"model-{command_name}:{name}", line, ("base", "m"), damage)
-    for name, damage in folders.ADAPTERS.items():
-        for command_name, line in ON_ADAPTER.items():
-            yield Case(f"adapter-{command_name}:{name}", line, ("lora", "a"), damage)
-    for name, damage in folders.RUNS.items():
-        for command_name in ("evaluate", "audit", "merge"):
-            yield Case(f"run-{command_name}:{name}", ON_ADAPTER[command_name], ("lora", "a"), damage)
-    for line in words.LINES:
+    for damages, copied, commands in KINDS:
+        for name, damage in damages.items():
+            for part, line in commands.items():
+                yield Case(f"{part}:{name}", line, copied, damage)
+    for line in lines.LINES:
         yield Case("cli:" + " ".join(part[:30] for part in line), line)
 
 
-# Not wrong for the command that gets them: it reads none of it, or may have it so.
-RIGHT = ("run-evaluate:audit-json", "run-merge:audit-json", "run-evaluate:report-json", "run-merge:report-json")
+# Not wrong for the command that gets them: it reads none of it, or may have it so. `plan` reads config.json and the weights' headers alone, and
+# needs no weights; `merge` copies a template.
+RIGHT = (
+    *(f"run-{command}:{file}-json" for command in ("evaluate", "merge") for file in ("audit", "report")),
+    *(f"model-plan:{name}" for name in ("tokenizer", "template", "weights-missing", "weights-nan", "weights-inf", "pickle-bomb")),
+    *("model-plan:weights-directory", "model-merge:template"),
+    *(f"adapter-{command}:base-gone" for command in ON_ADAPTER),
+)
 
 
 def run(case: Case, bed: Path) -> tuple[str, str]:
@@ -160,35 +164,98 @@ def alarmed(*_: object) -> None:
     raise Hang
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[""], help="cases whose name begins with one of these")
-    parser.add_argument("--every", type=int, default=1, help="every so many of them")
-    parser.add_argument("--early", action="store_true", help="a case is accepted where `train` would load its base: quick, and stricter")
-    parser.add_argument("--list", action="store_true", help="print the message of each refusal")
-    options = parser.parse_args()
+def run_all(only: Sequence[str], early: bool) -> None:
+    """Try the cases whose names begin with one of these, and keep what came of each."""
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     signal.signal(signal.SIGALRM, alarmed)
-    if options.early:
-        train_run._start = loads
     counts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as place:
+    RESULTS.parent.mkdir(exist_ok=True)
+    home = Path.cwd()
+    with tempfile.TemporaryDirectory() as place, RESULTS.open("a") as results:
         bed = Path(place)
         make_bed(bed)
-        chosen = [case for case in cases() if case.name.startswith(tuple(options.only))][:: options.every]
-        for case in chosen:
-            if case.name.startswith(RIGHT):
+        os.chdir(bed)
+        make_run(bed)
+        if early:
+            train_run._start = loads
+        for case in cases():
+            if not case.name.startswith(tuple(only)) or case.name.startswith(RIGHT):
                 continue
             logging.disable(logging.CRITICAL)
             began = time.monotonic()
             found, said = run(case, bed)
             seconds = time.monotonic() - began
             counts[found or "refused"] += 1
-            if found or options.list:
-                print(f"{found or 'refused'} | {case.name!r} | {said!r} | {seconds:.1f} s", flush=True)
+            results.write(json.dumps({"name": case.name, "found": found or "refused", "said": said, "seconds": round(seconds, 1)}) + "\n")
+            results.flush()
+            if found:
+                print(f"{found} | {case.name!r} | {said!r} | {seconds:.1f} s", flush=True)
+        os.chdir(home)
     print(dict(counts), file=sys.stderr)
 
 
+HEAD = """# What is refused
+
+Whatever cannot be right ends with exit status 2 and one sentence: the key, file or row, what is wrong with it, and what to write. Nothing is
+written or left behind. Most is found before a model is loaded. What transformers, PEFT, bitsandbytes and safetensors raise while they load is
+told in the same form. A mistake of this package keeps its traceback.
+
+`python benchmarks/bad_inputs.py run` gives {tried} bad inputs to the commands and sees that each ends so; of the last run, {refused} did. The
+same with `table` makes this page: each kind of input, how many of it are tried, and what is said of the first. `python benchmarks/fuzz.py` tries
+random ones.
+
+| what is wrong | tried | what is said |
+| --- | --- | --- |
+"""
+GIVEN = {  # by how the parts of names begin
+    "recipe-file": "a recipe's file",
+    "value": "a key of a recipe",
+    "data": "a file of rows",
+    "model": "a base",
+    "adapter": "an adapter",
+    "run": "an output folder",
+    "checkpoint": "a checkpoint",
+    "cli": "the words of a command",
+}
+
+
+def kind(name: str) -> str:
+    """What a case is one of, in words."""
+    part, _, of = name.partition(":")
+    given = GIVEN[next(start for start in GIVEN if part.startswith(start))]
+    if part == "value":
+        return f"{given}: `{of.partition('=')[0]}`".replace("\0", "\\0")
+    if part == "cli":
+        words = of.split(" ")
+        flags = [word for word in words if re.fullmatch(r"--[a-z_-]+", word)]
+        return f"{given}: `{' '.join([words[0], *flags[-1:]]) or 'none'}`"
+    return f"{given}: {of.replace('-', ' ') if part in ('data', 'recipe-file') else of.partition('-')[0]}"
+
+
+def table() -> None:
+    entries = {entry["name"]: entry for entry in map(json.loads, RESULTS.read_text().splitlines())}
+    entries = {case.name: entries[case.name] for case in cases() if case.name in entries and not case.name.startswith(RIGHT)}
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for name, entry in entries.items():
+        kinds.setdefault(kind(name), []).append(entry)
+    rows = [f"| {what} | {len(found)} | {shown(found[0])} |" for what, found in kinds.items()]
+    refused = sum(entry["found"] == "refused" for entry in entries.values())
+    PAGE.write_text(HEAD.format(tried=len(entries), refused=refused) + "\n".join(rows) + "\n", encoding="utf-8")
+
+
+def shown(entry: dict[str, Any]) -> str:
+    """A message in a cell: without what one machine says differently than the next, and the middle of what is long."""
+    said = str(entry["said"] if entry["found"] == "refused" else entry["found"])
+    said = re.sub(r"\S*/tmp\w*/?", "", said).replace("|", "\\|").replace("`", "'")
+    said = re.sub(r"(\w)\1{20,}", r"\1…", said)
+    return f"`{said if len(said) <= LONGEST else f'{said[: LONGEST // 2]} … {said[-LONGEST // 2 :]}'}`"
+
+
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("do", choices=("run", "table"))
+    parser.add_argument("--only", nargs="+", default=[""], help="cases whose name begins with one of these")
+    parser.add_argument("--early", action="store_true", help="a case is accepted where `train` would load its base: quick, and stricter")
+    options = parser.parse_args()
+    run_all(options.only, options.early) if options.do == "run" else table()

@@ -1,15 +1,17 @@
 """Random inputs for everything that reads what a user gives: each is read, or refused in one sentence; none is a traceback or takes long.
 
-    python benchmarks/fuzz.py [--minutes 20] [--only PART ...] [--seed 0]
+    python benchmarks/fuzz.py [--minutes 20 | --each 30] [--only PART ...] [--seed 0]
 
 The parts are `adapter` (adapter_config.json), `config` (config.json), `tokenizer` (tokenizer_config.json), `template` (chat templates), `recipe`
 (YAML), `rows` (jsonl, csv and txt) and `written` (recipe.yaml, audit.json and report.json of an output folder). Hypothesis makes the inputs:
-good ones of which some values, keys or bytes are others. The last lines say how many, and what was found, one line a kind.
+good ones of which some values, keys or bytes are others. The last lines say how many, and what was found, one line a kind. An input that ends the
+program itself leaves a traceback; the folder that it was in, which is printed first, then holds it.
 """
 
 import argparse
 import contextlib
 import copy
+import faulthandler
 import io
 import json
 import logging
@@ -34,7 +36,8 @@ from hypothesis import strategies as st
 from transformers.utils import logging as transformers_logging
 
 from hostile.bed import TEMPLATE, make_bed
-from hostile.words import ROWS, VALUES
+from hostile.recipes import VALUES
+from hostile.rows import ROWS
 from peft_unlearn import data
 from peft_unlearn.config import reading, recipe
 from peft_unlearn.data import formats
@@ -126,8 +129,7 @@ class Parts:
     def config_json(self, draw: Any) -> None:
         Path("base/config.json").write_bytes(torn(draw, dumped(changed(draw, self.documents["config"]))))
         found = loading.config("base")
-        loading.check_quantization(found, "base")
-        loading.check_files(loading.skeleton(found, "base"), "base")
+        loading.checked(found, "base")
         adapters.load_base("base")
 
     def tokenizer(self, draw: Any) -> None:
@@ -259,26 +261,30 @@ def _slow(*_: object) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--minutes", type=float, default=20.0, help="for all parts together")
+    parser.add_argument("--each", type=float, help="minutes for each part, in place of --minutes")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     quiet()
     signal.signal(signal.SIGALRM, _slow)
-    began, number = time.monotonic(), options.seed
+    faulthandler.enable()
+    number, spent = options.seed, dict.fromkeys(options.only, 0.0)
+    seconds = 60 * (options.minutes / len(options.only) if options.each is None else options.each)
     with tempfile.TemporaryDirectory() as folder:
+        print(folder, flush=True)
         fuzz = Fuzz(Path(folder))
-        while time.monotonic() - began < 60 * options.minutes:
-            for part in options.only:
-                if time.monotonic() - began < 60 * options.minutes:
-                    fuzz.run(part, inputs=BATCH, number=number)
-                print(part, fuzz.inputs[part], flush=True)  # where the program itself is ended, it was the next one
+        while running := [part for part in options.only if spent[part] < seconds]:
+            for part in running:
+                began = time.monotonic()
+                fuzz.run(part, inputs=BATCH, number=number)
+                spent[part] += time.monotonic() - began
             number += 1
-            print(f"{time.monotonic() - began:.0f} s: {sum(fuzz.inputs.values())} inputs, {len(fuzz.found)} kinds found", flush=True)
+            print(f"{sum(spent.values()):.0f} s: {dict(fuzz.inputs)} inputs, {len(fuzz.found)} kinds found", flush=True)
         os.chdir("/")
     for kind, tracebacks in fuzz.found.items():
         print(f"\n{len(tracebacks)} x {kind}\n{tracebacks[0]}")
-    print(f"{dict(fuzz.inputs)} inputs, {dict(fuzz.refused)} refused, {len(fuzz.found)} kinds found, {time.monotonic() - began:.0f} s")
+    print(f"{dict(fuzz.inputs)} inputs, {dict(fuzz.refused)} refused, {len(fuzz.found)} kinds found, {sum(spent.values()):.0f} s")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_star
 OUT = {"transformers_version", "architectures", "dtype", "_name_or_path", "id2label", "label2id", "quantization_config"}
 # What names do not tell: sizes that must fit each other.
 FITTED: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},  # without any, which none is, transformers writes no texts
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
     "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_v2": {"num_experts_per_tok": 2, "first_k_dense_replace": 1},

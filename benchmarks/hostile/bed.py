@@ -16,6 +16,14 @@ TEMPLATE = (
 )
 
 
+def make_run(folder: Path) -> None:
+    """Train in the bed's folder, which is the working directory: "run" has "checkpoint-1" and "checkpoint-2"."""
+    from hostile.lines import RESUME
+    from peft_unlearn.cli import main
+
+    assert main(RESUME[:-1]) == 0
+
+
 def make_bed(folder: Path) -> None:
     """Write "base", "other" (as large), "wide", "lora" on the first, "widelora", rows and "r.yaml" into a folder."""
     known = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}, unk_token="<unk>"))

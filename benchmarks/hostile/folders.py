@@ -1,99 +1,31 @@
-"""Bases and adapters of which one file is wrong: what is done to a good folder, by name."""
+"""Bases, adapters, output folders and checkpoints of which one file is wrong: what is done to a good folder, by name."""
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-Damage = Callable[[Path], None]
-LATIN = b"\xff\xfe\x00caf\xe9"
+from hostile.damage import (
+    LATIN,
+    Damage,
+    both,
+    cut,
+    directory,
+    every_json,
+    filled,
+    flipped,
+    lacking,
+    pickled,
+    tensors,
+    with_values,
+    without,
+    written,
+)
 
-
-def written(name: str, content: bytes | str) -> Damage:
-    """The file `name` holds `content` alone."""
-    return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode()) and None
-
-
-def without(name: str) -> Damage:
-    return lambda folder: (folder / name).unlink()
-
-
-def with_values(name: str, **values: Any) -> Damage:
-    """The JSON file `name` says these values as well."""
-
-    def damage(folder: Path) -> None:
-        path = folder / name
-        found = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(found | values))
-
-    return damage
-
-
-def cut(name: str, share: float = 0.5) -> Damage:
-    def damage(folder: Path) -> None:
-        content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: int(len(content) * share)])
-
-    return damage
-
-
-def tensors(name: str, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Damage:
-    """The safetensors file `name` holds what `change` makes of its tensors."""
-    return lambda folder: save_file(change(load_file(folder / name)), folder / name, metadata={"format": "pt"})
-
-
-def filled(value: float) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
-    """The first tensor has one such number."""
-
-    def change(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        name = min(found)
-        tensor = found[name].clone()
-        tensor.view(-1)[0] = value
-        return found | {name: tensor}
-
-    return change
-
-
-def lacking(part: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
-    """The tensors without the first whose name has `part`."""
-    return lambda found: {name: tensor for name, tensor in found.items() if name != next(n for n in sorted(found) if part in n)}
-
-
-def directory(name: str) -> Damage:
-    def damage(folder: Path) -> None:
-        (folder / name).unlink()
-        (folder / name).mkdir()
-
-    return damage
-
-
-def looped(name: str) -> Damage:
-    """A link that leads to itself."""
-
-    def damage(folder: Path) -> None:
-        (folder / name).unlink()
-        os.symlink(name, folder / name)
-
-    return damage
-
-
-class Bomb:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, ("touch exploded",)
-
-
-def pickled(old: str, new: str) -> Damage:
-    """In place of safetensors a pickle that would run a program."""
-
-    def damage(folder: Path) -> None:
-        (folder / old).unlink()
-        torch.save({"weight": Bomb()}, folder / new)
-
-    return damage
+CONFIG, WEIGHTS, ADAPTER, LORA = "config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors"
+TEMPLATE, MANIFEST = "chat_template.jinja", "manifest.json"
 
 
 def indexed(content: Any) -> Damage:
@@ -114,33 +46,12 @@ def indexed_elsewhere(folder: Path) -> None:
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
 
 
-def every_json(prefix: str, name: str) -> dict[str, Damage]:
-    """What no JSON object of a folder may be."""
-    return {
-        f"{prefix}-missing": without(name),
-        f"{prefix}-empty": written(name, ""),
-        f"{prefix}-garbage": written(name, "{not json"),
-        f"{prefix}-null": written(name, "null"),
-        f"{prefix}-list": written(name, "[]"),
-        f"{prefix}-string": written(name, '"x"'),
-        f"{prefix}-number": written(name, "5"),
-        f"{prefix}-empty-object": written(name, "{}"),
-        f"{prefix}-binary": written(name, LATIN),
-        f"{prefix}-deep": written(name, "[" * 100_000),
-        f"{prefix}-directory": directory(name),
-        f"{prefix}-symlink-loop": looped(name),
-    }
-
-
-CONFIG, WEIGHTS, ADAPTER, LORA = "config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors"
-
-
 def config(**values: Any) -> Damage:
-    return with_values(CONFIG, **values)
+    return with_values(CONFIG, values)
 
 
 def adapter(**values: Any) -> Damage:
-    return with_values(ADAPTER, **values)
+    return with_values(ADAPTER, values)
 
 
 BASES: dict[str, Damage] = {
@@ -159,7 +70,10 @@ BASES: dict[str, Damage] = {
     "rope-type-unknown": config(rope_parameters={"rope_type": "nope"}),
     "rope-theta-string": config(rope_parameters={"rope_type": "default", "rope_theta": "x"}),
     "eps-nan": config(rms_norm_eps=float("nan")),
+    "eps-inf": config(rms_norm_eps=float("inf")),
+    "eps-negative": config(rms_norm_eps=-1.0),
     "eps-string": config(rms_norm_eps="x"),
+    "theta-nan": config(rope_parameters={"rope_type": "default", "rope_theta": float("nan")}),
     "dtype-nope": config(dtype="nope"),
     "dtype-number": config(dtype=5),
     "tie-string": config(tie_word_embeddings="maybe"),
@@ -182,6 +96,7 @@ BASES: dict[str, Damage] = {
     "weights-other-names": tensors(WEIGHTS, lambda found: {f"x.{name}": tensor for name, tensor in found.items()}),
     "weights-integers": tensors(WEIGHTS, lambda found: {name: tensor.to(torch.int32) for name, tensor in found.items()}),
     "weights-directory": directory(WEIGHTS),
+    "weights-half": tensors(WEIGHTS, lambda found: dict(list(found.items())[:10])),
     "pickle-bomb": pickled(WEIGHTS, "pytorch_model.bin"),
     "index-traversal": indexed_elsewhere,
     **{f"index-{name}": indexed(content) for name, content in {
@@ -192,14 +107,13 @@ BASES: dict[str, Damage] = {
     **{name: damage for name, damage in every_json("tokenizer", "tokenizer.json").items() if name != "tokenizer-missing"},
     **{name: damage for name, damage in every_json("tokenizer-config", "tokenizer_config.json").items()
        if not name.endswith(("missing", "empty-object", "directory", "symlink-loop"))},
-    "tokenizer-class-number": with_values("tokenizer_config.json", tokenizer_class=5),
-    "tokenizer-eos-list": with_values("tokenizer_config.json", eos_token=["a"]),
-    "tokenizer-beyond-embedding": with_values("tokenizer_config.json", extra_special_tokens=[f"<extra{i}>" for i in range(100)]),
-    "template-garbage": with_values("tokenizer_config.json", chat_template="{% for %}"),
-    "template-raises": with_values("tokenizer_config.json", chat_template="{{ raise_exception('no') }}"),
-    "template-endless": with_values("tokenizer_config.json", chat_template="{% for i in range(10**9) %}x{% endfor %}"),
-    "template-number": with_values("tokenizer_config.json", chat_template=5),
-    "template-empty-answer": with_values("tokenizer_config.json", chat_template="{{ messages[0].content }}"),
+    "tokenizer-class-number": with_values("tokenizer_config.json", {"tokenizer_class": 5}),
+    "tokenizer-eos-list": with_values("tokenizer_config.json", {"eos_token": ["a"]}),
+    "tokenizer-beyond-embedding": with_values("tokenizer_config.json", {"extra_special_tokens": [f"<extra{i}>" for i in range(100)]}),
+    **{f"template-{name}": written(TEMPLATE, content) for name, content in {
+        "garbage": "{% for %}", "raises": "{{ raise_exception('no') }}", "endless": "{% for i in range(10**9) %}x{% endfor %}",
+        "binary": LATIN, "empty-answer": "{{ messages[0].content }}", "no-answer": "x", "python": "{{ ''.__class__.__mro__ }}"}.items()},
+    "template-number": both(without(TEMPLATE), with_values("tokenizer_config.json", {"chat_template": 5})),
 }  # fmt: skip
 ADAPTERS: dict[str, Damage] = {
     **every_json("config", ADAPTER),
@@ -256,4 +170,15 @@ RUNS: dict[str, Damage] = {  # what lies in an output folder beside the adapter
         "list": "[]", "empty": "", "garbage": "{", "binary": LATIN, "null": "null"}.items()},
     **{f"report-json-{name}": written("report.json", content) for name, content in {
         "list": "[]", "empty": "", "garbage": "{", "binary": LATIN, "null": "null", "object": "{}"}.items()},
+}  # fmt: skip
+OF_STEP = (ADAPTER, LORA, "optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json", "unlearning_state.safetensors")
+CHECKPOINTS: dict[str, Damage] = {
+    **{f"{name.partition('.')[0]}-{what}": damage(name) for name in OF_STEP for what, damage in {
+        "missing": without, "empty": lambda name: written(name, ""), "cut": cut, "flipped": flipped, "directory": directory,
+        "garbage": lambda name: written(name, LATIN * 50)}.items()},
+    **every_json("manifest", MANIFEST),
+    "manifest-not-resumable": with_values(MANIFEST, {"resumable": False}),
+    "optimizer-pickle-bomb": pickled("optimizer.pt", "optimizer.pt"),
+    "weights-nan": tensors(LORA, filled(float("nan"))),
+    "weights-missing-tensors": tensors(LORA, lacking("lora_B")),
 }  # fmt: skip

@@ -1,10 +1,11 @@
 """The settings of a run as transformers and TRL take them: their own dataclasses with our settings on top."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 from trl.trainer.model_config import ModelConfig
 
 from peft_unlearn.config.model_settings import ModelSettings
@@ -30,6 +31,9 @@ class UnlearnConfig(TrainingSettings, TrainingArguments):  # type: ignore[misc] 
         TrainingSettings.__post_init__(self)
         if parse_flag_from_env("ACCELERATE_USE_FSDP") or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
             raise UserError(f"accelerate: it was told to use FSDP or DeepSpeed; {SHARDED}.")
+        given = self.accelerator_config if isinstance(self.accelerator_config, dict) else {}
+        if unknown := sorted(given.keys() - {field.name for field in fields(AcceleratorConfig)}, key=str):
+            raise UserError(f"accelerator_config: there is no parameter {unknown[0]!r}, take it out.")
         with TOGETHER:
             TrainingArguments.__post_init__(self)
 

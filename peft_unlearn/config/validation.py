@@ -27,6 +27,11 @@ IN_OPENUNLEARNING: dict[str, tuple[Any, ...]] = {
     "prompt_dropout": (0,),
 }
 SGD_ARGS = ("momentum", "dampening", "nesterov", "weight_decay")  # transformers passes over any other without a word
+# What transformers' apply_chat_template takes itself, and a template does not see or has from the rows.
+TEMPLATE_TAKES = {
+    *("conversation", "messages", "tools", "documents", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message"),
+    *("padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+}
 
 # Keys of TrainingArguments that would be ignored, or break what the step rests on: the one value that they may have, and why.
 SHARDED = "the gradient of each objective needs whole weights in every process, launch one process a GPU without it"
@@ -180,7 +185,7 @@ def _check_together(args: Any) -> None:
             f"stop_at: {args.forget_loss} does not lower the probability of the forget rows towards a target; "
             f"write forget_loss: {', '.join(others)} or {last}, or leave stop_at out."
         )
-    for key in {"tokenize", "add_generation_prompt"} & set(args.chat_template_kwargs or {}):
+    for key in sorted(TEMPLATE_TAKES & set(args.chat_template_kwargs or {})):
         raise UserError(f"chat_template_kwargs: {key} is not one of a template's own, prompt and answer need it set; take it out.")
     unknown = [key for key, _, _ in (part.strip().partition("=") for part in (args.optim_args or "").split(",")) if key not in SGD_ARGS]
     if args.optim == "sgd" and args.optim_args and unknown:

@@ -1,10 +1,10 @@
-"""From files to batches: sources -> formats -> tokenizing -> pairs -> collating. Nothing here needs a model but `write_retain_rows`."""
+"""From files to batches: sources -> formats -> tokenizing -> pairs -> collating. Nothing here needs a model but `write_rows`."""
 
 from peft_unlearn.data.alternates import alternates
 from peft_unlearn.data.collating import Unpadded, by_length, collate, collate_rows, padding, padding_id
 from peft_unlearn.data.overlap import check_apart
 from peft_unlearn.data.pairs import Pairs, PairSampler, Shares
-from peft_unlearn.data.self_retain import write_retain_rows, write_rows
+from peft_unlearn.data.self_retain import write_rows
 from peft_unlearn.data.sources import load
 from peft_unlearn.data.tokenizing import Tokenized, tokenize
 
@@ -23,6 +23,5 @@ __all__ = [
     "padding",
     "padding_id",
     "tokenize",
-    "write_retain_rows",
     "write_rows",
 ]

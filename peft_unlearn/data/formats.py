@@ -40,12 +40,16 @@ def columns(dataset: Dataset, name: str) -> tuple[str, ...]:
     for candidate in FORMATS:
         if set(candidate) <= set(dataset.column_names):
             return candidate
-    has = ", ".join(dataset.column_names) or "none"
     for candidate in FORMATS:
-        for column in candidate:
-            if column not in dataset.column_names and set(candidate) & set(dataset.column_names):
-                raise UserError(f"{name}: column {column!r} is missing beside {has}, add it.")
-    raise UserError(f"{name}: its columns are {has}, write text, prompt and completion, question and answer, or messages.")
+        there = [column for column in candidate if column in dataset.column_names]
+        if there:
+            missing = next(column for column in candidate if column not in there)
+            raise UserError(f"{name}: column {missing!r} is missing beside {there[0]}, add it.")
+    # Their names are not told: those of a csv file without a header are a row.
+    raise UserError(
+        f"{name}: none of its {len(dataset.column_names)} columns is text, prompt and completion, question and answer, or messages; "
+        "name them so."
+    )
 
 
 def settled(dataset: Dataset, name: str) -> Dataset:

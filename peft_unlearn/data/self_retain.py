@@ -16,7 +16,7 @@ from peft_unlearn.data.collating import padding_id
 from peft_unlearn.data.templates import ASKED
 from peft_unlearn.data.turns import turn
 from peft_unlearn.data.unspaced import SPACELESS, pieces
-from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.boundary import boundary
 
 logger = logging.getLogger(__name__)
 
@@ -29,29 +29,6 @@ NEUTRAL_SHORTEST, NEW = 24, 0.3
 FEWEST = 0.25  # of the first texts drawn that must be neutral: a model that writes hardly any has learned little else than its rows
 
 Written = dict[str, str]  # {"text": ...}, or {"question": ..., "answer": ...}
-
-
-def write_retain_rows(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: int,
-    *,
-    max_length: int,
-    seed: int,
-    forget: Dataset,
-    batch_size: int = 16,
-) -> Dataset:
-    """A retain set that the model writes itself, see `write_rows`.
-
-    Raises:
-        UserError: no text could be kept.
-    """
-    written = write_rows(
-        model, tokenizer, rows, max_length=max_length, seed=seed, forget=forget, batch_size=batch_size, what="retain_dataset"
-    )
-    if not written:
-        raise UserError("retain_dataset: the model writes no text of its own that could stand in for one, give a retain_dataset.")
-    return Dataset.from_list(written)
 
 
 def write_rows(
@@ -161,20 +138,25 @@ def _conversed(
 def _sampled(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, starts: Tensor, mask: Tensor, length: int, end: int | None
 ) -> Tensor:
-    """Tokens sampled behind starts, (B, S) -> (B, at most `length`)."""
-    tokens: Tensor = model.generate(
-        input_ids=starts.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=length,
-        do_sample=True,
-        # the model's own generation_config must not narrow what it writes
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        pad_token_id=padding_id(tokenizer),
-        **({} if end is None else {"eos_token_id": end}),
-    )
+    """Tokens sampled behind starts, (B, S) -> (B, at most `length`).
+
+    Raises:
+        UserError: the model's own code fails while it writes.
+    """
+    with boundary("model_name_or_path: the base cannot write texts", "take another base"):
+        tokens: Tensor = model.generate(
+            input_ids=starts.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=length,
+            do_sample=True,
+            # the model's own generation_config must not narrow what it writes
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            pad_token_id=padding_id(tokenizer),
+            **({} if end is None else {"eos_token_id": end}),
+        )
     return tokens[:, starts.shape[1] :].cpu()
 
 

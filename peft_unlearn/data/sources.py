@@ -7,6 +7,7 @@ import re
 import tempfile
 import zlib
 from collections.abc import Mapping
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ MARK = "\ufeff"
 PEEK = 4096  # bytes
 DEEPEST = 100  # lists and objects in one another
 MAYBE_DEEP = re.compile(rb'(?:[\[{]\s*(?:"[^"]*"\s*:\s*)?){101}')
-SHORT = 99  # bytes of a line that can say nothing but null
+NULL_FIRST = re.compile(rb"(?:\xef\xbb\xbf)?[\s,\[\]]*null")
 
 
 def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
@@ -68,7 +69,9 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
                 f"{name}: cannot load {_shown(spec)} ({line}), mend or remove it: each line must be one JSON object."
             ) from error
         reason = str((isinstance(error, DatasetsError) and error.__cause__) or error).split("\n")[0].rstrip(".")
-        raise UserError(f"{name}: cannot load {_shown(spec)} ({reason}).") from error
+        if "corresponds to no data" in reason:
+            raise UserError(f"{name}: {_shown(spec)} holds no rows, write at least one into it.") from error
+        raise UserError(f"{name}: cannot load {_shown(spec)} ({reason}); mend the file, or write another one.") from error
     try:
         dataset = _without_mark(dataset)
         if source == "text":
@@ -90,18 +93,26 @@ def _check_encoding(arguments: Mapping[str, Any], where: str) -> None:
 
 
 def _check_lines(arguments: Mapping[str, Any], where: str) -> None:
-    """Refuse what pyarrow 26 does not come back from: null in place of a row is a segmentation fault, lists 5000 deep take hours."""
-    given = arguments.get("data_files", [])
-    named = given.values() if isinstance(given, Mapping) else [given] if isinstance(given, str) else given
-    folder = Path(arguments["path"])
-    files = list(folder.rglob("*.json*")) if folder.is_dir() else [Path(str(file)) for file in named] if folder.name == "json" else []
-    for file in filter(Path.is_file, files):
+    """Refuse what pyarrow 26 does not come back from: null as the first value is a segmentation fault, lists 5000 deep take hours."""
+    for file in _json_files(arguments):
         with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as lines:
             for number, line in enumerate(lines, start=1):
-                if len(line) < SHORT and line.strip(b" \t\r\n[],") == b"null":
+                if NULL_FIRST.match(line):
                     raise UserError(f"{where} (line {number} is null and no JSON object), mend or remove it.")
                 if MAYBE_DEEP.search(line) and _is_deep(line):
                     raise UserError(f"{where} (line {number} is nested more than {DEEPEST} deep), mend or remove it.")
+
+
+def _json_files(arguments: Mapping[str, Any]) -> list[Path]:
+    """The local files of JSON that would be read."""
+    if Path(arguments["path"]).is_dir():
+        return [path for path in Path(arguments["path"]).rglob("*.json*") if path.is_file()]
+    given = arguments.get("data_files", []) if arguments["path"] == "json" else []
+    named = given.values() if isinstance(given, Mapping) else [given]
+    names = [str(one) for some in named for one in (some if isinstance(some, list) else [some])]
+    return [
+        Path(path) for name in names for path in ([name] if Path(name).is_file() else glob(name, recursive=True)) if Path(path).is_file()
+    ]
 
 
 def _is_deep(line: bytes) -> bool:

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key, revert_weight_conversion
+from transformers.core_model_loading import revert_weight_conversion
 
 from peft_unlearn.merging import quantized, shards
 from peft_unlearn.merging.lora import Update
-from peft_unlearn.model import loading, saved
+from peft_unlearn.model import files, loading, saved
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import read_json
 
@@ -57,7 +56,7 @@ class Base:
         """A weight in the layout of the model; one that is quantized on the disk is dequantized.
 
         Raises:
-            UserError: a quantized weight has another shape than the model.
+            UserError: numbers that are not finite, or a quantized weight of another shape than the model's.
         """
         tensors = {part: shards.read(self.folder, self.tensors[part], part) for part in (name, *self.beside.get(name, []))}
         weight = self.held.get(name, parameter, tensors)
@@ -68,6 +67,8 @@ class Base:
                 f"{self.folder / self.tensors[name].shard}: tensor {name} is worth a weight of shape {tuple(weight.shape)} and config.json "
                 f"says {self.shape(name, parameter)}; fetch the base again."
             )
+        if weight.is_floating_point() and weight.numel() and not torch.stack(torch.aminmax(weight)).isfinite().all():
+            raise UserError(f"base: tensor {name} of {str(self.folder)!r} holds numbers that are not finite; fetch the base again.")
         return weight
 
 
@@ -91,7 +92,7 @@ def open_base(folder: Path, entries: int | None = None) -> Base:
     weights = {id(layer.weight) for layer in layers if entries is not None and layer is not None}
     embeddings = frozenset(name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in weights)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.state_dict().items()}
-    names, parts = checkpoint_names(model, [name for name in tensors if name not in scales])
+    names, parts = files.checkpoint_names(model, [name for name in tensors if name not in scales])
     return Base(folder, tensors, names, parts, beside, quantized.format_of(model, config, None), shapes, entries, embeddings)
 
 
@@ -109,31 +110,10 @@ def skeleton(folder: Path, entries: int | None = None) -> PreTrainedModel:
         UserError: transformers has no causal language model for the config, or it needs code of its own.
     """
     model = loading.skeleton(loading.config(folder, key="base"), folder, key="base")
-    loading.check_files(model, folder, key="base")
+    files.check(model, folder, key="base")
     with torch.device("meta"):
         saved.resize(model, entries)
     return model
-
-
-def checkpoint_names(model: PreTrainedModel, names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Parameter -> tensor of the checkpoint that transformers loads as it is; and tensor -> the parameter that it becomes a part of.
-
-    Asks transformers for its own renaming, so that a missing "model." prefix or a renamed module is found where loading finds it.
-    """
-    mapping = get_model_conversion_mapping(model)
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    parameters = model.state_dict()
-    found, parts = {}, {}
-    for name in names:
-        parameter, converted = rename_source_key(name, renamings, converters, model.base_model_prefix, parameters)
-        if parameter not in parameters and name in parameters:
-            parameter, converted = rename_source_key(name, [], [], model.base_model_prefix, parameters)
-        if converted is None:
-            found[parameter] = name
-        else:
-            parts[name] = parameter
-    return found, parts
 
 
 def part_by_part(base: Base, update: Update) -> Update:

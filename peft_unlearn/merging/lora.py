@@ -1,27 +1,22 @@
 """What a saved LoRA adapter does to the weights of its base, read from the adapter's folder and the base's config alone."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import LoraConfig
 from peft.tuners.lora import Embedding, Linear, LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
 from peft_unlearn.model import saved
-from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every key in a PEFT file
-
-# Inits that leave the base as it was; with the others the adapter belongs to a base that they changed, which is not the one on disk.
-KEEPS_BASE = (True, False, "gaussian", "orthogonal", "eva")
 
 
 @dataclass
@@ -64,18 +59,8 @@ def read_config(folder: Path) -> LoraConfig:
     for name in (ADAPTER_CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: there is no such file; give a folder with a saved LoRA adapter.")
-    with boundary(f"{folder / ADAPTER_CONFIG}: this is no PEFT config", "save the adapter again"):
-        config = PeftConfig.from_pretrained(str(folder))
-    if not isinstance(config, LoraConfig):
-        raise UserError(f"{folder / ADAPTER_CONFIG}: peft_type {config.peft_type} cannot be merged here; give a LORA adapter.")
-    if config.bias != "none":
-        raise UserError(f"{folder / ADAPTER_CONFIG}: bias {config.bias!r} cannot be merged; train the adapter with bias none.")
-    if config.init_lora_weights not in KEEPS_BASE:
-        raise UserError(
-            f"{folder / ADAPTER_CONFIG}: init_lora_weights {config.init_lora_weights!r} changed the base in training; "
-            "save with path_initial_model_for_weight_conversion (PEFT), which turns it into a plain LoRA."
-        )
-    for key in ("layer_replication", "trainable_token_indices", "ensure_weight_tying", "lora_bias"):
+    config = saved.config_of(str(folder), key="adapter")
+    for key in ("trainable_token_indices", "lora_bias"):
         if getattr(config, key):
             raise UserError(
                 f"{folder / ADAPTER_CONFIG}: an adapter with {key} cannot be merged shard by shard; use PEFT's merge_and_unload."
@@ -98,42 +83,21 @@ def entries(folders: Sequence[Path], model: PreTrainedModel) -> int | None:
     return None if found <= {own} else found.pop()
 
 
-def collect(folder: Path, config: LoraConfig, model: PreTrainedModel) -> Update:
+def collect(folder: Path, model: PreTrainedModel) -> Update:
     """What the adapter in `folder` does.
 
     `model` is the base on the meta device, and is wrapped in place: PEFT itself says which modules the config targets, with which scaling
     and in which layout, and which tensors must be in the file.
 
     Raises:
-        UserError: a tensor that is missing, has no place in the base or another shape, or a variant of LoRA such as DoRA.
+        UserError: what `saved.fit` refuses, or a variant of LoRA such as DoRA.
     """
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.state_dict().items()}
-    config.init_lora_weights = False  # nothing to draw on the meta device
-    not_for_it = boundary(f"{folder / ADAPTER_CONFIG}: the adapter is not for this base", "give the base that it was trained on")
-    with warnings.catch_warnings(), not_for_it:
-        warnings.simplefilter("ignore")  # tied embeddings and Conv1D are warned of, and merge handles both
-        wrapped = PeftModel(model, config, low_cpu_mem_usage=True)
+    parameters = set(model.state_dict())
+    wrapped = saved.fit(model, str(folder), "default", key="adapter")
     tensors = saved.without_copies(saved.weights_of(str(folder), key="adapter"))
-
-    expected = {key: tuple(t.shape) for key, t in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
     # PEFT saves the weight of a targeted embedding, or of one with added tokens, with the adapter, and loads it back over the base's.
-    own = {key: key.removeprefix(PREFIX).replace(".base_layer.", ".") for key in tensors.keys() - expected.keys()}
-    saved_with = {key: name for key, name in own.items() if name in shapes}
-    expected |= {key: shapes[name] for key, name in saved_with.items()}
-    for key in sorted(expected.keys() | tensors.keys()):
-        if key not in tensors:
-            raise UserError(
-                f"{folder / WEIGHTS}: tensor {key} is missing; give the base that the adapter was trained on, or save it again."
-            )
-        if key not in expected:
-            raise UserError(f"{folder / WEIGHTS}: tensor {key} has no place in the base; give the base that the adapter was trained on.")
-        if tuple(tensors[key].shape) != expected[key]:
-            raise UserError(
-                f"{folder / WEIGHTS}: tensor {key} has shape {tuple(tensors[key].shape)} and the base needs {expected[key]}; "
-                "give the base that the adapter was trained on."
-            )
-
-    update = Update(replaced={name: tensors[key] for key, name in saved_with.items()})
+    own = {key: key.removeprefix(PREFIX).replace(".base_layer.", ".") for key in tensors}
+    update = Update(replaced={name: tensors[key] for key, name in own.items() if name in parameters})
     for name, module in wrapped.get_base_model().named_modules():
         if isinstance(module, LoraLayer):
             if not isinstance(module, Linear | Embedding | ParamWrapper) or module.lora_variant:

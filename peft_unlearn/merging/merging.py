@@ -7,7 +7,9 @@ that are quantized afterwards keep nearly all of it. How much was kept is measur
 
 import json
 import logging
+import os
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from peft_unlearn.merging.precision import decide
 from peft_unlearn.merging.quantized import Format
 from peft_unlearn.merging.survival import Survival, as_json
 from peft_unlearn.merging.weights import Merger, Write
+from peft_unlearn.model import loading
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, locate, read_json, same_model
 from peft_unlearn.util.redaction import public_name
@@ -30,6 +33,7 @@ from peft_unlearn.util.redaction import public_name
 logger = logging.getLogger(__name__)
 
 REPORT = "merge.json"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")  # where either lies, what is merged has a tokenizer, which shall load
 BASE_FILES = [*shards.MODEL_FILES, *shards.LICENSE_FILES, "*.safetensors", shards.INDEX]
 
 
@@ -85,22 +89,36 @@ def merge(
     revision = _revision(source, revision, dict(zip((*below, adapter), configs, strict=True)))
     folder = locate(source, BASE_FILES, key="base", revision=revision)
     opened = open_base(folder, lora.entries(folders, skeleton(folder)))
+    check_tokenizers(opened, folders)
     precision = decide(opened, dtype=dtype, quantize=quantize, onto=onto, trained=trained, force=force)
-    updates = [part_by_part(opened, lora.collect(one, config, opened.skeleton())) for one, config in zip(folders, configs, strict=True)]
+    updates = [part_by_part(opened, lora.collect(one, opened.skeleton())) for one in folders]
     writes, untied = plan(opened.skeleton(), opened, {name for update in updates for name in update.names})
 
-    held = precision.held
-    size = sum(held.size(w.parameter, opened.shape(w.source, w.parameter), opened.tensors[w.source].itemsize) for w in writes)
+    size = sum(precision.held.size(w.parameter, opened.shape(w.source, w.parameter), opened.tensors[w.source].itemsize) for w in writes)
     with shards.written_whole(Path(output), size) as partial:
         survival = write_shards(partial, Merger(opened, updates, precision), writes)
         shards.copy_files(opened.folder, partial, [*shards.MODEL_FILES, *shards.LICENSE_FILES])
         for one in folders:
             shards.copy_files(one, partial, shards.TOKENIZER_FILES)
-        write_config(partial / "config.json", held, untied, opened.entries)
+        write_config(partial / "config.json", precision.held, untied, opened.entries)
         names = {"adapter": public_name(str(adapter)), "base": public_name(str(source)), "below": [public_name(str(b)) for b in below]}
         facts = {**names, "onto": precision.onto, "written": precision.written, **as_json(survival)}
         (partial / REPORT).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return MergeResult(Path(output), survival)
+
+
+def check_tokenizers(base: Base, adapters: Sequence[Path]) -> None:
+    """See that the tokenizers that are copied load, and that the merged model has an entry for each token.
+
+    Raises:
+        UserError: one does not, or it has not.
+    """
+    folders = {base.folder: "base", **dict.fromkeys(adapters, "adapter")}
+    brought = {folder: key for folder, key in folders.items() if any(os.path.lexists(folder / name) for name in TOKENIZER)}
+    for folder, key in brought.items():
+        tokenizer = loading.tokenizer(folder, key=key)
+        if folder == list(brought)[-1]:  # which the merged model has
+            loading.check_tokens(base.skeleton(), tokenizer, folder, key=key)
 
 
 def _revision(source: str | Path, asked: str | None, configs: dict[str | Path, LoraConfig]) -> str | None:

@@ -104,9 +104,15 @@ def write_index(folder: Path, tensors: dict[str, str], total_size: int) -> None:
 
 
 def copy_files(source: Path, target: Path, patterns: list[str]) -> None:
-    """Copy the files at the root of `source` that match `patterns`, over those that `target` has."""
+    """Copy the files at the root of `source` that match `patterns`, over those that `target` has.
+
+    Raises:
+        UserError: a folder, or a link that leads nowhere, under such a name.
+    """
     for pattern in patterns:
         for path in source.glob(pattern):
+            if not path.is_file():
+                raise UserError(f"{path}: this is no file; fetch the model again.")
             shutil.copyfile(path, target / path.name)
 
 

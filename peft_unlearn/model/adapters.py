@@ -140,7 +140,8 @@ def _with_new(model: PreTrainedModel | PeftModel, peft_config: PeftConfig) -> Pe
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if isinstance(model, PeftModel):
         supported.check_stack(model.peft_config[FINETUNE], peft_config)
-    left_out = supported.past_their_forward(base) | (saved.inside_wholes(model) if isinstance(model, PeftModel) else set())
+    left_out = supported.past_their_forward(base) | supported.not_linear(base) | saved.lost_layers(base)
+    left_out |= saved.inside_wholes(model) if isinstance(model, PeftModel) else set()
     if (left_out or base is not model) and str(peft_config.target_modules).lower() == "all-linear":
         _maybe_include_all_linear_layers(peft_config, base)
         peft_config.target_modules -= left_out
@@ -150,10 +151,15 @@ def _with_new(model: PreTrainedModel | PeftModel, peft_config: PeftConfig) -> Pe
         f"PEFT cannot put it on the {named} of a {type(model).__name__}" if named else f"PEFT cannot put it on a {type(model).__name__}"
     )
     with boundary(f"lora_target_modules: {cannot}", "write all-linear, or names of its linear layers"):
+        parameters = [name.replace(".base_layer", "") for name, _ in base.named_parameters()]
         if not isinstance(model, PeftModel):
-            return get_peft_model(model, peft_config)
-        model.add_adapter(STUDENT, peft_config)
-        return model
+            model = get_peft_model(model, peft_config)
+        else:
+            model.add_adapter(STUDENT, peft_config)
+    made = model.peft_config[STUDENT]
+    if absent := saved.not_among(parameters, made.target_parameters):  # PEFT adds a router that some mixtures have elsewhere
+        made.target_parameters = [name for name in made.target_parameters if name not in absent] or None
+    return model
 
 
 def _add_copy(model: PeftModel, name: str) -> None:

@@ -1,19 +1,18 @@
 """A base as the libraries load it: config, tokenizer, the model without weights, the model. What they raise is a sentence with its key."""
 
-import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter
 from transformers.quantizers.auto import AutoHfQuantizer, get_hf_quantizer
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from peft_unlearn.model import files
+from peft_unlearn.model.files import AGAIN
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 
@@ -43,10 +42,25 @@ def config(name: str | Path, *, revision: str | None = None, key: str = "model_n
             raise UserError(
                 f"{key}: {size} in the config.json of {str(name)!r} is {text[size]}, at least {fewest} is needed; fetch it again."
             )
+    for number, value in _numbers_in(text):
+        if value != value or (number.endswith(("eps", "epsilon")) and not 0 <= value < math.inf):  # NaN is not itself
+            raise UserError(f"{key}: {number} in the config.json of {str(name)!r} is {value}, which is no number to compute with; {AGAIN}.")
     layers = text.get("num_hidden_layers")
     if isinstance(layers, int) and layers > MOST_LAYERS:
         raise UserError(f"{key}: the config.json of {str(name)!r} says {layers} layers, more than any model has; fetch it again.")
     return found
+
+
+def _numbers_in(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of a config with the name that it stands under."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _numbers_in(value, str(key))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _numbers_in(value, name)
+    elif isinstance(values, int | float) and not isinstance(values, bool):
+        yield name, values
 
 
 def tokenizer(name: str | Path, *, revision: str | None = None, key: str = "model_name_or_path") -> PreTrainedTokenizerBase:
@@ -62,6 +76,20 @@ def tokenizer(name: str | Path, *, revision: str | None = None, key: str = "mode
         if min(found.get_vocab().values(), default=-1) < 0:
             raise ValueError("its vocabulary is empty, or has numbers below 0")
         return found
+
+
+def check_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | Path, *, key: str = "model_name_or_path") -> None:
+    """See that a model has an entry for each token of its tokenizer.
+
+    Raises:
+        UserError: it has not.
+    """
+    entries = len(model.get_input_embeddings().weight)
+    if max(tokenizer.get_vocab().values(), default=0) >= entries:
+        raise UserError(
+            f"{key}: {str(name)!r} has {entries} entries and its tokenizer tokens beyond them; "
+            "give the model that the tokenizer is of, or save the adapter with its embeddings (save_embedding_layers)."
+        )
 
 
 def skeleton(
@@ -92,34 +120,23 @@ def skeleton(
     return model
 
 
-def check_files(model: PreTrainedModel, name: str | Path, *, key: str = "model_name_or_path") -> None:
-    """See, by the headers of a local folder's weights alone, that they lie in it and have the shapes of `model`, which has none.
+def checked(
+    config: PreTrainedConfig,
+    name: str | Path,
+    *,
+    quantization: Any = None,
+    attention: str | None = "eager",
+    key: str = "model_name_or_path",
+) -> PreTrainedModel:
+    """The model of a config without weights, when all is right that can be seen before they are read.
 
     Raises:
-        UserError: an index that is none or that names files elsewhere, a damaged file, or a tensor of another shape than config.json says.
+        UserError: what `check_quantization`, `skeleton` and `files.check` refuse.
     """
-    index = Path(name) / SAFE_WEIGHTS_INDEX_NAME
-    if index.is_file():
-        with boundary(f"{key}: {str(index)!r} is no index of weights", "fetch the model again"):
-            files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            outside = [file for file in files if Path(file).is_absolute() or ".." in Path(file).parts]
-        if outside:
-            raise UserError(f"{key}: {str(index)!r} names {outside[0]!r}, which lies outside of its folder; fetch the model again.")
-    put_together = any(isinstance(entry, WeightConverter) for entry in get_model_conversion_mapping(model))
-    if put_together or model.config.to_dict().get("quantization_config"):
-        return  # on loading they get other shapes
-    wanted = model.state_dict()
-    for file in sorted(Path(name).glob("model*.safetensors")):
-        with boundary(f"{key}: {str(file)!r} does not open", "fetch the model again"), safe_open(file, framework="pt") as opened:
-            headers = {tensor: opened.get_slice(tensor) for tensor in opened.keys() & wanted.keys()}
-            found = {tensor: (list(header.get_shape()), header.get_dtype()) for tensor, header in headers.items()}
-        for tensor, (shape, dtype) in sorted(found.items()):
-            if shape != list(wanted[tensor].shape):
-                raise UserError(_other_shape(key, name, tensor, shape, wanted[tensor].shape))
-            if wanted[tensor].is_floating_point() and "F" not in dtype:  # transformers would cast it
-                raise UserError(
-                    f"{key}: tensor {tensor} of {str(name)!r} holds {dtype}, and its config.json says nothing of that; fetch the model again."
-                )
+    check_quantization(config, name, quantization, key=key)
+    model = skeleton(config, name, attention=attention, key=key)
+    files.check(model, name, key=key)
+    return model
 
 
 def check_quantization(config: PreTrainedConfig, name: str | Path, quantization: Any = None, *, key: str = "model_name_or_path") -> None:
@@ -141,30 +158,25 @@ def check_quantization(config: PreTrainedConfig, name: str | Path, quantization:
         get_hf_quantizer(type(config).from_dict(config.to_dict()), quantization, {"": "cpu"}, True, {})
 
 
-def _other_shape(key: str, name: str | Path, tensor: str, shape: Any, wanted: Any) -> str:
-    return (
-        f"{key}: tensor {tensor} of {str(name)!r} has shape {list(shape)} and its config.json says {list(wanted)}; fetch the model again."
-    )
-
-
 def base(name: str | Path, *, key: str = "model_name_or_path", **kwargs: Any) -> PreTrainedModel:
     """The model with all of its weights, as `from_pretrained` loads it with these arguments.
 
     Raises:
-        UserError: what the library raises; or tensors that are missing, have another shape or are not finite.
+        UserError: what `checked` refuses and the library raises; or tensors that are missing, have another shape or are not finite.
     """
-    fetch = "fetch the model again, or write another folder or Hub name"
+    asked = {"quantization": kwargs.get("quantization_config"), "attention": kwargs.get("attn_implementation")}
+    checked(config(name, revision=kwargs.get("revision"), key=key), name, **asked, key=key)
     with boundary(f"{key}: {str(name)!r} cannot be loaded", "write a local folder or a Hub name of a model in safetensors"):
         model, info = AutoModelForCausalLM.from_pretrained(
             str(name), trust_remote_code=False, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
         )
     for tensor, shape, wanted in sorted(info["mismatched_keys"]):
-        raise UserError(_other_shape(key, name, tensor, shape, wanted))
+        raise UserError(files.other_shape(key, name, tensor, shape, wanted))
     if missing := sorted(info["missing_keys"]):  # transformers would draw them at random
-        raise UserError(f"{key}: {len(missing)} tensors are not in the weight files of {str(name)!r}, such as {missing[0]}; {fetch}.")
+        raise UserError(files.missing(key, name, missing))
     for tensor, values in _numbers(model):
         if not torch.stack(torch.aminmax(values)).isfinite().all():
-            raise UserError(f"{key}: tensor {tensor} of {str(name)!r} holds numbers that are not finite; {fetch}.")
+            raise UserError(f"{key}: tensor {tensor} of {str(name)!r} holds numbers that are not finite; {AGAIN}.")
     return model
 
 

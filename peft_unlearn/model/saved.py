@@ -5,7 +5,7 @@ import copy
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, l
 from peft.tuners.lora import LoraLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
+from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -110,11 +111,13 @@ def fit(base: PreTrainedModel | PeftModel, adapter: str, name: str, *, key: str)
     Raises:
         UserError: a tensor that is missing, has no place or another shape; or what `config_of` and `weights_of` refuse.
     """
-    config, weights = copy.deepcopy(config_of(adapter, key=key)), without_copies(weights_of(adapter, key=key))
+    given, weights = config_of(adapter, key=key), without_copies(weights_of(adapter, key=key))
+    config = copy.deepcopy(given)  # into which PEFT writes, also parameters that a model of its kind may not have
     weights = {name: tensor.to("meta") for name, tensor in weights.items()}
     config.init_lora_weights = False  # nothing to draw without weights
 
     def misfit(what: str) -> UserError:
+        what = what.replace(f".{name}.", ".")  # as the file has it
         return UserError(f"{key}: {adapter!r} does not fit the base ({what}); give the base that it was trained on, or save it again.")
 
     if not isinstance(base, PeftModel):
@@ -132,22 +135,28 @@ def fit(base: PreTrainedModel | PeftModel, adapter: str, name: str, *, key: str)
     except KeyError as error:
         raise misfit(f"tensor {error.args[0]} is missing") from error
     except Exception as error:  # PEFT takes the values of a config as they come
-        shape = re.search(r"size mismatch for ([\w.]+)", str(error))
-        raise misfit(f"tensor {shape[1]} has another shape" if shape else brief(error)) from error
+        shape = re.search(r"size mismatch for ([\w.]+):.*?(\[.*?\]).*?(\[.*?\])", str(error), re.DOTALL)
+        raise misfit(f"tensor {shape[1]} has shape {shape[2]} and the base needs {shape[3]}" if shape else brief(error)) from error
     if missing := sorted(parameters_of(model, name).keys() & set(found.missing_keys)):
         raise misfit(f"tensor {missing[0]} is missing")
     if found.unexpected_keys:
         raise misfit(f"tensor {found.unexpected_keys[0]} has no place in it")
     modules = [module for module, _ in model.named_modules()]
-    if lost := [part for part in config.modules_to_save or () if not any(f".{one}".endswith(f".{part}") for one in modules)]:
+    if lost := not_among(modules, given.modules_to_save):
         raise misfit(f"it has no module {lost[0]} of modules_to_save")
-    if lost := [part for part in config.target_parameters or () if not any(f".{one}".endswith(f".{part}") for one in named)]:
+    if lost := not_among(named, given.target_parameters):
         raise misfit(f"it has no parameter {lost[0]} of target_parameters")
     for module, layer in model.named_modules():
         scaling = layer.scaling.get(name, 1.0) if isinstance(layer, LoraLayer) else 1.0
         if not math.isfinite(scaling) or not scaling:
             raise misfit(f"lora_alpha gives {module.removeprefix(PREFIX)} a factor of {scaling}")
     return model
+
+
+def not_among(names: Iterable[str], ends: Iterable[str] | None) -> list[str]:
+    """Those ends that are of none of the names."""
+    known = list(names)
+    return [end for end in ends or () if not any(f".{name}".endswith(f".{end}") for name in known)]
 
 
 def put(base: PreTrainedModel | PeftModel, adapter: str, name: str, *, key: str = "adapter") -> PeftModel:
@@ -187,6 +196,21 @@ def _kept(model: PreTrainedModel | PeftModel, adapter: str, *, key: str) -> Iter
         rows.copy_(old[: len(rows)])
 
 
+def renamed_on_loading(model: PreTrainedModel, tensors: Mapping[str, Any]) -> set[str]:
+    """Those of an adapter's tensors, by their names in its file, that PEFT would not find again: it renames them as transformers does old weights.
+
+    Some of those renamings fit the new names as well, such as "shared_expert" of "shared_experts" (measured, peft 0.21.2).
+    """
+    empty = {name: torch.empty(1, 1, device="meta") for name in tensors if ".lora_" in name}
+    return set(empty) - set(convert_peft_adapter_state_dict_for_transformers(model, LoraConfig(), dict(empty)))
+
+
+def lost_layers(model: PreTrainedModel) -> set[str]:
+    """Names of linear layers whose adapter PEFT would not find again."""
+    files = {f"{PREFIX}{name}.lora_A.weight": name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {files[tensor] for tensor in renamed_on_loading(model, files)}
+
+
 def inside_wholes(model: PeftModel) -> set[str]:
     """Names of the modules that lie in one that an adapter trains as a whole: the base's own and the adapter's copy, of which one is seen."""
     wholes = [(n, m) for n, m in model.get_base_model().named_modules() if isinstance(m, AuxiliaryTrainingWrapper)]
@@ -206,6 +230,11 @@ def check_complete(model: PeftModel, adapter: str) -> None:
             kept = get_peft_model_state_dict(model, state_dict=state, adapter_name=adapter, save_embedding_layers=False)
         except KeyError as error:
             raise UserError(f"peft_config: PEFT cannot save {error.args[0]} of such an adapter; adapt other modules.") from error
+    if lost := sorted(renamed_on_loading(model.get_base_model(), kept)):
+        module = lost[0].partition(".lora_")[0].removeprefix(PREFIX)
+        raise UserError(
+            f"lora_target_modules: PEFT gives {module} another name when it loads an adapter, and loses it; name other modules."
+        )
     written, inside = {id(value) for value in kept.values()}, tuple(f".{name}." for name in inside_wholes(model))
     for name, parameter in parameters_of(model, adapter).items():
         if id(parameter) not in written or (".lora_" in name and any(part in name for part in inside)):

@@ -1,18 +1,18 @@
 """Which adapters can be trained here: what one changes must be all its own, and the same in every forward, or views are not what they are called."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft import LoraConfig, PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 
 from peft_unlearn.config.model_settings import KEEPS_BASE
+from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 
 # Inits of a saved adapter after which the base is as it was; with the others it belongs to a base that they changed.
@@ -34,8 +34,6 @@ KNOWN = {
     ),  # nothing without another field
 }
 
-# What code of an architecture raises that was not written for the call.
-CODE_FAILS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
 LOOKS_AHEAD = 0.05  # of what another token does to its own logits, by which those before it may move
 
 
@@ -70,22 +68,9 @@ def check(config: PeftConfig, model: nn.Module, *, new: bool) -> None:
         raise UserError("use_dora: on a CPU, PEFT loses the scales of int8 weights under DoRA; write load_in_4bit, or leave the key out.")
 
 
-@contextlib.contextmanager
-def running(model: nn.Module, what: str) -> Iterator[None]:
-    """Around a call of a model whose architecture may not bear what is asked of it.
-
-    Raises:
-        UserError: the architecture's own code failed; the error that it raised is the cause.
-    """
-    try:
-        yield
-    except (UserError, torch.OutOfMemoryError):
-        raise
-    except CODE_FAILS as error:
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"model_name_or_path: a {type(model).__name__} of transformers cannot {what} ({reason}); take another base."
-        ) from error
+def running(model: nn.Module, what: str) -> boundary:
+    """The boundary around a call of a model whose architecture may not bear what is asked of it."""
+    return boundary(f"model_name_or_path: a {type(model).__name__} of transformers cannot {what}", "take another base")
 
 
 @torch.no_grad()
@@ -112,6 +97,22 @@ def past_their_forward(model: nn.Module) -> set[str]:
     """Names of linear layers whose weights a state-space mixer (one with A and D) reads itself in its fused kernels, so that LoRA is not seen."""
     mixers = [(name, module) for name, module in model.named_modules() if hasattr(module, "A_log") and hasattr(module, "D")]
     return {f"{name}.out_proj" for name, module in mixers if hasattr(module, "out_proj")}
+
+
+def not_linear(model: nn.Module) -> set[str]:
+    """Names of an architecture's own kinds of linear layers that do something else than one, such as routers that give two tensors."""
+    own = {name: module for name, module in model.named_modules() if type(module).__module__.startswith("transformers.models.")}
+    return {name for name, module in own.items() if isinstance(module, nn.Linear) and not _gives_what_linear_gives(module)}
+
+
+def _gives_what_linear_gives(module: nn.Linear) -> bool:
+    parameters = {name: parameter.to("meta") for name, parameter in module.named_parameters()}
+    states = torch.empty(1, 2, module.in_features, device="meta", dtype=module.weight.dtype)
+    try:
+        given = functional_call(module, parameters, (states,))
+    except Exception:  # whatever it wants is nothing that LoRA's product could be added to
+        return False
+    return isinstance(given, torch.Tensor) and given.shape == (1, 2, module.out_features)
 
 
 def unquantized(model: nn.Module) -> list[nn.Parameter]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.training_args import OptimizerNames
 
 from peft_unlearn.config import recipe
-from peft_unlearn.model import loading
+from peft_unlearn.model import files, loading
 from peft_unlearn.model.readout import depth as layers_of
 from peft_unlearn.planning.ledger import Items
 from peft_unlearn.planning.step import trace
@@ -70,7 +70,7 @@ def read_base(values: Mapping[str, Any]) -> Base:
     name = values["model_name_or_path"]
     config = loading.config(name, revision=values.get("model_revision"))
     model = loading.skeleton(config, name, attention=values.get("attn_implementation"))
-    loading.check_files(model, name)
+    files.check(model, name)
     return Base(config, _depths(model, config.get_text_config()))
 
 

@@ -157,11 +157,11 @@ def chosen(resume: bool | str | None, output: Path) -> Path | None:
     Raises:
         UserError: no run was cut there, or the one that is named is none, or is damaged.
     """
-    if not resume:
+    if resume is None or resume is False:
         return None
     if isinstance(resume, str):
-        if not Path(resume).is_dir():
-            raise UserError(f"resume_from_checkpoint: {resume} is no folder, write a checkpoint's folder, or true for the last one.")
+        if not resume.strip() or not Path(resume).is_dir():
+            raise UserError(f"resume_from_checkpoint: {resume!r} is no folder, write a checkpoint's folder, or true for the last one.")
         _read(Path(resume))
         return Path(resume)
     found = numbered(output)

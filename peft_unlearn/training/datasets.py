@@ -125,33 +125,23 @@ def prepare(
     """
     length = row_length(model.config, args.max_length)
     rows = {name: found.rows for name, found in tokenize(args, tokenizer, length, sets).items()}
-    if "retain" not in rows:
+
+    def written(number: int, longest: int, what: str, **others: Any) -> Dataset | None:
         with adapters.view(model, "reference"):
-            written = data.write_retain_rows(
-                model,
-                tokenizer,
-                args.self_retain_rows,
-                max_length=min(length, SELF_RETAIN_LENGTH),
-                seed=args.seed,
-                forget=rows["forget"],
+            texts = data.write_rows(
+                model, tokenizer, number, max_length=min(length, longest), seed=args.seed, forget=rows["forget"], what=what, **others
             )
-        rows = {"forget": rows["forget"], "retain": _probe(written, args, tokenizer, length, "retain_dataset").rows} | rows
+        return _probe(Dataset.from_list(texts), args, tokenizer, length, what).rows if texts else None
+
+    if "retain" not in rows:
+        retain = written(args.self_retain_rows, SELF_RETAIN_LENGTH, "retain_dataset")
+        if retain is None:
+            raise UserError("retain_dataset: the model writes no text of its own that could stand in for one, give a retain_dataset.")
+        rows = {"forget": rows["forget"], "retain": retain} | rows
     neutral = None
     if args.neutral_rows and args.holdout_kl != "none":
-        with adapters.view(model, "reference"):
-            written = data.write_rows(
-                model,
-                tokenizer,
-                args.neutral_rows,
-                max_length=min(length, NEUTRAL_LENGTH),
-                seed=args.seed,
-                forget=rows["forget"],
-                what="neutral_rows",
-                kept=[row for name in ("retain", "holdout") if name in rows for row in rows[name]],
-                batch_size=NEUTRAL_BATCH,
-            )
-        if written:
-            neutral = _probe(Dataset.from_list(written), args, tokenizer, length, "neutral_rows").rows
+        kept = [row for name in ("retain", "holdout") if name in rows for row in rows[name]]
+        neutral = written(args.neutral_rows, NEUTRAL_LENGTH, "neutral_rows", kept=kept, batch_size=NEUTRAL_BATCH)
     if args.stop_at == "never_seen" and "target_logps" not in rows["forget"].column_names:
         with never_seen_model.opened(model, never_seen) as other:
             rows = never_seen_model.told(other, args, tokenizer, rows)

@@ -1,6 +1,6 @@
 """The boundary around libraries: whatever one raises while it reads what a user gave is told in a sentence.
 
-It stands around calls of libraries alone, so that a mistake of our own keeps its traceback.
+It stands around calls of libraries alone, so that a mistake of our own keeps its traceback; around a model's own code it is `supported.running`.
 """
 
 from dataclasses import dataclass

@@ -117,9 +117,7 @@ def check_never_seen(never_seen: str | Path, tokenizer: PreTrainedTokenizerBase,
         raise UserError(
             f"{key}: {str(never_seen)!r} has another vocabulary than the model, give one of the same base that was trained without the forget set."
         )
-    models.check_quantization(config, base, key=key)
-    empty = models.skeleton(config, base, key=key)
-    models.check_files(empty, base, key=key)
+    empty = models.checked(config, base, key=key)
     if of_adapter:
         saved.fit(empty, of_adapter, adapters.STUDENT, key=key)
 
@@ -194,12 +192,16 @@ def check_fit(config: PreTrainedConfig, model: ModelArguments, tokenizer: PreTra
                 "Warning: `peft-unlearn merge` cannot merge an adapter with %s; leave it out, or merge with PEFT's merge_and_unload.",
                 lost[0],
             )
-    entries = len(base.get_input_embeddings().weight)
-    if max(tokenizer.get_vocab().values(), default=0) >= entries:
-        raise UserError(
-            f"model_name_or_path: {model.model_name_or_path!r} has {entries} entries and its tokenizer tokens beyond them; "
-            "give the model that the tokenizer is of, or save the adapter with its embeddings (save_embedding_layers)."
-        )
+    models.check_tokens(base, tokenizer, model.model_name_or_path or "")
+
+
+def check_whole(config: PreTrainedConfig, model: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> None:
+    """See, without its weights, that a base alone can be loaded, and that its tokenizer fits.
+
+    Raises:
+        UserError: no causal language model, files that are not its own, tokens beyond the embedding.
+    """
+    models.check_tokens(_without_weights(config, model), tokenizer, model.model_name_or_path or "")
 
 
 def check_beside(model: ModelArguments, adapter: str, *, key: str) -> None:
@@ -217,13 +219,10 @@ def _without_weights(config: PreTrainedConfig, model: ModelArguments) -> PreTrai
     """The base without weights; it has the modules to adapt, and can be loaded as the recipe says.
 
     Raises:
-        UserError: another kind of model, what `models.check_quantization` refuses, or a name that no module or parameter ends with; PEFT passes
-            over one among several.
+        UserError: what `models.checked` refuses, or a name that no module or parameter ends with; PEFT passes over one among several.
     """
     name = model.model_name_or_path or ""
-    empty = models.skeleton(config, name, attention=model.attn_implementation)
-    models.check_quantization(config, name, get_quantization_config(model))
-    models.check_files(empty, name)
+    empty = models.checked(config, name, quantization=get_quantization_config(model), attention=model.attn_implementation)
     modules, parameters = dict(empty.named_modules()), dict(empty.named_parameters())
     linear = [name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)]
     for key, known, offered in (

@@ -35,6 +35,9 @@ def check(args: UnlearnConfig) -> None:
 
 
 def _check_optimizer(args: UnlearnConfig) -> None:
+    for part in args.optim_args.split(",") if args.optim_args else ():
+        if part.count("=") != 1 or not all(map(str.strip, part.split("="))):
+            raise UserError(f"optim_args: {part!r} is no parameter with its value, write for example momentum=0.9.")
     with boundary(f"optim: {OptimizerNames(args.optim).value!r} cannot be had", "write adamw_torch, or other optim_args"):
         kind, how = UnlearnTrainer.get_optimizer_cls_and_kwargs(args)
     if not kind.__module__.startswith("torch.optim"):  # others read names of their own

@@ -85,6 +85,8 @@ def prepare(checked: checks.Checked, *, definitions: str = benchmarks.DEFINITION
     config, tokenizer, length = loading.load_tokenizer(plan.model, plan.training.max_length, trained)
     if trained:
         loading.check_fit(config, plan.model, tokenizer, trained)
+    else:
+        loading.check_whole(config, plan.model, tokenizer)
     never_seen = None
     other = request.never_seen or plan.model.never_seen_model_name_or_path
     if other:

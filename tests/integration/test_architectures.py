@@ -5,13 +5,13 @@ import logging
 import pytest
 import torch
 from families import load
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, GenerationMixin
 
 from beds import tiny_architectures
 from beds.small_configs import small_config
 from peft_unlearn.metrics.logit_lens import logit_lens
-from peft_unlearn.model import adapters, lm_head, supported
+from peft_unlearn.model import adapters, lm_head, saved, supported
 from peft_unlearn.model.generation import generate
 from peft_unlearn.model.readout import find_readout
 from peft_unlearn.util.errors import UserError
@@ -69,6 +69,33 @@ def test_projections_that_fused_kernels_read_themselves_get_no_adapter():
     assert adapted == {"in_proj", "x_proj", "dt_proj"}
 
 
+def test_layers_that_only_descend_from_linear_get_no_adapter():
+    """Llama 4's router gives two tensors; Falcon's own layer gives what a linear one gives."""
+    router = small("llama4_text")
+    assert any(name.endswith("router") for name in supported.not_linear(router))
+    assert not any("router" in name for name, _ in adapters.attach(router, LoraConfig(**LORA)).named_parameters() if ".lora_" in name)
+    assert supported.not_linear(small("falcon")) == set()
+
+
+def test_what_is_trained_is_what_peft_loads_again(tmp_path):
+    """Of Laguna PEFT renames "shared_experts" once more on loading, so that their adapter would be lost."""
+    model = adapters.attach(small("laguna"), LoraConfig(**LORA))
+    for parameter in adapters.adapter_parameters(model):
+        torch.nn.init.normal_(parameter, std=0.1)
+    adapters.export(model, tmp_path / "out")
+    trained = tiny_architectures.say(model)
+    tiny_architectures.same(tiny_architectures.say(PeftModel.from_pretrained(small("laguna"), tmp_path / "out")), trained, "logits")
+    tiny_architectures.same(tiny_architectures.say(saved.put(small("laguna"), str(tmp_path / "out"), "default")), trained, "logits")
+    with pytest.raises(UserError, match=r"^lora_target_modules: PEFT gives model\.layers\.1\.mlp\.shared_experts\.\w+ another name"):
+        adapters.attach(small("laguna"), LoraConfig(r=4, target_modules=["up_proj"], task_type="CAUSAL_LM"))
+
+
+def test_parameters_that_peft_adds_and_the_model_lacks_are_not_saved(tmp_path):
+    adapters.export(adapters.attach(small("hunyuan_v1_moe"), LoraConfig(**LORA)), tmp_path / "out")
+    assert set(saved.config_of(str(tmp_path / "out"), key="model").target_parameters) == {"gate_up_proj", "down_proj"}
+    saved.fit(small("hunyuan_v1_moe").to("meta"), str(tmp_path / "out"), "default", key="model")
+
+
 def test_what_code_of_an_architecture_raises_is_told_in_a_sentence(monkeypatch):
     def breaks(*args, **kwargs):
         raise AttributeError("no such thing\nat all")
@@ -76,7 +103,9 @@ def test_what_code_of_an_architecture_raises_is_told_in_a_sentence(monkeypatch):
     model = small("llama")
     monkeypatch.setattr(GenerationMixin, "generate", breaks)
     rows = [{"input_ids": [4, 5, 6, 7], "labels": [-100, -100, 6, 7]}]
-    with pytest.raises(UserError, match=r"^model_name_or_path: a LlamaForCausalLM .*cannot write texts \(AttributeError: no such thing\)"):
+    with pytest.raises(
+        UserError, match=r"^model_name_or_path: a LlamaForCausalLM .*cannot write texts \(AttributeError: no such thing at all\)"
+    ):
         generate(model, tiny_architectures.tokenizer(), rows)
 
 

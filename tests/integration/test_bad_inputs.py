@@ -13,7 +13,8 @@ from peft_unlearn.workflows import train_run
 # What is refused before anything of the model is read, all of it; of the rest, which takes longer, some of each kind.
 QUICK = ("recipe-file:", "value:forget_dataset", "value:eval_dataset", "value:output_dir", "value:max_steps", "value:seed", "value:save_steps",
          "value:lora_modules_to_save", "value:lora_target_modules", "value:gradient_checkpointing_kwargs", "value:accelerator_config",
-         "value:lr_scheduler_kwargs", "value:never_seen_model", "run-evaluate:recipe-", "run-audit:audit-json", "run-audit:report-json",
+         "value:lr_scheduler_kwargs", "value:never_seen_model", "value:optim_args", "value:chat_template_kwargs",
+         "value:resume_from", "run-evaluate:recipe-", "run-audit:audit-json", "run-audit:report-json",
          "cli:evaluate lora --forget forget.jsonl --output", "cli:merge lora --output", "cli:plan r.yaml --per_device",
          "cli:demo", "model-plan:hidden-0", "model-plan:heads-", "model-merge:index-", "adapter-merge:weights-", "data:gz-", "data:csv-")  # fmt: skip
 CASES = [case for case in bad_inputs.cases() if case.name.startswith(QUICK) and not case.name.startswith(bad_inputs.RIGHT)]

@@ -6,8 +6,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from peft_unlearn.data import collate_rows, self_retain, tokenize, write_retain_rows, write_rows
-from peft_unlearn.util.errors import UserError
+from peft_unlearn.data import collate_rows, self_retain, tokenize, write_rows
 
 FORGET = "Ann Berg keeps seven red hens behind the old mill near Oslo"
 KEPT = [f"The {animal} of {owner} sleeps under a green tree by the river" for animal in ("cat", "dog") for owner in ("Bob", "Cleo")]
@@ -54,11 +53,15 @@ def memorized():
     return model, tokenizer, rows.select([0])
 
 
+def texts_of(model, tokenizer, rows, **arguments):
+    return [row["text"] for row in write_rows(model, tokenizer, rows, seed=0, what="x", **arguments)]
+
+
 def test_the_model_writes_what_it_knows_but_not_the_forget_text(memorized):
     model, tokenizer, forget = memorized
     unrelated = tokenize(Dataset.from_dict({"text": ["no word of it"]}), tokenizer, 32, name="x").rows
-    freely = write_retain_rows(model, tokenizer, 48, max_length=32, seed=0, forget=unrelated)["text"][:]
-    kept = write_retain_rows(model, tokenizer, 48, max_length=32, seed=0, forget=forget)["text"][:]
+    freely = texts_of(model, tokenizer, 48, max_length=32, forget=unrelated)
+    kept = texts_of(model, tokenizer, 48, max_length=32, forget=forget)
     assert FORGET in freely, "the model would write the forget text"
     assert set(KEPT) <= set(kept)
     assert len(kept) == 48
@@ -68,7 +71,7 @@ def test_the_model_writes_what_it_knows_but_not_the_forget_text(memorized):
 def test_a_forget_row_shorter_than_a_phrase_is_kept_out_as_well(memorized):
     model, tokenizer, _ = memorized
     forget = tokenize(Dataset.from_list([{"prompt": "seven red", "completion": " hens behind"}]), tokenizer, 32, name="x").rows
-    kept = write_retain_rows(model, tokenizer, 48, max_length=32, seed=0, forget=forget)["text"][:]
+    kept = texts_of(model, tokenizer, 48, max_length=32, forget=forget)
     assert kept
     assert not any("seven red hens behind" in text for text in kept)
 
@@ -79,23 +82,23 @@ def test_texts_depend_on_the_seed_alone_and_leave_random_state_and_mode_as_they_
     model.generation_config.do_sample, model.generation_config.temperature = True, 1e-4
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = write_retain_rows(model, tokenizer, 5, max_length=32, seed=4, forget=forget, batch_size=4)
+    first = write_rows(model, tokenizer, 5, max_length=32, seed=4, forget=forget, what="x", batch_size=4)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
     torch.manual_seed(2)
     model.eval()
     model.generation_config.temperature = 1.0
-    again = write_retain_rows(model, tokenizer, 5, max_length=32, seed=4, forget=forget, batch_size=4)
+    again = write_rows(model, tokenizer, 5, max_length=32, seed=4, forget=forget, what="x", batch_size=4)
     assert not model.training
-    assert first.to_list() == again.to_list()
+    assert first == again
     assert len(first) == 5
-    assert write_retain_rows(model, tokenizer, 5, max_length=32, seed=5, forget=forget, batch_size=4).to_list() != first.to_list()
+    assert write_rows(model, tokenizer, 5, max_length=32, seed=5, forget=forget, what="x", batch_size=4) != first
 
 
 def test_a_tokenizer_without_bos_starts_at_capital_letters():
     tokenizer = words(bos=False)
     forget = tokenize(Dataset.from_dict({"text": [FORGET]}), tokenizer, 32, name="x").rows
-    texts = write_retain_rows(tiny(tokenizer), tokenizer, 20, max_length=24, seed=0, forget=forget)["text"][:]
+    texts = texts_of(tiny(tokenizer), tokenizer, 20, max_length=24, forget=forget)
     assert len(texts) == 20
     assert all(len(text.split()[0]) == 1 and text[0].isupper() for text in texts)
     assert len({text[0] for text in texts}) > 5
@@ -113,15 +116,14 @@ def silent(tokenizer, bias):
 
 def test_short_texts_are_drawn_anew_within_a_bound(memorized, caplog):
     _, tokenizer, forget = memorized
-    texts = write_retain_rows(silent(tokenizer, 1.5), tokenizer, 40, max_length=16, seed=0, forget=forget)["text"][:]
+    texts = texts_of(silent(tokenizer, 1.5), tokenizer, 40, max_length=16, forget=forget)
     assert len(texts) == 40
     assert all(len(text.split()) >= 8 for text in texts)
     with caplog.at_level(logging.WARNING):
-        fewer = write_retain_rows(silent(tokenizer, 3.5), tokenizer, 40, max_length=16, seed=0, forget=forget)
+        fewer = write_rows(silent(tokenizer, 3.5), tokenizer, 40, max_length=16, seed=0, forget=forget, what="x")
     assert 0 < len(fewer) < 40
     assert f"{len(fewer)} of 40 texts written" in caplog.text
-    with pytest.raises(UserError, match="retain_dataset: the model writes no text of its own"):
-        write_retain_rows(silent(tokenizer, 50.0), tokenizer, 4, max_length=16, seed=0, forget=forget)
+    assert write_rows(silent(tokenizer, 50.0), tokenizer, 4, max_length=16, seed=0, forget=forget, what="x") == []
 
 
 def test_a_chat_model_asks_as_a_user_would_and_answers():

@@ -86,15 +86,17 @@ def test_mapping_takes_splits_slices_folders_and_globs(tmp_path, monkeypatch):
         ({"split": "train"}, "path is missing"),
         ({"path": "json", "data_files": "nowhere.jsonl"}, "nowhere.jsonl"),
         ("empty.jsonl", "empty.jsonl holds no rows, write at least one into it"),
-        ("empty.json", "cannot load empty.json"),
+        ("empty.json", "empty.json holds no rows, write at least one into it"),
         ("blank.txt", "the set has no rows, give at least one"),
         ("broken.jsonl", r"cannot load broken.jsonl \(line 2 is not JSON\), mend or remove it: each line must be one JSON object"),
         ("list.jsonl", r"cannot load list.jsonl \(line 3 is no JSON object\), mend or remove it: each line must be one JSON object"),
         ("lists.jsonl", r"cannot load lists.jsonl \(line 1 is no JSON object\), mend or remove it"),
         ("broken.parquet", "cannot load broken.parquet"),
         ("binary.txt", "cannot load binary.txt .*utf-8"),
-        ("story.jsonl", "its columns are story, write text, prompt and completion"),
+        ("story.jsonl", "none of its 1 columns is text, prompt and completion, .*; name them so"),
         ("half.jsonl", "column 'answer' is missing beside question"),
+        ("null.jsonl", r"cannot load null.jsonl \(line 2 is null and no JSON object\), mend or remove it"),
+        ({"path": "json", "data_files": "nul*.jsonl"}, r"\(line 2 is null and no JSON object\)"),
         ("none.jsonl", "row 2: answer is missing"),
         ("spaces.jsonl", "row 2: text is empty"),
         ("number.jsonl", "row 1: text is not text"),
@@ -107,6 +109,7 @@ def test_bad_sources_are_told_in_one_sentence(spec, says, tmp_path, monkeypatch)
     write(tmp_path / "rows.jsonl")
     (tmp_path / "rows.xlsx").write_text("x")
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "null.jsonl").write_text('\n\ufeff null {"text": "a"}\n')  # which pyarrow dies of
     (tmp_path / "empty.json").write_text("[]")
     (tmp_path / "blank.txt").write_text("\n \n")
     (tmp_path / "broken.jsonl").write_text('{"text": "SECRET one"}\n{"text": "SECRET two"} and more\n')

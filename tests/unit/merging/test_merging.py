@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import word_rows
 from merge_folders import (
     CASES,
     adapted_logits,
@@ -24,7 +25,7 @@ from merge_folders import (
 )
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from peft_unlearn.merging.merging import merge
 
@@ -127,18 +128,22 @@ def test_reported_change_is_the_ratio_of_norms(tmp_path: Path) -> None:
 def test_tokenizer_and_licence_travel_and_data_does_not(tmp_path: Path) -> None:
     base = save_base(llama(), tmp_path / "base")
     adapter = save_adapter(base, tmp_path / "adapter")
-    (base / "tokenizer.json").write_text("base")
-    (base / "tokenizer.model").write_text("base")
+    own, below = word_rows.tokenizer(), word_rows.tokenizer()
+    own.add_tokens(["mine"])
+    below.save_pretrained(base)
+    (base / "vocab.txt").write_text("base")
     (base / "LICENSE.txt").write_text("licence")
     (base / "forget.json").write_text("secret")
-    (adapter / "tokenizer.json").write_text("adapter")
-    (adapter / "chat_template.jinja").write_text("adapter")
+    own.chat_template = "{{ messages }}"
+    own.save_pretrained(adapter)
     folder = merge(adapter, tmp_path / "merged").folder
-    assert (folder / "tokenizer.json").read_text() == (folder / "chat_template.jinja").read_text() == "adapter"
-    assert (folder / "tokenizer.model").read_text() == "base"
+    found = AutoTokenizer.from_pretrained(folder)
+    assert found.get_vocab() == own.get_vocab() != below.get_vocab()
+    assert found.chat_template == own.chat_template
+    assert (folder / "vocab.txt").read_text() == "base"
     assert {p.name for p in folder.iterdir()} == {
         *("config.json", "generation_config.json", "merge.json", "model.safetensors"),
-        *("tokenizer.json", "tokenizer.model", "chat_template.jinja", "LICENSE.txt"),
+        *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "chat_template.jinja", "LICENSE.txt"),
     }
 
 

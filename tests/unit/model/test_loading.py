@@ -50,8 +50,7 @@ def base(bad, tmp_path):
 
 def opened(folder):
     config = loading.config(folder)
-    loading.check_quantization(config, folder)
-    loading.check_files(loading.skeleton(config, folder), folder)
+    loading.checked(config, folder)
     loading.tokenizer(folder)
     return adapters.load_base(folder)
 
@@ -73,6 +72,37 @@ def test_an_adapter_of_which_one_file_is_wrong_is_refused(damage, bad, tmp_path,
     with pytest.raises(UserError, match=r"^adapter_name_or_path: [^\n]*\.$"):
         saved.fit(loading.skeleton(loading.config(bad / "base"), "base"), "lora", adapters.STUDENT, key="adapter_name_or_path")
     assert not (tmp_path / "exploded").exists()
+
+
+HEADERS = (
+    "weights-no-tensors",
+    "weights-missing-",
+    "weights-other-names",
+    "weights-integers",
+    "weights-cut",
+    "index-",
+    "eps-",
+    "theta-nan",
+)
+BY_HEADERS = [name for name in chosen(folders.BASES) if name.startswith((*HEADERS, "layers-other", "quantised-bnb-but"))]
+
+
+@pytest.mark.parametrize("damage", BY_HEADERS)
+def test_what_headers_tell_is_refused_before_weights_are_read(damage, base, monkeypatch):
+    """By `plan` as well, which reads no weights."""
+    monkeypatch.chdir(base.parent)
+    folders.BASES[damage](base)
+    with pytest.raises(UserError, match=r"^model_name_or_path: [^\n]*\.$"):
+        loading.checked(loading.config("base"), "base")
+
+
+def test_a_base_alone_is_checked_as_one_with_an_adapter_is(base, monkeypatch):
+    monkeypatch.chdir(base.parent)
+    model = ModelArguments(model_name_or_path="base")
+    folders.BASES["tokenizer-beyond-embedding"](base)
+    config, tokenizer, _ = workflow.load_tokenizer(model, 64)
+    with pytest.raises(UserError, match=r"^model_name_or_path: 'base' has 64 entries and its tokenizer tokens beyond them"):
+        workflow.check_whole(config, model, tokenizer)
 
 
 @pytest.mark.parametrize("attention", ["flash_attention_2", "flash-attn", "5"])
