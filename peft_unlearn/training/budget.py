@@ -2,7 +2,7 @@
 
 What is compared with the budget is the mean over these rows and three standard errors more, so that it holds for other rows of their kind. On the
 way the objectives on the retain set weigh more, the nearer a run is to its budget. Where that does not help, as under combiners in which weights
-count for little, the run goes back to its last state inside, and on at half the rate; and it ends in one.
+count for little, the run goes back to its last state inside, and on at half the rate or less; and it ends in one.
 """
 
 import logging
@@ -42,6 +42,7 @@ HEAVIER, HEAVIEST = 2.0, 16.0  # times that the retain set weighs more: at one c
 FALLING = 0.9  # share of the last check's divergence: a check outside the budget that finds more has come no nearer
 PATIENCE = 2  # such checks in a row
 RETURNS = 3  # to the last state inside; the next time the run ends
+SLOWER, SLOWEST = 0.5, 1 / 16  # of the rate after a return, at most and at least: a divergence grows with the square of the way
 
 
 def begin(model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, trained: dict[str, Dataset]) -> "Budget | None":
@@ -138,6 +139,11 @@ class Budget:
         self.outside = 0 if self.inside or self.spent <= FALLING * before else self.outside + 1
         if self.inside:
             self.kept = self.mean
+
+    @property
+    def slower(self) -> float:
+        """Share of the rate at which the way since the last state inside would about have kept within the budget."""
+        return min(SLOWER, max(SLOWEST, math.sqrt(self.limit / self.spent)))
 
     def back(self) -> None:
         """The run has gone back to where it was inside."""

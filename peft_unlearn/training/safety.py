@@ -67,14 +67,15 @@ class Safety:
             self.damage.keep(step, self.moving())
         elif self.budget.outside >= PATIENCE and (reached or not self.targets):
             logger.warning(
-                "retain_kl_max: the divergence is %.3g nats a token at step %d and comes no nearer to %.3g: back to step %d, at half the rate.",
+                "retain_kl_max: the divergence is %.3g nats a token at step %d and comes no nearer to %.3g: back to step %d, at %.2g of the rate.",
                 self.budget.spent,
                 step,
                 self.budget.limit,
                 self.damage.step,
+                self.budget.slower,
             )
             self.damage.bring(self.moving())
-            self.damage.slow(self.moving())
+            self.damage.slow(self.moving(), self.budget.slower)
             self.budget.back()
 
     def end(self, step: int, retain: float | None) -> None:
