@@ -21,7 +21,7 @@ from peft_unlearn.metrics.membership import auc
 from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model.logprobs import lowest, matched, ranks
 from peft_unlearn.model.scoring import RowScore, score
-from peft_unlearn.training.objectives import Objective
+from peft_unlearn.training.objectives import LIKELY, Objective
 from peft_unlearn.training.pace import Pace
 from peft_unlearn.training.targets import end_lengths, mean, min_ks, read
 
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 # By how much a check may miss: the mean in shares of its target, membership in AUC, or Min-K in shares of its target.
 TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
 TOLERANCE_EXTRACTION = 0.03  # extraction strength above the holdout's
+TOLERANCE_ANSWERS = 0.15  # nats a token that answers may lack to be as likely as they are taught to be
 IN_A_ROW = 2  # checks that must be within tolerance: a run that passes through has not reached its targets
 UNKNOWN = 0.95  # share of the way to the targets from which on rows are not known at the start
 RETAIN_LOSS = 0.01  # of the retain set's mean probability that may be missing
@@ -53,15 +54,16 @@ class Found(NamedTuple):
     membership: float
     retain: float
     extraction: float = 0.0
+    answers: float = 0.0
 
     @property
     def miss(self) -> float:
         """The largest miss."""
-        return max(abs(self.mean), abs(self.membership), self.retain, self.extraction)
+        return max(abs(self.mean), abs(self.membership), self.retain, self.extraction, self.answers)
 
     def missed(self) -> dict[str, float]:
         """How many tolerances each target is missed by."""
-        return {name: round(float(getattr(self, name)), 2) for name in ("mean", "membership", "retain", "extraction")}
+        return {name: round(float(getattr(self, name)), 2) for name in self._fields if name != "share"}
 
 
 class EarlyStop:
@@ -83,6 +85,7 @@ class EarlyStop:
         retain: mean probability of the retain rows before training.
         holdout: (n,) Min-K of the holdout rows in nats where the targets were taken; None without a holdout.
         estimated: whether targets are a row's, in any order, and not each token's own.
+        begins_otherwise: whether another answer is taught to begin where a row's first token stands, which has no target then.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class EarlyStop:
         holdout: np.ndarray | None = None,
         *,
         estimated: bool = False,
+        begins_otherwise: bool = False,
     ):
         self.row_ends, self.retain, self.holdout, self.estimated = torch.tensor(ends), retain, holdout, estimated
         some = sampled(len(ends))
@@ -102,7 +106,7 @@ class EarlyStop:
         self.share_lowest = float(np.mean(shares))  # of a row's tokens, those that Min-K is of
         self.auc = None if holdout is None else float(auc(self.min_ks, holdout))
         self.holdout_shift = self.correction_lowest = self.correction_rest = 1.0
-        self.later = 0.0
+        self.later, self.begins_otherwise = 0.0, begins_otherwise
         self.within_tolerance = 0  # checks in a row
         self.pace = Pace()
         self.last: Found | None = None
@@ -113,14 +117,20 @@ class EarlyStop:
         text = mask & (left > self.row_ends[list(rows)].to(mask.device, non_blocking=True).unsqueeze(-1))
         correction = torch.where(lowest(target_logps, text, LOWEST), self.correction_lowest, self.correction_rest)
         now = self.holdout_shift * target_logps * correction
-        return matched(now, ranks(logps, mask) - self.later * mask.cumsum(-1), mask) if self.estimated else now
+        places = mask.cumsum(-1)
+        counted = mask & (places > 1) if self.begins_otherwise else mask
+        if self.estimated:
+            now = matched(now, ranks(logps, mask) - self.later * places, counted)
+        return torch.where(counted | ~mask, now, logps)
 
     def follow(self, holdout: np.ndarray | None) -> None:
         """Move the targets with the holdout, whose rows' Min-K is now `holdout`."""
         if self.holdout is not None and holdout is not None:
             self.holdout_shift = holdout_shift(holdout, self.holdout)
 
-    def check(self, forget: Sequence[np.ndarray], retain: float, holdout: np.ndarray | None = None, extraction: float = 0.0) -> None:
+    def check(
+        self, forget: Sequence[np.ndarray], retain: float, holdout: np.ndarray | None = None, extraction: float = 0.0, answers: float = 0.0
+    ) -> None:
         """What rows are like now.
 
         Args:
@@ -128,6 +138,7 @@ class EarlyStop:
             retain: mean probability of the retain rows.
             holdout: (n,) Min-K of the holdout rows, in nats.
             extraction: extraction strength of the forget rows less that of the holdout rows.
+            answers: nats a token that the answers to be given instead lack.
         """
         self.follow(holdout)
         target, now, rows = self.mean * self.holdout_shift, mean(forget), min_ks(forget, self.ends)
@@ -144,9 +155,10 @@ class EarlyStop:
             membership=beside,
             retain=(self.retain - retain) / RETAIN_LOSS,
             extraction=extraction / TOLERANCE_EXTRACTION,
+            answers=answers / TOLERANCE_ANSWERS,
         )
         near = APPROACH <= found.share <= 1 / APPROACH
-        self.pace.check((found.mean, found.membership), found.retain, near, found.extraction)
+        self.pace.check((found.mean, found.membership), found.retain, near, (found.extraction, found.answers))
         self.within_tolerance = self.within_tolerance + 1 if found.miss <= 1 else 0
         if near:
             self.later = min(max(self.later + LATER * found.extraction, 0.0), 1.0)
@@ -179,16 +191,22 @@ class EarlyStop:
 
 
 class Checks(NamedTuple):
-    """What a check sees: samples of a run's sets, under the adapters that are active."""
+    """What a check sees: samples of a run's sets, under the adapters that are active.
+
+    Args:
+        taught: what is to be said instead, where it begins otherwise, as a refusal does. Then forget rows count from their second token on.
+    """
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     sets: Mapping[str, Dataset]
     batch_size: int
+    taught: Dataset | None = None
 
     def every(self, objectives: Sequence[Objective], batch_size: int) -> int:
         """Steps between two checks: so many that checking is at most a tenth of what is computed, a backward pass counted as two forwards."""
         rows = sum(len(sampled(len(self.sets[name]))) for name in ("forget", "retain", "holdout") if name in self.sets)
+        rows += 0 if self.taught is None else len(sampled(len(self.taught)))
         step = batch_size * sum(1 + 2 * count for count in Counter(objective.stream for objective in objectives).values())
         return max(EVERY, math.ceil(rows / (SHARE * step)))
 
@@ -200,10 +218,12 @@ class Checks(NamedTuple):
             estimated: see `EarlyStop`.
         """
         rows = self.sets["forget"]
-        found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, estimated=estimated)
+        targets = self._counted(read(rows))
+        how = {"estimated": estimated, "begins_otherwise": self.taught is not None}
+        found = EarlyStop(targets, end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, **how)
         found.follow(self.holdout_min_ks())
         self._warn_of_unlike_rows()
-        now, unseen = mean(_logps(self.scores("forget"))), found.mean * found.holdout_shift
+        now, unseen = mean(self._counted(_logps(self.scores("forget")))), found.mean * found.holdout_shift
         if now <= UNKNOWN * unseen:
             logger.warning(
                 "forget_dataset: there is nothing to forget, the model does not know these rows: their mean log-probability is %.2f, and %.2f is "
@@ -232,7 +252,23 @@ class Checks(NamedTuple):
         holdout = self.scores("holdout") if "holdout" in self.sets else None
         if holdout is not None and early_stop.estimated:
             extraction = _extraction(forget) - _extraction(holdout)
-        early_stop.check(_logps(forget), self.retain_probability(), None if holdout is None else _min_ks(holdout), extraction)
+        early_stop.check(
+            self._counted(_logps(forget)),
+            self.retain_probability(),
+            None if holdout is None else _min_ks(holdout),
+            extraction,
+            self._lacking(),
+        )
+
+    def _counted(self, rows: list[np.ndarray]) -> list[np.ndarray]:
+        return rows if self.taught is None else [row[min(1, len(row) - 1) :] for row in rows]
+
+    def _lacking(self) -> float:
+        """Nats a token that what is to be said instead lacks."""
+        if self.taught is None:
+            return 0.0
+        rows = score(self.model, sample(self.taught), self.tokenizer, batch_size=self.batch_size, progress="checks")
+        return float(np.mean([np.clip(math.log(LIKELY) - row.logps, 0, None).mean() for row in rows]))
 
     def scores(self, name: str) -> list[RowScore]:
         """A sample of a set, row by row."""

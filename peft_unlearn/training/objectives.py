@@ -103,6 +103,11 @@ def teaches_answers(args: UnlearnConfig) -> bool:
     return args.answers != "none" and not LOSSES[args.forget_loss].alternate
 
 
+def answers_begin_otherwise(args: UnlearnConfig) -> bool:
+    """Whether a forget row's first token stands against what is taught: a refusal begins where the answer would, and shall be likelier."""
+    return teaches_answers(args) and args.answers != "natural"
+
+
 def hidden_layer(args: UnlearnConfig, depth: int) -> int | None:
     """After how many of a model's `depth` layers its hidden states are read; None where no objective reads them."""
     reads = LOSSES[args.forget_loss].hidden or args.retain_loss == "hidden"

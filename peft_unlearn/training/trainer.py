@@ -100,7 +100,8 @@ class UnlearnTrainer(AdapterTrainer):
             datasets.KEYS[name]: (self.sets if name == "retain" else self.trained)[name] for name in self.trained.keys() & sets.keys()
         }
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)
-        self.checks = Checks(model, processing_class, self.sets, args.per_device_eval_batch_size)
+        taught = self.trained.get("answers") if objectives.answers_begin_otherwise(args) else None
+        self.checks = Checks(model, processing_class, self.sets, args.per_device_eval_batch_size, taught)
         self.early_stop = None
         if args.stop_at != "none":
             with adapters.view(model, "reference"):
