@@ -1,13 +1,17 @@
 """The command line: one file a command. They import what is heavy only when they run, so that --help is quick."""
 
 import argparse
+import difflib
 import errno
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
+from peft_unlearn import __version__
 from peft_unlearn.cli import audit, demo, evaluate, export, keys, merge, plan, push, train
 from peft_unlearn.util import interrupts
 from peft_unlearn.util.boundary import printable
@@ -29,10 +33,21 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's, which also says what a mistyped word may have meant."""
+
+    def error(self, message: str) -> NoReturn:
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message):
+            choices = found[2].replace("'", "").split(", ")
+            message += "".join(f". Did you mean {word}?" for word in difflib.get_close_matches(found[1], choices, n=1))
+        super().error(message)
+
+
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="peft-unlearn", description="Make a quantized language model forget texts with a LoRA adapter.", allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__, allow_abbrev=False)

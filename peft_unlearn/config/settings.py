@@ -116,6 +116,11 @@ class TrainingSettings:
     lagrangian_rate: Annotated[float, Range("above 0")] = _setting(
         1.0, "Rate at which that multiplier follows the loss beyond retain_bound."
     )
+    retain_kl_max: Annotated[float | None, Range("above 0")] = _setting(
+        None,
+        "Budget for side effects: KL divergence from the reference, in nats a token, on retain rows that are left out of training for it. The "
+        "adapter that is kept is within it.",
+    )
     negate: bool = _setting(FROM_METHOD, "Negate the adapter after training (task arithmetic: learn the forget set, then subtract).")
     teacher_decay: Annotated[float | None, Range("from 0 to 1")] = _setting(
         FROM_METHOD, "EMA decay of the teacher adapter for each optimizer step (1 - delta of the paper)."

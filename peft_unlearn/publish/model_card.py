@@ -31,6 +31,7 @@ SHOWN = (
     "train_quantized",
     "logit_lens_coef",
     "sam_rho",
+    "retain_kl_max",
     *methods.COMMON,
 )
 SHOWN += ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "seed")

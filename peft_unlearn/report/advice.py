@@ -14,12 +14,15 @@ LACKING = {
     "mean": "the forget rows' mean log-probability misses its target",
     "membership": "the forget rows can be told from the holdout",
     "retain": "the retain set has lost probability",
+    "extraction": "forget rows go on by themselves for longer than holdout rows",
 }
 HELPS = {
     "mean": "A larger adapter comes nearer: lora_r: 64, or a higher learning_rate.",
     "membership": "More holdout rows of the forget set's kind tell better where to stop.",
     "retain": "More retain rows, most of all such that are like the forget rows, or a higher retain_coef, keep more.",
+    "extraction": "More holdout rows of the forget set's kind, or a larger adapter (lora_r: 64), come nearer.",
 }
+ONE_SIDED = ("retain", "extraction")  # better than they should be is no miss
 
 
 def training(run: Mapping[str, Any]) -> list[str]:
@@ -27,6 +30,11 @@ def training(run: Mapping[str, Any]) -> list[str]:
     said = []
     if run.get("stopped"):
         said.append(f"The run stopped early: {str(run['stopped']).rstrip('.')}.")
+    if run.get("returned"):
+        went = ", ".join(f"from step {bad} to {good}" for bad, good in run["returned"])
+        said.append(f"The run went back to its last good state, and on at half the rate: {went}.")
+    if run.get("retain_kl_max"):
+        said.append(_spent(run["retain_kl_max"]))
     if run.get("reached") is False:
         said.append(f"The run did not reach its target: {_ended(run)}.")
     if run.get("unmoved_lora_b"):
@@ -34,9 +42,21 @@ def training(run: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def _spent(budget: Mapping[str, Any]) -> str:
+    """What a run has spent of its budget for side effects."""
+    earlier = (
+        f"; the adapter is that of step {budget['step']} of {budget['of']}, the last one within" if budget["step"] < budget["of"] else ""
+    )
+    where = "texts that the model wrote itself" if budget["from"] != "retain_dataset" else "retain rows that were not trained on"
+    return (
+        f"Its divergence from the reference came to {budget['spent']:.3g} nats a token on {budget['rows']} {where}, "
+        f"of {budget['limit']:g} allowed{earlier}."
+    )
+
+
 def _worst(missed: Mapping[str, float]) -> str:
     """What a check missed by most."""
-    return max(missed, key=lambda name: abs(missed[name]) if name != "retain" else missed[name], default="")
+    return max(missed, key=lambda name: missed[name] if name in ONE_SIDED else abs(missed[name]), default="")
 
 
 def _ended(run: Mapping[str, Any]) -> str:
@@ -44,6 +64,8 @@ def _ended(run: Mapping[str, Any]) -> str:
     settings, steps, missed = run.get("settings", {}), run.get("steps"), run.get("missed") or {}
     worst = _worst(missed)
     lacks = f"; {LACKING[worst]} by {abs(missed[worst]):.1f} times what it may miss" if worst and abs(missed[worst]) > 1 else ""
+    if run.get("ended") == "retain_kl_max":
+        return f"its budget for the retain set was spent after {steps} steps{lacks}"
     if run.get("ended") == "no_nearer":
         return f"after {steps} steps it came no nearer{lacks}"
     if run.get("ended") == "max_minutes":

@@ -20,6 +20,7 @@ from peft_unlearn.model import adapters, saved
 from peft_unlearn.publish.model_card import shown
 from peft_unlearn.training import checkpoint
 from peft_unlearn.training.components import Components
+from peft_unlearn.training.damage import slowed
 from peft_unlearn.training.early_stop import EarlyStop
 from peft_unlearn.util.folders import ADAPTER_CONFIG
 
@@ -31,6 +32,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
     _name = "Unlearn"
 
     control: TrainerControl
+    lr_scheduler: Any
     components: Components
     early_stop: EarlyStop | None = None
     given: dict[str, Dataset]  # the sets that a run was given, as it trains on them, by their recipe keys
@@ -50,12 +52,27 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         self._parameters: int | None = None
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """As transformers makes it; with `stop_at` a constant rate goes by the pace of the run."""
+        """As transformers makes it, at the share that damage control leaves; with `stop_at` a constant rate goes by the run's pace."""
         early_stop = self.early_stop
+        if self.lr_scheduler is not None:
+            return self.lr_scheduler
         if early_stop is None or self.args.lr_scheduler_type != "constant":
-            return super().create_scheduler(num_training_steps, optimizer)
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, lambda _: early_stop.pace.rate)
+            scheduler = super().create_scheduler(num_training_steps, optimizer)
+        else:
+            scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, lambda _: early_stop.pace.rate)
+        self.lr_scheduler = slowed(scheduler, self.components.damage)
+        self._created_lr_scheduler = True  # which the next run makes anew
         return self.lr_scheduler
+
+    def get_train_dataloader(self) -> Any:
+        """As transformers makes it. With several processes each has its share, where accelerate would fill the last batch up with other rows."""
+        args = self.args
+        if args.world_size == 1:
+            return super().get_train_dataloader()
+        self._sampler = data.PairSampler(self.train_dataset)
+        shares = data.Shares(self._sampler, args.per_device_train_batch_size, args.process_index, args.world_size)
+        workers = {"num_workers": args.dataloader_num_workers, "prefetch_factor": args.dataloader_prefetch_factor}
+        return torch.utils.data.DataLoader(self.train_dataset, batch_sampler=shares, collate_fn=self.data_collator, **workers)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         self._sampler = data.PairSampler(self.train_dataset)
@@ -68,18 +85,23 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         micro = [found.pairs for found in islice(epoch_iterator, num_batches)]
         if not micro:
             return [], None
-        if self.args.definitions == "peft-unlearn":  # OpenUnlearning's are means over each micro-batch, so it matters what is in one
+        if self.args.definitions == "peft-unlearn" and any(
+            micro
+        ):  # OpenUnlearning's are means over each micro-batch, so it matters what is in one
             micro = data.by_length(micro)
-        batches = [self.collate(pairs) for pairs in micro]
+        batches = [self.collate(pairs) if pairs else {} for pairs in micro]  # of the last rows of an epoch this process may have none
         empty, computed = map(sum, zip(*map(data.padding, batches), strict=True))
-        self._metrics["padding"].append(torch.tensor(empty / computed, dtype=torch.float64))
+        self._metrics["padding"].append(torch.tensor(empty / max(1, computed), dtype=torch.float64))
         return batches, self._get_num_items_in_batch(batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, dict[str, Any]]], device: torch.device) -> dict[str, dict[str, Tensor]]:
         """Label tokens, sequences and micro-batches of each stream, over the whole accumulated batch and all processes."""
-        counts = torch.tensor([[[len(b["places"]), len(b["labels"]), 1] for b in streams.values()] for streams in batch_samples])
-        counts = self.accelerator.reduce(counts.sum(0).to(device), "sum")
-        return {s: dict(zip(("token", "sequence", "batch"), found, strict=True)) for s, found in zip(batch_samples[0], counts, strict=True)}
+        names = list(self.train_dataset.sets)
+        counts = torch.zeros(len(names), 3, dtype=torch.long)
+        for streams in batch_samples:
+            counts += torch.tensor([[len(b["places"]), len(b["labels"]), 1] for b in streams.values()] or 0)
+        counts = self.accelerator.reduce(counts.to(device), "sum")
+        return {s: dict(zip(("token", "sequence", "batch"), found, strict=True)) for s, found in zip(names, counts, strict=True)}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to a training line the means, over the steps since the last one, of what `_metrics` kept."""
@@ -95,8 +117,9 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         return 6 * self._parameters * sum(batch["input_ids"].numel() for batch in inputs.values())
 
     def _track_num_input_tokens(self, inputs: dict[str, dict[str, Tensor]]) -> None:
-        for batch in inputs.values():
-            super()._track_num_input_tokens(batch)
+        none = torch.zeros(0, dtype=torch.long, device=self.args.device)
+        for stream in self.train_dataset.sets:  # also where this process has no rows: the others wait to add theirs
+            super()._track_num_input_tokens(inputs.get(stream, {"input_ids": none, "attention_mask": none}))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the student, and only it: an adapter that plain PEFT loads, and its card. With `args.push_to_hub`, upload them."""
@@ -219,12 +242,12 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            checkpoint.write(self.components.by_key(), Path(output_dir))
+            checkpoint.write(self.components.by_key(), self.components.damage.good, Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
         super()._load_optimizer_and_scheduler(folder)
         if folder is not None:
-            checkpoint.restore(self.components.by_key(), Path(folder))
+            self.components.damage.good = checkpoint.restore(self.components.by_key(), Path(folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         with saved.own_tokens_alone():

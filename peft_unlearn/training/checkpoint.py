@@ -1,7 +1,7 @@
 """A run's checkpoints: written beside their place and renamed, recognized by a manifest, and taken up by the run that wrote them alone.
 
 Beside adapter, optimizer and schedule, which transformers writes, one has the states of the run's own components in one safetensors file. Nothing
-in it is unpickled: transformers reads its own files with `torch.load(weights_only=True)`.
+in it is unpickled: files of torch are read with `torch.load(weights_only=True)`.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from datasets import Dataset
 from peft import PeftConfig
 from safetensors import SafetensorError
@@ -32,6 +33,7 @@ from peft_unlearn.util.folders import ADAPTER_CONFIG
 logger = logging.getLogger(__name__)
 
 FILE = "unlearning_state.safetensors"
+GOOD = "good_state.pt"  # the last good state of the run, with an optimizer's, which is more than tensors
 NAME = re.compile(r"checkpoint-(\d+)")
 BESIDE = ".checkpoint.partial"  # in an output folder: what is being written, or being removed
 FULL = ("No space left", "file write failed", "unexpected pos")  # how safetensors and torch say it
@@ -72,16 +74,19 @@ class Component(Protocol):
         """Remember what a `state_dict` holds."""
 
 
-def write(components: Mapping[str, Component], folder: Path) -> None:
-    """Write the components' states into a checkpoint, each under the recipe key that its run has it by."""
+def write(components: Mapping[str, Component], good: dict[str, Any] | None, folder: Path) -> None:
+    """Write the components' states into a checkpoint, each under the recipe key that its run has it by, and the last good state of the run."""
     save_file({f"{key}.{name}": value for key, part in components.items() for name, value in part.state_dict().items()}, folder / FILE)
+    torch.save(good, folder / GOOD)
 
 
-def restore(components: Mapping[str, Component], folder: Path) -> None:
-    """Bring the components' states of a checkpoint back; `check` has seen to it that it is of a run that has the same ones."""
+def restore(components: Mapping[str, Component], folder: Path) -> dict[str, Any] | None:
+    """Bring the components' states of a checkpoint back, and give the good one; `check` has seen to it that its run has the same ones."""
     saved = load_file(folder / FILE)
     for key, part in components.items():
         part.load_state_dict({name: saved[f"{key}.{name}"] for name in part.state_dict()})
+    good: dict[str, Any] | None = torch.load(folder / GOOD, map_location="cpu", weights_only=True)
+    return good
 
 
 # ------------------------------------------------------------------------------------------------------------------- whole or not there

@@ -36,13 +36,14 @@ class Pace:
     above: tuple[int, int] = (0, 0)
     below: tuple[int, int] = (0, 0)
 
-    def check(self, misses: Sequence[float], retain: float, near: bool) -> None:
+    def check(self, misses: Sequence[float], retain: float, near: bool, extraction: float = 0.0) -> None:
         """A check found this.
 
         Args:
             misses: by how many tolerances the forget set's mean and its membership are above their targets, below them if negative.
             retain: the same of what the retain set has lost.
             near: whether the forget set is near its targets.
+            extraction: by how many tolerances it can be extracted further than it should be.
         """
         above, below = [miss > 1 for miss in misses], [miss < -1 for miss in misses]
         swung = any(now and before for now, before in zip((*above, *below), (*self.below, *self.above), strict=True))
@@ -53,7 +54,7 @@ class Pace:
         elif near and stays:
             self.rate = min(1.0, self.rate * RISE)
         self.keep = min(max(1.0, retain), HEAVIEST)
-        missed = sum(max(0.0, miss - 1) for miss in (*map(abs, misses), retain))
+        missed = sum(max(0.0, miss - 1) for miss in (*map(abs, misses), retain, extraction))
         nearer = missed < self.best * (1 - GAINED)
         self.best, self.since = (missed, 0) if nearer else (self.best, self.since + 1)
 

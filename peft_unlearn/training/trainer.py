@@ -5,7 +5,7 @@ step the Gram matrix GG' decides the objectives' weights (`combine_step`), w'G i
 automatic learning rate probes, the teacher follows.
 """
 
-from collections import defaultdict
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,19 @@ from peft_unlearn.model import adapters
 from peft_unlearn.model.dropout import trains_as_it_evaluates
 from peft_unlearn.model.fake_quant import deployed
 from peft_unlearn.model.lm_head import Forward
-from peft_unlearn.model.logprobs import mean_nll, row_means
-from peft_unlearn.training import components, datasets, objectives, setup, targets
+from peft_unlearn.training import budget, components, datasets, objectives, setup, targets
+from peft_unlearn.training.accumulation import Accumulation
 from peft_unlearn.training.adapter_trainer import AdapterTrainer
 from peft_unlearn.training.auto_lr import AutoLR
 from peft_unlearn.training.callbacks import AroundSteps
 from peft_unlearn.training.combine_step import Combined, combine_step, described
+from peft_unlearn.training.damage import Moving
 from peft_unlearn.training.early_stop import Checks
 from peft_unlearn.training.gradients import Gradients
 from peft_unlearn.training.negation import Negation
 from peft_unlearn.training.passes import Passes, layer_read, read_inner_layers
 from peft_unlearn.training.reference_cache import References
+from peft_unlearn.training.safety import Safety
 from peft_unlearn.util import interrupts
 from peft_unlearn.util.errors import UserError
 
@@ -90,23 +92,32 @@ class UnlearnTrainer(AdapterTrainer):
         model = setup.adapt(model, args, peft_config)
 
         self.sets, self.trained, holdout_target = datasets.prepare(model, args, processing_class, sets, never_seen_model)
+        self.budget = budget.begin(model, args, processing_class, self.trained)
         pairs = data.Pairs(self.trained, args.seed if args.data_seed is None else args.data_seed, args.prompt_dropout)
 
         super().__init__(model=model, args=args, pairs=pairs, processing_class=processing_class, callbacks=callbacks, optimizers=optimizers)
-        self.given = {datasets.KEYS[name]: self.trained[name] for name in self.trained.keys() & sets.keys()}
+        self.given = {
+            datasets.KEYS[name]: (self.sets if name == "retain" else self.trained)[name] for name in self.trained.keys() & sets.keys()
+        }
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)
         self.checks = Checks(model, processing_class, self.sets, args.per_device_eval_batch_size)
         self.early_stop = None
         if args.stop_at != "none":
             with adapters.view(model, "reference"):
                 self.early_stop = self.checks.begin(holdout_target, estimated=args.stop_at == "auto")
-        self.components = components.make(args, model, self.early_stop)
-        self.teacher, self.auto_lr, self.lagrangian, self.sam, _ = self.components
+        self.components = components.make(args, model, self.early_stop, self.budget)
+        self.teacher, self.auto_lr, self.lagrangian, self.sam, *_ = self.components
         self.negation = Negation(model) if args.negate else None
         self._scale = 1.0 if args.stop_at == "none" else targets.mean_distance(self.sets["forget"])
         self.objectives = [objective for objective in objectives.build(args, self._scale) if objective.stream in self.trained]
-        self.check_every = self.checks.every(self.objectives, args.train_batch_size * args.gradient_accumulation_steps)
+        batch = args.train_batch_size * args.gradient_accumulation_steps
+        self.check_every = self.checks.every(self.objectives, batch)
+        every = 1 if self.budget is None else self.budget.every(self.objectives, batch)
+        self.safety = Safety(self.components, self._moving, self.negation, every)
         self._make_step()
+
+    def _moving(self) -> Moving:
+        return Moving(self.student, self.optimizer, self.lr_scheduler, self.components.going_back(), self.sam)
 
     def _make_step(self) -> None:
         """What a step works with. All of it lies on the device already, where `setup.adapt` has placed the adapter."""
@@ -124,18 +135,20 @@ class UnlearnTrainer(AdapterTrainer):
             backward=lambda loss, again: self.accelerator.backward(loss, retain_graph=again),
         )
         self._references = References(self.model, self.trained, self.args.per_device_eval_batch_size)
-        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))  # over micro-batches
-        self._retain_batches: list[tuple[dict[str, Tensor], Tensor]] = []
-        self._start, self._good_step = [p.detach().clone() for p in self.student], 0  # the last good adapter, and its step
+        self._start = [p.detach().clone() for p in self.student]  # of the coming step
         self._combined = Combined(torch.zeros(len(self.objectives), dtype=torch.float64), torch.zeros(()), 1.0)
         self._here: float | None = None  # the retain loss at `_start`, where the step's own serves AutoLR
         quantized = self.args.train_quantized != "none"
         if quantized:
             with deployed(self.model, self.args.train_quantized):
                 pass  # what it cannot merge, it refuses now
-        self._serves_auto_lr = self.auto_lr is not None and trains_as_it_evaluates(self.model) and not quantized
+        serves_auto_lr = self.auto_lr is not None and trains_as_it_evaluates(self.model) and not quantized
+        scale = None if self.early_stop is None else self._scale
+        self._accumulation = Accumulation(self._passes, self.args.device, scale, serves_auto_lr, self.trained)
+        self.components = self.components._replace(accumulation=self._accumulation)
+        self._left_out = False  # whether the last step was none
         # `_remember` before the first step, for a checkpoint, or whoever has the trainer, may move the adapter until then.
-        self.end = AroundSteps(self._remember, self.after_optimizer_step, self.early_stop)
+        self.end = AroundSteps(self._remember, self.after_optimizer_step, self.early_stop, self.budget)
         self.add_callback(self.end)
 
     # ------------------------------------------------------------------------------------------------------------------ the step
@@ -144,26 +157,13 @@ class UnlearnTrainer(AdapterTrainer):
         self, model: nn.Module, inputs: dict[str, dict[str, Tensor]], num_items_in_batch: dict[str, dict[str, Tensor]]
     ) -> Tensor:
         """One micro-batch: add each objective's gradient to its row of G; with the last one of a step, combine."""
-        inputs = self._prepare_inputs(inputs)
+        inputs = self._prepare_inputs(inputs) if inputs else {}
         total, coefs = torch.zeros((), device=self.args.device), dict(zip((o.name for o in self.objectives), self._coefs(), strict=True))
-        with self.accelerator.no_sync(model):  # DDP must not average an objective's gradient on its own
-            for stream, batch in inputs.items():
-                counts = num_items_in_batch[stream]
-                scores, losses = self._passes.run(model, self.state.global_step, stream, batch, counts)
-                for name, loss in losses.items():
-                    self._sums[f"loss/{name}"] += loss
-                    total += coefs[name] * loss
-                logps = scores.logps.detach()
-                if self.early_stop is not None and scores.target_logps is not None:
-                    self._sums["distance"] += objectives.distance(scores, self._scale) / counts["token"]
-                if stream == "retain" and self._serves_auto_lr:
-                    self._sums["nll"] = self._sums["nll"] - logps.double().sum() / counts["token"]
-                rows = row_means(logps, scores.mask)
-                self._sums[f"p/{stream}"] += rows.exp().sum() / counts["sequence"]
-                self._sums[f"logp/{stream}"] += rows.sum() / counts["sequence"]
-        self._retain_batches.append((inputs["retain"], num_items_in_batch["retain"]["token"]))
-        if self.accelerator.sync_gradients:
-            self._combine()
+        with self.accelerator.no_sync(model):  # DDP must not average an objective's gradient on its own, nor wait for who has no rows
+            for name, loss in self._accumulation.add(self.model, self.state.global_step, inputs, num_items_in_batch).items():
+                total += coefs[name] * loss
+        if self.accelerator.sync_gradients and not self._combine():
+            total.zero_()
         summed: Tensor = total * self.accelerator.num_processes
         return summed  # what is logged is the mean over processes
 
@@ -172,8 +172,11 @@ class UnlearnTrainer(AdapterTrainer):
         drawn = self.state.max_steps * self.args.train_batch_size * self.args.gradient_accumulation_steps
         return self._references.at(stream, batch["rows"], drawn, self.args.device)
 
-    def _combine(self) -> None:
-        """G -> weights -> clipped, damped `.grad`. The clipping coefficient also scales damping and teacher [mean teacher]."""
+    def _combine(self) -> bool:
+        """G -> weights -> clipped, damped `.grad`. The clipping coefficient also scales damping and teacher [mean teacher].
+
+        False where the run goes back to an earlier state instead, and has no gradient.
+        """
         args, scaler = self.args, self.accelerator.scaler
         if self.accelerator.num_processes > 1:
             torch.distributed.all_reduce(self._gradients.matrix)  # in place: accelerate's own would hold G twice
@@ -184,29 +187,33 @@ class UnlearnTrainer(AdapterTrainer):
         self._here = float(sums.pop("nll")) if "nll" in sums else None
         # A gradient that overflowed under a scaler goes on to `.grad`, for the scaler to skip the step; a loss that did will not recover.
         finite = bool(torch.isfinite(gramian).all())
-        if not (finite or scaler is not None) or not all(torch.isfinite(value) for value in sums.values()):
-            torch._foreach_copy_([p.data for p in self.student], self._start)
-            raise UserError(
-                f"learning_rate: a loss or its gradient turned NaN or infinite at step {self.state.global_step + 1}; "
-                f"the adapter of step {self._good_step} is kept, write a lower learning_rate or set max_grad_norm."
-            )
+        sound = (finite or scaler is not None) and all(torch.isfinite(value) for value in sums.values())
+        self._left_out = not self.safety.sound(self.state.global_step, -float(sums["logp/retain"]), finite=sound)
+        if self._left_out:
+            self._leave_out()
+            return False
         settings = {"combiner": args.combine, "max_grad_norm": args.max_grad_norm}
         step = self._combined = combine_step(gramian, self._coefs(), **settings, missing=sums.get("distance"), scale=scale)
         views = self._gradients.set(self._gradients.combined(step.weights * step.clip))
         if self.teacher is not None and args.damping:
             self.teacher.damp(views, self.student, args.damping * scale, step.clip)
-        self._gradients.matrix.zero_()
-        self._sums.clear()
         if finite:
             if self.lagrangian is not None:
                 self.lagrangian.update(sums["loss/retain"].item())
             for name, value in {**sums, **described(gramian, step.weights, [o.name for o in self.objectives], scale)}.items():
                 self._metrics[name].append(value)
             self._remember()
+        return True
+
+    def _leave_out(self) -> None:
+        """Have the optimizer take no step: it passes over parameters without a gradient, and a scaler over those that have an infinite one."""
+        self._tr_loss.zero_()  # it may be NaN
+        for p in self.student:
+            p.grad = None if self.accelerator.scaler is None else torch.full_like(p, math.inf)
 
     def _decisive(self) -> tuple[Tensor, dict[str, Tensor]]:
         """The Gram matrix and what the micro-batches summed up to, fp64, on the CPU: the one time in a step that the host waits for the device."""
-        gramian, sums = self._gradients.gramian(), self.accelerator.reduce(dict(self._sums), "sum")
+        gramian, sums = self._gradients.gramian(), self.accelerator.reduce(dict(self._accumulation.sums), "sum")
         found = torch.cat([gramian.flatten(), torch.stack([*sums.values()]).double()]).cpu()
         objectives = len(gramian)
         return found[: objectives**2].view(objectives, objectives), dict(zip(sums, found[objectives**2 :], strict=True))
@@ -215,6 +222,7 @@ class UnlearnTrainer(AdapterTrainer):
         """Of each objective; the retain loss under a bound has its multiplier, and a retain set that is lost more weight."""
         coefs = [o.coef if self.lagrangian is None or o.name != "retain" else self.lagrangian.multiplier for o in self.objectives]
         keep = 1.0 if self.early_stop is None else self.early_stop.pace.keep
+        keep *= 1.0 if self.budget is None else self.budget.keep
         return [coef * keep if o.stream == "retain" else coef for o, coef in zip(self.objectives, coefs, strict=True)]
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
@@ -226,50 +234,50 @@ class UnlearnTrainer(AdapterTrainer):
 
     @torch.no_grad()
     def _remember(self) -> None:
-        """Keep the adapter that gave these finite gradients: the last good one, and where the coming step starts."""
+        """Keep where the coming step starts."""
         torch._foreach_copy_(self._start, [p.detach() for p in self.student])
-        self._good_step = self.state.global_step
 
     def after_optimizer_step(self) -> None:
         """Probe the learning rate along the step just taken, then let the teacher follow."""
-        retain_batches = self._retain_batches.copy()
-        self._retain_batches.clear()
-        if self.accelerator.optimizer_step_was_skipped:
+        self._accumulation.finish()
+        if self.accelerator.optimizer_step_was_skipped or self._left_out:
             return
         if self.auto_lr is not None and self.auto_lr.due(self.state.global_step):
-            self._probe(self.auto_lr, retain_batches)
+            self._probe(self.auto_lr)
+        reached = False
         if self.early_stop is not None and self.state.global_step % self.check_every == 0:
-            self.early_stop.check(self.checks.logps("forget"), self.checks.retain_probability(), self.checks.holdout_min_ks())
+            self.checks.check(self.early_stop)
+            reached = self.early_stop.reached
             if self.early_stop.last is not None:
                 self.log({f"check/{name}": value for name, value in self.early_stop.last._asdict().items()})
         if self.teacher is not None:
             self.teacher.follow(self.student, self._combined.clip)
+        self.safety.spend(self.state.global_step + 1, reached=reached)
 
     @torch.no_grad()
-    def _probe(self, automatic: AutoLR, retain_batches: list[tuple[dict[str, Tensor], Tensor]]) -> None:
+    def _probe(self, automatic: AutoLR) -> None:
         """AutoLR on the retain batch of this step: three or more losses along the step, same rows, no dropout."""
         self.model.eval()
 
-        def retain_loss() -> float:
-            loss = sum(mean_nll(self.model, [batch])[0] / tokens for batch, tokens in retain_batches)
-            return float(self.accelerator.reduce(loss, "sum").item())
+        def loss() -> float:
+            return float(self.accelerator.reduce(self._accumulation.nll_now(), "sum").item())
 
-        parameters = [p.data for p in self.student]
-        automatic.probe(parameters, self._start, self.optimizer.param_groups, self.lr_scheduler, retain_loss, self._here)
+        automatic.probe([p.data for p in self.student], self._start, self.optimizer.param_groups, self.lr_scheduler, loss, self._here)
 
     # ------------------------------------------------------------------------------------------------------- running and logging
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `transformers.Trainer.train`."""
-        self._gradients.matrix.zero_()  # a run that was cut within a step may have left something
-        self._sums.clear()
-        self._retain_batches.clear()
+        self._accumulation.clear()  # a run that was cut within a step may have left something
+        self.safety.begin()
         self.model.train()  # all of it: a base comes in eval mode, in which it would pass over gradient checkpointing
         if self.negation is not None and self.negation.negated:
             self.negation.flip()
         try:
             with interrupts.deferred(self._left):
-                return super().train(*args, **kwargs)
+                result = super().train(*args, **kwargs)
+            self.safety.end(self.state.global_step, self._accumulation.retain_loss())
+            return result
         finally:
             if self.negation is not None:
                 self.negation.flip()

@@ -22,9 +22,11 @@ from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.data.variants import Probe, grouped
 from peft_unlearn.metrics.retain_kl import retain_kl
 from peft_unlearn.model import adapters
+from peft_unlearn.planning import host
 from peft_unlearn.report import page
 from peft_unlearn.training import datasets
 from peft_unlearn.training.trainer import UnlearnTrainer
+from peft_unlearn.util import launched
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import check_room, claimed
 from peft_unlearn.workflows import loading, parts, resuming
@@ -47,6 +49,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         UserError: what `recipe` and `loading` refuse, before anything is loaded or written.
         Unfinished: a divergence, after the last good adapter has been written with a report that says so; or a failed upload.
     """
+    launched.watch()
     output = Path(plan.training.output_dir or "")
     plan = replace(plan, model=loading.settle_base(plan.model, plan.model.adapter_name_or_path, key="adapter_name_or_path"))
     with claimed(output, key="output_dir") if PartialState().is_main_process else contextlib.nullcontext():
@@ -57,6 +60,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         if plan.training.push_to_hub and PartialState().is_main_process:
             publish.check(_repository(plan.training, output), token=plan.training.hub_token)
         tokenizer, probes = loading.prepare(plan)
+        host.check(plan)
         resuming.check_rows(resume, probes)
         resuming.say(plan.training, output, resume)  # once nothing is refused any more
         logger.info(
@@ -210,6 +214,7 @@ class Run:
             "missed": None if trainer.early_stop is None or trainer.early_stop.last is None else trainer.early_stop.last.missed(),
             "seconds": round(self.seconds, 1),
             "stopped": self.stopped,
+            **trainer.safety.facts(trainer.state.global_step),
             "unmoved_lora_b": self.unmoved,
             "quantization": adapters.quantization(cast(PreTrainedModel, trainer.model)),
             "versions": {name: version(name) for name in PACKAGES},
@@ -242,4 +247,4 @@ def disk_bytes(trainer: UnlearnTrainer) -> int:
     """What a run writes, about: the adapter, and to each checkpoint that stays also its teacher and two moments of the optimizer."""
     args, size = trainer.args, sum(p.nbytes for p in trainer.student)
     checkpoints = 0 if args.save_strategy == "no" and not args.save_minutes else (args.save_total_limit or 1) + 1
-    return size * (1 + 4 * checkpoints)
+    return size * (1 + 8 * checkpoints)  # as it is, and as it was in the last good state

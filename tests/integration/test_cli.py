@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from verdicts import last_line
 
-from peft_unlearn import publish
+from peft_unlearn import __version__, publish
 from peft_unlearn.cli import main
 from peft_unlearn.config import methods
 from peft_unlearn.demo import model as demo_model
@@ -351,3 +351,13 @@ def test_as_a_program_and_quickly_for_help(recipe, bed):
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("peft-unlearn: error: forget_dataset: row 1 also stands in retain_dataset")
     assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_the_command_line_tells_its_version_and_what_a_mistyped_command_may_have_meant(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"peft-unlearn {__version__}\n"
+    for typed, meant in (("trian", "Did you mean train?"), ("evalaute", "Did you mean evaluate?"), ("xyz", "")):
+        assert main([typed]) == 2
+        said = capsys.readouterr().err
+        assert ("Did you mean" in said) is bool(meant)
+        assert meant in said

@@ -5,7 +5,9 @@ from pathlib import Path
 import forked
 import pytest
 import torch
-from test_trainer_equivalence import FLOOR, difference, flat, trained
+from test_damage import spoil
+from test_trainer import build
+from test_trainer_equivalence import FLOOR, FORGET, difference, flat, trained
 
 # Where AutoLR does move the rate. With Adam it is the same two runs, told apart 1e3 times as much: it lifts rounding to full steps.
 PROBED = {"auto_lr": True, "auto_lr_max": 100.0, "learning_rate": 0.3, "forget_coef": 0.1, "optim": "sgd", "optim_args": "momentum=0.9"}
@@ -14,6 +16,12 @@ RUNS = {
     "mean_teacher": {"method": "mean_teacher", "forget_floor": FLOOR, "damping": 1.0, "max_grad_norm": 0.01},
     "ngdiff": {"method": "ngdiff", "forget_floor": 0.0, **PROBED},
     "mollm": {"method": "mollm", "forget_floor": FLOOR, "sam_rho": 0.1},
+}
+# 13 rows of the 16: 8 and 5, of which the second process has 1, or in two micro-batches 1 and none; and a batch of 3, of which it has none.
+UNEVEN = {
+    "mean_teacher, 13 rows": (13, (4, 1), {"method": "mean_teacher", "forget_floor": FLOOR}),
+    "ngdiff, 13 rows": (13, (2, 2), {"method": "ngdiff", "forget_floor": 0.0, **PROBED, "auto_lr_steps": 1}),
+    "mollm, 11 rows": (11, (4, 1), {"method": "mollm", "forget_floor": FLOOR, "sam_rho": 0.1}),
 }
 WITHIN = 3  # steps, of which two are an epoch
 SPLIT = {"mean_teacher": (4, 1), "ngdiff": (2, 2), "mollm": (2, 2)}
@@ -34,6 +42,25 @@ def components_of(trainer) -> list:
     return [value for part in trainer.components.by_key().values() for value in part.state_dict().values()] or [torch.zeros(1)]
 
 
+def uneven(folder: Path, count: int, **changes):
+    """A run on some of the forget rows."""
+    trainer = build(folder, forget_dataset=FORGET.select(range(count)), include_num_input_tokens_seen="all", **changes)
+    stirred(trainer)
+    trainer.train()
+    return trainer
+
+
+def stirred(trainer) -> None:
+    """Another adapter than one whose product is 0."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        for p in trainer.student:
+            p.data.add_(0.05 * torch.randn_like(p))
+    if trainer.teacher:
+        for teacher, student in zip(trainer.teacher.parameters, trainer.student, strict=True):
+            teacher.data.copy_(student.data)
+
+
 def main(folder: Path) -> None:
     """What each of the two processes does."""
     for name, changes in RUNS.items():
@@ -45,6 +72,12 @@ def main(folder: Path) -> None:
         resumed = trained(folder / "resumed", resume_from=folder / name / f"checkpoint-{WITHIN}", **split)
         same = [torch.equal(flat(found(resumed)), flat(found(trainer))) for found in (lambda run: run.student, components_of)]
         torch.save(same, folder / f"{name}-resumed-{trainer.accelerator.process_index}.pt")
+    for name, (count, (size, accumulation), changes) in UNEVEN.items():
+        trainer = uneven(folder / name, count, size=size, accumulation=accumulation, **changes)
+        torch.save(outcome(trainer), folder / f"{name}-{trainer.accelerator.process_index}.pt")
+    damaged = spoil(build(folder / "damaged", "mean_teacher", size=4), {3})
+    damaged.train()
+    torch.save([flat(damaged.student), damaged.components.damage.returned], folder / f"damaged-{damaged.accelerator.process_index}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()  # or gloo's threads may abort the process as it exits
 
@@ -53,9 +86,9 @@ def main(folder: Path) -> None:
 def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     program = "import pathlib, test_distributed; test_distributed.main(pathlib.Path.cwd())"
-    for done in forked.run(program, folder=folder, processes=2, ACCELERATE_USE_CPU="true"):
-        assert done.returncode == 0, done.stderr[-3000:]
-    names = [*RUNS, *(f"{name}-resumed" for name in RUNS)]
+    both = forked.run(program, folder=folder, processes=2, ACCELERATE_USE_CPU="true")
+    assert [done.returncode for done in both] == [0, 0], "\n".join(done.stderr[-3000:] for done in both)
+    names = [*RUNS, *(f"{name}-resumed" for name in RUNS), *UNEVEN, "damaged"]
     return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1)] for name in names}
 
 
@@ -71,6 +104,25 @@ def test_two_processes_equal_one(name, processes, tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-7)
     assert first["rate"] == second["rate"]
     assert first["rate"] == pytest.approx(whole["rate"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+def test_an_uneven_last_batch_is_that_of_one_process(name, processes, tmp_path):
+    count, _, changes = UNEVEN[name]
+    first, second = processes[name]
+    whole = outcome(uneven(tmp_path, count, **changes))
+    for view in ("student", "teacher"):
+        assert all(torch.equal(a, b) for a, b in zip(first[view], second[view], strict=True))
+        if whole[view]:
+            assert difference(first[view], whole[view]) < 1e-5
+    for ours, theirs in zip(first["logged"], whole["logged"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-7)
+
+
+def test_processes_go_back_together(processes):
+    (first, went), (second, too) = processes["damaged"]
+    assert torch.equal(first, second)
+    assert went == too == [(3, 0)]
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -172,7 +172,7 @@ def test_a_report_says_why_its_run_ended_and_what_that_missed(recipe, bed):
     other = {"stop_at": "never_seen", "never_seen_model_name_or_path": str(bed / "other")}
     found = report(recipe, method="graddiff", **other)["run"]
     assert (found["ended"], found["reached"], found["steps"]) == ("max_steps", False, 2)
-    assert set(found["missed"]) == {"mean", "membership", "retain"}
+    assert set(found["missed"]) == {"mean", "membership", "retain", "extraction"}
     found = report(recipe, output_dir="short", max_steps=50, max_minutes=1e-9, method="graddiff", **other)["run"]
     assert (found["ended"], found["steps"]) == ("max_minutes", 1)
     plain = report(recipe, output_dir="plain", method="graddiff")["run"]
@@ -192,6 +192,14 @@ def test_a_run_is_judged_on_the_holdout_rows_that_it_left_alone(held, rows, reci
         (
             {"ended": "no_nearer", "missed": {"mean": 0.5, "membership": -2.4, "retain": 1.1}},
             "after 70 steps it came no nearer; the forget rows can",
+        ),
+        (
+            {"ended": "no_nearer", "missed": {"mean": 1.5, "membership": -1.1, "retain": -2.0, "extraction": 1.6}},
+            "forget rows go on by themselves for longer than holdout rows by 1.6 times",
+        ),
+        (
+            {"ended": "no_nearer", "missed": {"mean": 1.5, "membership": 0.1, "retain": 0.0, "extraction": -4.0}},
+            "mean log-probability misses its target by 1.5 times",
         ),
         (
             {"ended": "no_nearer", "missed": {"mean": 3.2, "membership": 1, "retain": -9.0}},

@@ -2,6 +2,7 @@
 
 import gc
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +15,11 @@ from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, Mixt
 
 from peft_unlearn import UnlearnConfig, UnlearnTrainer, planning
 from peft_unlearn.cli import main
+from peft_unlearn.config import recipe as recipes
 from peft_unlearn.model import adapters
+from peft_unlearn.planning import host
 from peft_unlearn.planning.memory import Base
+from peft_unlearn.util.errors import UserError
 
 SHAPE = {
     "vocab_size": 1024,
@@ -228,3 +232,40 @@ def test_what_cannot_be_planned_is_said(base, recipe, capsys, tmp_path):
     config = LlamaConfig(**SHAPE, quantization_config={"quant_method": "gptq", "bits": 4})
     config.save_pretrained(tmp_path / "gptq")
     refused(capsys, ["plan", recipe(model_name_or_path=str(tmp_path / "gptq"))], "model_name_or_path", "gptq")
+
+
+# --------------------------------------------------------------------------------------------------------------------- on a CPU
+
+
+@pytest.mark.parametrize(
+    ("changes", "bytes_of_a_weight", "says"),
+    [
+        ({}, 4, "write dtype: bfloat16, load_in_4bit: true, a smaller model, or train on a GPU"),
+        ({"dtype": "bfloat16"}, 2, "write load_in_4bit: true, a smaller model"),
+        ({"dtype": "auto"}, 4, "write dtype: bfloat16"),
+        ({"load_in_4bit": True}, 0.5, "available; write a smaller model, or train"),
+    ],
+)
+def test_what_a_machine_without_a_gpu_cannot_hold_is_refused_before_it_is_loaded(changes, bytes_of_a_weight, says, base, monkeypatch):
+    """Of the weights and the adapter, its teacher and a gradient, as a loaded model has them; a byte more is enough."""
+    plan = recipes.build(values(base, method="mean_teacher", **changes))
+    trained = adapters.attach(LlamaForCausalLM.from_pretrained(base), adapters.default_lora())
+    adapter = sum(p.numel() for p in adapters.adapter_parameters(trained))
+    weights = sum(p.numel() for p in trained.get_base_model().parameters()) - adapter
+    needed = int(weights * bytes_of_a_weight + 3 * 4 * adapter)
+    monkeypatch.setattr(adapters, "load_base", None)
+    monkeypatch.setattr(host, "get_max_memory", lambda: {"cpu": needed})
+    host.check(plan)
+    monkeypatch.setattr(host, "get_max_memory", lambda: {"cpu": needed - 1})
+    with pytest.raises(
+        UserError, match=r"^model_name_or_path: the weights of .* take 0\.0 GB, and this machine has 0\.0 GB of memory"
+    ) as caught:
+        host.check(plan)
+    assert says in str(caught.value)
+
+
+def test_train_refuses_what_does_not_fit_and_writes_nothing(recipe, capsys, monkeypatch):
+    monkeypatch.setattr(host, "get_max_memory", lambda: {"cpu": 1000})
+    monkeypatch.setattr(adapters, "load_base", None)
+    refused(capsys, ["train", recipe()], "model_name_or_path", "this machine has 0.0 GB of memory available")
+    assert not Path("out").exists()

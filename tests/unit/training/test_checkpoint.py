@@ -16,6 +16,8 @@ from torch import nn
 
 from peft_unlearn.training import checkpoint
 from peft_unlearn.training.auto_lr import AutoLR
+from peft_unlearn.training.budget import Budget
+from peft_unlearn.training.damage import Damage
 from peft_unlearn.training.early_stop import EarlyStop
 from peft_unlearn.training.lagrangian import Lagrangian
 from peft_unlearn.training.pace import Pace
@@ -33,26 +35,34 @@ def components(value: float) -> dict:
     stop = EarlyStop([np.array([-1.0, -2.0])], [0], 0.9)
     stop.holdout_shift, stop.correction_lowest, stop.correction_rest, stop.within_tolerance = value, value / 2, value / 3, round(value)
     stop.pace = Pace(value / 4, 1 + value, value / 5, 3 * round(value), (1, round(value)), (0, 2))
+    spent, damage = Budget(1.0, None, RETAIN, "retain_dataset", 8), Damage(64)
+    spent.keep, spent.spent, spent.kept, spent.outside, spent.over = value, value / 2, value / 3, round(value), value > 1
+    damage.slower, damage.step, damage.start, damage.returned = value, round(value), value, [(5, 2), (9, 8)]
+    damage.recent.extend([value, 0.1])
     return {
         "teacher_decay": Teacher([torch.full((2, 2), value), torch.full((3,), -value)], 0.9),
         "auto_lr": AutoLR(1e-2, 10, calibrated=value),
         "retain_bound": Lagrangian(value, 1.0, 1.0),
         "sam_rho": sam,
         "stop_at": stop,
+        "retain_kl_max": spent,
+        "damage": damage,
     }
 
 
 def test_each_component_comes_back_bit_for_bit_from_one_file(tmp_path):
     kept, fresh = components(1 / 7), components(2.0)
-    checkpoint.write(kept, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
-    checkpoint.restore(fresh, tmp_path)
+    good = {"student": [torch.ones(3)], "optimizer": {"state": {0: {"step": 3}}}, "rates": [1e-3]}
+    checkpoint.write(kept, good, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([checkpoint.FILE, checkpoint.GOOD])
+    assert str(checkpoint.restore(fresh, tmp_path)) == str(good)
     for key, part in kept.items():
         for name, value in part.state_dict().items():
             assert torch.equal(fresh[key].state_dict()[name], value), (key, name)
     assert fresh["auto_lr"].calibrated == 1 / 7
     assert fresh["stop_at"].within_tolerance == 0
     assert fresh["stop_at"].pace == kept["stop_at"].pace
+    assert (fresh["damage"].returned, fresh["damage"].recent) == (kept["damage"].returned, kept["damage"].recent)
     assert {name.partition(".")[0] for name in load_file(tmp_path / checkpoint.FILE)} == set(kept)
 
 

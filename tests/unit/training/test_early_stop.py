@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from test_targets import FORGET, HOLDOUT, RETAIN, logps, twins
 from test_trainer_equivalence import LORA, tokenizer
 
-from peft_unlearn import UnlearnConfig, UnlearnTrainer
+from peft_unlearn import UnlearnConfig, UnlearnTrainer, metrics
 from peft_unlearn.data.rows import answer_texts
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.model.generation import generate
 from peft_unlearn.model.logprobs import matched
+from peft_unlearn.training import setup
 from peft_unlearn.training.callbacks import REACHED, STEPS
 from peft_unlearn.training.early_stop import (
     APPROACH,
@@ -26,9 +27,12 @@ from peft_unlearn.training.early_stop import (
     IN_A_ROW,
     RETAIN_LOSS,
     TOLERANCE,
+    TOLERANCE_EXTRACTION,
     TOLERANCE_MIN_K,
+    Checks,
     EarlyStop,
     missing_factor,
+    sample,
 )
 
 # Six rows of ten tokens: the four lowest of each have the mean -5 over rows, all ten -2.9.
@@ -95,6 +99,59 @@ def test_a_retain_set_that_was_hurt_is_waited_for():
     assert reached([(1.0, 1.0, RETAINED - 0.9 * RETAIN_LOSS)] * IN_A_ROW)
     assert reached([(1.0, 1.0, 1.0)] * IN_A_ROW)
     assert not reached([(1.0, 1.0, RETAINED - 1.1 * RETAIN_LOSS)] * 3 * IN_A_ROW)
+
+
+def extracted(excesses, check=AT) -> EarlyStop:
+    """A run's early stopping after checks that found the forget set's extraction strength so much above the holdout's."""
+    early_stop = EarlyStop(ROWS, ENDS, RETAINED, estimated=True)
+    for excess in excesses:
+        early_stop.check(rows_at(*check), RETAINED, extraction=excess)
+    return early_stop
+
+
+def test_rows_that_go_on_by_themselves_for_longer_than_unseen_ones_are_not_there_yet():
+    more, most = 0.9 * TOLERANCE_EXTRACTION, 1.1 * TOLERANCE_EXTRACTION
+    assert extracted([more] * IN_A_ROW).reached
+    assert extracted([-9 * most] * IN_A_ROW).reached
+    assert not extracted([most] * 3 * IN_A_ROW).reached
+    assert extracted([most]).last.missed()["extraction"] == pytest.approx(1.1)
+
+
+def test_high_targets_leave_the_ends_of_rows_as_long_as_these_can_be_extracted_and_come_back():
+    assert extracted([0.0]).later == 0.0
+    assert extracted([-0.1]).later == 0.0
+    assert extracted([0.1] * 2).later > extracted([0.1]).later > 0.0
+    assert extracted([0.1] * 2 + [-0.1]).later == pytest.approx(extracted([0.1]).later)
+    assert extracted([0.5] * 99).later == 1.0
+    assert extracted([0.5], (0.9 * APPROACH,) * 2).later == 0.0  # on the way there nothing is known yet
+
+
+def test_tokens_fall_back_by_their_places_in_the_order_of_targets():
+    early_stop = EarlyStop([np.array([-9.0, -5.0, -2.0, -1.0])], [0], RETAINED, estimated=True)
+    targets, logps = torch.tensor([[0.0, -9.0, -5.0, -2.0, -1.0, 0.0]]), torch.tensor([[-7.0, -4.0, -3.0, -0.2, -0.1, -8.0]])
+    mask = torch.tensor([[False, True, True, True, True, False]])
+    for later, expected in (
+        (0.0, [-9.0, -5.0, -2.0, -1.0]),
+        (0.6, [-9.0, -5.0, -2.0, -1.0]),  # places 0, .4, .8, 1.2
+        (1.5, [-1.0, -2.0, -5.0, -9.0]),  # the other way round
+    ):
+        early_stop.later = later
+        assert early_stop.targets_now([0], targets, logps, mask)[mask].tolist() == expected
+    early_stop.later, swapped = 0.6, torch.tensor([[-7.0, -0.1, -0.2, -3.0, -4.0, -8.0]])
+    early_stop.estimated = False
+    assert early_stop.targets_now([0], targets, swapped, mask)[mask].tolist() == targets[mask].tolist()  # a never-seen model's stay
+
+
+def test_a_check_compares_extraction_strengths_as_the_report_has_them():
+    model = setup.adapt(copy.deepcopy(twins()[0]), UnlearnConfig("x", use_cpu=True), LORA)
+    sets = {name: sample(Dataset.from_list(rows)) for name, rows in (("forget", FORGET), ("retain", RETAIN), ("holdout", HOLDOUT))}
+    found = {name: metrics.evaluate(model, tokenizer(), rows, generate=False)["extraction_strength"]["mean"] for name, rows in sets.items()}
+    excess = found["forget"] - found["holdout"]
+    assert excess > 0.5
+    for estimated, expected in ((True, excess), (False, 0.0)):
+        early_stop = EarlyStop(ROWS[:1] * len(sets["forget"]), [0] * len(sets["forget"]), RETAINED, HELD, estimated=estimated)
+        Checks(model, tokenizer(), sets, 4).check(early_stop)
+        assert early_stop.last.extraction * TOLERANCE_EXTRACTION == pytest.approx(expected)
 
 
 HELD = np.array([-4.4, -4.9, -5.1, -5.6])
@@ -279,6 +336,18 @@ def test_a_model_that_does_not_know_the_rows_has_nothing_to_forget(tmp_path, cap
         caplog.clear()
         run(tmp_path / str(told), model, method="graddiff", stop_at="never_seen", max_steps=1)
         assert any(record.getMessage().startswith(said) for record in caplog.records) is told
+
+
+def test_a_holdout_of_another_kind_is_told(caplog):
+    model = setup.adapt(copy.deepcopy(twins()[0]), UnlearnConfig("x", use_cpu=True), LORA)
+    targets = [np.full(len(row["input_ids"]) - 1, -1.0).tolist() for row in FORGET]
+    forget = Dataset.from_list([{**row, "target_logps": target} for row, target in zip(FORGET, targets, strict=True)])
+    one_word = [dict.fromkeys(("input_ids", "labels"), [60] * 9)] * 40
+    for rows, told in ((HOLDOUT, False), (one_word, True)):
+        caplog.clear()
+        sets = {"forget": forget, "retain": Dataset.from_list(RETAIN), "holdout": Dataset.from_list(rows)}
+        Checks(model, tokenizer(), sets, 4)._warn_of_unlike_rows()
+        assert any(record.getMessage().startswith("holdout_dataset: these rows are unlike") for record in caplog.records) is told
 
 
 def test_a_model_that_forgot_too_much_is_brought_back_up(tmp_path):

@@ -1,0 +1,27 @@
+"""A process that a launcher has started ends when the launcher is gone: nobody else would end it, and it would hold its GPU."""
+
+import os
+import signal
+import threading
+import time
+
+EVERY, PATIENCE = 2.0, 30.0  # seconds between two looks, and from the signal to the end of a process that does not take it
+
+
+def watch() -> None:
+    """Look at the parent from now on, where a launcher has started several processes.
+
+    Without it, the process gets a SIGTERM, so that a training step is finished and saved as far as the others are still there. One that waits for
+    another process within a library does not hear of it, and is ended.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        threading.Thread(target=_until_alone, args=(os.getppid(),), daemon=True).start()
+
+
+def _until_alone(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(EVERY)
+    os.write(2, b"\npeft-unlearn: the launcher is gone, so this process ends\n")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(PATIENCE)
+    os._exit(128 + signal.SIGTERM)

@@ -1,0 +1,180 @@
+"""`retain_kl_max`: measured on rows that are not trained on, by their dense logits, and kept by every method whatever it takes."""
+
+import contextlib
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_damage import same, state
+from test_trainer import build
+from test_trainer_equivalence import HOLDOUT, flat, never_seen, rows
+
+from peft_unlearn.report.advice import training
+from peft_unlearn.training import budget, early_stop
+from peft_unlearn.training.trainer import UnlearnTrainer
+from peft_unlearn.workflows import TrainRequest, train
+
+RETAIN = rows(32, 2)
+QUICK = {"retain_dataset": RETAIN, "learning_rate": 1e-2, "max_steps": 8}
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    """A check after every second step."""
+    monkeypatch.setattr(budget, "EVERY", 2)
+    monkeypatch.setattr(budget, "SHARE", 1e9)
+
+
+def divergences(trainer: UnlearnTrainer) -> np.ndarray:
+    """Of each row that is left out: the mean over its labels of KL(reference || student), from plain forwards of one row."""
+    found = []
+    for row in trainer.budget.rows:
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+        with torch.no_grad():
+            trainer.model.eval()
+            student = trainer.model(ids).logits[0, :-1].double().log_softmax(-1)
+            with trainer.model.disable_adapter():
+                reference = trainer.model(ids).logits[0, :-1].double().log_softmax(-1)
+        found.append((reference.exp() * (reference - student)).sum(-1)[labels[1:] != -100].mean().item())
+    return np.array(found)
+
+
+def upper(found: np.ndarray) -> float:
+    """Where each block is one row."""
+    return float(found.mean() + 3 * found.std(ddof=1) / len(found) ** 0.5)
+
+
+def test_blocks_that_differ_more_than_their_rows_do_say_less(monkeypatch):
+    spending = budget.Budget(1.0, None, RETAIN, "retain_dataset", 8)
+    rows = [0.1 * (block % 2) for block in range(8) for _ in range(4)]
+    monkeypatch.setattr(budget, "retain_kl", lambda *_, **how: {"rows": rows})
+    spending.measure(contextlib.nullcontext)
+    assert spending.mean == pytest.approx(0.05)
+    assert spending.spent == pytest.approx(0.05 + 3 * np.std([0, 0.1] * 4, ddof=1) / 8**0.5)
+    rows[3] = math.nan
+    spending.measure(contextlib.nullcontext)
+    assert not spending.inside
+
+
+def test_rows_that_are_left_out_are_not_trained_on_and_stand_together():
+    for count in (32, 47, 96, 3960):
+        out = budget.blocks(count)
+        assert out == sorted(set(out))
+        assert len(out) % 8 == 0
+        assert min(count // 8, 64) <= len(out) <= min(count // 4, 64)
+        assert min(out) >= 0
+        assert max(out) < count
+    assert budget.blocks(128) == [8 * block * 2 + 6 + i for block in range(8) for i in range(4)]
+
+
+def test_what_is_spent_is_the_mean_and_three_standard_errors_on_rows_left_out(tmp_path):
+    trainer = build(tmp_path, "npo", retain_kl_max=1e3, **QUICK)
+    out = budget.blocks(32)
+    assert trainer.budget.rows.to_list() == RETAIN.select(out).to_list()
+    assert trainer.trained["retain"].to_list() == [row for i, row in enumerate(RETAIN) if i not in out]
+    assert len(trainer.sets["retain"]) == 32  # all are evaluated
+    trainer.train()
+    found = divergences(trainer)
+    assert trainer.budget.mean == pytest.approx(found.mean(), rel=1e-3)
+    assert trainer.budget.spent == pytest.approx(upper(found), rel=1e-3)
+    assert trainer.safety.facts(8)["retain_kl_max"]["step"] == 8
+
+
+STOPPING = {"stop_at": "never_seen", "never_seen_model": never_seen(), "holdout_dataset": HOLDOUT}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [("npo", {}), ("ngdiff", {}), ("mollm", {}), ("mollm", STOPPING), ("mean_teacher", {}), ("task_arithmetic", {})],
+)
+def test_a_run_that_ends_outside_gives_its_last_adapter_inside(method, changes, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(early_stop, "EVERY", 2)
+    free = build(tmp_path, method, retain_kl_max=1e3, **QUICK, **changes)
+    free.train()
+    limit = max(free.budget.spent / 4, 1e-9)
+    with caplog.at_level(logging.WARNING):
+        held = build(tmp_path, method, retain_kl_max=limit, **QUICK, **changes)
+        held.train()
+    found = divergences(held)
+    assert upper(found) <= limit * 1.001
+    assert held.budget.kept == pytest.approx(found.mean(), rel=1e-3, abs=1e-9)
+    facts = held.safety.facts(held.state.global_step)["retain_kl_max"]
+    if facts["step"] < held.state.global_step:
+        assert f"the adapter of step {facts['step']} is kept" in caplog.text or held.end.why == "retain_kl_max"
+
+
+def test_the_nearer_a_run_is_to_its_budget_the_more_its_retain_set_weighs():
+    spending = budget.Budget(1.0, None, HOLDOUT, "retain_dataset", 8)
+    kept = []
+    for spent in (0.1, 0.4, 1.6, 8.0, 8.0, 8.0, 0.8, 0.2, 0.2, 0.2, 0.2, 0.2):
+        before, spending.spent, spending.mean = spending.spent, spent, spent
+        spending.steer(before)
+        kept.append(spending.keep)
+    assert kept == [1, 1, 2, 4, 8, 16, 16, 8, 4, 2, 1, 1]
+
+
+def test_what_a_budget_makes_the_retain_set_weigh_is_what_its_objectives_weigh(tmp_path):
+    trainer = build(tmp_path, "graddiff", retain_kl="reference", retain_kl_max=1e-9, **QUICK)
+    trainer.train()
+    weights = [
+        (line["weight/forget"], line["weight/retain"], line["weight/kl"]) for line in trainer.state.log_history if "weight/kl" in line
+    ]
+    assert weights[0] == (1, 1, 1)
+    assert weights[1][0] == 1
+    assert weights[1][1] == weights[1][2] == 2
+
+
+def test_a_run_that_leaves_its_budget_again_and_again_ends(tmp_path, caplog):
+    trainer = build(tmp_path, "ngdiff", retain_kl_max=1e-9, **QUICK | {"max_steps": 60})
+    before = flat(trainer.student).clone()
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert (trainer.end.why, trainer.budget.returns) == ("retain_kl_max", 4)
+    assert trainer.state.global_step < 60
+    assert torch.equal(flat(trainer.student), before)  # nothing but the start is inside
+    assert trainer.safety.facts(60)["retain_kl_max"] | {"rows": 8, "from": "retain_dataset"} == {
+        "limit": 1e-9,
+        "spent": 0.0,
+        "rows": 8,
+        "from": "retain_dataset",
+        "step": 0,
+        "of": 60,
+    }
+    assert caplog.text.count("comes no nearer to 1e-09: back to step 0, at half the rate") == 4
+
+
+def test_a_resumed_run_spends_what_an_uncut_one_spends(tmp_path):
+    how = {"retain_kl_max": 0.05, "save_strategy": "steps", "save_steps": 5, **QUICK}
+    whole = build(tmp_path / "whole", "npo", **how)
+    whole.train()
+    resumed = build(tmp_path / "resumed", "npo", **how)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-5"))
+    assert same(state(resumed), state(whole))
+    assert torch.equal(resumed.budget.state_dict()["numbers"], whole.budget.state_dict()["numbers"])
+
+
+def test_of_few_retain_rows_none_is_left_out_and_the_model_writes_some(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        trainer = build(tmp_path, "npo", retain_kl_max=0.1, retain_dataset=rows(6, 2), max_length=24)
+    assert len(trainer.trained["retain"]) == 6
+    assert len(trainer.budget.rows) >= 16
+    assert "retain_kl_max: 6 retain rows are too few to leave some out, so it is measured on" in caplog.text
+
+
+def test_report_and_card_say_what_was_allowed_and_what_was_spent(recipe):
+    import yaml
+
+    path = recipe(method="graddiff", retain_kl_max=0.5, max_steps=2)
+    found = train(TrainRequest(yaml.safe_load(Path(path).read_text()))).report["run"]
+    budgeted = found["retain_kl_max"]
+    assert budgeted["limit"] == 0.5
+    assert 0 <= budgeted["spent"] <= 0.5
+    assert found["returned"] == []
+    sentence = next(line for line in training(found) if "nats a token" in line)
+    card = Path("out/README.md").read_text()
+    assert "of 0.5 allowed." in sentence
+    assert sentence in card
+    assert "| `retain_kl_max` | 0.5 |" in card
