@@ -73,11 +73,14 @@ def test_runs_are_reproducible_and_depend_on_the_seed(tmp_path):
     assert not torch.equal(run(0), run(1))
 
 
-def test_without_a_retain_set_the_model_writes_one(tmp_path):
+def test_without_a_retain_set_the_model_writes_one(tmp_path, monkeypatch):
     words = Dataset.from_list([{"prompt": f"w{i} w{i + 1}", "completion": f"w{i + 2} w{i + 3}"} for i in range(5, 21)])
     trainer = build(tmp_path, forget_dataset=words, retain_dataset=None, self_retain_rows=12, max_length=24)
     assert len(trainer.sets["retain"]) >= 12  # a long one is several rows
     trainer.train()
+    monkeypatch.setattr(data, "write_rows", lambda *arguments, **settings: [])
+    with pytest.raises(UserError, match="^retain_dataset: the model writes no text of its own"):
+        build(tmp_path, forget_dataset=words, retain_dataset=None)
 
 
 def test_text_rows_and_named_sets_are_tokenized_and_evaluated(tmp_path):

@@ -84,7 +84,7 @@ HEADERS = (
     "eps-",
     "theta-nan",
 )
-BY_HEADERS = [name for name in chosen(folders.BASES) if name.startswith((*HEADERS, "layers-other", "quantised-bnb-but"))]
+BY_HEADERS = [name for name in chosen(folders.BASES) if name.startswith((*HEADERS, "layers-other", "quantized-bnb-but"))]
 
 
 @pytest.mark.parametrize("damage", BY_HEADERS)
