@@ -25,7 +25,7 @@ from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.metrics.retain_kl import retain_kl
 from peft_unlearn.model import adapters
 from peft_unlearn.training import datasets
-from peft_unlearn.training.early_stop import EVERY, SHARE
+from peft_unlearn.training.checks import EVERY, SHARE
 from peft_unlearn.training.objectives import Objective
 from peft_unlearn.util.errors import UserError
 

@@ -27,9 +27,9 @@ from peft_unlearn.training.accumulation import Accumulation
 from peft_unlearn.training.adapter_trainer import AdapterTrainer
 from peft_unlearn.training.auto_lr import AutoLR
 from peft_unlearn.training.callbacks import AroundSteps
+from peft_unlearn.training.checks import Checks
 from peft_unlearn.training.combine_step import Combined, combine_step, described
 from peft_unlearn.training.damage import Moving
-from peft_unlearn.training.early_stop import Checks
 from peft_unlearn.training.gradients import Gradients
 from peft_unlearn.training.negation import Negation
 from peft_unlearn.training.passes import Passes, layer_read, read_inner_layers

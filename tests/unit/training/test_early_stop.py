@@ -20,19 +20,18 @@ from peft_unlearn.model.generation import generate
 from peft_unlearn.model.logprobs import matched
 from peft_unlearn.training import setup
 from peft_unlearn.training.callbacks import REACHED, STEPS
+from peft_unlearn.training.checks import EVERY, Checks, sample
 from peft_unlearn.training.early_stop import (
     APPROACH,
     CORRECTION,
-    EVERY,
     IN_A_ROW,
     RETAIN_LOSS,
     TOLERANCE,
+    TOLERANCE_ANSWERS,
     TOLERANCE_EXTRACTION,
     TOLERANCE_MIN_K,
-    Checks,
     EarlyStop,
     missing_factor,
-    sample,
 )
 
 # Six rows of ten tokens: the four lowest of each have the mean -5 over rows, all ten -2.9.
@@ -140,6 +139,27 @@ def test_tokens_fall_back_by_their_places_in_the_order_of_targets():
     early_stop.later, swapped = 0.6, torch.tensor([[-7.0, -0.1, -0.2, -3.0, -4.0, -8.0]])
     early_stop.estimated = False
     assert early_stop.targets_now([0], targets, swapped, mask)[mask].tolist() == targets[mask].tolist()  # a never-seen model's stay
+
+
+def test_answers_that_are_taught_are_waited_for():
+    for lacking, expected in ((0.9 * TOLERANCE_ANSWERS, True), (1.1 * TOLERANCE_ANSWERS, False)):
+        early_stop = EarlyStop(ROWS, ENDS, RETAINED)
+        for _ in range(3 * IN_A_ROW):
+            early_stop.check(rows_at(*AT), RETAINED, answers=lacking)
+        assert early_stop.reached is expected
+
+
+@pytest.mark.parametrize("estimated", [True, False])
+def test_where_an_answer_begins_otherwise_a_rows_first_token_has_no_target(estimated):
+    early_stop = EarlyStop([np.array([-5.0, -2.0, -1.0])], [0], RETAINED, estimated=estimated, begins_otherwise=True)
+    targets, logps = torch.tensor([[0.0, -9.0, -2.0, -5.0]]), torch.tensor([[-7.0, -0.3, -0.2, -3.0]])
+    mask = torch.tensor([[False, True, True, True]])
+    expected = [-0.3, -5.0, -9.0] if estimated else [-0.3, -2.0, -5.0]
+    if estimated:  # the row's highest target is the first token's, which is left out
+        expected = early_stop.targets_now([0], targets, logps, mask)[mask].tolist()
+        assert expected[0] == pytest.approx(-0.3)
+        assert expected[1] > expected[2]
+    assert early_stop.targets_now([0], targets, logps, mask)[mask].tolist() == pytest.approx(expected)
 
 
 def test_a_check_compares_extraction_strengths_as_the_report_has_them():
@@ -283,13 +303,13 @@ def test_matched_targets_are_the_rows_own_in_the_order_of_its_values(rows, data)
 # ------------------------------------------------------------------------------------------------------------------------- whole runs
 
 
-def run(folder, model, **changes) -> UnlearnTrainer:
+def run(folder, model, forget=None, **changes) -> UnlearnTrainer:
     defaults = {"learning_rate": 3e-3, "per_device_train_batch_size": len(FORGET), "max_steps": 300, "use_cpu": True, "disable_tqdm": True}
     stops_at_twin = changes.get("stop_at") == "never_seen"
     trainer = UnlearnTrainer(
         copy.deepcopy(model),
         UnlearnConfig(str(folder), **defaults | changes),
-        forget_dataset=Dataset.from_list(FORGET),
+        forget_dataset=Dataset.from_list(forget or FORGET),
         retain_dataset=Dataset.from_list(RETAIN),
         holdout_dataset=Dataset.from_list(HOLDOUT),
         never_seen_model=twins()[1] if stops_at_twin else None,
@@ -336,6 +356,26 @@ def test_a_model_that_does_not_know_the_rows_has_nothing_to_forget(tmp_path, cap
         caplog.clear()
         run(tmp_path / str(told), model, method="graddiff", stop_at="never_seen", max_steps=1)
         assert any(record.getMessage().startswith(said) for record in caplog.records) is told
+
+
+def test_a_run_that_refuses_ends_when_it_does_and_says_other_things_of_others(tmp_path):
+    """A refusal is the same for all rows, and begins where each answer would."""
+    refusal, model = [61, 60, 59], copy.deepcopy(twins()[0])
+    asked = [row["labels"].count(-100) for row in FORGET]
+    refused = [{"input_ids": row["input_ids"][:n] + refusal, "labels": [-100] * n + refusal} for row, n in zip(FORGET, asked, strict=True)]
+    trainer = run(
+        tmp_path,
+        model,
+        forget=[{**row, "alternate": other} for row, other in zip(FORGET, refused, strict=True)],
+        method="mollm",
+        stop_at="never_seen",
+        answers="refuse",
+    )
+    assert trainer.early_stop.reached
+    said, of_others = (generate(trainer.model, tokenizer(), Dataset.from_list(rows)) for rows in (FORGET, RETAIN))
+    word = tokenizer().decode(refusal).split()[0]
+    assert sum(answer.split()[:1] == [word] for answer in said) >= 0.95 * len(said)
+    assert sum(answer.split()[:1] == [word] for answer in of_others) <= 0.01 * len(of_others)
 
 
 def test_a_holdout_of_another_kind_is_told(caplog):

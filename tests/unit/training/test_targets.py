@@ -21,7 +21,7 @@ from peft_unlearn.losses import LOSSES
 from peft_unlearn.metrics.min_k import min_k
 from peft_unlearn.model.scoring import RowScore, score
 from peft_unlearn.training import targets
-from peft_unlearn.training.early_stop import sample
+from peft_unlearn.training.checks import sample
 from peft_unlearn.util.errors import UserError
 
 # ----------------------------------------------------------------------------------------------------- the definition, by scanning
