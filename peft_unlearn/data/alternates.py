@@ -24,7 +24,7 @@ REFUSALS = (
 )
 
 
-def alternates(dataset: Dataset, kind: str, *, seed: int, name: str = "forget_dataset") -> Dataset:
+def alternates(dataset: Dataset, kind: str, *, seed: int, varied: bool = True, name: str = "forget_dataset") -> Dataset:
     """The same rows with other answers, in the same format; tokenized, they become the column `alternate` of the forget rows.
 
     Args:
@@ -32,6 +32,7 @@ def alternates(dataset: Dataset, kind: str, *, seed: int, name: str = "forget_da
         kind: "column" takes them from the column alternate_answer (or alternate_completion), "refuse" draws a phrase such as "I don't know
             that." for each row.
         seed: of the draw.
+        varied: whether each row gets a phrase of its own, and not all of them one.
 
     Raises:
         UserError: rows without a prompt, no such column, or a row where it is empty.
@@ -42,7 +43,8 @@ def alternates(dataset: Dataset, kind: str, *, seed: int, name: str = "forget_da
     source, target = f"alternate_{columns[1]}", columns[1]
     if kind == "column" and source not in dataset.column_names:
         raise UserError(f"{name}: there is no column {source}, add it or write answers: refuse.")
-    texts = list(dataset[source]) if kind == "column" else random.Random(seed).choices(REFUSALS, k=len(dataset))
+    drawn = random.Random(seed).choices(REFUSALS, k=len(dataset))
+    texts = list(dataset[source]) if kind == "column" else drawn if varied else drawn[:1] * len(dataset)
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{name}: row {number}: {source} is empty, write text.")

@@ -37,6 +37,7 @@ def test_refusals_are_drawn_by_the_seed_and_need_no_column(dataset, columns, bef
     assert len(set(drawn[0])) > 3
     assert set(drawn[0] + drawn[2]) <= {before + phrase for phrase in REFUSALS}
     assert list(data.alternates(dataset, "refuse", seed=0)[columns[1]]) == drawn[0]  # a column that is there is not read
+    assert set(data.alternates(bare, "refuse", seed=0, varied=False)[columns[1]]) == {drawn[0][0]}
 
 
 def test_every_phrase_says_another_thing():
