@@ -19,7 +19,8 @@ class Pace:
     """What checks have found on the way.
 
     Around its targets a run swings, and the swing is the larger, the higher the rate. So the rate falls at each check that finds a missed target on
-    the other side than the check before, and rises again where one stays missed on the same side, or nothing but the retain set is missed.
+    the other side than the check before, and rises again where one stays missed on the same side, or only what has no other side: the retain
+    set, extraction strength, answers.
 
     Attributes:
         rate: share of the learning rate that is used.
@@ -48,7 +49,7 @@ class Pace:
         above, below = [miss > 1 for miss in misses], [miss < -1 for miss in misses]
         swung = any(now and before for now, before in zip((*above, *below), (*self.below, *self.above), strict=True))
         self.above, self.below = _counted(self.above, above), _counted(self.below, below)
-        stays = max(*self.above, *self.below) >= SAME_SIDE or (not any(above + below) and retain > 1)
+        stays = max(*self.above, *self.below) >= SAME_SIDE or (not any(above + below) and max((retain, *others)) > 1)
         if near and swung:
             self.rate = max(LOWEST, self.rate * FALL)
         elif near and stays:

@@ -41,6 +41,19 @@ def test_a_pace_that_was_kept_goes_on_as_one_that_was_not(first, second):
     assert torch.equal(resumed.state(), whole.state())
 
 
+def test_a_rate_that_fell_rises_while_what_has_no_other_side_is_missed():
+    found = after([(2.0, 0.0, 0.0, True), (-2.0, 0.0, 0.0, True), (2.0, 0.0, 0.0, True)])
+    fell = found.rate
+    assert fell < 1
+    found.check((0.5, -0.5), 0.0, True, (0.0, 3.0))
+    assert found.rate == pytest.approx(fell * RISE)
+    found.check((0.5, -0.5), 0.0, True, (0.0, 0.9))
+    assert found.rate == pytest.approx(fell * RISE)
+    best = found.best
+    found.check((0.5, -0.5), 0.0, True, (1.0, 1.0))
+    assert found.best == min(best, 0.0)  # nothing is missed any more
+
+
 def near(*means, retain=0.0):
     return [(mean, 0.0, retain, True) for mean in means]
 
