@@ -15,7 +15,7 @@ LACKING = {
     "membership": "the forget rows can be told from the holdout",
     "retain": "the retain set has lost probability",
     "extraction": "forget rows go on by themselves for longer than holdout rows",
-    "answers": "what is to be said instead is not likely enough",
+    "answers": "what is to be said instead is not said everywhere",
 }
 HELPS = {
     "mean": "A larger adapter comes nearer: lora_r: 64, or a higher learning_rate.",

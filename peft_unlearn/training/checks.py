@@ -15,7 +15,7 @@ from peft_unlearn.data.likeness import UNLIKE, likeness
 from peft_unlearn.metrics.extraction_strength import extraction_strength
 from peft_unlearn.model.scoring import RowScore, score
 from peft_unlearn.training.early_stop import EarlyStop, sampled
-from peft_unlearn.training.objectives import LIKELY, Objective
+from peft_unlearn.training.objectives import Objective
 from peft_unlearn.training.targets import end_lengths, mean, min_ks, read
 
 logger = logging.getLogger(__name__)
@@ -98,11 +98,11 @@ class Checks(NamedTuple):
         return rows if self.taught is None else [row[min(1, len(row) - 1) :] for row in rows]
 
     def _lacking(self) -> float:
-        """Nats a token that what is to be said instead lacks."""
+        """Share of what is to be said instead that greedy decoding would not say word for word."""
         if self.taught is None:
             return 0.0
         rows = score(self.model, sample(self.taught), self.tokenizer, batch_size=self.batch_size, progress="checks")
-        return float(np.mean([np.clip(math.log(LIKELY) - row.logps, 0, None).mean() for row in rows]))
+        return 1 - float(np.mean([row.correct.all() for row in rows]))
 
     def scores(self, name: str) -> list[RowScore]:
         """A sample of a set, row by row."""

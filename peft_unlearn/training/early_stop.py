@@ -18,7 +18,7 @@ from peft_unlearn.training.targets import mean, min_ks
 # By how much a check may miss: the mean in shares of its target, membership in AUC, or Min-K in shares of its target.
 TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
 TOLERANCE_EXTRACTION = 0.03  # extraction strength above the holdout's
-TOLERANCE_ANSWERS = 0.15  # nats a token that answers may lack to be as likely as they are taught to be
+TOLERANCE_ANSWERS = 0.05  # share of the answers to be given instead that greedy decoding may not give yet
 IN_A_ROW = 2  # checks that must be within tolerance: a run that passes through has not reached its targets
 RETAIN_LOSS = 0.02  # of the retain set's mean probability that may be missing
 APPROACH = 0.8  # share of the way from which targets are corrected
@@ -124,7 +124,7 @@ class EarlyStop:
             retain: mean probability of the retain rows.
             holdout: (n,) Min-K of the holdout rows, in nats.
             extraction: extraction strength of the forget rows less that of the holdout rows.
-            answers: nats a token that the answers to be given instead lack.
+            answers: share of the answers to be given instead that greedy decoding would not give.
         """
         self.follow(holdout)
         target, now, rows = self.mean * self.holdout_shift, mean(forget), min_ks(forget, self.ends)

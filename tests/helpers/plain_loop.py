@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from plain_losses import SEQUENCE, loss_of_row
 
-from peft_unlearn.training import early_stop
+from peft_unlearn.training import checks, early_stop
 
 
 def batch(rows):
@@ -66,9 +66,12 @@ def fewest(answer):
     return max(1, int(0.4 * answer))
 
 
-def min_ks(model, rows):
-    """Of each row the mean of the least likely 40 % of its answer's tokens; a row of nothing but its end has none."""
-    found = [sorted((-nll).tolist()[:answer])[: fewest(answer)] for nll, answer in zip(nlls(model, rows), answers(rows), strict=True)]
+def min_ks(model, rows, first=0):
+    """Of each row the mean of the least likely 40 % of its answer's tokens from `first` on; a row of nothing but its end has none."""
+    found = [
+        sorted((-nll).tolist()[first:answer])[: fewest(answer - first)]
+        for nll, answer in zip(nlls(model, rows), answers(rows), strict=True)
+    ]
     return [sum(row) / len(row) for row in found if row]
 
 
@@ -82,10 +85,10 @@ def corrected(target_logps, answer, shift, least, rest):
     return torch.stack([target * shift * (least if t in lowest else rest) for t, target in enumerate(target_logps)])
 
 
-def away(model, rows, target_logps):
-    """The mean over all tokens of how far they are from their target_logps."""
+def away(model, rows, target_logps, first=0):
+    """The mean over all tokens of how far they are from their target_logps, which tokens before `first` have none of."""
     pairs = [zip((-nll).tolist(), target.tolist(), strict=True) for nll, target in zip(nlls(model, rows), target_logps, strict=True)]
-    return average([abs(now - target) for row in pairs for now, target in row])
+    return average([abs(now - target) * (t >= first) for row in pairs for t, (now, target) in enumerate(row)])
 
 
 def auc(rows, others):
@@ -118,7 +121,7 @@ def inner(model, layer, row, target_logps, scale):
     return away * (p.log() - (1.02 - p).log())
 
 
-def forget_loss(args, model, reference, rows, layers, target_logps, scale, inner_layer=None):
+def forget_loss(args, model, reference, rows, layers, target_logps, scale, inner_layer=None, first=0):
     """The mean over tokens or sequences of what each row's loss is, less what is forgotten, or weighted by the distance from `target_logps`."""
     name, floor = args.forget_loss, args.forget_floor
     alternates = [row.get("alternate") for row in rows]
@@ -134,6 +137,7 @@ def forget_loss(args, model, reference, rows, layers, target_logps, scale, inner
         p = torch.exp(-nll.detach())
         count += 1 if name in SEQUENCE else len(y)
         if target is not None:
+            target = torch.cat([-nll[:first].detach(), target[first:]])  # a token before `first` stands at its own
             pulls, units = (nll.mean(), (-nll - target).mean()) if name in SEQUENCE else (nll, -nll - target)
             away = units.detach() / scale
             total = total + torch.where(away > 0, away * losses, -away * pulls).sum()
@@ -237,7 +241,9 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             target_logps = [corrected(-nll.detach(), answer, shift, least, rest) for nll, answer in told]
         else:
             target_logps = None
-        losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, target_logps, scale, 1 + step // 2 % (depth - 1)))]
+        first = int("answers" in examples[0] and args.answers != "natural")  # where a taught answer begins otherwise
+        inner_layer = 1 + step // 2 % (depth - 1)
+        losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, target_logps, scale, inner_layer, first))]
         if args.retain_loss == "nll":
             losses.append((multiplier * keep, ce(student, retain)))
         elif args.retain_loss == "hidden":
@@ -261,13 +267,10 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             way = -args.sam_rho * grown.norm() * lesson / lesson.norm()
             for p, piece in zip(params, way.split([p.numel() for p in params]), strict=True):
                 p.data.add_(piece.view_as(p))
-            grads[0] = flat(
-                torch.autograd.grad(
-                    forget_loss(args, student, reference, rows, layers, target_logps, scale, 1 + step // 2 % (depth - 1)), params
-                )
-            )
+            there = forget_loss(args, student, reference, rows, layers, target_logps, scale, inner_layer, first)
+            grads[0] = flat(torch.autograd.grad(there, params))
         if target_logps and args.combine == "ngdiff":  # unit vectors, of which forgetting has the root of what is still to go
-            losses[0] = (args.forget_coef * (away(student, rows, target_logps) / scale.item()) ** 0.5, losses[0][1])
+            losses[0] = (args.forget_coef * (away(student, rows, target_logps, first) / scale.item()) ** 0.5, losses[0][1])
         for p, value in zip(params, unmoved, strict=True):
             p.data.copy_(value)
         g = combine(args.combine, grads, [c for c, _ in losses])
@@ -294,15 +297,12 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             if args.teacher_decay is not None:
                 for t, s in zip(teacher_params, params, strict=True):
                     t.copy_(t + (1 - args.teacher_decay) * c * (s - t))
-        if never_seen and step % early_stop.EVERY == 0:
+        if never_seen and step % checks.EVERY == 0:
             now_there = min_ks(student, list(holdout)) if place else None
             shift = average(now_there) / average(place) if place else 1.0
-            target, now = (-average([nll.mean().item() for nll in nlls(m, list(pairs.sets["forget"]))]) for m in (never_seen, student))
-            target, there, here = (
-                target * shift,
-                min_ks(never_seen, list(pairs.sets["forget"])),
-                min_ks(student, list(pairs.sets["forget"])),
-            )
+            forget = list(pairs.sets["forget"])
+            target, now = (-average([nll[first:].mean().item() for nll in nlls(m, forget)]) for m in (never_seen, student))
+            target, there, here = target * shift, min_ks(never_seen, forget, first), min_ks(student, forget, first)
             missing = average(there) * shift / average(here)
             beside = (1 - 1 / missing) / early_stop.TOLERANCE_MIN_K
             if place:
@@ -320,7 +320,8 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             if near:
                 low, high = early_stop.CORRECTION
                 counts = answers(pairs.sets["forget"])
-                part = average([fewest(answer) / (answer + 1) for answer in counts]) * average(here)  # every row of these ends
+                shares = [fewest(answer - first) / (answer - first + 1) for answer in counts]  # every row of these ends
+                part = average(shares) * average(here)
                 wanted = (target - missing * part) / (now - part)
                 least = least if gone[1] else min(high, max(low, least * min(high, max(low, missing)) ** early_stop.GAIN))
                 rest = rest if gone[0] else min(high, max(low, rest * min(high, max(low, wanted)) ** early_stop.GAIN))

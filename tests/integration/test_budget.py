@@ -13,7 +13,7 @@ from test_trainer import build
 from test_trainer_equivalence import HOLDOUT, flat, never_seen, rows
 
 from peft_unlearn.report.advice import training
-from peft_unlearn.training import budget, early_stop
+from peft_unlearn.training import budget, checks
 from peft_unlearn.training.trainer import UnlearnTrainer
 from peft_unlearn.workflows import TrainRequest, train
 
@@ -91,7 +91,7 @@ STOPPING = {"stop_at": "never_seen", "never_seen_model": never_seen(), "holdout_
     [("npo", {}), ("ngdiff", {}), ("mollm", {}), ("mollm", STOPPING), ("mean_teacher", {}), ("task_arithmetic", {})],
 )
 def test_a_run_that_ends_outside_gives_its_last_adapter_inside(method, changes, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(early_stop, "EVERY", 2)
+    monkeypatch.setattr(checks, "EVERY", 2)
     free = build(tmp_path, method, retain_kl_max=1e3, **QUICK, **changes)
     free.train()
     limit = max(free.budget.spent / 4, 1e-9)

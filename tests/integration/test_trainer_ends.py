@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from peft_unlearn.model.generation import generate
 from peft_unlearn.report.advice import training
-from peft_unlearn.training import callbacks, early_stop, pace
+from peft_unlearn.training import callbacks, checks, early_stop, pace
 from peft_unlearn.workflows import TrainRequest, train
 from peft_unlearn.workflows.progress import Bar
 
@@ -44,8 +44,8 @@ def test_a_trainer_that_trains_again_has_all_its_minutes_again(tmp_path, monkeyp
 
 def test_a_run_that_comes_no_nearer_ends_before_its_last_step(tmp_path, monkeypatch):
     monkeypatch.setattr(pace, "PATIENCE", 3)
-    monkeypatch.setattr(early_stop, "EVERY", 2)
-    monkeypatch.setattr(early_stop, "SHARE", math.inf)
+    monkeypatch.setattr(checks, "EVERY", 2)
+    monkeypatch.setattr(checks, "SHARE", math.inf)
     trainer = run(tmp_path, twins()[0], method="graddiff", stop_at="never_seen", learning_rate=1e-9)
     assert trainer.end.why == "no_nearer"
     assert trainer.state.global_step == 1 + 2 * 3  # one check that is nearer than none before it, and three that are no nearer
@@ -66,7 +66,7 @@ class At(TrainerCallback):
 
 def test_a_step_is_as_long_as_the_pace_says(tmp_path, monkeypatch):
     """Of plain gradient descent, whose steps are the gradient times the rate."""
-    monkeypatch.setattr(early_stop, "EVERY", 1000)
+    monkeypatch.setattr(checks, "EVERY", 1000)
     how = {"optim": "sgd", "learning_rate": 1e-4, "max_steps": 6, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
     trainer = build(tmp_path, stop_at="never_seen", never_seen_model=never_seen(), holdout_dataset=HOLDOUT, **how)
     watch = Watch(trainer)
@@ -88,7 +88,7 @@ def test_another_schedule_is_the_users(tmp_path):
 
 
 def test_a_retain_set_that_is_lost_weighs_as_many_times_more_in_every_objective_on_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(early_stop, "EVERY", 1000)
+    monkeypatch.setattr(checks, "EVERY", 1000)
     how = {"stop_at": "never_seen", "never_seen_model": never_seen(), "retain_kl": "reference", "retain_coef": 0.7, "kl_coef": 0.2}
     trainer = build(tmp_path, holdout_dataset=HOLDOUT, holdout_kl="reference", **how)
     trainer.add_callback(At(2, lambda: setattr(trainer.early_stop.pace, "keep", 3.0)))

@@ -19,7 +19,7 @@ from transformers import BitsAndBytesConfig, PreTrainedTokenizerFast
 from peft_unlearn import UnlearnConfig, UnlearnTrainer
 from peft_unlearn.config.methods import METHODS
 from peft_unlearn.model import adapters
-from peft_unlearn.training import early_stop
+from peft_unlearn.training import checks, early_stop
 from peft_unlearn.training.pace import Pace
 
 STEPS = 4
@@ -127,8 +127,8 @@ def plain(trainer: UnlearnTrainer):
 def early_checks():
     """Within a few steps two checks of the forget set, of which each corrects its targets however far they are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(early_stop, "EVERY", 2)
-        patch.setattr(early_stop, "SHARE", math.inf)
+        patch.setattr(checks, "EVERY", 2)
+        patch.setattr(checks, "SHARE", math.inf)
         patch.setattr(early_stop, "APPROACH", 0.01)
         patch.setattr(early_stop, "RETAIN_LOSS", 1e-4)  # the retain set is lost, and weighs more
         yield

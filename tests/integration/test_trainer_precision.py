@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from peft_unlearn.model import adapters
-from peft_unlearn.training import early_stop
+from peft_unlearn.training import checks
 from peft_unlearn.util.errors import UserError
 
 PROBED = {"auto_lr": True, "auto_lr_max": 100.0, "learning_rate": 0.3, "optim": "sgd", "optim_args": "momentum=0.9"}
@@ -122,16 +122,16 @@ def test_bf16_autocast_leaves_adapters_and_gradients_in_fp32(method, tmp_path):
 
 
 def test_a_step_that_a_scaler_skips_moves_neither_multiplier_nor_early_stopping(tmp_path, monkeypatch):
-    monkeypatch.setattr(early_stop, "EVERY", 1)
-    monkeypatch.setattr(early_stop, "SHARE", math.inf)
+    monkeypatch.setattr(checks, "EVERY", 1)
+    monkeypatch.setattr(checks, "SHARE", math.inf)
     trainer = build(tmp_path, "graddiff", retain_bound=1.0, stop_at="never_seen", never_seen_model=never_seen())
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    watch, checks, calls, objective = [], [], [], trainer.objectives[0]
-    monkeypatch.setattr(trainer.early_stop, "check", lambda *means: checks.append(means))
+    watch, checked, calls, objective = [], [], [], trainer.objectives[0]
+    monkeypatch.setattr(trainer.early_stop, "check", lambda *means: checked.append(means))
 
     class WatchState(TrainerCallback):
         def on_step_end(self, *args, **kwargs):
-            watch.append((trainer.lagrangian.multiplier, len(checks)))
+            watch.append((trainer.lagrangian.multiplier, len(checked)))
 
     def overflowing(scores, anchor):
         calls.append(None)
