@@ -42,8 +42,8 @@ def by_rank(logps, targets):
     return torch.tensor([found[t] for t in range(len(logps))])
 
 
-def forget_loss(args, student, reference, rows, targets, scale, lens):
-    """`targets` are a row's target log-probabilities, or None; `lens` makes logits of the hidden states of an inner layer."""
+def forget_loss(args, student, reference, rows, targets, scale, lens, first):
+    """`targets` are a row's target log-probabilities from token `first` on, or None; `lens` makes logits of the hidden states of an inner layer."""
     name = args.forget_loss
     alternates = [row["alternate"] for row in rows] if name == "dpo" else None
     other = [nll(student, alternates), nll(reference, alternates)] if alternates else None
@@ -57,12 +57,13 @@ def forget_loss(args, student, reference, rows, targets, scale, lens):
             total = total + losses.sum()
             continue
         logps = -F.cross_entropy(z, y, reduction="none")
-        away = off_target(logps, targets[i], scale)
+        target = torch.cat([logps[:first].detach(), targets[i][first:]])
+        away = off_target(logps, target, scale)
         if name in SEQUENCE:
-            away, logps = (logps.detach().mean() - targets[i].mean()) / scale, logps.mean()
+            away, logps = (logps.detach().mean() - target.mean()) / scale, logps.mean()
         total = total + torch.where(away > 0, away * losses, away * logps).sum()
         inner = -F.cross_entropy(lens(h[1]), y, reduction="none")  # of two layers, the first is the only inner one
-        over = off_target(inner, by_rank(inner, targets[i]), scale).clamp_min(0) * (inner - (1.02 - inner.exp()).log())
+        over = off_target(inner, by_rank(inner, target), scale).clamp_min(0) * (inner - (1.02 - inner.exp()).log())
         total = total + args.logit_lens_coef * (over.mean() if name in SEQUENCE else over.sum())
     return total / count
 
@@ -164,6 +165,7 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
         examples = [pairs[n] for n in range(step * 2, step * 2 + 2)]
         forget, retain = [e["forget"] for e in examples], [e["retain"] for e in examples]
         targets = [-row.detach() for row in nll(never_seen, forget)] if never_seen else None
+        first = int("answers" in examples[0] and args.answers != "natural")  # an answer that is taught begins otherwise
         hard = step == 1
         int8_in_training(student, True)
         seen = (
@@ -175,7 +177,7 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
         def lens(states):
             return inside.get_output_embeddings()(inside.get_submodule(FAMILIES[family].norm)(states)).float()
 
-        losses = [(args.forget_coef, lambda: forget_loss(args, seen, reference, forget, targets, scale, lens))]  # noqa: B023
+        losses = [(args.forget_coef, lambda: forget_loss(args, seen, reference, forget, targets, scale, lens, first))]  # noqa: B023
         if args.retain_loss != "none":
             losses.append((args.retain_coef, lambda: retain_loss(args, seen, reference, retain)))  # noqa: B023
         if args.retain_kl != "none":
@@ -199,7 +201,8 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
         coefs = [coef for coef, _ in losses]
         if targets and args.combine == "ngdiff":
             away = [off_target(-row, target, 1.0).abs() for row, target in zip(nll(seen, forget), targets, strict=True)]
-            coefs[0] *= (torch.cat(away).mean().item() / scale) ** 0.5
+            counted = [row * (torch.arange(len(row)) >= first) for row in away]
+            coefs[0] *= (torch.cat(counted).mean().item() / scale) ** 0.5
         for p, value in zip(params, before, strict=True):
             p.data.copy_(value)
         g = combine(args.combine, grads, coefs)

@@ -111,7 +111,7 @@ BAD = {
     "no output folder named": (lambda w: {"output_dir": "left out"}, "output_dir: it is missing"),
     "missing model": (lambda w: {"model_name_or_path": "./nowhere"}, "model_name_or_path: './nowhere'"),
     "missing file": (lambda w: {"forget_dataset": "none.jsonl"}, "forget_dataset", "none.jsonl"),
-    "missing column": (lambda w: {"forget_dataset": str(w / "columns.jsonl")}, "forget_dataset", "none of its 1 columns"),
+    "missing column": (lambda w: {"forget_dataset": str(w / "columns.jsonl")}, "forget_dataset", "none of its 2 columns"),
     "empty set": (lambda w: {"retain_dataset": str(w / "empty.jsonl")}, "retain_dataset", "no rows"),
     "missing further set": (lambda w: {"eval_dataset": {"facts": "none.jsonl"}}, "eval_dataset.facts", "none.jsonl"),
     "forget rows in the retain set": (lambda w: {"retain_dataset": str(w / "forget.jsonl")}, "forget_dataset: row 1", "retain_dataset"),
