@@ -52,7 +52,7 @@ def mollm(gramian: Tensor, coefs: Tensor) -> Tensor:
     for cutoff in (PARALLEL, ROUNDING):
         dual: Tensor = torch.linalg.pinv(cosines, rtol=cutoff, hermitian=True)  # row i: g_i*, up to length, over the rows of U
         d = c @ (dual / dual.diagonal().sqrt()[:, None])  # sum_i c_i g_i*/||g_i*||, for dual_ii is the squared length of row i
-        if (cosines @ d > 0).all():  # g_i·d
+        if (cosines @ d > ROUNDING).all():  # g_i·d; of what cancels, rounding may leave a positive rest
             break
     length = _length(d, cosines)
     if length <= ROUNDING:
