@@ -44,9 +44,11 @@ class Safety:
         """Whether the state after `step` steps is one to go on from, by its retain loss; if not, the run is back in the last good one.
 
         Raises:
-            UserError: it went back often enough.
+            UserError: it went back often enough, or it is the first step.
         """
         wrong = self.damage.wrong(retain, finite=finite)
+        if wrong is not None and self.damage.good is None:  # nothing has moved yet, and the same again would be no better
+            raise UserError(self.damage.why(step + 1, wrong))
         if wrong is not None:
             self.damage.back(step + 1, wrong, self.moving())
         elif self.damage.good is None or (self.budget is None and self.damage.due(step)):
