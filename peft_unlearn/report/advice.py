@@ -108,7 +108,8 @@ def _mend(word: str | None, failed: set[str], run: Mapping[str, Any]) -> Iterato
     if "precision" in attacks or "scale" in attacks:
         yield "Train it for the precision that it is deployed in: train_quantized: true, and merge into 16-bit weights."
     if failed & {"loss_beyond", "membership_below", "degenerate", "nonwords", "entropy", "holdout_damage"}:
-        yield "Push less: stop_at: auto with a holdout_dataset, fewer steps or a lower learning_rate."
+        stops = run.get("settings", {}).get("stop_at", "none") != "none"
+        yield f"Push less: {'' if stops else 'stop_at: auto with a holdout_dataset, '}fewer steps or a lower learning_rate."
     if word == c.COLLAPSED:
         yield "Keep more: a larger retain_dataset, retain_kl, or a lower learning_rate."
 
