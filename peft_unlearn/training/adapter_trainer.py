@@ -85,9 +85,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         micro = [found.pairs for found in islice(epoch_iterator, num_batches)]
         if not micro:
             return [], None
-        if self.args.definitions == "peft-unlearn" and any(
-            micro
-        ):  # OpenUnlearning's are means over each micro-batch, so it matters what is in one
+        # OpenUnlearning's losses are means over each micro-batch, so it matters what is in one.
+        if self.args.definitions == "peft-unlearn" and any(micro):
             micro = data.by_length(micro)
         batches = [self.collate(pairs) if pairs else {} for pairs in micro]  # of the last rows of an epoch this process may have none
         empty, computed = map(sum, zip(*map(data.padding, batches), strict=True))

@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from peft_unlearn.data.likeness import UNLIKE, likeness
+from peft_unlearn.data.rows import evenly
 from peft_unlearn.metrics.extraction_strength import extraction_strength
 from peft_unlearn.model.scoring import RowScore, score
 from peft_unlearn.training.early_stop import EarlyStop, sampled
@@ -21,6 +22,7 @@ from peft_unlearn.training.targets import end_lengths, mean, min_ks, read
 logger = logging.getLogger(__name__)
 
 UNKNOWN = 0.95  # share of the way to the targets from which on rows are not known at the start
+COMPARED = 256  # rows of forget and holdout set by which it is told whether these are of one kind
 EVERY, SHARE = 10, 0.1  # steps between two checks, at least, and the share of a run's forward passes that they may take
 
 
@@ -70,8 +72,8 @@ class Checks(NamedTuple):
     def _warn_of_unlike_rows(self) -> None:
         if "holdout" not in self.sets:
             return
-        forget, holdout = (self.tokenizer.batch_decode(list(self.sets[name]["input_ids"])) for name in ("forget", "holdout"))
-        found = likeness(forget, holdout)
+        sides = (self.sets[name].select(evenly(len(self.sets[name]), COMPARED)) for name in ("forget", "holdout"))
+        found = likeness(*(self.tokenizer.batch_decode(list(side["input_ids"])) for side in sides))
         if found is not None and found < UNLIKE:
             logger.warning(
                 "holdout_dataset: these rows are unlike the forget rows (likeness %.2f, and %.1f or more where they are of one kind), so they cannot "
@@ -101,12 +103,14 @@ class Checks(NamedTuple):
         """Share of what is to be said instead that greedy decoding would not say word for word."""
         if self.taught is None:
             return 0.0
-        rows = score(self.model, sample(self.taught), self.tokenizer, batch_size=self.batch_size, progress="checks")
-        return 1 - float(np.mean([row.correct.all() for row in rows]))
+        return 1 - float(np.mean([row.correct.all() for row in self._scored(self.taught)]))
 
     def scores(self, name: str) -> list[RowScore]:
         """A sample of a set, row by row."""
-        return score(self.model, sample(self.sets[name]), self.tokenizer, batch_size=self.batch_size, progress="checks")
+        return self._scored(self.sets[name])
+
+    def _scored(self, rows: Dataset) -> list[RowScore]:
+        return score(self.model, sample(rows), self.tokenizer, batch_size=self.batch_size, progress="checks")
 
     def retain_probability(self) -> float:
         """Mean probability of the retain rows."""

@@ -113,7 +113,7 @@ class Damage:
     def due(self, step: int) -> bool:
         """Whether this state, in which nothing is wrong, is to be kept: from time to time, and where nothing is going wrong either."""
         calm = self.vocabulary is None or max(self.recent) <= self.limit(CALM)
-        return self.good is None or (step % EVERY == 0 and calm)
+        return step % EVERY == 0 and calm
 
     def keep(self, step: int, moving: Moving) -> None:
         """A good state, after `step` steps."""

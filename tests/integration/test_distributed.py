@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_damage import spoil
 from test_trainer import build
-from test_trainer_equivalence import FLOOR, FORGET, difference, flat, trained
+from test_trainer_equivalence import FLOOR, FORGET, difference, flat, stirred, trained
 
 # Where AutoLR does move the rate. With Adam it is the same two runs, told apart 1e3 times as much: it lifts rounding to full steps.
 PROBED = {"auto_lr": True, "auto_lr_max": 100.0, "learning_rate": 0.3, "forget_coef": 0.1, "optim": "sgd", "optim_args": "momentum=0.9"}
@@ -50,17 +50,6 @@ def uneven(folder: Path, count: int, **changes):
     return trainer
 
 
-def stirred(trainer) -> None:
-    """Another adapter than one whose product is 0."""
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        for p in trainer.student:
-            p.data.add_(0.05 * torch.randn_like(p))
-    if trainer.teacher:
-        for teacher, student in zip(trainer.teacher.parameters, trainer.student, strict=True):
-            teacher.data.copy_(student.data)
-
-
 def main(folder: Path) -> None:
     """What each of the two processes does."""
     for name, changes in RUNS.items():
@@ -92,16 +81,21 @@ def processes(tmp_path_factory):
     return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1)] for name in names}
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_two_processes_equal_one(name, processes, tmp_path):
-    first, second = processes[name]
-    whole = outcome(trained(tmp_path, **RUNS[name]))
+def assert_equal(first, second, whole):
+    """Two processes have the same adapters, to the bit, and those and the log of one process."""
     for view in ("student", "teacher"):
         assert all(torch.equal(a, b) for a, b in zip(first[view], second[view], strict=True))
         if whole[view]:
             assert difference(first[view], whole[view]) < 1e-5
     for ours, theirs in zip(first["logged"], whole["logged"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_equal_one(name, processes, tmp_path):
+    first, second = processes[name]
+    whole = outcome(trained(tmp_path, **RUNS[name]))
+    assert_equal(first, second, whole)
     assert first["rate"] == second["rate"]
     assert first["rate"] == pytest.approx(whole["rate"], rel=1e-4)
 
@@ -111,12 +105,7 @@ def test_an_uneven_last_batch_is_that_of_one_process(name, processes, tmp_path):
     count, _, changes = UNEVEN[name]
     first, second = processes[name]
     whole = outcome(uneven(tmp_path, count, **changes))
-    for view in ("student", "teacher"):
-        assert all(torch.equal(a, b) for a, b in zip(first[view], second[view], strict=True))
-        if whole[view]:
-            assert difference(first[view], whole[view]) < 1e-5
-    for ours, theirs in zip(first["logged"], whole["logged"], strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-7)
+    assert_equal(first, second, whole)
 
 
 def test_processes_go_back_together(processes):

@@ -84,6 +84,17 @@ def never_seen():
     return model
 
 
+def stirred(trainer) -> None:
+    """Another adapter than one whose B is 0, which leaves A without a gradient for the first step."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        for p in trainer.student:
+            p.data.add_(0.05 * torch.randn_like(p))
+    if trainer.teacher:
+        for teacher, student in zip(trainer.teacher.parameters, trainer.student, strict=True):
+            teacher.data.copy_(student.data)
+
+
 def trained(folder, method: str, model=None, resume_from=None, holdout=None, **changes) -> UnlearnTrainer:
     args = config(folder, method, **changes)
     trainer = UnlearnTrainer(
@@ -96,13 +107,7 @@ def trained(folder, method: str, model=None, resume_from=None, holdout=None, **c
         processing_class=tokenizer(),
         peft_config=LORA,
     )
-    with torch.random.fork_rng():  # a B of 0 would leave A without a gradient for the first step
-        torch.manual_seed(5)
-        for p in trainer.student:
-            p.data.add_(0.05 * torch.randn_like(p))
-    if trainer.teacher:
-        for teacher, student in zip(trainer.teacher.parameters, trainer.student, strict=True):
-            teacher.data.copy_(student.data)
+    stirred(trainer)
     trainer.start = copy.deepcopy(trainer.model)
     trainer.train(resume_from_checkpoint=resume_from and str(resume_from))
     return trainer
