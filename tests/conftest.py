@@ -20,7 +20,7 @@ SLOW = (
     "unit/config/test_howto.py",
     "unit/merging",
     "unit/planning",
-    "unit/training/test_early_stop.py",
+    "unit/training/test_early_stop_runs.py",
     "unit/workflows",
 )
 

@@ -30,7 +30,7 @@ class Checks(NamedTuple):
     """What a check sees: samples of a run's sets, under the adapters that are active.
 
     Args:
-        taught: what is to be said instead, where it begins otherwise, as a refusal does. Then forget rows count from their second token on.
+        taught: what is to be said instead, where it begins otherwise, as a refusal does.
     """
 
     model: PeftModel
@@ -54,12 +54,11 @@ class Checks(NamedTuple):
             estimated: see `EarlyStop`.
         """
         rows = self.sets["forget"]
-        targets = self._counted(read(rows))
         how = {"estimated": estimated, "begins_otherwise": self.taught is not None}
-        found = EarlyStop(targets, end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, **how)
+        found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, **how)
         found.follow(self.holdout_min_ks())
         self._warn_of_unlike_rows()
-        now, unseen = mean(self._counted(_logps(self.scores("forget")))), found.mean * found.holdout_shift
+        now, unseen = mean(found.counted(_logps(self.scores("forget")))), found.mean * found.holdout_shift
         if now <= UNKNOWN * unseen:
             logger.warning(
                 "forget_dataset: there is nothing to forget, the model does not know these rows: their mean log-probability is %.2f, and %.2f is "
@@ -89,15 +88,12 @@ class Checks(NamedTuple):
         if holdout is not None and early_stop.estimated:
             extraction = _extraction(forget) - _extraction(holdout)
         early_stop.check(
-            self._counted(_logps(forget)),
+            _logps(forget),
             self.retain_probability(),
             None if holdout is None else _min_ks(holdout),
             extraction,
             self._lacking(),
         )
-
-    def _counted(self, rows: list[np.ndarray]) -> list[np.ndarray]:
-        return rows if self.taught is None else [row[min(1, len(row) - 1) :] for row in rows]
 
     def _lacking(self) -> float:
         """Share of what is to be said instead that greedy decoding would not say word for word."""

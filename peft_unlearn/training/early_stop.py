@@ -14,6 +14,7 @@ from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model.logprobs import lowest, matched, ranks
 from peft_unlearn.training.pace import Pace
 from peft_unlearn.training.targets import mean, min_ks
+from peft_unlearn.util.errors import UserError
 
 # By how much a check may miss: the mean in shares of its target, membership in AUC, or Min-K in shares of its target.
 TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
@@ -71,7 +72,10 @@ class EarlyStop:
         retain: mean probability of the retain rows before training.
         holdout: (n,) Min-K of the holdout rows in nats where the targets were taken; None without a holdout.
         estimated: whether targets are a row's, in any order, and not each token's own.
-        begins_otherwise: whether another answer is taught to begin where a row's first token stands, which has no target then.
+        begins_otherwise: whether another answer is taught to begin where a row's first token stands, which has no target then and is not counted.
+
+    Raises:
+        UserError: no row has a second token.
     """
 
     def __init__(
@@ -85,14 +89,21 @@ class EarlyStop:
         begins_otherwise: bool = False,
     ):
         self.row_ends, self.retain, self.holdout, self.estimated = torch.tensor(ends), retain, holdout, estimated
-        some = sampled(len(ends))
-        self.ends, checked = [ends[i] for i in some], [target_logps[i] for i in some]
+        self.begins_otherwise, some = begins_otherwise, sampled(len(ends))
+        self.tells = [not begins_otherwise or len(target_logps[i]) - ends[i] > 1 for i in some]
+        if not any(self.tells):
+            raise UserError(
+                "answers: what is taught begins at the first token of a forget row, and all rows are one token long: none is left to tell where to "
+                "stop, write stop_at: none."
+            )
+        self.ends = [ends[i] for i, tells in zip(some, self.tells, strict=True) if tells]
+        checked = self.counted([target_logps[i] for i in some])
         self.mean, self.min_ks = mean(checked), min_ks(checked, self.ends)
         shares = [max(1, int(LOWEST * (len(row) - end))) / len(row) for row, end in zip(checked, self.ends, strict=True) if len(row) > end]
         self.share_lowest = float(np.mean(shares))  # of a row's tokens, those that Min-K is of
         self.auc = None if holdout is None else float(auc(self.min_ks, holdout))
         self.holdout_shift = self.correction_lowest = self.correction_rest = 1.0
-        self.later, self.begins_otherwise = 0.0, begins_otherwise
+        self.later = 0.0
         self.within_tolerance = 0  # checks in a row
         self.pace = Pace()
         self.last: Found | None = None
@@ -109,6 +120,10 @@ class EarlyStop:
             now = matched(now, ranks(logps, mask) - self.later * places, counted)
         return torch.where(counted | ~mask, now, logps)
 
+    def counted(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Of a sample's rows of (T,) values those that tell something, without the tokens that have no target."""
+        return [row[int(self.begins_otherwise) :] for row, tells in zip(rows, self.tells, strict=True) if tells]
+
     def follow(self, holdout: np.ndarray | None) -> None:
         """Move the targets with the holdout, whose rows' Min-K is now `holdout`."""
         if self.holdout is not None and holdout is not None:
@@ -120,14 +135,15 @@ class EarlyStop:
         """What rows are like now.
 
         Args:
-            forget: (T,) log-probabilities of each forget row, in nats.
+            forget: (T,) log-probabilities of each forget row of the sample, in nats.
             retain: mean probability of the retain rows.
             holdout: (n,) Min-K of the holdout rows, in nats.
             extraction: extraction strength of the forget rows less that of the holdout rows.
             answers: share of the answers to be given instead that greedy decoding would not give.
         """
         self.follow(holdout)
-        target, now, rows = self.mean * self.holdout_shift, mean(forget), min_ks(forget, self.ends)
+        counted = self.counted(forget)
+        target, now, rows = self.mean * self.holdout_shift, mean(counted), min_ks(counted, self.ends)
         if self.auc is not None and holdout is not None:
             missing = missing_factor(rows, holdout, self.auc)
             beside = (float(auc(rows, holdout)) - self.auc) / TOLERANCE_AUC

@@ -10,7 +10,7 @@ import torch
 import yaml
 from cli_bed import COLOURS, NUMBERS
 from datasets import Dataset
-from test_early_stop import run
+from test_early_stop_runs import run
 from test_targets import twins
 from test_trainer import Watch, build
 from test_trainer_equivalence import HOLDOUT, never_seen, tokenizer

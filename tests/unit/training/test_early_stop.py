@@ -1,26 +1,16 @@
 """When early stopping ends a run, and that it does so where a twin is that never saw the forget set."""
 
-import copy
 import math
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_targets import FORGET, HOLDOUT, RETAIN, logps, twins
-from test_trainer_equivalence import LORA, tokenizer
 
-from peft_unlearn import UnlearnConfig, UnlearnTrainer, metrics
-from peft_unlearn.data.rows import answer_texts
 from peft_unlearn.metrics.membership import auc
-from peft_unlearn.model.generation import generate
 from peft_unlearn.model.logprobs import matched
-from peft_unlearn.training import setup
-from peft_unlearn.training.callbacks import REACHED, STEPS
-from peft_unlearn.training.checks import EVERY, Checks, sample
 from peft_unlearn.training.early_stop import (
     APPROACH,
     CORRECTION,
@@ -33,6 +23,7 @@ from peft_unlearn.training.early_stop import (
     EarlyStop,
     missing_factor,
 )
+from peft_unlearn.util.errors import UserError
 
 # Six rows of ten tokens: the four lowest of each have the mean -5 over rows, all ten -2.9.
 RISE = np.array([-5.6, -5.2, -4.8, -4.4, -1.7, -1.6, -1.5, -1.5, -1.4, -1.3])
@@ -162,16 +153,16 @@ def test_where_an_answer_begins_otherwise_a_rows_first_token_has_no_target(estim
     assert early_stop.targets_now([0], targets, logps, mask)[mask].tolist() == pytest.approx(expected)
 
 
-def test_a_check_compares_extraction_strengths_as_the_report_has_them():
-    model = setup.adapt(copy.deepcopy(twins()[0]), UnlearnConfig("x", use_cpu=True), LORA)
-    sets = {name: sample(Dataset.from_list(rows)) for name, rows in (("forget", FORGET), ("retain", RETAIN), ("holdout", HOLDOUT))}
-    found = {name: metrics.evaluate(model, tokenizer(), rows, generate=False)["extraction_strength"]["mean"] for name, rows in sets.items()}
-    excess = found["forget"] - found["holdout"]
-    assert excess > 0.5
-    for estimated, expected in ((True, excess), (False, 0.0)):
-        early_stop = EarlyStop(ROWS[:1] * len(sets["forget"]), [0] * len(sets["forget"]), RETAINED, HELD, estimated=estimated)
-        Checks(model, tokenizer(), sets, 4).check(early_stop)
-        assert early_stop.last.extraction * TOLERANCE_EXTRACTION == pytest.approx(expected)
+def test_rows_of_one_token_tell_nothing_where_an_answer_begins_otherwise():
+    rows, ends = [np.array([-5.0, -2.0, -0.5]), np.array([-4.0, -0.5]), np.array([-3.0])], [1, 1, 0]
+    early_stop = EarlyStop(rows, ends, RETAINED, begins_otherwise=True)
+    assert early_stop.mean == pytest.approx(-1.25)  # of the first row's last two
+    for _ in range(IN_A_ROW):
+        early_stop.check([np.array([-99.0, -2.0, -0.5]), np.array([-99.0, -0.1]), np.array([-99.0])], RETAINED)
+    assert early_stop.reached
+    with pytest.raises(UserError, match="answers: .* stop_at: none"):
+        EarlyStop(rows[1:], ends[1:], RETAINED, begins_otherwise=True)
+    assert EarlyStop(rows[1:], ends[1:], RETAINED).mean == pytest.approx((-4.5 / 2 - 3.0) / 2)
 
 
 HELD = np.array([-4.4, -4.9, -5.1, -5.6])
@@ -298,109 +289,3 @@ def test_matched_targets_are_the_rows_own_in_the_order_of_its_values(rows, data)
         given_targets, now, given_back = (values[i][mask[i]].tolist() for values in (target_logps, logps, found))
         assert sorted(given_back) == sorted(given_targets)
         assert all(a <= b for (x, a) in zip(now, given_back, strict=True) for (y, b) in zip(now, given_back, strict=True) if x < y)
-
-
-# ------------------------------------------------------------------------------------------------------------------------- whole runs
-
-
-def run(folder, model, forget=None, **changes) -> UnlearnTrainer:
-    defaults = {"learning_rate": 3e-3, "per_device_train_batch_size": len(FORGET), "max_steps": 300, "use_cpu": True, "disable_tqdm": True}
-    stops_at_twin = changes.get("stop_at") == "never_seen"
-    trainer = UnlearnTrainer(
-        copy.deepcopy(model),
-        UnlearnConfig(str(folder), **defaults | changes),
-        forget_dataset=Dataset.from_list(forget or FORGET),
-        retain_dataset=Dataset.from_list(RETAIN),
-        holdout_dataset=Dataset.from_list(HOLDOUT),
-        never_seen_model=twins()[1] if stops_at_twin else None,
-        processing_class=tokenizer(),
-        peft_config=LORA,
-    )
-    trainer.train()
-    trainer.model.eval()
-    return trainer
-
-
-def mean(model, rows) -> float:
-    return np.concatenate(logps(model, rows)).mean()
-
-
-def beside_the_holdout(model) -> float:
-    """How much less likely the forget rows are than rows that no model ever saw."""
-    return mean(model, FORGET) / mean(model, HOLDOUT)
-
-
-@pytest.mark.parametrize(("method", "stop_at"), [("ngdiff", "auto"), ("graddiff", "never_seen")])
-def test_a_run_ends_where_a_twin_is_that_never_saw_the_forget_rows(method, stop_at, tmp_path):
-    learnt, twin = twins()
-    assert mean(learnt, FORGET) > -0.1  # by heart
-    trainer = run(tmp_path, learnt, method=method, stop_at=stop_at)
-    assert trainer.early_stop.reached
-    assert trainer.end.why == REACHED
-    assert (IN_A_ROW - 1) * EVERY < trainer.state.global_step < 300  # before max_steps
-    assert beside_the_holdout(trainer.model) == pytest.approx(beside_the_holdout(twin), rel=0.1)
-    assert mean(trainer.model, FORGET) == pytest.approx(mean(twin, FORGET), rel=0.2)
-    assert mean(trainer.model, RETAIN) > mean(learnt, RETAIN) - 0.1
-    assert ("answers" in trainer.trained) == (method != "graddiff")
-    if "answers" in trainer.trained:  # what it was taught to say, it says
-        taught = list(trainer.trained["answers"])
-        told = answer_texts(tokenizer(), taught)
-        said, before = (generate(model, tokenizer(), taught) for model in (trainer.model, learnt))
-        assert sum(map(str.__eq__, before, told)) < 0.1 * len(told)
-        assert sum(map(str.__eq__, said, told)) > 0.9 * len(told)
-
-
-def test_a_model_that_does_not_know_the_rows_has_nothing_to_forget(tmp_path, caplog):
-    said = "forget_dataset: there is nothing to forget, the model does not know these rows: "
-    for model, told in ((twins()[0], False), (twins()[1], True)):
-        caplog.clear()
-        run(tmp_path / str(told), model, method="graddiff", stop_at="never_seen", max_steps=1)
-        assert any(record.getMessage().startswith(said) for record in caplog.records) is told
-
-
-def test_a_run_that_refuses_ends_when_it_does_and_says_other_things_of_others(tmp_path):
-    """A refusal is the same for all rows, and begins where each answer would."""
-    refusal, model = [61, 60, 59], copy.deepcopy(twins()[0])
-    asked = [row["labels"].count(-100) for row in FORGET]
-    refused = [{"input_ids": row["input_ids"][:n] + refusal, "labels": [-100] * n + refusal} for row, n in zip(FORGET, asked, strict=True)]
-    trainer = run(
-        tmp_path,
-        model,
-        forget=[{**row, "alternate": other} for row, other in zip(FORGET, refused, strict=True)],
-        method="mollm",
-        stop_at="never_seen",
-        answers="refuse",
-    )
-    assert trainer.early_stop.reached
-    said, of_others = (generate(trainer.model, tokenizer(), Dataset.from_list(rows)) for rows in (FORGET, RETAIN))
-    word = tokenizer().decode(refusal).split()[0]
-    assert sum(answer.split()[:1] == [word] for answer in said) >= 0.95 * len(said)
-    assert sum(answer.split()[:1] == [word] for answer in of_others) <= 0.01 * len(of_others)
-
-
-def test_a_holdout_of_another_kind_is_told(caplog):
-    model = setup.adapt(copy.deepcopy(twins()[0]), UnlearnConfig("x", use_cpu=True), LORA)
-    targets = [np.full(len(row["input_ids"]) - 1, -1.0).tolist() for row in FORGET]
-    forget = Dataset.from_list([{**row, "target_logps": target} for row, target in zip(FORGET, targets, strict=True)])
-    one_word = [dict.fromkeys(("input_ids", "labels"), [60] * 9)] * 40
-    for rows, told in ((HOLDOUT, False), (one_word, True)):
-        caplog.clear()
-        sets = {"forget": forget, "retain": Dataset.from_list(RETAIN), "holdout": Dataset.from_list(rows)}
-        Checks(model, tokenizer(), sets, 4)._warn_of_unlike_rows()
-        assert any(record.getMessage().startswith("holdout_dataset: these rows are unlike") for record in caplog.records) is told
-
-
-def test_a_model_that_forgot_too_much_is_brought_back_up(tmp_path):
-    burnt, twin = run(tmp_path / "burnt", twins()[0], method="graddiff", max_steps=50).model.merge_and_unload(), twins()[1]
-    assert beside_the_holdout(burnt) > 1.5
-    trainer = run(tmp_path / "back", burnt, method="graddiff", stop_at="never_seen")
-    assert trainer.early_stop.reached
-    assert trainer.state.global_step < 300
-    assert beside_the_holdout(trainer.model) == pytest.approx(beside_the_holdout(twin), rel=0.1)
-
-
-def test_a_run_that_does_not_get_there_ends_at_its_last_step(tmp_path):
-    trainer = run(tmp_path, twins()[0], method="graddiff", stop_at="never_seen", learning_rate=1e-6, max_steps=12)
-    assert trainer.state.global_step == 12
-    assert trainer.end.why == STEPS
-    assert not trainer.early_stop.reached
