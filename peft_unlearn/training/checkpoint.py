@@ -33,6 +33,7 @@ from peft_unlearn.util.folders import ADAPTER_CONFIG
 logger = logging.getLogger(__name__)
 
 FILE = "unlearning_state.safetensors"
+FORMAT = 2  # of the components' states; a checkpoint of another is refused
 GOOD = "good_state.pt"  # the last good state of the run, with an optimizer's, which is more than tensors
 NAME = re.compile(r"checkpoint-(\d+)")
 BESIDE = ".checkpoint.partial"  # in an output folder: what is being written, or being removed
@@ -215,6 +216,7 @@ def facts(args: UnlearnConfig, adapter: PeftConfig, rows: Mapping[str, Dataset])
     targets = shape.get("target_modules")
     shape["target_modules"] = sorted(targets) if isinstance(targets, set | list) else targets
     return {
+        "format": FORMAT,
         "processes": args.world_size,
         "settings": {key: settings[key] for key in BINDING} | {key: shape[name] for key, name in SHAPE.items() if name in shape},
         "rows": {key: digest(found) for key, found in rows.items()},
@@ -239,6 +241,10 @@ def check(folder: Path, now: Mapping[str, Any]) -> None:
         UserError: it is not; the message names the key.
     """
     then = _read(folder)
+    if then.get("format") != FORMAT:
+        raise UserError(
+            f"resume_from_checkpoint: {folder} was written by another version of peft-unlearn; go on with that one, or start a new run."
+        )
     if (wrote := then["processes"]) != (goes_on := now["processes"]):
         raise UserError(
             f"resume_from_checkpoint: {folder} is of a run on {wrote} process(es) and this one has {goes_on}; launch {wrote}, or start a new run."

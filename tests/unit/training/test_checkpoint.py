@@ -215,3 +215,11 @@ def test_a_run_that_is_another_does_not_go_on_with_it(key, run, tmp_path):
 def test_another_number_of_processes_does_not_go_on_with_it(run):
     with pytest.raises(UserError, match=r"is of a run on 1 process\(es\) and this one has 2; launch 1, or start a new run"):
         checkpoint.check(run[0] / "checkpoint-4", {"processes": 2})
+
+
+def test_a_checkpoint_of_another_version_is_refused(run, tmp_path, monkeypatch):
+    folder = run[0] / "checkpoint-4"
+    checkpoint.check(folder, {"processes": 1})
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    with pytest.raises(UserError, match="^resume_from_checkpoint: .*checkpoint-4 was written by another version"):
+        checkpoint.check(folder, {"processes": 1})
