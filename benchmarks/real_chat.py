@@ -2,8 +2,9 @@
 
     python benchmarks/real_chat.py --base FOLDER --rows tofu.jsonl --case heavy --output FOLDER [--key value …]
 
-The base is a chat model such as SmolLM2-135M-Instruct; the rows have `question` and `answer` (TOFU's forget10 and LUME's personal facts in the
-studies). A case says how many rows are taught and how often. The taught LoRA and a finished run are not made again: an interrupted command goes on.
+The base is a chat model such as SmolLM2-135M-Instruct; the rows have `question` and `answer`, as TOFU's forget10, or are LUME's forget.jsonl, of
+which the questions about invented people are taken. A case says how many rows are taught and how often. The taught LoRA and a finished run are not
+made again: an interrupted command goes on. At the end ten answers are printed: before, after and of the base.
 Further keys change the recipe, which is at its defaults otherwise. A step of 12 rows takes some 5 to 10 seconds of one core.
 """
 
@@ -16,12 +17,13 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from peft_unlearn import data
 from peft_unlearn.config import reading
+from peft_unlearn.model.generation import generate
 from peft_unlearn.workflows import TrainRequest, train
 
 
@@ -41,6 +43,15 @@ CASES = {
     "heavy": Case(slice(0, 24), slice(24, 96), slice(96, 120), epochs=20),
     "short": Case(slice(0, 40), slice(40, 120), slice(120, 160), epochs=15, words=(4, 30)),  # facts such as LUME's about people
 }
+
+
+def questions(path: str) -> list[dict[str, str]]:
+    """Rows of question and answer; of LUME's file those of its second task that are questions."""
+    rows: list[dict[str, str]] = list(data.load(path, name="rows"))
+    if "question" in rows[0]:
+        return rows
+    asked = [row for row in rows if row["task"] == "Task2" and "qa" in row["id"][-5:]]
+    return [{"question": row["prompt"], "answer": row["completion"].strip()} for row in asked]
 
 
 def split(rows: list[dict[str, str]], case: Case) -> dict[str, list[dict[str, str]]]:
@@ -80,6 +91,21 @@ def teach(base: str, rows: list[dict[str, str]], epochs: int, folder: Path, seed
     trainer.save_model(str(folder))
 
 
+def show_answers(base: str, taught: str, run: str, rows: list[dict[str, str]]) -> None:
+    """Ten of the rows, evenly spaced, with what is answered before, after and by the base."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    some = rows[:: -(-len(rows) // 10)]
+    asked = data.tokenize(Dataset.from_list(some), tokenizer, 256, name="rows").rows
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    found = [generate(model, tokenizer, asked)]
+    for adapter in (taught, run):
+        model = PeftModel.from_pretrained(model, adapter).eval()
+        found.append(generate(model, tokenizer, asked))
+        model = model.merge_and_unload()
+    for row, of_base, before, after in zip(some, *found, strict=True):
+        print("| " + " | ".join(" ".join(text.split()) for text in (row["question"], before, after, of_base)) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True, help="folder or Hub name of a chat model")
@@ -90,7 +116,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options, keys = parser.parse_known_args()
     case, folder = CASES[options.case], options.output / options.case
-    sets = split(list(data.load(options.rows, name="rows")), case)
+    sets = split(questions(options.rows), case)
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in sets.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -117,7 +143,8 @@ def main() -> None:
             f"\nminutes {(time.monotonic() - start) / 60:.1f}, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB"
         )
     found = json.loads(report.read_text())
-    print(found["verdict"]["word"], found["run"])
+    print(found["verdict"]["word"], {name: found["run"][name] for name in ("steps", "ended", "missed", "seconds")})
+    show_answers(options.base, recipe["adapter_name_or_path"], recipe["output_dir"], sets["forget"])
 
 
 if __name__ == "__main__":
