@@ -47,6 +47,7 @@ class TrainingSettings:
         "does not know), column (alternate_answer of the forget set), or none. A preference loss (dpo) prefers it, others learn it.",
         ["none", "natural", "refuse", "column"],
     )
+    refusal: str | None = _setting(None, "What answers: refuse says, in the language of the rows; one of a list in English if left out.")
     prompt_dropout: Annotated[float, Range("from 0 to 1")] = _setting(
         FROM_METHOD,
         "Share of the tokens of a forget row's prompt that every second time are left out, so that other wordings are forgotten as well.",

@@ -169,6 +169,8 @@ def _check_together(args: Any) -> None:
             raise UserError(f"{key}: OpenUnlearning's code has no {getattr(args, key)}, write {takes}, or leave definitions out.")
     if LOSSES[args.forget_loss].alternate and args.answers == "none":
         raise UserError(f"answers: {args.forget_loss} needs answers that it prefers, write natural, refuse or column.")
+    if args.refusal is not None and (args.answers != "refuse" or not args.refusal.strip()):
+        raise UserError("refusal: it is the text that answers: refuse says, write both, or leave the key out.")
     if args.retain_bound is not None and args.retain_loss == "none":
         raise UserError("retain_bound: there is no retain loss to bound, write retain_loss: nll.")
     if args.retain_bound is not None and args.combine == "mgda":

@@ -1,8 +1,9 @@
 """Answers to give in place of the forgotten ones, where no model is asked for them: a column's, or refusals."""
 
 import random
+from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 
 from peft_unlearn.data import formats
 from peft_unlearn.util.errors import UserError
@@ -24,13 +25,15 @@ REFUSALS = (
 )
 
 
-def alternates(dataset: Dataset, kind: str, *, seed: int, varied: bool = True, name: str = "forget_dataset") -> Dataset:
+def alternates(
+    dataset: Dataset, kind: str, *, seed: int, varied: bool = True, refusal: str | None = None, name: str = "forget_dataset"
+) -> Dataset:
     """The same rows with other answers, in the same format; tokenized, they become the column `alternate` of the forget rows.
 
     Args:
-        dataset: the forget set, as `load` returns it: question and answer, or prompt and completion as text.
-        kind: "column" takes them from the column alternate_answer (or alternate_completion), "refuse" draws a phrase such as "I don't know
-            that." for each row.
+        dataset: the forget set, as `load` returns it, of any format but plain text; of a conversation the last turn is the answer.
+        kind: "column" takes them, as text, from the column alternate_answer (alternate_completion beside prompt and completion), "refuse" takes
+            `refusal`, or draws a phrase such as "I don't know that." for each row.
         seed: of the draw.
         varied: whether each row gets a phrase of its own, and not all of them one.
 
@@ -38,16 +41,29 @@ def alternates(dataset: Dataset, kind: str, *, seed: int, varied: bool = True, n
         UserError: rows without a prompt, no such column, or a row where it is empty.
     """
     columns = formats.columns(dataset, name)
-    if len(columns) != 2 or not isinstance(dataset[0][columns[1]], str):
-        raise UserError(f"{name}: alternate answers need question and answer, or prompt and completion as text; its rows are {columns[0]}.")
-    source, target = f"alternate_{columns[1]}", columns[1]
+    if columns == ("text",):
+        raise UserError(f"{name}: its rows are plain texts, which ask for no answer; write answers: natural or none.")
+    target = columns[-1]
+    source = "alternate_answer" if target == "messages" else f"alternate_{target}"
     if kind == "column" and source not in dataset.column_names:
         raise UserError(f"{name}: there is no column {source}, add it or write answers: refuse.")
-    drawn = random.Random(seed).choices(REFUSALS, k=len(dataset))
-    texts = list(dataset[source]) if kind == "column" else drawn if varied else drawn[:1] * len(dataset)
-    for number, text in enumerate(texts, 1):
+    phrases = [refusal] if refusal else REFUSALS
+    drawn = random.Random(seed).choices(phrases, k=len(dataset))
+    answers = list(dataset[source]) if kind == "column" else drawn if varied else drawn[:1] * len(dataset)
+    for number, text in enumerate(answers, 1):
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{name}: row {number}: {source} is empty, write text.")
-    if columns[0] == "prompt" and kind == "refuse":
-        texts = [f" {text}" for text in texts]  # prompt and completion are joined as they stand
-    return dataset.select_columns([columns[0]]).add_column(target, texts)
+    feature = dataset.features[target]
+    if not isinstance(feature, Value):
+        turns = dataset[target] if target == "messages" else [[]] * len(dataset)
+        said = [[*row[:-1], {"role": "assistant", "content": text}] for row, text in zip(turns, answers, strict=True)]
+        return _with(dataset, columns, target, said, feature)
+    before = " " if columns[0] == "prompt" and kind == "refuse" else ""  # prompt and completion are joined as they stand
+    return _with(dataset, columns, target, [f"{before}{text}" for text in answers], feature)
+
+
+def _with(dataset: Dataset, columns: tuple[str, ...], target: str, values: list[Any], feature: Any) -> Dataset:
+    """The columns of a format, and those beside it that a chat template reads, with other values in one."""
+    kept = [column for column in (*columns, *formats.beside(dataset)) if column != target]
+    features = Features({**{column: dataset.features[column] for column in kept}, target: feature})
+    return Dataset.from_dict({**{column: list(dataset[column]) for column in kept}, target: values}, features=features)

@@ -266,7 +266,8 @@ def _with_alternates(args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, le
     if is_tokenized(given):
         raise UserError(f"answers: {args.answers} needs text, give the tokenized forget rows a column alternate.")
     # A preference is for many answers, as published. What is taught beside the push is one: which one a row gets could only be learnt by heart.
-    others = data.alternates(given, args.answers, seed=args.seed, varied=not objectives.teaches_answers(args))
+    varied = not objectives.teaches_answers(args)
+    others = data.alternates(given, args.answers, seed=args.seed, varied=varied, refusal=args.refusal)
     return rows.add_column("alternate", _probe(others, args, tokenizer, length, "forget_dataset").rows.to_list())
 
 

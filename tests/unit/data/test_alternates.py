@@ -5,6 +5,7 @@ from datasets import Dataset
 from word_rows import tokenizer
 
 from peft_unlearn import data
+from peft_unlearn.data import formats
 from peft_unlearn.data.alternates import REFUSALS
 from peft_unlearn.util.errors import UserError
 
@@ -17,6 +18,13 @@ QUESTIONS = Dataset.from_list(
 PROMPTS = Dataset.from_list(
     [{"prompt": f"w{i} w{i + 1}", "completion": f" w{i + 2} w{i + 3}", "alternate_completion": f" w{i + 4}"} for i in range(30, 50)]
 )
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Who is A?"},
+    {"role": "assistant", "content": "A paints."},
+    {"role": "user", "content": "Where?"},
+    {"role": "assistant", "content": "In Rome."},
+]
 
 
 @pytest.mark.parametrize(("dataset", "columns"), [(QUESTIONS, ["question", "answer"]), (PROMPTS, ["prompt", "completion"])])
@@ -38,6 +46,26 @@ def test_refusals_are_drawn_by_the_seed_and_need_no_column(dataset, columns, bef
     assert set(drawn[0] + drawn[2]) <= {before + phrase for phrase in REFUSALS}
     assert list(data.alternates(dataset, "refuse", seed=0)[columns[1]]) == drawn[0]  # a column that is there is not read
     assert set(data.alternates(bare, "refuse", seed=0, varied=False)[columns[1]]) == {drawn[0][0]}
+
+
+@pytest.mark.parametrize("kind", ["column", "refuse"])
+def test_of_a_conversation_the_last_turn_alone_says_something_else(kind):
+    said = "Non so." if kind == "refuse" else "In Oslo."
+    calls = [{"role": "assistant", "content": "", "tool_calls": [{"name": "find", "arguments": {"name": "A"}}]}]
+    talks = [TALK, TALK[1:], [*TALK[:4], *calls, {"role": "tool", "content": "Rome"}, TALK[4]]]
+    whole = Dataset.from_list([{"messages": talk, "tools": [{"name": "find"}], "alternate_answer": "In Oslo."} for talk in talks])
+    parts = Dataset.from_list([{"prompt": talk[:-1], "completion": talk[-1:], "alternate_completion": "In Oslo."} for talk in talks])
+    (whole, parts) = (formats.settled(rows, "mine") for rows in (whole, parts))
+    told = [list(data.alternates(rows, kind, seed=0, refusal="Non so.")) for rows in (whole, parts)]
+    for talk, row, part in zip(talks, *told, strict=True):
+        assert row["messages"] == [*talk[:-1], {"role": "assistant", "content": said}]
+        assert row["tools"] == [{"name": "find"}]  # a template reads them, so a prompt without them would be another one
+        assert part == {"prompt": talk[:-1], "completion": [{"role": "assistant", "content": said}]}
+
+
+def test_a_refusal_of_ones_own_is_what_every_row_gets():
+    for rows, before in ((QUESTIONS, ""), (PROMPTS, " ")):
+        assert set(data.alternates(rows, "refuse", seed=0, refusal="Non so.")[rows.column_names[1]]) == {f"{before}Non so."}
 
 
 def test_every_phrase_says_another_thing():
@@ -74,12 +102,12 @@ def test_tokenized_they_differ_from_the_forget_rows_in_the_completion_alone(kind
         ([{"question": "a", "answer": "b", "alternate_answer": text} for text in ("c", " ")], "column", "^mine: row 2: .* is empty"),
         ([{"question": "a", "answer": "b", "alternate_answer": text} for text in (None, "c")], "column", "^mine: row 1: .* is empty"),
         ([{"question": "a", "answer": "b", "alternate_answer": ["c"]}], "column", "^mine: row 1: alternate_answer "),
-        ([{"text": "a b c"}], "refuse", "^mine: alternate answers need question and answer, .* its rows are text"),
-        ([{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}], "refuse", "^mine: .* are messages"),
+        ([{"text": "a b c"}], "refuse", "^mine: its rows are plain texts, which ask for no answer; write answers: natural or none.$"),
+        ([{"messages": TALK}], "column", "^mine: there is no column alternate_answer"),
         (
-            [{"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}],
-            "refuse",
-            "^mine: alternate answers need question and answer, or prompt and completion as text",
+            [{"prompt": TALK[:-1], "completion": TALK[-1:], "alternate_completion": ""}],
+            "column",
+            "^mine: row 1: alternate_completion is empty",
         ),
     ],
 )
