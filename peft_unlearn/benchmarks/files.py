@@ -1,6 +1,5 @@
 """Benchmark files, from a local folder or the Hugging Face Hub, with every row checked before a model is loaded."""
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from datasets.exceptions import DatasetsError
 
 from peft_unlearn.data.rows import evenly
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.scratch import scratch
 
 LOADERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -90,7 +90,7 @@ class Source:
                         f"found {', '.join(found) or 'no such files'}."
                     )
                 name = str(path)
-                with tempfile.TemporaryDirectory() as cache:  # forget text must not stay in one
+                with scratch() as cache:
                     rows = load_dataset(LOADERS[path.suffix], data_files=name, split="train", cache_dir=cache, keep_in_memory=True)
         except StopIteration as error:  # what the json loader raises on a file of no bytes
             raise UserError(f"data: {name} holds no rows.") from error

@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import json
 import re
-import tempfile
 import zlib
 from collections.abc import Mapping
 from glob import glob
@@ -17,6 +16,7 @@ from datasets.exceptions import DatasetsError
 from peft_unlearn.config.dataset_specs import LOADERS, load_arguments
 from peft_unlearn.data import formats, shapes
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.scratch import scratch
 
 SAVED = ("state.json", "dataset_dict.json")  # in a folder of save_to_disk
 MARK = "\ufeff"
@@ -56,7 +56,7 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
         if _is_saved(Path(source)):
             dataset = _saved(Path(source), arguments["split"])
         elif source in LOADERS.values() or Path(source).is_dir():
-            with tempfile.TemporaryDirectory() as cache:
+            with scratch() as cache:
                 dataset = load_dataset(**arguments, cache_dir=cache, keep_in_memory=True)
         else:
             dataset = load_dataset(**arguments)
