@@ -4,6 +4,7 @@ import argparse
 import os
 
 from peft_unlearn.cli import options as fields
+from peft_unlearn.cli import screen
 from peft_unlearn.workflows import DemoRequest, demo
 
 
@@ -19,9 +20,7 @@ def main(options: argparse.Namespace) -> None:
     # the libraries when they are imported, which the workflow does.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-    from rich.console import Console
-
-    console = Console()
+    console = screen.console()
     result = demo(fields.made(options, DemoRequest), begin=console.rule)
 
     from peft_unlearn import report

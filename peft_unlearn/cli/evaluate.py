@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from peft_unlearn.cli import options as fields
+from peft_unlearn.cli import screen
 from peft_unlearn.workflows import AuditRequest, EvaluateRequest, EvaluateResult, evaluate
 
 Measured = TypeVar("Measured", EvaluateRequest, AuditRequest)
@@ -53,18 +54,16 @@ def main(options: argparse.Namespace) -> None:
 
 def show(result: EvaluateResult) -> None:
     """The tables of a report, the texts where they were asked for, where the files are, and the conclusion with the word as its last line."""
-    from rich.console import Console
-
     from peft_unlearn import report
 
-    console = Console()
+    console = screen.console()
     console.print(report.table(result.report, console.width))
     if "attacks" in result.report:
         console.print(report.attack_table(result.report["attacks"]))
     if result.texts is not None:
         console.print(report.side_by_side(result.texts["question"], result.texts["answers"]))
     if result.output is not None:
-        console.print(f"The report is {result.output}, the page {result.page}", markup=False)
+        console.print(f"The report is {result.output}, the page {result.page}")
     console.print(report.conclusion(result.report, result.page.name if result.page else None))
 
 

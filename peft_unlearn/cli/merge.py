@@ -5,6 +5,7 @@ import dataclasses
 import shlex
 
 from peft_unlearn.cli import options as fields
+from peft_unlearn.cli import screen
 from peft_unlearn.workflows import MergeRequest, MergeResult, merge
 from peft_unlearn.workflows.requests import command
 
@@ -20,12 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     result = merge(fields.made(options, MergeRequest))
 
-    from rich.console import Console
-
     from peft_unlearn import merging, report
     from peft_unlearn.merging import survival
 
-    console = Console()
+    console = screen.console()
     console.print(survival.table(result.survival))
     console.print(f"Merged into {result.folder}; every weight's numbers are in {merging.REPORT} there.")
     alpha = survival.median_alpha(result.survival)
@@ -37,7 +36,7 @@ def main(options: argparse.Namespace) -> None:
         console.print(report.table(result.report, console.width))
         console.print(report.conclusion(result.report, "report.html"))
     if result.not_evaluated is not None:
-        console.print(f"Not evaluated: {result.not_evaluated} {_by_hand(result)}", markup=False, soft_wrap=True)
+        console.print(f"Not evaluated: {result.not_evaluated} {_by_hand(result)}", soft_wrap=True)
 
 
 def _by_hand(result: MergeResult) -> str:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from peft_unlearn.cli import train
+from peft_unlearn.cli import screen, train
 from peft_unlearn.workflows import PlanRequest, plan
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     result = plan(train.read_recipe(options, PlanRequest))
 
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = screen.console(highlight=False)
     console.print(_items(result.values["model_name_or_path"], result.memory))
     if result.values.get("use_cpu"):
         console.print("The recipe trains on the CPU; this is what a GPU would need.")

@@ -5,6 +5,7 @@ import sys
 from typing import TypeVar
 
 from peft_unlearn.cli import options as fields
+from peft_unlearn.cli import screen
 from peft_unlearn.workflows import TrainRequest, TrainResult, Unfinished, train
 
 R = TypeVar("R", bound=TrainRequest)
@@ -43,13 +44,11 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _show(result: TrainResult) -> None:
-    from rich.console import Console
-
     from peft_unlearn import report
 
     if not result.report:  # another process has it
         return
-    console = Console()
+    console = screen.console()
     console.print(report.table(result.report, console.width))
     console.print(f"Adapter, card, recipe and report are in {result.output}")
     if result.pushed is not None:

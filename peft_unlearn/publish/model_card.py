@@ -4,10 +4,12 @@ PEFT's own card leaves out the quantization and shows local paths (measured, pef
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -61,13 +63,13 @@ Forgetting was tested by these metrics, on these weights, at this precision, and
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained("{base}"{revision})  # quantized as above, it gives the numbers above
+base = AutoModelForCausalLM.from_pretrained({base}{revision})  # quantized as above, it gives the numbers above
 {load}
 ```
 
 ## Merge
 
-    peft-unlearn merge {name} --output merged{below_option}
+    {merge}
 
 This adds the adapter to the 16-bit weights of the base, shows how much of the change is left in what was written, and evaluates that;
 `--quantize nf4` or `int8` quantizes afterwards. Do not merge in place into 4-bit weights: the change is smaller than their rounding step, so
@@ -132,20 +134,20 @@ def write_card(
         unlearning={"verdict": report["verdict"]["word"], "never_seen": kind, "definitions": report["definitions"]} if report else None,
     )
     body = BODY.format(
-        name=name,
-        base=shown,
-        revision=f', revision="{revision}"' if revision else "",
-        base_link=f"`{shown}`" if is_local(base) else f"[{shown}](https://huggingface.co/{shown})",
+        name=_text(name),
+        base=_quoted(shown),
+        revision=f", revision={_quoted(revision)}" if revision else "",
+        base_link=_code(shown) if is_local(base) else f"[{_text(shown)}](https://huggingface.co/{quote(shown)})",
         parts="\n".join(_parts(method, settings)),
         quantization=quantization or "16/32-bit weights, not quantized",
-        below_row=f"\n| trained on top of | `{finetune}` |" if finetune else "",
+        below_row=f"\n| trained on top of | {_code(finetune)} |" if finetune else "",
         verdict=_verdict(said, bool(report["run"].get("stopped"))) if report and said else "",
         tests=_test_table(said.criteria) if said else "",
         metrics=_metric_table(results),
         attacks=_attack_table(report.get("attacks") or {}) if report else "",
         never_seen=f" (here: {KINDS[kind]})" if kind else "",
         load=_load_code(name, finetune, below_merged),
-        below_option=f" --below {finetune}" if finetune else "",
+        merge=shlex.join(["peft-unlearn", "merge", name, "--output", "merged", *(["--below", finetune] if finetune else [])]),
         settings="\n".join(f"| `{key}` | {_cell(value)} |" for key, value in settings.items() if value is not None),
     )
     ModelCard(f"---\n{data.to_yaml()}\n---\n{body}").save(folder / "README.md")
@@ -198,7 +200,7 @@ def _verdict(said: Summary, stopped: bool) -> str:
 def _test_table(criteria: Sequence[Mapping[str, Any]]) -> str:
     """A row for each criterion: its question, its result, its number and what is allowed. Attacks have a table of their own."""
     rows = [
-        f"| {_cell(_sentence(found['question']))} | {criterion_state(found)} | {criterion_number(found)} | {criterion_limit(found)} |"
+        f"| {_line(_sentence(found['question']))} | {criterion_state(found)} | {criterion_number(found)} | {criterion_limit(found)} |"
         for found in criteria
         if not found["name"].startswith("attack_")
     ]
@@ -213,6 +215,11 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}"
 
 
+def _line(text: str) -> str:
+    """Text within a row of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
 def _metric_table(results: Mapping[str, Any]) -> str:
     """A row for each metric of each set, a column for each view."""
     if not results:
@@ -223,7 +230,7 @@ def _metric_table(results: Mapping[str, Any]) -> str:
         for metric in union(of_set.values()):
             entries = [of_set.get(view, {}).get(metric) for view in views]
             rows = max(entry["n"] for entry in entries if entry)
-            lines.append(f"| {name} | {label(metric)} | {' | '.join(map(_number, entries))} | {rows} |")
+            lines.append(f"| {_cell(name)} | {label(metric)} | {' | '.join(map(_number, entries))} | {rows} |")
     return "\n".join(lines)
 
 
@@ -245,20 +252,36 @@ def _attack_table(attacks: Mapping[str, Any]) -> str:
 
 
 def _load_code(name: str, finetune: str | None, merged: bool) -> str:
-    load = f'model = PeftModel.from_pretrained(base, "{name}")'
+    load = f"model = PeftModel.from_pretrained(base, {_quoted(name)})"
     if finetune is None:
         return load
     if merged:
-        return f'base = PeftModel.from_pretrained(base, "{finetune}").merge_and_unload()  # it is part of the base here\n{load}'
+        return f"base = PeftModel.from_pretrained(base, {_quoted(finetune)}).merge_and_unload()  # it is part of the base here\n{load}"
     return (
-        f'model = PeftModel.from_pretrained(base, "{finetune}", adapter_name="finetune")\n'
-        f'model.load_adapter("{name}", adapter_name="default")\n'
+        f'model = PeftModel.from_pretrained(base, {_quoted(finetune)}, adapter_name="finetune")\n'
+        f'model.load_adapter({_quoted(name)}, adapter_name="default")\n'
         'model.base_model.set_adapter(["finetune", "default"])'
     )
+
+
+def _quoted(name: str) -> str:
+    """A name as Python writes it."""
+    return json.dumps(name, ensure_ascii=False)
+
+
+def _code(name: str) -> str:
+    """A name in backticks, which cannot hold one, within a table or a sentence."""
+    shown = _line(name).replace("`", "'")
+    return f"`{shown}`"
+
+
+def _text(value: str) -> str:
+    """What shows as it stands: HTML in a name is none."""
+    return escape(value, quote=False)
 
 
 def _cell(value: Any) -> str:
     """A value on one line of a Markdown table, its paths cut short."""
     value = publish(value, hidden=set())
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return _line(_text(text))

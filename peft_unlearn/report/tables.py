@@ -9,6 +9,7 @@ from rich.text import Text
 
 from peft_unlearn.report.summary import summarize
 from peft_unlearn.report.text import FINDING_HEADS, PASSED, finding_cells, finding_label, interval, label, union
+from peft_unlearn.util.boundary import printable
 from peft_unlearn.util.numbers import show
 
 DECIDING = 4  # reasons that are printed
@@ -83,8 +84,13 @@ def side_by_side(questions: Sequence[str], answers: Mapping[str, Sequence[str]])
     """Questions beside the answers of each view, in the order of `answers`. Shows row text: for the demo, or where the user asks for it."""
     grid = Table("question", *map(label, answers), show_lines=True)
     for row in zip(questions, *answers.values(), strict=True):
-        grid.add_row(*map(Text, row))  # as Text, so that [brackets] of a model are no markup
+        grid.add_row(*map(_shown, row))
     return grid
+
+
+def _shown(text: str) -> Text:
+    """What a model or a row says, as it stands: brackets are no markup, and what would steer a terminal is spelled out."""
+    return Text("\n".join(map(printable, text.split("\n"))))
 
 
 def _grid(first: str, heads: Sequence[str]) -> Table:

@@ -1,7 +1,11 @@
 """The model card, and what is uploaded."""
 
+import ast
+import html
 import json
 import logging
+import re
+import shlex
 from pathlib import Path
 
 import httpx2
@@ -10,6 +14,7 @@ import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.hf_api import RepoUrl
+from markdown_it import MarkdownIt
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 from verdicts import FORGETTING, criterion, every_state, judged
@@ -327,6 +332,22 @@ def test_card_of_an_adapter_on_a_merged_one_merges_that_first(tmp_path: Path) ->
     assert 'base = PeftModel.from_pretrained(base, "me/finetune").merge_and_unload()' in text
     assert "set_adapter" not in text
     assert "--below me/finetune" in text
+
+
+def test_a_card_shows_hostile_names_as_they_stand(tmp_path: Path) -> None:
+    """Its Markdown holds no element of a name's, its code is code, and its command names one folder."""
+    name, base, below = """a "b" <img src=x> 'c' | d""", "org/<script>x", 'me/"fine" <b>'
+    (tmp_path / name).mkdir()
+    report = {**REPORT, "results": {**REPORT["results"], "<i>|mine": REPORT["results"]["retain"]}}
+    text = card(tmp_path / name, base=base, below=below, settings={"chat": "<u>|"}, report=report).text
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    assert set(re.findall(r"<(\w+)", page)) <= set("h1 h2 p table thead tbody tr th td code a ul li pre em strong".split())
+    assert all(html.escape(shown, quote=False).replace('"', "&quot;") in page for shown in (name, "<i>|mine", "<u>|", base))
+    loaded = next(block for block in re.findall(r"```python\n(.+?)```", text, re.DOTALL))
+    strings = [node.value for node in ast.walk(ast.parse(loaded)) if isinstance(node, ast.Constant)]
+    assert {name, base, below} <= set(strings)
+    command = next(line for line in text.splitlines() if line.startswith("    peft-unlearn merge"))
+    assert shlex.split(command) == ["peft-unlearn", "merge", name, "--output", "merged", "--below", below]
 
 
 def test_card_of_a_stopped_run_says_so(tmp_path: Path) -> None:

@@ -171,8 +171,10 @@ def test_numbers_are_shown_short(value, text):
 
 
 def test_side_by_side_shows_answers_as_they_are():
-    text = rendered(report.side_by_side(["Who?"], {"before": ["Ada [/b] [red]"], "after": [""], "never_seen": ["Bo"]}))
+    said = ["Ada [/b] [red]\n\x1b[2J"]
+    text = rendered(report.side_by_side(["Who?"], {"before": said, "after": [""], "never_seen": ["Bo"]}))
     assert "Ada [/b] [red]" in text
+    assert "\x1b" not in text  # which would clear a terminal
     assert "never-seen" in text
     with pytest.raises(ValueError, match="shorter"):
         report.side_by_side(["Who?", "Where?"], {"before": ["Ada"]})
