@@ -64,9 +64,9 @@ def test_train_writes_an_adapter_that_plain_peft_loads(recipe, bed, capsys):
 def test_written_recipe_gives_the_same_run_again(recipe, capsys):
     """In a folder whose name looks like markup, too, and the terminal shows it."""
     assert main(["train", recipe(load_in_4bit=True, learning_rate="1e-2")]) == 0
-    assert main(["train", "out/recipe.yaml", "--output_dir", "again[/b] :cat:"]) == 0
-    assert "Adapter, card, recipe and report are in again[/b] :cat:\n" in capsys.readouterr().out
-    first, second = load_file("out/adapter_model.safetensors"), load_file("again[/b] :cat:/adapter_model.safetensors")
+    assert main(["train", "out/recipe.yaml", "--output_dir", "again[/b]"]) == 0
+    assert "Adapter, card, recipe and report are in again[/b]\n" in capsys.readouterr().out
+    first, second = load_file("out/adapter_model.safetensors"), load_file("again[/b]/adapter_model.safetensors")
     assert all(second[name].equal(tensor) for name, tensor in first.items())
 
 
