@@ -3,17 +3,18 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.data.likeness import UNLIKE, likeness
 from peft_unlearn.data.rows import evenly
 from peft_unlearn.metrics.extraction_strength import extraction_strength
+from peft_unlearn.metrics.logit_lens import logit_lens
 from peft_unlearn.model.scoring import RowScore, score
 from peft_unlearn.training.early_stop import EarlyStop, sampled
 from peft_unlearn.training.objectives import Objective
@@ -46,15 +47,15 @@ class Checks(NamedTuple):
         step = batch_size * sum(1 + 2 * count for count in Counter(objective.stream for objective in objectives).values())
         return max(EVERY, math.ceil(rows / (SHARE * step)))
 
-    def begin(self, holdout_target: np.ndarray | None, *, estimated: bool) -> EarlyStop:
+    def begin(self, holdout_target: np.ndarray | None, inner_target: float | None, *, estimated: bool) -> EarlyStop:
         """Where a run is to stop: at the targets of the forget rows, from how the model is now. Rows that it does not know are told.
 
         Args:
-            holdout_target: see `EarlyStop`.
+            holdout_target, inner_target: see `EarlyStop`.
             estimated: see `EarlyStop`.
         """
         rows = self.sets["forget"]
-        how = {"estimated": estimated, "begins_otherwise": self.taught is not None}
+        how: dict[str, Any] = {"estimated": estimated, "inner": inner_target, "begins_otherwise": self.taught is not None}
         found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, **how)
         found.follow(self.holdout_min_ks())
         self._warn_of_unlike_rows()
@@ -93,6 +94,7 @@ class Checks(NamedTuple):
             None if holdout is None else _min_ks(holdout),
             extraction,
             self._lacking(),
+            lambda: mean_recall(inner_recalls(self.model, self.tokenizer, self.sets["forget"], self.batch_size)) or 0.0,
         )
 
     def _lacking(self) -> float:
@@ -115,6 +117,19 @@ class Checks(NamedTuple):
     def holdout_min_ks(self) -> np.ndarray | None:
         """Min-K of the holdout rows; None without a holdout."""
         return _min_ks(self.scores("holdout")) if "holdout" in self.sets else None
+
+
+def inner_recalls(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, forget: Dataset, batch_size: int
+) -> list[float | None]:
+    """Of each row of a sample of the forget set, the recall by its best inner layer; None where layers cannot be read."""
+    return logit_lens(model, tokenizer, sample(forget), batch_size=batch_size, progress="inner layers")["rows"]
+
+
+def mean_recall(recalls: Iterable[float | None]) -> float | None:
+    """Mean of those that are there."""
+    found = [recall for recall in recalls if recall is not None and not math.isnan(recall)]
+    return float(np.mean(found)) if found else None
 
 
 def _logps(rows: Sequence[RowScore]) -> list[np.ndarray]:

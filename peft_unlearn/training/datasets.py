@@ -21,6 +21,7 @@ from peft_unlearn.data.variants import REWORDED, Probe, probe
 from peft_unlearn.model import adapters
 from peft_unlearn.training import answers, objectives, targets
 from peft_unlearn.training import never_seen as never_seen_model
+from peft_unlearn.training.checks import mean_recall
 from peft_unlearn.training.early_stop import sampled
 from peft_unlearn.util.errors import UserError
 
@@ -38,12 +39,13 @@ class Streams(NamedTuple):
 
     That is "forget", "retain", as "holdout" a part of it that `sets` has not beside texts that the model wrote itself, and other "answers" where they
     are learned. Forget rows have a column `alternate` for a loss that reads other answers beside them, and `target_logps` with `stop_at`.
-    `holdout_target` is then the Min-K of the holdout rows of `sets` under the same never-seen model.
+    `holdout_target` is then the Min-K of the holdout rows of `sets` under the same never-seen model, `inner_target` the recall by its inner layers.
     """
 
     sets: dict[str, Dataset]
     trained: dict[str, Dataset]
     holdout_target: np.ndarray | None
+    inner_target: float | None
 
 
 def named(
@@ -159,6 +161,8 @@ def _streams(
     holdout_target, held, checked = None, list[int](), list[int]()
     if "holdout" in rows:
         held, checked = split_holdout(len(rows["holdout"]), args.holdout_kl)
+    inner_target = mean_recall(rows["forget"]["target_inner"]) if "target_inner" in rows["forget"].column_names else None
+    rows["forget"] = _without(rows["forget"], "target_inner")
     if args.stop_at == "none":
         rows["forget"] = _without(rows["forget"], "target_logps")
     else:
@@ -183,7 +187,7 @@ def _streams(
         if lacking:
             logger.warning("answers: for %d of %d forget rows no other answer was found.", lacking, len(rows["forget"]))
         trained["forget"] = rows["forget"] = _without(rows["forget"], "alternate")
-    return Streams(rows, trained, holdout_target)
+    return Streams(rows, trained, holdout_target, inner_target)
 
 
 def _unchanged(held: Dataset | None, neutral: Dataset | None) -> Dataset:

@@ -1,6 +1,6 @@
 """Early stopping: when the forget set is where a model would be that never saw it, and the retain set where it was."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,9 @@ from peft_unlearn.util.errors import UserError
 TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
 TOLERANCE_EXTRACTION = 0.03  # extraction strength above the holdout's
 TOLERANCE_ANSWERS = 0.05  # share of the answers to be given instead that greedy decoding may not give yet
+TOLERANCE_INNER = 0.03  # recall of the answers' tokens by inner layers above a never-seen model's
+LOOKS = 8  # at inner layers in a run: they cost a forward pass a layer, so only what has all else looks, and after these it waits no longer
+DEEPER, DEEPEST = 1.5, 8.0  # how much more inner layers weigh after each look that finds them knowing too much, and at most
 IN_A_ROW = 2  # checks that must be within tolerance: a run that passes through has not reached its targets
 RETAIN_LOSS = 0.02  # of the retain set's mean probability that may be missing
 APPROACH = 0.8  # share of the way from which targets are corrected
@@ -33,7 +36,8 @@ SAMPLE = 32  # rows of a set that a check sees
 class Found(NamedTuple):
     """What a check found: the `share` of the way to the target mean, and by how many tolerances targets are missed, of which one is allowed.
 
-    `mean` and `membership` are negative where the forget set is known less than it should be. So is `extraction`, which is no miss then.
+    `mean` and `membership` are negative where the forget set is known less than it should be. So are `extraction` and `inner`, which are no miss
+    then.
     """
 
     share: float
@@ -42,11 +46,12 @@ class Found(NamedTuple):
     retain: float
     extraction: float = 0.0
     answers: float = 0.0
+    inner: float = 0.0
 
     @property
     def miss(self) -> float:
         """The largest miss."""
-        return max(abs(self.mean), abs(self.membership), self.retain, self.extraction, self.answers)
+        return max(abs(self.mean), abs(self.membership), self.retain, self.extraction, self.answers, self.inner)
 
     def missed(self) -> dict[str, float]:
         """How many tolerances each target is missed by."""
@@ -72,6 +77,7 @@ class EarlyStop:
         retain: mean probability of the retain rows before training.
         holdout: (n,) Min-K of the holdout rows in nats where the targets were taken; None without a holdout.
         estimated: whether targets are a row's, in any order, and not each token's own.
+        inner: recall of the sample's tokens by the inner layers of a never-seen model; None where that is not known.
         begins_otherwise: whether another answer is taught to begin where a row's first token stands, which has no target then and is not counted.
 
     Raises:
@@ -86,9 +92,11 @@ class EarlyStop:
         holdout: np.ndarray | None = None,
         *,
         estimated: bool = False,
+        inner: float | None = None,
         begins_otherwise: bool = False,
     ):
         self.row_ends, self.retain, self.holdout, self.estimated = torch.tensor(ends), retain, holdout, estimated
+        self.inner, self.inner_weight, self.looks = inner, 1.0, 0
         self.begins_otherwise, some = begins_otherwise, sampled(len(ends))
         self.tells = [not begins_otherwise or len(target_logps[i]) - ends[i] > 1 for i in some]
         if not any(self.tells):
@@ -130,7 +138,13 @@ class EarlyStop:
             self.holdout_shift = holdout_shift(holdout, self.holdout)
 
     def check(
-        self, forget: Sequence[np.ndarray], retain: float, holdout: np.ndarray | None = None, extraction: float = 0.0, answers: float = 0.0
+        self,
+        forget: Sequence[np.ndarray],
+        retain: float,
+        holdout: np.ndarray | None = None,
+        extraction: float = 0.0,
+        answers: float = 0.0,
+        inner: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """What rows are like now.
 
@@ -140,6 +154,7 @@ class EarlyStop:
             holdout: (n,) Min-K of the holdout rows, in nats.
             extraction: extraction strength of the forget rows less that of the holdout rows.
             answers: share of the answers to be given instead that greedy decoding would not give.
+            inner: gives recall by the inner layers now, and is asked where nothing else is missed.
         """
         self.follow(holdout)
         counted = self.counted(forget)
@@ -151,7 +166,7 @@ class EarlyStop:
             missing = float(self.min_ks.mean() * self.holdout_shift / rows.mean())
             beside = (1 - 1 / missing) / TOLERANCE_MIN_K
         before = self.last
-        self.last = found = Found(
+        found = Found(
             share=now / target,
             mean=(1 - now / target) / TOLERANCE,
             membership=beside,
@@ -159,8 +174,9 @@ class EarlyStop:
             extraction=extraction / TOLERANCE_EXTRACTION,
             answers=answers / TOLERANCE_ANSWERS,
         )
+        self.last = found = self._looked(found, inner)
         near = APPROACH <= found.share <= 1 / APPROACH
-        self.pace.check((found.mean, found.membership), found.retain, near, (found.extraction, found.answers))
+        self.pace.check((found.mean, found.membership), found.retain, near, (found.extraction, found.answers, found.inner))
         self.within_tolerance = self.within_tolerance + 1 if found.miss <= 1 else 0
         if near:
             self.later = min(max(self.later + LATER * found.extraction, 0.0), 1.0)
@@ -170,24 +186,42 @@ class EarlyStop:
             least = self.share_lowest * rows.mean()  # of the mean, about
             self.correction_rest = corrected(self.correction_rest, (target - missing * least) / (now - least))
 
+    def _looked(self, found: Found, inner: Callable[[], float]) -> Found:
+        """What was found, with a look at the inner layers where all else is as it shall be; they weigh more from then on if they know too much."""
+        if self.inner is None or found.miss > 1 or self.looks == LOOKS:
+            return found
+        self.looks += 1
+        found = found._replace(inner=(inner() - self.inner) / TOLERANCE_INNER)
+        if found.inner > 1:
+            self.inner_weight = min(self.inner_weight * DEEPER, DEEPEST)
+        return found
+
     @property
     def reached(self) -> bool:
         """Whether two checks in a row found the forget set at its targets and the retain set as probable as before.
 
-        At its targets is, from above or from below: the mean within 5 %, the membership AUC within .03.
+        At its targets is, from above or from below: the mean within 5 %, the membership AUC within .03; and inner layers know no more than they may.
         """
         return self.within_tolerance >= IN_A_ROW
 
     def state_dict(self) -> dict[str, Tensor]:
         """What earlier checks have found."""
-        found = (self.holdout_shift, self.correction_lowest, self.correction_rest, self.later, self.within_tolerance)
+        found = (
+            self.holdout_shift,
+            self.correction_lowest,
+            self.correction_rest,
+            self.later,
+            self.inner_weight,
+            self.looks,
+            self.within_tolerance,
+        )
         last = torch.tensor(self.last or (), dtype=torch.float64)
         return {"checks": torch.tensor(found, dtype=torch.float64), "last": last, "pace": self.pace.state()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what the checks of a `state_dict` have found."""
-        self.holdout_shift, self.correction_lowest, self.correction_rest, self.later, within = state["checks"].tolist()
-        self.within_tolerance = int(within)
+        self.holdout_shift, self.correction_lowest, self.correction_rest, self.later, self.inner_weight, *counts = state["checks"].tolist()
+        self.looks, self.within_tolerance = map(int, counts)
         self.last = Found(*state["last"].tolist()) if len(state["last"]) else None
         self.pace = Pace.of(state["pace"])
 

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.model import adapters
-from peft_unlearn.training import answers, targets
+from peft_unlearn.training import answers, checks, targets
+from peft_unlearn.training.early_stop import sampled
 from peft_unlearn.util.errors import UserError
 
 Given: TypeAlias = str | Path | PreTrainedModel | None
@@ -39,9 +40,15 @@ def opened(model: PeftModel, given: Given) -> Iterator[PreTrainedModel | PeftMod
 def told(
     model: PreTrainedModel | PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset]
 ) -> dict[str, Dataset]:
-    """The tokenized sets; forget set and holdout with its `target_logps`, and with `answers: natural` its own answers as forget rows' `alternate`."""
+    """The tokenized sets; forget set and holdout with its `target_logps`, and with `answers: natural` its own answers as forget rows' `alternate`.
+
+    With `logit_lens_coef` the forget rows that checks see have its inner layers' recall as `target_inner`.
+    """
     size = args.per_device_eval_batch_size
     found = dict(sets) | targets.of_never_seen(model, tokenizer, sets, size)
     if args.answers == "natural" and "alternate" not in found["forget"].column_names:
         found["forget"] = answers.beside(found["forget"], answers.of_never_seen(model, tokenizer, sets, seed=args.seed, batch_size=size))
+    if args.logit_lens_coef and "target_inner" not in found["forget"].column_names:
+        recalls = dict(zip(sampled(len(sets["forget"])), checks.inner_recalls(model, tokenizer, sets["forget"], size), strict=True))
+        found["forget"] = found["forget"].add_column("target_inner", [recalls.get(row) for row in range(len(sets["forget"]))])
     return found

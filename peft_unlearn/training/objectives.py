@@ -63,15 +63,15 @@ def distance(scores: Scores, scale: float) -> Tensor:
     return ((scores.logps.detach() - scores.target_logps).abs() * scores.mask).sum() / scale
 
 
-def build(args: UnlearnConfig, scale: float = 1.0) -> list[Objective]:
-    """The objectives that a configuration asks for, the forget objective first."""
+def build(args: UnlearnConfig, scale: float = 1.0, inner_weight: Callable[[], float] = lambda: 1.0) -> list[Objective]:
+    """The objectives that a configuration asks for, the forget objective first; `inner_weight` says what inner layers weigh by now."""
     loss, parameters = LOSSES[args.forget_loss], cast(dict[str, Any], args.forget_loss_args)
     openunlearnings = args.definitions == "openunlearning"
     per: Unit = "batch" if openunlearnings else "token"
     forget = (
         _of_openunlearning(openunlearning_losses("forget_loss")[args.forget_loss], **parameters)
         if openunlearnings
-        else _forget(args, loss, parameters, scale)
+        else _forget(args, loss, parameters, scale, inner_weight)
     )
     anchor = "reference" if loss.reference else None
     of_logits = _of_logits(loss, parameters) if "logits" in loss.reads and not openunlearnings else None
@@ -114,7 +114,7 @@ def hidden_layer(args: UnlearnConfig, depth: int) -> int | None:
     return args.hidden_layer or max(1, depth // 4) if reads else None
 
 
-def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: float) -> Function:
+def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: float, inner_weight: Callable[[], float]) -> Function:
     """The forget loss, less what is forgotten, or weighted by the distance from the targets."""
 
     def forget(scores: Scores, anchor: Scores | None) -> Tensor:
@@ -134,7 +134,7 @@ def _forget(args: UnlearnConfig, loss: Loss, parameters: dict[str, Any], scale: 
         return (losses * mask * above).sum() + (nll(scores.logps) * mask * below).sum()
 
     if args.logit_lens_coef:
-        return lambda scores, anchor: forget(scores, anchor) + args.logit_lens_coef * _inner(scores, scale, loss.per)
+        return lambda scores, anchor: forget(scores, anchor) + args.logit_lens_coef * inner_weight() * _inner(scores, scale, loss.per)
 
     return forget
 
