@@ -16,15 +16,17 @@ LACKING = {
     "retain": "the retain set has lost probability",
     "extraction": "forget rows go on by themselves for longer than holdout rows",
     "answers": "what is to be said instead is not said everywhere",
+    "inner": "inner layers know more of the forget rows than a never-seen model's",
 }
 HELPS = {
     "mean": "A larger adapter comes nearer: lora_r: 64, or a higher learning_rate.",
     "membership": "More holdout rows of the forget set's kind tell better where to stop.",
     "retain": "More retain rows, most of all such that are like the forget rows, or a higher retain_coef, keep more.",
     "answers": "A higher answers_coef teaches it sooner, a larger adapter (lora_r: 64) better.",
+    "inner": "A higher logit_lens_coef, or an adapter on all linear layers, reaches them.",
     "extraction": "More holdout rows of the forget set's kind, or a larger adapter (lora_r: 64), come nearer.",
 }
-ONE_SIDED = ("retain", "extraction", "answers")  # better than they should be is no miss
+ONE_SIDED = ("retain", "extraction", "answers", "inner")  # better than they should be is no miss
 
 
 def training(run: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from tiny_models import tiny_llama
 from peft_unlearn import UnlearnTrainer
 from peft_unlearn.data import self_retain
 from peft_unlearn.training import datasets
+from peft_unlearn.training import never_seen as never_seen_model
 from peft_unlearn.util.errors import UserError
 
 QUESTIONS = Dataset.from_list(
@@ -78,6 +81,24 @@ def test_targets_of_the_holdout_are_read_and_not_trained_on(tmp_path):
     first, second = ([line["distance"] for line in trainer.state.log_history if "distance" in line] for trainer in (brought, asked))
     assert len(first) == 3
     assert first == pytest.approx(second, rel=1e-5)
+
+
+def test_what_a_never_seen_models_inner_layers_recall_is_where_this_models_may_stand(tmp_path):
+    """Asked of a model, and of rows that bring it, as the command line gives them: by hand, of two layers the first is the only inner one."""
+    how = {"stop_at": "never_seen", "answers": "none", "logit_lens_coef": 0.3}
+    told = never_seen_model.told(never_seen(), config(tmp_path, "mollm", **how), tokenizer(), {"forget": FORGET})["forget"]
+    model, expected = never_seen(), []
+    for row in FORGET:
+        ids, labels = (torch.tensor(row[name]) for name in ("input_ids", "labels"))
+        logits = model.lm_head(model.model.norm(model(ids[None], output_hidden_states=True).hidden_states[1]))[0, :-1]
+        likeliest = logits.topk(10).indices
+        answer = (labels[1:] != -100) & (labels[1:] != tokenizer().eos_token_id)
+        expected.append((likeliest == labels[1:, None]).any(-1)[answer].double().mean().item())
+    for brought in ({"never_seen_model": never_seen()}, {"forget_dataset": told}):
+        trainer = build(tmp_path, "mollm", **brought, **how)
+        assert trainer.early_stop.inner == pytest.approx(np.mean(expected))
+        assert "target_inner" not in trainer.train_dataset[0]["forget"]
+    assert build(tmp_path, "mollm", never_seen_model=never_seen(), **how | {"logit_lens_coef": 0.0}).early_stop.inner is None
 
 
 def test_a_row_is_no_longer_than_the_models_context():

@@ -14,11 +14,15 @@ from peft_unlearn.model.logprobs import matched
 from peft_unlearn.training.early_stop import (
     APPROACH,
     CORRECTION,
+    DEEPER,
+    DEEPEST,
     IN_A_ROW,
+    LOOKS,
     RETAIN_LOSS,
     TOLERANCE,
     TOLERANCE_ANSWERS,
     TOLERANCE_EXTRACTION,
+    TOLERANCE_INNER,
     TOLERANCE_MIN_K,
     EarlyStop,
     missing_factor,
@@ -105,6 +109,36 @@ def test_rows_that_go_on_by_themselves_for_longer_than_unseen_ones_are_not_there
     assert extracted([-9 * most] * IN_A_ROW).reached
     assert not extracted([most] * 3 * IN_A_ROW).reached
     assert extracted([most]).last.missed()["extraction"] == pytest.approx(1.1)
+
+
+def looking(recalls, check=AT, known=0.5) -> tuple[EarlyStop, int]:
+    """A run's early stopping after checks where inner layers recalled so much, and how many of these it asked for."""
+    early_stop, asked = EarlyStop(ROWS, ENDS, RETAINED, inner=known), []
+    for recall in recalls:
+        early_stop.check(rows_at(*check), RETAINED, inner=lambda recall=recall: asked.append(recall) or recall)
+    return early_stop, len(asked)
+
+
+def test_inner_layers_that_know_more_than_a_never_seen_models_are_waited_for_and_weigh_more():
+    more, most = 0.5 + 0.9 * TOLERANCE_INNER, 0.5 + 1.1 * TOLERANCE_INNER
+    for recalls, reached, weight in (
+        ([more] * 2, True, 1.0),
+        ([0.1] * 2, True, 1.0),
+        ([most, more], False, DEEPER),
+        ([most, 0.5, 0.5], True, DEEPER),
+    ):
+        early_stop, asked = looking(recalls)
+        assert (early_stop.reached, early_stop.inner_weight, asked) == (reached, weight, len(recalls))
+    assert looking([most])[0].last.missed()["inner"] == pytest.approx(1.1)
+
+
+def test_inner_layers_are_read_where_all_else_is_as_it_shall_be_and_not_for_ever():
+    assert looking([0.9] * 3, FAR[0])[1] == 0
+    assert looking([0.9] * 3, known=None)[1] == 0
+    early_stop, asked = looking([0.9] * (LOOKS + 1))
+    assert (asked, early_stop.reached) == (LOOKS, False)
+    assert early_stop.inner_weight == min(DEEPER**LOOKS, DEEPEST)
+    assert looking([0.9] * (LOOKS + 2))[0].reached
 
 
 def test_high_targets_leave_the_ends_of_rows_as_long_as_these_can_be_extracted_and_come_back():

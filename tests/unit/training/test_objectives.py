@@ -183,6 +183,19 @@ def test_inner_layers_are_pulled_down_where_they_know_more_than_the_targets_and_
         assert (pulls[row][~made.mask[row]] == 0).all()
 
 
+def test_what_inner_layers_weigh_by_now_multiplies_their_coefficient():
+    made = scores([math.log(0.5)] * 10, [-3.0] * 10)._replace(inner=torch.full((2, 5), -1.0, dtype=torch.float64))
+    weight = [1.0]
+    plain, heavy = (
+        build(UnlearnConfig("out", use_cpu=True, method="mollm", stop_at="never_seen", logit_lens_coef=coef), 3.0, lambda: weight[0])[0]
+        for coef in (0.3, 0.9)
+    )
+    expected = heavy.function(made, None)
+    assert plain.function(made, None) != expected
+    weight[0] = 3.0
+    torch.testing.assert_close(plain.function(made, None), expected)
+
+
 # --------------------------------------------------------------------------------------------------------------------- other answers
 
 
