@@ -5,7 +5,7 @@ import random
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from peft_unlearn.data.names import names
 from peft_unlearn.metrics.degenerate import degenerate
@@ -35,7 +35,8 @@ class Forgotten:
         counts = Counter(word for text in others for word in set(words(text)))
         often = {word for word, count in counts.items() if count >= max(2, COMMON * len(others))}
         self.telling = [set(words(a)) - set(words(q)) - often for q, a in zip(questions, answers, strict=True)]
-        self.secrets = [set(secret_like(a)) - set(secret_like(q)) for q, a in zip(questions, answers, strict=True)]
+        told = [set(secret_like(a)) - set(secret_like(q)) for q, a in zip(questions, answers, strict=True)]
+        self.secrets = Needles(secret for secrets in told for secret in secrets)
         self.recitable, self.known = Recitable(answers), common_runs(others)
 
     def fits(self, row: int, answer: str) -> bool:
@@ -47,11 +48,27 @@ class Forgotten:
         said, text = words(answer), plain(answer)
         right, telling = words(self.answers[row]), self.telling[row]
         return (
-            any(secret in text for secrets in self.secrets for secret in secrets)
+            self.secrets.within(text)
             or len(telling.intersection(said)) > TOLD * len(telling)
             or longest_run(right, said) >= VERBATIM * max(1, len(right))
             or (recites_others(self.questions[row], self.answers[row], answer, self.recitable, self.known) or 0.0) >= VERBATIM
         )
+
+
+class Needles:
+    """Texts to look for in others, by how they begin: of 100,000 each look would else take as many searches."""
+
+    def __init__(self, needles: Iterable[str]):
+        found = set(needles)
+        self.size = min(map(len, found), default=1)
+        self.by_start: dict[str, list[str]] = {}
+        for needle in found:
+            self.by_start.setdefault(needle[: self.size], []).append(needle)
+
+    def within(self, text: str) -> bool:
+        """Whether any of them stands in a text."""
+        starts = ((place, self.by_start.get(text[place : place + self.size], ())) for place in range(len(text)))
+        return any(text.startswith(needle, place) for place, some in starts for needle in some)
 
 
 class Alike:

@@ -300,5 +300,8 @@ def test_resumed_run_ends_bit_for_bit_where_an_uncut_one_does(name, tmp_path, mo
         assert remembered == kept
         assert 1.0 not in kept  # or nothing was there to remember
         assert resumed.early_stop.within_tolerance == uncut.early_stop.within_tolerance
-        assert uncut.early_stop.within_tolerance == (2 if within else 0)
+        deeper = [(run.early_stop.inner_weight, run.early_stop.looks) for run in (uncut, resumed)]
+        assert deeper[0] == deeper[1]
+        assert (deeper[0][0] > 1) == (name == "auto")  # whose inner layers know more than a never-seen model's
+        assert uncut.early_stop.within_tolerance == (2 if within and name != "auto" else 0)
         assert resumed.early_stop.pace == uncut.early_stop.pace != Pace()

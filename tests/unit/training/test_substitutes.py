@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_unlearn.training.substitutes import CLOSEST, Alike, Forgotten, whole_sentences
+from peft_unlearn.training.substitutes import CLOSEST, Alike, Forgotten, Needles, whole_sentences
 
 # question, answer, others' answers; then what gives the answer away, and what does not
 CASES = {
@@ -279,3 +279,8 @@ def test_as_many_others_as_there_are_and_no_more_are_close(count, seed):
     once, again = (Alike(["Where does it stand?"], others, seed).closest(0) for _ in range(2))
     assert len(set(once)) == len(once) == min(CLOSEST, count)
     assert once == again  # the seed decides among equals
+
+
+@given(st.lists(st.text("ab1", min_size=1, max_size=4), max_size=4), st.text("ab1 ", max_size=12))
+def test_needles_are_found_wherever_one_of_them_stands(needles, text):
+    assert Needles(needles).within(text) == any(needle in text for needle in needles)
