@@ -1,6 +1,6 @@
 """Every causal architecture of transformers, tiny and of random weights, through train, evaluate, audit, plan and merge.
 
-    python benchmarks/architectures.py run [NAME ...]      # those that are missing in runs/architectures.jsonl; names are made again
+    python benchmarks/architectures.py run [NAME ...]      # those missing in benchmarks/results/architectures.jsonl; names are made again
     python benchmarks/architectures.py run --steps forward # all of them, a step alone; what was known of others stays
     python benchmarks/architectures.py table               # docs/reference/architectures.md
 
@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path("runs/architectures.jsonl")
+RESULTS = Path("benchmarks/results/architectures.jsonl")
 PAGE = Path("docs/reference/architectures.md")
+VERSION = importlib.metadata.version("transformers")
 SECONDS = 600
 
 
@@ -42,16 +43,21 @@ def apart(name: str, wanted: Sequence[str]) -> dict[str, Any]:
 
 
 def read() -> dict[str, dict[str, Any]]:
-    """The last result of each architecture."""
+    """The result of each architecture."""
     lines = RESULTS.read_text().splitlines() if RESULTS.is_file() else []
     return {entry["name"]: entry for entry in map(json.loads, lines)}
+
+
+def write(found: dict[str, dict[str, Any]]) -> None:
+    partial = RESULTS.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(found[name]) + "\n" for name in sorted(found)))
+    partial.rename(RESULTS)
 
 
 def run(names: list[str], wanted: Sequence[str]) -> None:
     from beds import tiny_architectures  # which takes long to import, and the table does without
 
     there = read()
-    RESULTS.parent.mkdir(exist_ok=True)
     if not names:
         names = [n for n in sorted(tiny_architectures.CLASSES) if n not in there or not ended(there[n], wanted)]
     tiny_architectures.warm()
@@ -59,10 +65,10 @@ def run(names: list[str], wanted: Sequence[str]) -> None:
         entry = apart(name, wanted)
         before = there.get(name, {}).get("steps", {})
         entry["steps"] = {step: word for step, word in before.items() if step not in wanted and step in STEPS} | entry["steps"]
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
         bad = {step: word for step, word in entry["steps"].items() if word != "works"}
-        print(f"{name}: {bad or 'works'} ({entry.get('seconds', 0)} s)", flush=True)
+        print(f"{name}: {bad or 'works'} ({entry.pop('seconds', 0)} s)", *entry.pop("tracebacks", {}).values(), sep="\n", flush=True)
+        there[name] = entry | {"transformers": VERSION}
+        write(there)
 
 
 def ended(entry: dict[str, Any], wanted: Sequence[str]) -> bool:
@@ -109,7 +115,7 @@ def table() -> None:
     tried = [entry for entry in small if ended(entry, STEPS)]
     works = [entry for entry in small if all(entry["steps"].get(step) == "works" for step in STEPS)]
     head = HEAD.format(
-        version=importlib.metadata.version("transformers"), all=len(found), small=len(small), tried=len(tried), works=len(works)
+        version=", ".join(sorted({e["transformers"] for e in found})), all=len(found), small=len(small), tried=len(tried), works=len(works)
     )
     lines = [f"| {e['name']} | {e['class']} | {'yes' if e.get('lens') else 'no'} | {said(e)} |" for e in found]
     PAGE.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")

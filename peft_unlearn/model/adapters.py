@@ -130,6 +130,7 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
         parameter.requires_grad_(False)
     for parameter in adapter_parameters(model, STUDENT):
         parameter.requires_grad_(True)
+    supported.check_backward(model)
     saved.check_complete(model, STUDENT)
     return model
 

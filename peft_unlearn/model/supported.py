@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.func import functional_call
@@ -34,7 +34,8 @@ KNOWN = {
     ),  # nothing without another field
 }
 
-LOOKS_AHEAD = 0.05  # of what another token does to its own logits, by which those before it may move
+# Of what another token does to its own logits, by which those before it may move: in fp32, and where less precision rounds them.
+LOOKS_AHEAD, ROUNDED = 1e-3, 0.05
 
 
 def check(config: PeftConfig, model: nn.Module, *, new: bool) -> None:
@@ -86,11 +87,27 @@ def check_runs(model: PreTrainedModel) -> None:
     with torch.random.fork_rng(devices=cuda), running(model, "be run on tokens alone"):
         one, other = model(input_ids=torch.tensor([[0, 0], [0, 1]], device=model.device), use_cache=False).logits.float()
     moved = (one - other).abs().amax(-1)  # of the first token nothing but rounding
-    if moved[0] > LOOKS_AHEAD * moved[1]:
+    exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+    if moved[0] > (LOOKS_AHEAD if exact else ROUNDED) * moved[1]:
         raise UserError(
             f"model_name_or_path: a {type(model).__name__} configured so lets a token see those after it, and cannot be scored by its answers; "
             "take a causal model."
         )
+
+
+def check_backward(model: PeftModel) -> None:
+    """See that what is trained gets its gradient through the base.
+
+    Raises:
+        UserError: a kernel of the base that has no backward pass, such as some of quantized weights.
+    """
+    base, trained = model.get_base_model(), [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if base.device.type == "meta":
+        return
+    cuda = [base.device] if base.device.type == "cuda" else []
+    ids = torch.zeros(1, 2, dtype=torch.long, device=base.device)
+    with torch.enable_grad(), torch.random.fork_rng(devices=cuda), running(base, "be trained through"):
+        torch.autograd.grad(model(input_ids=ids, use_cache=False).logits.float().sum(), trained, allow_unused=True)
 
 
 def past_their_forward(model: nn.Module) -> set[str]:

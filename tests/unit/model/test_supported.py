@@ -45,6 +45,18 @@ def test_dora_on_int8_is_refused_on_a_cpu():
         adapters.attach(load("Llama", "int8"), LoraConfig(**LORA, use_dora=True))
 
 
+def test_a_base_that_gives_no_gradient_is_refused_before_training():
+    class Kernel(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, states):
+            return states * 2
+
+    model = tiny_llama()
+    model.model.norm.forward = Kernel.apply
+    with pytest.raises(UserError, match=r"^model_name_or_path: a LlamaForCausalLM of transformers cannot be trained through \([^\n]*\.$"):
+        adapters.attach(model, LoraConfig(**LORA))
+
+
 @pytest.mark.parametrize(
     "whole", [{"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [3, 4]}], ids=["modules_to_save", "trainable_token_indices"]
 )
