@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path("benchmarks/results/architectures.jsonl")
-PAGE = Path("docs/reference/architectures.md")
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results/architectures.jsonl"
+PAGE = ROOT / "docs/reference/architectures.md"
 VERSION = importlib.metadata.version("transformers")
 SECONDS = 600
 
@@ -82,12 +83,12 @@ STEPS = ("forward", *COMMANDS)
 HEAD = """# Architectures
 
 Every causal architecture that transformers {version} lists, as a tiny model of random weights, through train, evaluate, audit, plan and
-merge at their defaults. `python benchmarks/architectures.py run` makes the models and takes each through all of it, and the same with
-`table` makes this page of what came of it.
+merge at their defaults. `python benchmarks/architectures.py run` makes the models and takes each through all of it (some four seconds
+each), and the same with `table` makes this page of what came of it, which stands in `benchmarks/results/architectures.jsonl`.
 
-Of {all} architectures {small} could be made small. {tried} of these were taken through every command, and {works} work in all of them:
+Of {all} architectures {small} could be made small. {tried} of these were taken through every command. {works} work in all of them:
 log-probabilities are those of a plain forward, and the merged folder says what PEFT says with the adapter on its base, both to 1e-4 of the
-largest logit. Of the others the forward alone was compared.
+largest logit. {refused} are refused by a command or more, each in a sentence, and {failed} end in another way.
 
 *Lens* says whether inner layers can be read with the final norm and the head: `logit_lens` is measured and `logit_lens_coef` trained where
 they can, and left out where not. A tiny model says nothing of how well a large one forgets. Experts that are stacked in one parameter stay
@@ -109,16 +110,24 @@ def said(entry: dict[str, Any]) -> str:
     return "; ".join(f"{', '.join(names)} {word}" for word, names in bad.items()) or rest
 
 
-def table() -> None:
+def table() -> str:
+    """The page of what was found."""
     found = [entry for _, entry in sorted(read().items())]
     small = [entry for entry in found if "parameters" in entry]
     tried = [entry for entry in small if ended(entry, STEPS)]
     works = [entry for entry in small if all(entry["steps"].get(step) == "works" for step in STEPS)]
+    failed = [entry for entry in small if any(word.startswith("failed") for word in entry["steps"].values())]
     head = HEAD.format(
-        version=", ".join(sorted({e["transformers"] for e in found})), all=len(found), small=len(small), tried=len(tried), works=len(works)
+        refused=len(tried) - len(works) - len(failed),
+        failed=len(failed),
+        version=", ".join(sorted({e["transformers"] for e in found})),
+        all=len(found),
+        small=len(small),
+        tried=len(tried),
+        works=len(works),
     )
     lines = [f"| {e['name']} | {e['class']} | {'yes' if e.get('lens') else 'no'} | {said(e)} |" for e in found]
-    PAGE.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    return head + "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
@@ -127,4 +136,7 @@ if __name__ == "__main__":
     parser.add_argument("names", nargs="*")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     options = parser.parse_args()
-    run(options.names, options.steps) if options.do == "run" else table()
+    if options.do == "run":
+        run(options.names, options.steps)
+    else:
+        PAGE.write_text(table(), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import logging
 
+import architectures
 import pytest
 import torch
 from adapted import stir
@@ -28,6 +29,10 @@ KINDS = {
     "hybrid": ("jamba", ("forward", "plan", "train", "merge"), True),
     "several streams": ("gemma3n_text", ("forward", "plan", "train", "evaluate", "audit", "merge"), False),
 }
+
+
+def test_the_page_is_that_of_the_results():
+    assert architectures.PAGE.read_text(encoding="utf-8") == architectures.table()
 
 
 @pytest.mark.parametrize("kind", KINDS)
