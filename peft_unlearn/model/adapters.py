@@ -151,7 +151,8 @@ def _with_new(model: PreTrainedModel | PeftModel, peft_config: PeftConfig) -> Pe
     cannot = (
         f"PEFT cannot put it on the {named} of a {type(model).__name__}" if named else f"PEFT cannot put it on a {type(model).__name__}"
     )
-    with boundary(f"lora_target_modules: {cannot}", "write all-linear, or names of its linear layers"):
+    instead = "names of its linear layers" if named == "all-linear" else "all-linear, or names of its linear layers"
+    with boundary(f"lora_target_modules: {cannot}", f"write {instead}"):
         parameters = [name.replace(".base_layer", "") for name, _ in base.named_parameters()]
         if not isinstance(model, PeftModel):
             model = get_peft_model(model, peft_config)

@@ -157,6 +157,17 @@ def test_views_are_what_plain_peft_says_through_saving_loading_and_merging(form,
     assert relative_error(say(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), said["student"]) < 1e-5
 
 
+def test_what_a_recipe_says_of_an_adapter_that_is_trained_further_is_told(tmp_path, caplog):
+    base, below = mine(tmp_path, "plain", {})
+    loading.check_fit(AutoConfig.from_pretrained(base), arguments(base, below, "continue"), NoTokens())
+    assert not caplog.text
+    asked = ModelArguments(
+        model_name_or_path=base, adapter_name_or_path=below, adapter_mode="continue", lora_r=8, lora_target_modules=ATTENTION[::-1]
+    )
+    loading.check_fit(AutoConfig.from_pretrained(base), asked, NoTokens())
+    assert "Warning: lora_r: adapter_mode continue trains" in caplog.text
+
+
 def written(folder, **fields):
     """The folder with a config of these fields as PEFT writes it; nothing more is read of a form that is refused."""
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "base", "r": 4, "target_modules": ATTENTION}
