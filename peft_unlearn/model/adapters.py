@@ -105,6 +105,7 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
     """
     for config in model.peft_config.values() if isinstance(model, PeftModel) else ():
         supported.check(config, model, new=False)
+    supported.check_seen(model)
     if isinstance(model, PeftModel) and STUDENT in model.peft_config:
         if peft_config is not None:
             raise UserError(

@@ -49,6 +49,8 @@ def check(config: PeftConfig, model: nn.Module, *, new: bool) -> None:
     """
     if not isinstance(config, LoraConfig):
         raise UserError(f"peft_config: a {config.peft_type} adapter cannot be trained here, give a LoraConfig.")
+    if new and config.task_type not in (None, "CAUSAL_LM"):
+        raise UserError(f"task_type: {str(config.task_type)!r} is none of a language model's, write CAUSAL_LM.")
     init = config.init_lora_weights
     if init not in (KEEPS_BASE if new else LOADABLE):
         raise UserError(
@@ -67,6 +69,21 @@ def check(config: PeftConfig, model: nn.Module, *, new: bool) -> None:
             raise UserError(f"{field.name}: LoRA with it has not been tried with several views of one base, {mended}")
     if config.use_dora and any(isinstance(m, Linear8bitLt) and m.weight.device.type == "cpu" for m in model.modules()):
         raise UserError("use_dora: on a CPU, PEFT loses the scales of int8 weights under DoRA; write load_in_4bit, or leave the key out.")
+
+
+def check_seen(model: nn.Module) -> None:
+    """Refuse a model whose adapters cannot be switched: merged into the weights, they stay in every view, and hide what is added to them.
+
+    Raises:
+        UserError: an adapter that is merged, or is switched off.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if any(layer.merged for layer in layers):
+        raise UserError(
+            "model: its adapter is merged into its weights and would be in every view; call unmerge_adapter(), or merge_and_unload()."
+        )
+    if any(layer.disable_adapters for layer in layers):
+        raise UserError("model: its adapters are switched off; call enable_adapter_layers() of its base_model.")
 
 
 def running(model: nn.Module, what: str) -> boundary:
