@@ -1,6 +1,6 @@
 """Every causal architecture of transformers, tiny and of random weights, through train, evaluate, audit, plan and merge.
 
-    python benchmarks/architectures.py run [NAME ...]      # those that are missing in runs/architectures.jsonl; names are made again
+    python benchmarks/architectures.py run [NAME ...]      # those missing in benchmarks/results/architectures.jsonl; names are made again
     python benchmarks/architectures.py run --steps forward # all of them, a step alone; what was known of others stays
     python benchmarks/architectures.py table               # docs/reference/architectures.md
 
@@ -18,8 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path("runs/architectures.jsonl")
-PAGE = Path("docs/reference/architectures.md")
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results/architectures.jsonl"
+PAGE = ROOT / "docs/reference/architectures.md"
+VERSION = importlib.metadata.version("transformers")
 SECONDS = 600
 
 
@@ -42,16 +44,21 @@ def apart(name: str, wanted: Sequence[str]) -> dict[str, Any]:
 
 
 def read() -> dict[str, dict[str, Any]]:
-    """The last result of each architecture."""
+    """The result of each architecture."""
     lines = RESULTS.read_text().splitlines() if RESULTS.is_file() else []
     return {entry["name"]: entry for entry in map(json.loads, lines)}
+
+
+def write(found: dict[str, dict[str, Any]]) -> None:
+    partial = RESULTS.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(found[name]) + "\n" for name in sorted(found)))
+    partial.rename(RESULTS)
 
 
 def run(names: list[str], wanted: Sequence[str]) -> None:
     from beds import tiny_architectures  # which takes long to import, and the table does without
 
     there = read()
-    RESULTS.parent.mkdir(exist_ok=True)
     if not names:
         names = [n for n in sorted(tiny_architectures.CLASSES) if n not in there or not ended(there[n], wanted)]
     tiny_architectures.warm()
@@ -59,10 +66,10 @@ def run(names: list[str], wanted: Sequence[str]) -> None:
         entry = apart(name, wanted)
         before = there.get(name, {}).get("steps", {})
         entry["steps"] = {step: word for step, word in before.items() if step not in wanted and step in STEPS} | entry["steps"]
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
         bad = {step: word for step, word in entry["steps"].items() if word != "works"}
-        print(f"{name}: {bad or 'works'} ({entry.get('seconds', 0)} s)", flush=True)
+        print(f"{name}: {bad or 'works'} ({entry.pop('seconds', 0)} s)", *entry.pop("tracebacks", {}).values(), sep="\n", flush=True)
+        there[name] = entry | {"transformers": VERSION}
+        write(there)
 
 
 def ended(entry: dict[str, Any], wanted: Sequence[str]) -> bool:
@@ -76,12 +83,12 @@ STEPS = ("forward", *COMMANDS)
 HEAD = """# Architectures
 
 Every causal architecture that transformers {version} lists, as a tiny model of random weights, through train, evaluate, audit, plan and
-merge at their defaults. `python benchmarks/architectures.py run` makes the models and takes each through all of it, and the same with
-`table` makes this page of what came of it.
+merge at their defaults. `python benchmarks/architectures.py run` makes the models and takes each through all of it (some four seconds
+each), and the same with `table` makes this page of what came of it, which stands in `benchmarks/results/architectures.jsonl`.
 
-Of {all} architectures {small} could be made small. {tried} of these were taken through every command, and {works} work in all of them:
+Of {all} architectures {small} could be made small. {tried} of these were taken through every command. {works} work in all of them:
 log-probabilities are those of a plain forward, and the merged folder says what PEFT says with the adapter on its base, both to 1e-4 of the
-largest logit. Of the others the forward alone was compared.
+largest logit. {refused} are refused by a command or more, each in a sentence, and {failed} end in another way.
 
 *Lens* says whether inner layers can be read with the final norm and the head: `logit_lens` is measured and `logit_lens_coef` trained where
 they can, and left out where not. A tiny model says nothing of how well a large one forgets. Experts that are stacked in one parameter stay
@@ -103,16 +110,24 @@ def said(entry: dict[str, Any]) -> str:
     return "; ".join(f"{', '.join(names)} {word}" for word, names in bad.items()) or rest
 
 
-def table() -> None:
+def table() -> str:
+    """The page of what was found."""
     found = [entry for _, entry in sorted(read().items())]
     small = [entry for entry in found if "parameters" in entry]
     tried = [entry for entry in small if ended(entry, STEPS)]
     works = [entry for entry in small if all(entry["steps"].get(step) == "works" for step in STEPS)]
+    failed = [entry for entry in small if any(word.startswith("failed") for word in entry["steps"].values())]
     head = HEAD.format(
-        version=importlib.metadata.version("transformers"), all=len(found), small=len(small), tried=len(tried), works=len(works)
+        refused=len(tried) - len(works) - len(failed),
+        failed=len(failed),
+        version=", ".join(sorted({e["transformers"] for e in found})),
+        all=len(found),
+        small=len(small),
+        tried=len(tried),
+        works=len(works),
     )
     lines = [f"| {e['name']} | {e['class']} | {'yes' if e.get('lens') else 'no'} | {said(e)} |" for e in found]
-    PAGE.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    return head + "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
@@ -121,4 +136,7 @@ if __name__ == "__main__":
     parser.add_argument("names", nargs="*")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     options = parser.parse_args()
-    run(options.names, options.steps) if options.do == "run" else table()
+    if options.do == "run":
+        run(options.names, options.steps)
+    else:
+        PAGE.write_text(table(), encoding="utf-8")

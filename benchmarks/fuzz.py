@@ -51,11 +51,12 @@ SECONDS = 30  # that one input may take
 BATCH = 25  # inputs of one part before the next
 ODD = [None, True, False, 0, -1, 1, 2**31, 2**70, 1.5, float("nan"), float("inf"), "", " ", "x", "\0", "\ud800", "é", "../x", [], {}, [None], [[]],
        {"": ""}, {"a": {}}, ["x", 5], "a" * 3000]  # fmt: skip
-values = st.sampled_from(ODD) | st.recursive(
+made = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
+values = (st.sampled_from(ODD) | made).map(copy.deepcopy)  # `changed` may change them further
 FRAGMENTS = [
     TEMPLATE, "{{ messages }}", "{{ messages[0]['content'] }}", "{{ messages[-1].content }}", "{% for m in messages %}", "{% endfor %}", "{% if",
     "%}", "{{", "}}", "{{ raise_exception('no') }}", "{% for i in range(99999) %}x{% endfor %}", "{{ m.content }}", "{{ bos_token }}",

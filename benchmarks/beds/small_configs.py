@@ -54,6 +54,18 @@ FITTED: dict[str, dict[str, Any]] = {
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "reformer": {"axial_pos_embds_dim": [16, 48], "axial_pos_shape": [16, 16]},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "dots3_note_text": {"head_dim": 32},
+    "dots3_note_vision_encoder": {"adapter_in_dim": 64},
+    "hrm_text": {"num_layers_per_stack": 1, "num_hidden_layers": 8},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 32,
+        "indexer_compress_ratio": 4,
+    },
+    "recurrent_gemma": {"num_hidden_layers": 3},  # of its third kind, attention
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},
     "zamba": {
         "num_hidden_layers": 4,
         "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
@@ -92,7 +104,7 @@ def _small(values: dict[str, Any]) -> dict[str, Any]:
         if key in OUT or value is None:
             continue
         if isinstance(value, dict) and "model_type" in value:
-            found[key] = _small(value)
+            found[key] = _small(value) | FITTED.get(value["model_type"], {})
         elif key == "per_layer_config":
             found[key] = {new: value[old] for new, old in enumerate(kept) if old in value}
         elif isinstance(value, list) and depth and len(value) == depth:

@@ -131,9 +131,9 @@ def one(name: str, folder: str, wanted: Sequence[str]) -> None:
         Path("partial").rename("result.json")
 
     def failed(step: str, error: BaseException) -> None:
-        lines = str(error).strip().splitlines() or [""]
         refused = isinstance(error, UserError)
-        result["steps"][step] = f"refused: {error}" if refused else f"failed: {type(error).__name__}: {lines[0][:200]}"
+        said = " ".join(str(error).split())[:200]
+        result["steps"][step] = f"refused: {error}" if refused else f"failed: {type(error).__name__}: {said}"
         if not refused:
             result.setdefault("tracebacks", {})[step] = traceback.format_exc()[-3000:]
 

@@ -113,8 +113,11 @@ def _fault(row: dict[str, Any], kind: type) -> str | None:
             return f"{column} is not a list of messages, write {{role, content}} with text in both"
     if kind is list:
         turns = [message for value in row.values() for message in value]
-        if len(turns) < 2 or turns[-1]["role"] != "assistant":
-            return "the conversation must end with an assistant turn after another one"
+        ends = "the conversation must end with an assistant turn after another one"
+        if turns[-1]["role"] != "assistant":
+            return f"{ends}, and ends with one of {turns[-1]['role']!r}"
+        if len(turns) < 2:
+            return ends
     return None
 
 

@@ -19,7 +19,13 @@ from datasets import Dataset, Features, Json, List, Value
 
 from peft_unlearn.util.errors import UserError
 
-SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant", "system": "system"}
+SPEAKERS = {
+    "human": "user",
+    "user": "user",
+    "system": "system",
+    "tool": "tool",
+    **dict.fromkeys(("gpt", "chatgpt", "model", "assistant"), "assistant"),
+}
 CONVERSATIONS = ("conversations", "conversation")
 ALPACA = ("instruction", "input", "output")
 ALPACA_MORE = ("system", "history")
@@ -124,9 +130,10 @@ def _turn(turn: Any, where: str) -> Any:
         return turn
     if "role" not in turn and "from" in turn:
         said = {key: value for key, value in turn.items() if key not in ("from", "value")}
-        if turn["from"] not in SPEAKERS:
+        speaker = SPEAKERS.get(str(turn["from"]).lower())
+        if speaker is None:
             raise UserError(f"{where}: a turn is from {turn['from']!r}, write {', '.join(SPEAKERS)}, or messages with role and content.")
-        turn = {"role": SPEAKERS[turn["from"]], "content": turn.get("value"), **said}
+        turn = {"role": speaker, "content": turn.get("value"), **said}
     turn = turn | ({"content": _text(turn["content"], where)} if isinstance(turn.get("content"), list) else {})
     if not turn.get("tool_calls"):
         return turn

@@ -117,7 +117,7 @@ def skeleton(folder: Path, entries: int | None = None) -> PreTrainedModel:
 
 
 def part_by_part(base: Base, update: Update) -> Update:
-    """The update with the change of each parameter that is put together on loading as changes of the tensors that it is made of.
+    """The update with the change of each parameter that is put together or taken apart on loading as changes of the tensors of the checkpoint.
 
     transformers itself takes the change apart, as it takes a weight apart that it saves. All of one parameter's change is held meanwhile, in
     fp32, and of the one before: what stands side by side in a shard are a layer's experts. A change that it cannot take apart into tensors that
@@ -126,24 +126,28 @@ def part_by_part(base: Base, update: Update) -> Update:
 
     model = base.skeleton()
 
-    def taken_apart(parameter: str, change: torch.Tensor) -> dict[str, torch.Tensor]:
-        found: dict[str, torch.Tensor] = revert_weight_conversion(model, {parameter: change})
+    def change_of(parameter: str) -> torch.Tensor:
+        left, right = update.products.get(parameter, (None, None))
+        return torch.zeros(base.shapes[parameter]) if left is None or right is None else left @ right
+
+    def taken_apart(changes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = revert_weight_conversion(model, changes)
         return found
 
     @lru_cache(maxsize=2)
     def changes(parameter: str) -> dict[str, torch.Tensor]:
-        left, right = update.products[parameter]
-        return taken_apart(parameter, left @ right)
+        return taken_apart({one: change_of(one) for one in of_same[parameter]})
 
     def part_of(parameter: str, name: str) -> torch.Tensor:
         return changes(parameter)[name]
 
-    put_together = set(base.parts.values()) & update.products.keys()
+    of_same = {parameter: files.together(model, parameter) for parameter in set(base.parts.values())}
     parts: dict[str, Callable[[], torch.Tensor]] = {}
-    for parameter in put_together:
-        shapes = {name: part.shape for name, part in taken_apart(parameter, torch.empty(base.shapes[parameter], device="meta")).items()}
+    for parameter in (first for first, others in of_same.items() if update.products.keys() & set(others)):
+        empty = {one: torch.empty(base.shapes[one], device="meta") for one in of_same[parameter]}
+        shapes = {name: part.shape for name, part in taken_apart(empty).items()}
         own = {name: torch.Size(base.tensors[name].shape) for name, whole in base.parts.items() if whole == parameter}
         if shapes == own:
             parts |= {name: partial(part_of, parameter, name) for name in own}
-    rest = update.products.keys() - {base.parts[part] for part in parts}
+    rest = update.products.keys() - {one for part in parts for one in of_same[base.parts[part]]}
     return Update({name: update.products[name] for name in rest}, update.replaced, parts)

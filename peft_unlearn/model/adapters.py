@@ -105,6 +105,7 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
     """
     for config in model.peft_config.values() if isinstance(model, PeftModel) else ():
         supported.check(config, model, new=False)
+    supported.check_seen(model)
     if isinstance(model, PeftModel) and STUDENT in model.peft_config:
         if peft_config is not None:
             raise UserError(
@@ -130,6 +131,7 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
         parameter.requires_grad_(False)
     for parameter in adapter_parameters(model, STUDENT):
         parameter.requires_grad_(True)
+    supported.check_backward(model)
     saved.check_complete(model, STUDENT)
     return model
 
@@ -150,7 +152,8 @@ def _with_new(model: PreTrainedModel | PeftModel, peft_config: PeftConfig) -> Pe
     cannot = (
         f"PEFT cannot put it on the {named} of a {type(model).__name__}" if named else f"PEFT cannot put it on a {type(model).__name__}"
     )
-    with boundary(f"lora_target_modules: {cannot}", "write all-linear, or names of its linear layers"):
+    instead = "names of its linear layers" if named == "all-linear" else "all-linear, or names of its linear layers"
+    with boundary(f"lora_target_modules: {cannot}", f"write {instead}"):
         parameters = [name.replace(".base_layer", "") for name, _ in base.named_parameters()]
         if not isinstance(model, PeftModel):
             model = get_peft_model(model, peft_config)

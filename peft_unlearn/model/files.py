@@ -43,7 +43,8 @@ def check(model: PreTrainedModel, name: str | Path, *, key: str = "model_name_or
         return  # its tensors are other ones
     wanted = model.state_dict()
     names, parts = checkpoint_names(model, list(found))
-    if lost := wanted.keys() - names.keys() - set(parts.values()) - _not_in_files(model, names.keys()):
+    made = {one for parameter in set(parts.values()) for one in together(model, parameter)}
+    if lost := wanted.keys() - names.keys() - made - _not_in_files(model, names.keys()):
         raise UserError(missing(key, name, sorted(lost)))
     for parameter, tensor in sorted(names.items()):
         shape, dtype = found[tensor]
@@ -91,6 +92,15 @@ def checkpoint_names(model: PreTrainedModel, names: list[str]) -> tuple[dict[str
         else:
             parts[name] = parameter
     return found, parts
+
+
+def together(model: PreTrainedModel, parameter: str) -> list[str]:
+    """A parameter that `checkpoint_names` names, and those that transformers makes of the same tensors: it names the first of them."""
+    for entry in get_model_conversion_mapping(model):
+        first, *others = entry.target_patterns
+        if others and first in parameter:
+            return [parameter, *(parameter.replace(first, other) for other in others)]
+    return [parameter]
 
 
 def _not_in_files(model: PreTrainedModel, there: Collection[str]) -> set[str]:

@@ -15,6 +15,7 @@ from peft_unlearn.model import files
 from peft_unlearn.model.files import AGAIN
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.folders import ADAPTER_CONFIG
 
 # Numbers of a config.json that transformers takes as they are, and below which there is no model.
 FEWEST = {
@@ -31,6 +32,8 @@ def config(name: str | Path, *, revision: str | None = None, key: str = "model_n
     Raises:
         UserError: none there, or one that is no config of a model.
     """
+    if (Path(name) / ADAPTER_CONFIG).is_file() and not (Path(name) / "config.json").is_file():
+        raise UserError(f"{key}: {str(name)!r} is an adapter, write its base there and it as adapter_name_or_path.")
     with boundary(
         f"{key}: {str(name)!r} is no folder with a model's config.json, and no model on the Hub that answers",
         "write a folder or a Hub name of a causal language model that transformers can read",
@@ -116,6 +119,8 @@ def skeleton(
             boundary(f"attn_implementation: {attention!r} is not to be had for {str(name)!r}", "write sdpa or eager, or leave the key out"),
             torch.device("meta"),
         ):
+            if attention == "flex_attention" and not torch.cuda.is_available():
+                raise ValueError("FlexAttention has no backward pass on a CPU")
             AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation=attention)
     return model
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
@@ -42,9 +42,10 @@ def config_of(adapter: str, *, key: str) -> LoraConfig:
         f"{key}: {adapter!r} is no folder with an adapter_config.json of PEFT, and no adapter on the Hub that answers",
         "write the folder or the Hub name of a LoRA adapter",
     ):
+        kind = PeftConfig._get_peft_type(adapter)
+        if kind != "LORA" and kind in PeftType.__members__:
+            raise UserError(f"{key}: {adapter!r} is a {kind} adapter, write a LoRA one.")
         config = PeftConfig.from_pretrained(adapter)
-    if config.peft_type != "LORA":
-        raise UserError(f"{key}: {adapter!r} is a {config.peft_type} adapter, write a LoRA one.")
     if not isinstance(config.base_model_name_or_path, str | None) or not isinstance(config.revision, str | None):
         raise UserError(f"{key}: the adapter_config.json of {adapter!r} names a base that is no text, write its folder or Hub name there.")
     try:

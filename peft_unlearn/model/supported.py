@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.func import functional_call
@@ -34,7 +34,8 @@ KNOWN = {
     ),  # nothing without another field
 }
 
-LOOKS_AHEAD = 0.05  # of what another token does to its own logits, by which those before it may move
+# Of what another token does to its own logits, by which those before it may move: in fp32, and where less precision rounds them.
+LOOKS_AHEAD, ROUNDED = 1e-3, 0.05
 
 
 def check(config: PeftConfig, model: nn.Module, *, new: bool) -> None:
@@ -48,6 +49,8 @@ def check(config: PeftConfig, model: nn.Module, *, new: bool) -> None:
     """
     if not isinstance(config, LoraConfig):
         raise UserError(f"peft_config: a {config.peft_type} adapter cannot be trained here, give a LoraConfig.")
+    if new and config.task_type not in (None, "CAUSAL_LM"):
+        raise UserError(f"task_type: {str(config.task_type)!r} is none of a language model's, write CAUSAL_LM.")
     init = config.init_lora_weights
     if init not in (KEEPS_BASE if new else LOADABLE):
         raise UserError(
@@ -68,6 +71,21 @@ def check(config: PeftConfig, model: nn.Module, *, new: bool) -> None:
         raise UserError("use_dora: on a CPU, PEFT loses the scales of int8 weights under DoRA; write load_in_4bit, or leave the key out.")
 
 
+def check_seen(model: nn.Module) -> None:
+    """Refuse a model whose adapters cannot be switched: merged into the weights, they stay in every view, and hide what is added to them.
+
+    Raises:
+        UserError: an adapter that is merged, or is switched off.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if any(layer.merged for layer in layers):
+        raise UserError(
+            "model: its adapter is merged into its weights and would be in every view; call unmerge_adapter(), or merge_and_unload()."
+        )
+    if any(layer.disable_adapters for layer in layers):
+        raise UserError("model: its adapters are switched off; call enable_adapter_layers() of its base_model.")
+
+
 def running(model: nn.Module, what: str) -> boundary:
     """The boundary around a call of a model whose architecture may not bear what is asked of it."""
     return boundary(f"model_name_or_path: a {type(model).__name__} of transformers cannot {what}", "take another base")
@@ -86,11 +104,27 @@ def check_runs(model: PreTrainedModel) -> None:
     with torch.random.fork_rng(devices=cuda), running(model, "be run on tokens alone"):
         one, other = model(input_ids=torch.tensor([[0, 0], [0, 1]], device=model.device), use_cache=False).logits.float()
     moved = (one - other).abs().amax(-1)  # of the first token nothing but rounding
-    if moved[0] > LOOKS_AHEAD * moved[1]:
+    exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+    if moved[0] > (LOOKS_AHEAD if exact else ROUNDED) * moved[1]:
         raise UserError(
             f"model_name_or_path: a {type(model).__name__} configured so lets a token see those after it, and cannot be scored by its answers; "
             "take a causal model."
         )
+
+
+def check_backward(model: PeftModel) -> None:
+    """See that what is trained gets its gradient through the base.
+
+    Raises:
+        UserError: a kernel of the base that has no backward pass, such as some of quantized weights.
+    """
+    base, trained = model.get_base_model(), [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if base.device.type == "meta":
+        return
+    cuda = [base.device] if base.device.type == "cuda" else []
+    ids = torch.zeros(1, 2, dtype=torch.long, device=base.device)
+    with torch.enable_grad(), torch.random.fork_rng(devices=cuda), running(base, "be trained through"):
+        torch.autograd.grad(model(input_ids=ids, use_cache=False).logits.float().sum(), trained, allow_unused=True)
 
 
 def past_their_forward(model: nn.Module) -> set[str]:

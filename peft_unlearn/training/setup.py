@@ -27,6 +27,10 @@ def settings(args: UnlearnConfig | None, *, never_seen: bool, holdout: bool) -> 
         UserError: what this machine or these sets do not allow.
     """
     args = UnlearnConfig("unlearn-output") if args is None else copy.copy(args)
+    if not isinstance(args, UnlearnConfig):
+        raise UserError(
+            f"args: an UnlearnConfig is needed and this is a {type(args).__name__}, give UnlearnConfig(...) with the same keys."
+        )
     if args.n_gpu > 1:
         raise UserError(f"accelerate: one process sees {args.n_gpu} GPUs; launch one process a GPU, or show it one GPU.")
     left_open = args.given["method"] == "auto" and args.given["stop_at"] is None and args.stop_at == "none"
@@ -64,6 +68,10 @@ def load(model: str | Path | PreTrainedModel | PeftModel, quantization_config: A
     """
     if isinstance(model, str | Path):
         return adapters.load_base(model, quantization_config=quantization_config)
+    if not isinstance(model, PreTrainedModel | PeftModel):
+        raise UserError(
+            f"model: a causal language model of transformers is needed and this is a {type(model).__name__}, give one or its name."
+        )
     if quantization_config is not None:
         raise UserError("quantization_config: it applies to a model given by name; quantize a loaded one when loading it.")
     return model

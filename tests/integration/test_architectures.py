@@ -2,14 +2,17 @@
 
 import logging
 
+import architectures
 import pytest
 import torch
+from adapted import stir
 from families import load
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GenerationMixin
 
 from beds import tiny_architectures
 from beds.small_configs import small_config
+from peft_unlearn.merging import merge
 from peft_unlearn.metrics.logit_lens import logit_lens
 from peft_unlearn.model import adapters, lm_head, saved, supported
 from peft_unlearn.model.generation import generate
@@ -28,6 +31,10 @@ KINDS = {
 }
 
 
+def test_the_page_is_that_of_the_results():
+    assert architectures.PAGE.read_text(encoding="utf-8") == architectures.table()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_of_each_kind_goes_through_the_commands(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -42,9 +49,11 @@ def test_one_of_each_kind_goes_through_the_commands(kind, tmp_path, monkeypatch)
         assert "read" in found["reason"]
 
 
-def small(name):
+def small(name, **changes):
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(small_config(name)).eval().requires_grad_(False)
+    config = small_config(name)
+    config.update(changes)
+    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
 
 
 def test_a_head_that_reads_more_than_the_last_states_is_left_to_the_model():
@@ -58,15 +67,28 @@ def test_a_norm_of_a_layer_is_no_final_norm():
     assert find_readout(small("bert")) is None  # its head is more than a matrix
 
 
-def test_a_model_that_sees_later_tokens_is_refused():
-    with pytest.raises(UserError, match=r"^model_name_or_path: a XLMWithLMHeadModel .*see those after it[^\n]*\.$"):
-        adapters.attach(small("xlm"), LoraConfig(**LORA))
+@pytest.mark.parametrize(("name", "changes"), [("xlm", {}), ("bert", {"is_decoder": False}), ("roberta", {"is_decoder": False})])
+def test_a_model_that_sees_later_tokens_is_refused(name, changes):
+    with pytest.raises(UserError, match=r"^model_name_or_path: a \w+ configured so lets a token see those after it[^\n]*\.$"):
+        adapters.attach(small(name, **changes), LoraConfig(**LORA))
 
 
 def test_projections_that_fused_kernels_read_themselves_get_no_adapter():
     model = adapters.attach(small("mamba"), LoraConfig(**LORA))
     adapted = {name.partition(".lora_")[0].rsplit(".", 1)[-1] for name, _ in model.named_parameters() if ".lora_" in name}
     assert adapted == {"in_proj", "x_proj", "dt_proj"}
+
+
+def test_weights_that_are_taken_apart_on_loading_are_merged_as_the_base_has_them(tmp_path):
+    """HRM's checkpoint has the gate, queries, keys and values of a layer in one tensor; the adapter changes each by itself."""
+    small("hrm_text").save_pretrained(tmp_path / "base")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), LoraConfig(**LORA | {"target_modules": ["q_proj"]}))
+    stir(model, "default", 1)
+    model.save_pretrained(tmp_path / "lora")
+    merge(tmp_path / "lora", tmp_path / "merged", base=tmp_path / "base")
+    tiny_architectures.same(
+        tiny_architectures.say(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), tiny_architectures.say(model), "logits"
+    )
 
 
 def test_layers_that_only_descend_from_linear_get_no_adapter():

@@ -32,6 +32,14 @@ def called(content, arguments):
 SAME = {
     "sharegpt": ({"conversations": SHAREGPT}, MESSAGES),
     "conversations of roles": ({"conversations": [USER, TOLD]}, MESSAGES),
+    "sharegpt of capitals": (
+        {"conversations": [{"from": "Human", "value": USER["content"]}, {"from": "GPT", "value": TOLD["content"]}]},
+        MESSAGES,
+    ),
+    "sharegpt with a tool": (
+        {"conversations": [SHAREGPT[0], {"from": "gpt", "value": "f()"}, {"from": "tool", "value": "Oslo"}, SHAREGPT[1]]},
+        {"messages": [USER, TOLD | {"content": "f()"}, {"role": "tool", "content": "Oslo"}, TOLD]},
+    ),
     "sharegpt with a system": ({"conversations": SHAREGPT, "system": "Be brief."}, {"messages": [SYSTEM, USER, TOLD]}),
     "alpaca": ({"instruction": USER["content"], "input": "", "output": TOLD["content"]}, QUESTION),
     "alpaca with nothing": ({"instruction": USER["content"], "input": None, "output": TOLD["content"]}, QUESTION),
@@ -63,6 +71,10 @@ REFUSED = {
     "arguments": (MESSAGES | {"chat_template_kwargs": "SECRET"}, "row 1: chat_template_kwargs is no JSON object"),
     "an empty question": ({"messages": [USER | {"content": " "}, TOLD]}, "row 1: messages is not a list of messages"),
     "no answer": ({"conversations": SHAREGPT[:1]}, "row 1: the conversation must end with an assistant turn"),
+    "another role": (
+        {"messages": [USER, TOLD | {"role": "model"}]},
+        "row 1: the conversation must end with an assistant turn after another one, and ends with one of 'model'",
+    ),
     "text for turns": ({"conversations": "SECRET"}, "row 1: messages is not a list of messages"),
     "calls that are none": (
         {"messages": [USER, TOLD | {"tool_calls": ["SECRET", {"function": "SECRET"}]}]},

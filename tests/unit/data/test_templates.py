@@ -20,6 +20,7 @@ TALKS = {
     "system": say(("system", "Be brief."), ASK, TOLD),
     "multi": say(("system", "Be brief."), ("user", "And Bob?"), ("assistant", "In Rome."), ASK, TOLD),
     "asked twice": say(ASK, TOLD, ASK, TOLD),
+    "a thought before": say(("user", "And Bob?"), ("assistant", "<think>\nItaly.\n</think>\n\nIn Rome."), ASK, TOLD),
     "the placeholder": say(("user", "What is a Zeppelin?"), ("assistant", "A Zeppelin is a Zeppelin.")),
 }
 TOOL = {
@@ -74,6 +75,13 @@ def test_tools_are_part_of_what_a_server_would_send(name, talk):
     assert labels == before + turns[-1]["content"] + after
 
 
+@pytest.mark.parametrize("name", [name for name in SHAPES if name not in WITH_TOOLS])
+def test_tools_of_which_a_template_knows_nothing_are_told_and_change_no_label(name, caplog):
+    tokenizer, turns = speaking(name), TALKS["system"]
+    assert parts({"messages": turns, "tools": [TOOL]}, tokenizer) == parts({"messages": turns}, tokenizer)
+    assert "x: the chat template does not write all of tools of 1 rows, the first is row 1." in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "labels"),
     [
@@ -100,18 +108,24 @@ def test_an_answer_after_a_call(name):
     assert labels == before + TOLD[1] + after
 
 
+THOUGHT = "<think>\nAnn is in Norway.\n</think>\n\n"
+
+
 @pytest.mark.parametrize(
-    ("name", "thought"),
+    ("name", "answer", "thought"),
     [
-        ("qwen3", "<think>\nAnn is in Norway.\n</think>\n\n"),
-        ("gptoss", "<|channel|>analysis<|message|>Ann is in Norway.<|end|><|start|>assistant<|channel|>final<|message|>"),
+        ("qwen3", {"content": TOLD[1], "reasoning_content": "Ann is in Norway."}, THOUGHT),
+        ("qwen3", {"content": THOUGHT + TOLD[1]}, THOUGHT),
+        ("smollm2", {"content": THOUGHT + TOLD[1]}, THOUGHT),
+        (
+            "gptoss",
+            {"content": TOLD[1], "reasoning_content": "Ann is in Norway."},
+            "<|channel|>analysis<|message|>Ann is in Norway.<|end|><|start|>assistant<|channel|>final<|message|>",
+        ),
     ],
 )
-def test_a_thought_that_the_row_brings_is_written_by_the_model(name, thought):
-    tokenizer, turns = (
-        speaking(name),
-        [*TALKS["single"][:1], {"role": "assistant", "content": TOLD[1], "reasoning_content": "Ann is in Norway."}],
-    )
+def test_a_thought_that_the_row_brings_is_written_by_the_model(name, answer, thought):
+    tokenizer, turns = speaking(name), [*TALKS["single"][:1], {"role": "assistant", **answer}]
     prompt, labels = parts({"messages": turns}, tokenizer)
     assert prompt == sent(tokenizer, turns[:-1])
     assert labels == thought + TOLD[1] + SHAPES[name][2]

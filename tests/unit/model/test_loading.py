@@ -105,8 +105,16 @@ def test_a_base_alone_is_checked_as_one_with_an_adapter_is(base, monkeypatch):
         workflow.check_whole(config, model, tokenizer)
 
 
-@pytest.mark.parametrize("attention", ["flash_attention_2", "flash-attn", "5"])
-def test_an_attention_that_is_not_to_be_had_is_told_by_its_key(attention, base):
+def test_an_adapter_in_place_of_a_base_is_called_one(bad):
+    with pytest.raises(
+        UserError, match=r"^model_name_or_path: .*lora' is an adapter, write its base there and it as adapter_name_or_path\.$"
+    ):
+        loading.config(bad / "lora")
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "flash-attn", "5", "flex_attention"])
+def test_an_attention_that_is_not_to_be_had_is_told_by_its_key(attention, base, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # where flex_attention cannot be trained through
     with pytest.raises(UserError, match=rf"^attn_implementation: '{attention}' is not to be had for .*; .*write sdpa or eager"):
         loading.skeleton(loading.config(base), base, attention=attention)
 

@@ -26,6 +26,7 @@ LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"
         ("bias: 'all'", LoraConfig(**LORA, bias="all")),
         ("bias: 'lora_only'", LoraConfig(**LORA, bias="lora_only")),
         ("alora_invocation_tokens", LoraConfig(**LORA, alora_invocation_tokens=[3, 4])),
+        ("task_type: 'SEQ_CLS'", LoraConfig(**LORA | {"task_type": "SEQ_CLS"})),
     ],
 )
 def test_a_new_adapter_is_refused_by_its_key(key, config):
@@ -40,9 +41,30 @@ def test_so_is_one_that_the_model_brings(name):
         adapters.attach(model, None if name == "default" else LoraConfig(**LORA))
 
 
+@pytest.mark.parametrize(("switch", "mended"), [("merge_adapter", "unmerge_adapter"), ("disable_adapter_layers", "enable_adapter_layers")])
+def test_an_adapter_that_no_view_could_switch_is_refused(switch, mended):
+    """PEFT leaves out what is added to a merged adapter, and all of those that are switched off."""
+    model = get_peft_model(tiny_llama(), LoraConfig(**LORA), adapter_name="finetune")
+    getattr(model.base_model, switch)()
+    with pytest.raises(UserError, match=rf"^model: [^\n]*{mended}"):
+        adapters.attach(model, LoraConfig(**LORA))
+
+
 def test_dora_on_int8_is_refused_on_a_cpu():
     with pytest.raises(UserError, match="use_dora.*int8.*load_in_4bit"):
         adapters.attach(load("Llama", "int8"), LoraConfig(**LORA, use_dora=True))
+
+
+def test_a_base_that_gives_no_gradient_is_refused_before_training():
+    class Kernel(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, states):
+            return states * 2
+
+    model = tiny_llama()
+    model.model.norm.forward = Kernel.apply
+    with pytest.raises(UserError, match=r"^model_name_or_path: a LlamaForCausalLM of transformers cannot be trained through \([^\n]*\.$"):
+        adapters.attach(model, LoraConfig(**LORA))
 
 
 @pytest.mark.parametrize(
