@@ -1,5 +1,6 @@
 """Labels: the tokens that carry loss, and where they are predicted."""
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -9,3 +10,18 @@ IGNORE = -100  # a label that is none: prompt and padding
 def label_places(labels: Tensor) -> Tensor:
     """Where the next token is a label: (B, S) -> (N,) numbers of positions, row by row."""
     return F.pad(labels[:, 1:] != IGNORE, (0, 1)).flatten().nonzero().squeeze(1)
+
+
+def fault(ids: np.ndarray, labels: np.ndarray, length: int, known: int) -> str | None:
+    """What keeps a row of tokens from being trained on; `known` is the last token of the tokenizer."""
+    if len(ids) != len(labels):
+        return f"{len(ids)} input_ids and {len(labels)} labels, give each token one"
+    if len(ids) > length:
+        return f"{len(ids)} tokens and max_length is {length}, cut the row"
+    if not (labels[1:] != IGNORE).any():
+        return "no label after its first token, take the row out"
+    if min(ids) < 0 or max(ids) > known:
+        return f"token {min(ids) if min(ids) < 0 else max(ids)}, and the tokenizer those from 0 to {known}; tokenize it again"
+    if ((labels != IGNORE) & (labels != ids)).any():
+        return "a label that is another token than its own, write the token itself or -100"
+    return None

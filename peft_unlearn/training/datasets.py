@@ -14,9 +14,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from peft_unlearn import data
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.data import groups
+from peft_unlearn.data import groups, labels
 from peft_unlearn.data.formats import is_tokenized, settled
-from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.data.variants import REWORDED, Probe, probe
 from peft_unlearn.model import adapters
 from peft_unlearn.training import answers, objectives, targets
@@ -254,24 +253,9 @@ def _probe(
         )
     known = max(tokenizer.get_vocab().values(), default=0)
     for number, row in enumerate(dataset.select_columns(["input_ids", "labels"]).with_format("numpy"), 1):
-        if fault := _fault(row["input_ids"], row["labels"], length, known):
+        if fault := labels.fault(row["input_ids"], row["labels"], length, known):
             raise UserError(f"{name}: row {number} has {fault}.")
     return Probe(dataset, {}, *groups.find(dataset, name, group_column))
-
-
-def _fault(ids: Any, labels: Any, length: int, known: int) -> str | None:
-    """What keeps a row of tokens from being trained on; `known` is the last token of the tokenizer."""
-    if len(ids) != len(labels):
-        return f"{len(ids)} input_ids and {len(labels)} labels, give each token one"
-    if len(ids) > length:
-        return f"{len(ids)} tokens and max_length is {length}, cut the row"
-    if not (labels[1:] != IGNORE).any():
-        return "no label after its first token, take the row out"
-    if min(ids) < 0 or max(ids) > known:
-        return f"token {min(ids) if min(ids) < 0 else max(ids)}, and the tokenizer those from 0 to {known}; tokenize it again"
-    if ((labels != IGNORE) & (labels != ids)).any():
-        return "a label that is another token than its own, write the token itself or -100"
-    return None
 
 
 def _with_alternates(args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, length: int, given: Dataset, rows: Dataset) -> Dataset:
