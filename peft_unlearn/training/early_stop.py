@@ -22,7 +22,7 @@ TOLERANCE_EXTRACTION = 0.03  # extraction strength above the holdout's
 TOLERANCE_ANSWERS = 0.05  # share of the answers to be given instead that greedy decoding may not give yet
 TOLERANCE_INNER = 0.03  # recall of the answers' tokens by inner layers above a never-seen model's
 LOOKS = 8  # at inner layers in a run: they cost a forward pass a layer, so only what has all else looks, and after these it waits no longer
-DEEPER, DEEPEST = 1.5, 8.0  # how much more inner layers weigh after each look that finds them knowing too much, and at most
+DEEPER, DEEPEST = 2.0, 8.0  # how much more inner layers weigh after each look that finds them knowing too much, and at most
 IN_A_ROW = 2  # checks that must be within tolerance: a run that passes through has not reached its targets
 RETAIN_LOSS = 0.02  # of the retain set's mean probability that may be missing
 APPROACH = 0.8  # share of the way from which targets are corrected
@@ -176,7 +176,7 @@ class EarlyStop:
         )
         self.last = found = self._looked(found, inner)
         near = APPROACH <= found.share <= 1 / APPROACH
-        self.pace.check((found.mean, found.membership), found.retain, near, (found.extraction, found.answers, found.inner))
+        self.pace.check((found.mean, found.membership), found.retain, near, (found.extraction, found.answers))
         self.within_tolerance = self.within_tolerance + 1 if found.miss <= 1 else 0
         if near:
             self.later = min(max(self.later + LATER * found.extraction, 0.0), 1.0)
