@@ -76,6 +76,7 @@ def tokenizer(name: str | Path, *, revision: str | None = None, key: str = "mode
         found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(name), revision=revision or "main", trust_remote_code=False)
         tokens = found(PROBE)["input_ids"]
         found.decode(tokens)
+        found.convert_tokens_to_ids(found.all_special_tokens)  # which never ends where <unk> is no token
         if min(found.get_vocab().values(), default=-1) < 0:
             raise ValueError("its vocabulary is empty, or has numbers below 0")
         return found

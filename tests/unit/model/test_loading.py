@@ -105,6 +105,13 @@ def test_a_base_alone_is_checked_as_one_with_an_adapter_is(base, monkeypatch):
         workflow.check_whole(config, model, tokenizer)
 
 
+def test_a_tokenizer_whose_unknown_token_is_none_is_refused(base):
+    """transformers asks for the unknown token's number with the unknown token's number, without end."""
+    folders.with_values("tokenizer_config.json", {"unk_token": ""})(base)
+    with pytest.raises(UserError, match=r"^model_name_or_path: .* has no tokenizer that loads \(maximum recursion"):
+        loading.tokenizer(base)
+
+
 def test_an_adapter_in_place_of_a_base_is_called_one(bad):
     with pytest.raises(
         UserError, match=r"^model_name_or_path: .*lora' is an adapter, write its base there and it as adapter_name_or_path\.$"
