@@ -155,9 +155,12 @@ def check_quantization(config: PreTrainedConfig, name: str | Path, quantization:
     if own is None and quantization is None:
         return
     method = (own or {}).get("quant_method", "bitsandbytes")
-    if quantization is not None and method != "bitsandbytes":
+    if own is not None and quantization is not None:
         asked = "load_in_8bit" if quantization.load_in_8bit else "load_in_4bit"
-        raise UserError(f"{asked}: {str(name)!r} is quantized by {method} already; leave the key out, or give the base in 16 bits.")
+        if method != "bitsandbytes" or not own.get(asked):  # transformers would load it in its own bits
+            raise UserError(
+                f"{asked}: {str(name)!r} is quantized otherwise by {method} already; leave the key out, or give the base in 16 bits."
+            )
     with boundary(f"{key}: {str(name)!r} is quantized by {method} and cannot be loaded here", "give the base in 16 bits"):
         if own is not None and not AutoHfQuantizer.supports_quant_method(own):
             raise ValueError("transformers does not know that")

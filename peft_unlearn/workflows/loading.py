@@ -29,7 +29,7 @@ from peft_unlearn.model import loading as models
 from peft_unlearn.training import datasets, never_seen
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, has_file, same_model
-from peft_unlearn.workflows import continued
+from peft_unlearn.workflows import below as adapter_below
 
 logger = logging.getLogger(__name__)
 
@@ -180,11 +180,10 @@ def check_fit(config: PreTrainedConfig, model: ModelArguments, tokenizer: PreTra
     base = empty = _without_weights(config, model)
     below, key, mode = model.adapter_name_or_path, "adapter_name_or_path", model.adapter_mode
     if below:
+        adapter_below.check(config, model)
         name = {"stack": adapters.FINETUNE, "continue": adapters.REFERENCE if trained else adapters.STUDENT}.get(mode, adapters.STUDENT)
         empty = saved.fit(empty, below, name, key=key)
         empty = cast(Any, adapters.merged(empty) if mode == "merge" else empty)
-    if below and mode == "continue":
-        continued.tell(model, saved.config_of(below, key=key))
     if trained:
         saved.fit(empty, trained, adapters.STUDENT, key="model")
     else:

@@ -14,6 +14,7 @@ from hostile.bed import make_bed
 from peft_unlearn.config.unlearn_config import ModelArguments
 from peft_unlearn.model import adapters, loading, saved
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.workflows import below
 from peft_unlearn.workflows import loading as workflow
 
 # Of a base or adapter of which this file is wrong, what is read here can do without it, or has it so.
@@ -141,11 +142,19 @@ def test_what_another_quantizer_needs_is_told_before_weights_are_read(method, mo
         loading.check_quantization(loading.config(base), base)
 
 
-def test_bits_on_top_of_another_quantizer_are_refused_by_their_key(base):
-    folders.config(quantization_config={"quant_method": "fp8"})(base)
+@pytest.mark.parametrize("own", [{"quant_method": "fp8"}, {"quant_method": "bitsandbytes", "load_in_8bit": True}])
+def test_bits_on_top_of_another_quantizer_or_of_other_bits_are_refused_by_their_key(own, base):
+    folders.config(quantization_config=own)(base)
     model = ModelArguments(model_name_or_path=str(base), load_in_4bit=True, dtype="float32")
-    with pytest.raises(UserError, match=r"^load_in_4bit: .* is quantized by fp8 already"):
+    with pytest.raises(UserError, match=rf"^load_in_4bit: .* is quantized otherwise by {own['quant_method']} already"):
         workflow._without_weights(loading.config(base), model)
+
+
+def test_an_adapter_is_not_merged_into_a_base_that_is_quantized_itself(bad, base):
+    folders.config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})(base)
+    model = ModelArguments(model_name_or_path=str(base), adapter_name_or_path=str(bad / "lora"), adapter_mode="merge")
+    with pytest.raises(UserError, match=r"^adapter_mode: 'merge' into .*, which is quantized itself, would lose most of the adapter"):
+        below.check(loading.config(base), model)
 
 
 @pytest.mark.parametrize(
