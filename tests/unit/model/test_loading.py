@@ -106,6 +106,13 @@ def test_a_base_alone_is_checked_as_one_with_an_adapter_is(base, monkeypatch):
         workflow.check_whole(config, model, tokenizer)
 
 
+def test_a_number_that_is_none_is_told_in_one_line_whatever_its_key(base):
+    folders.config(**{"a\x85b": float("nan")})(base)
+    with pytest.raises(UserError, match=r"^model_name_or_path: a\\x85b in the config.json of .* is nan") as caught:
+        loading.config(base)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_a_tokenizer_whose_unknown_token_is_none_is_refused(base):
     """transformers asks for the unknown token's number with the unknown token's number, without end."""
     folders.with_values("tokenizer_config.json", {"unk_token": ""})(base)
