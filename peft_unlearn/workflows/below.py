@@ -1,13 +1,18 @@
-"""What a recipe asks of an adapter that is there already, the one below, and cannot have."""
+"""An adapter that is there already: the tokenizer that its folder brings, and what a recipe asks of it and cannot have."""
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
+from transformers.utils import CHAT_TEMPLATE_FILE
 
 from peft_unlearn.config.unlearn_config import ModelArguments
-from peft_unlearn.model import saved
+from peft_unlearn.model import loading, saved
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.folders import has_file
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +27,22 @@ CALLED = {
     "use_dora": "use_dora",
     "use_rslora": "use_rslora",
 }
+
+
+def tokenizer(model: ModelArguments, adapters: Sequence[str], *, key: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in the folder of the first of these adapters that has one, else the base's, with a chat template that lies there alone.
+
+    Raises:
+        UserError: none that works.
+    """
+    if brings := next((one for one in adapters if has_file(one, TOKENIZER_CONFIG_FILE)), None):
+        logger.info("The tokenizer is that of %s, with its chat template if it has one.", brings)
+        return loading.tokenizer(brings, key="adapter_name_or_path")
+    found = loading.tokenizer(model.model_name_or_path or "", revision=model.model_revision, key=key)
+    if brings := next((one for one in adapters if (Path(one) / CHAT_TEMPLATE_FILE).is_file()), None):
+        logger.info("The chat template is that of %s.", brings)
+        found.chat_template = (Path(brings) / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8", errors="replace")
+    return found
 
 
 def check(base: PreTrainedConfig, model: ModelArguments) -> None:

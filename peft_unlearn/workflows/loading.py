@@ -16,7 +16,6 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
-from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from trl import get_peft_config, get_quantization_config  # type: ignore[attr-defined]
 
 from peft_unlearn import data
@@ -96,12 +95,7 @@ def load_tokenizer(
     """
     name = model.model_name_or_path or ""
     config = models.config(name, revision=model.model_revision, key=key)
-    brings = [one for one in (adapter, model.adapter_name_or_path) if one and has_file(one, TOKENIZER_CONFIG_FILE)]
-    if brings:
-        logger.info("The tokenizer is that of %s, with its chat template if it has one.", brings[0])
-        tokenizer = models.tokenizer(brings[0], key="adapter_name_or_path")
-    else:
-        tokenizer = models.tokenizer(name, revision=model.model_revision, key=key)
+    tokenizer = adapter_below.tokenizer(model, [one for one in (adapter, model.adapter_name_or_path) if one], key=key)
     return config, tokenizer, datasets.row_length(config, longest)
 
 
