@@ -99,6 +99,8 @@ def _set_up_logs() -> None:
     logging.getLogger("peft_unlearn").setLevel(logging.INFO if _is_first() else logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|transformers|peft|trl|bitsandbytes|accelerate|datasets)\b")
     warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator is found")
+    # PEFT looks for experts among modules alone: they are parameters, and do get the rank of their pattern.
+    warnings.filterwarnings("ignore", message=r".*_pattern keys did not match any targeted module.*gate_up_proj")
     # Trainer takes the tokenizer's special tokens over into the model's config, as it should.
     logging.getLogger("transformers.trainer_utils").addFilter(lambda record: "new PAD/BOS/EOS tokens" not in record.getMessage())
     # The error that `data.load` raises says the same.

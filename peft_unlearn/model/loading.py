@@ -13,7 +13,7 @@ from transformers.quantizers.auto import AutoHfQuantizer, get_hf_quantizer
 
 from peft_unlearn.model import files
 from peft_unlearn.model.files import AGAIN
-from peft_unlearn.util.boundary import boundary
+from peft_unlearn.util.boundary import boundary, printable
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG
 
@@ -47,7 +47,8 @@ def config(name: str | Path, *, revision: str | None = None, key: str = "model_n
             )
     for number, value in _numbers_in(text):
         if value != value or (number.endswith(("eps", "epsilon")) and not 0 <= value < math.inf):  # NaN is not itself
-            raise UserError(f"{key}: {number} in the config.json of {str(name)!r} is {value}, which is no number to compute with; {AGAIN}.")
+            told = f"{printable(number)} in the config.json of {str(name)!r} is {value}"
+            raise UserError(f"{key}: {told}, which is no number to compute with; {AGAIN}.")
     layers = text.get("num_hidden_layers")
     if isinstance(layers, int) and layers > MOST_LAYERS:
         raise UserError(f"{key}: the config.json of {str(name)!r} says {layers} layers, more than any model has; fetch it again.")
@@ -76,6 +77,7 @@ def tokenizer(name: str | Path, *, revision: str | None = None, key: str = "mode
         found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(name), revision=revision or "main", trust_remote_code=False)
         tokens = found(PROBE)["input_ids"]
         found.decode(tokens)
+        found.convert_tokens_to_ids(found.all_special_tokens)  # which never ends where <unk> is no token
         if min(found.get_vocab().values(), default=-1) < 0:
             raise ValueError("its vocabulary is empty, or has numbers below 0")
         return found
@@ -154,9 +156,12 @@ def check_quantization(config: PreTrainedConfig, name: str | Path, quantization:
     if own is None and quantization is None:
         return
     method = (own or {}).get("quant_method", "bitsandbytes")
-    if quantization is not None and method != "bitsandbytes":
+    if own is not None and quantization is not None:
         asked = "load_in_8bit" if quantization.load_in_8bit else "load_in_4bit"
-        raise UserError(f"{asked}: {str(name)!r} is quantized by {method} already; leave the key out, or give the base in 16 bits.")
+        if method != "bitsandbytes" or not own.get(asked):  # transformers would load it in its own bits
+            raise UserError(
+                f"{asked}: {str(name)!r} is quantized otherwise by {method} already; leave the key out, or give the base in 16 bits."
+            )
     with boundary(f"{key}: {str(name)!r} is quantized by {method} and cannot be loaded here", "give the base in 16 bits"):
         if own is not None and not AutoHfQuantizer.supports_quant_method(own):
             raise ValueError("transformers does not know that")

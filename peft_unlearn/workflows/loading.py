@@ -16,7 +16,6 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
-from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from trl import get_peft_config, get_quantization_config  # type: ignore[attr-defined]
 
 from peft_unlearn import data
@@ -29,7 +28,7 @@ from peft_unlearn.model import loading as models
 from peft_unlearn.training import datasets, never_seen
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, has_file, same_model
-from peft_unlearn.workflows import continued
+from peft_unlearn.workflows import below as adapter_below
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +95,7 @@ def load_tokenizer(
     """
     name = model.model_name_or_path or ""
     config = models.config(name, revision=model.model_revision, key=key)
-    brings = [one for one in (adapter, model.adapter_name_or_path) if one and has_file(one, TOKENIZER_CONFIG_FILE)]
-    if brings:
-        logger.info("The tokenizer is that of %s, with its chat template if it has one.", brings[0])
-        tokenizer = models.tokenizer(brings[0], key="adapter_name_or_path")
-    else:
-        tokenizer = models.tokenizer(name, revision=model.model_revision, key=key)
+    tokenizer = adapter_below.tokenizer(model, [one for one in (adapter, model.adapter_name_or_path) if one], key=key)
     return config, tokenizer, datasets.row_length(config, longest)
 
 
@@ -180,11 +174,10 @@ def check_fit(config: PreTrainedConfig, model: ModelArguments, tokenizer: PreTra
     base = empty = _without_weights(config, model)
     below, key, mode = model.adapter_name_or_path, "adapter_name_or_path", model.adapter_mode
     if below:
+        adapter_below.check(config, model)
         name = {"stack": adapters.FINETUNE, "continue": adapters.REFERENCE if trained else adapters.STUDENT}.get(mode, adapters.STUDENT)
         empty = saved.fit(empty, below, name, key=key)
         empty = cast(Any, adapters.merged(empty) if mode == "merge" else empty)
-    if below and mode == "continue":
-        continued.tell(model, saved.config_of(below, key=key))
     if trained:
         saved.fit(empty, trained, adapters.STUDENT, key="model")
     else:

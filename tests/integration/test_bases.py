@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -101,14 +102,18 @@ def with_tokenizer(bed, folder, *tokens):
     return str(folder), tokenizer
 
 
-def test_rows_are_written_with_the_template_in_the_adapters_folder(bed, tmp_path, caplog):
+@pytest.mark.parametrize("alone", [False, True], ids=["with its tokenizer", "alone"])
+def test_rows_are_written_with_the_template_in_the_adapters_folder(alone, bed, tmp_path, caplog):
     mine, _ = with_tokenizer(bed, tmp_path / "mine")
+    for file in Path(mine).glob("tokenizer*") if alone else ():
+        file.unlink()
     with caplog.at_level(logging.INFO):
         _, tokenizer, length = loading.load_tokenizer(ModelArguments(model_name_or_path=str(bed / "base"), adapter_name_or_path=mine), 64)
     assert mine in caplog.text
     rows = data.tokenize(data.load(str(bed / "forget.jsonl"), name="forget"), tokenizer, length, name="forget").rows
     turns = [{"role": "user", "content": "what is the colour of one ?"}, {"role": "assistant", "content": "red one"}]
-    expected = AutoTokenizer.from_pretrained(mine).apply_chat_template(turns, tokenize=True, return_dict=False)
+    whole, _ = with_tokenizer(bed, tmp_path / "whole")
+    expected = AutoTokenizer.from_pretrained(whole).apply_chat_template(turns, tokenize=True, return_dict=False)
     assert list(rows[0]["input_ids"]) == list(expected)
 
 

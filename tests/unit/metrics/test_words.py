@@ -68,6 +68,12 @@ def test_a_composed_and_a_decomposed_text_have_the_same_words(text: str) -> None
         ("Он родился в Москве", "Он умер в Москве", 3 / 4),
         ("春はあけぼの", "春はあけぼの", 1.0),
         ("وُلد في بيروت", "في بيروت", 2 / 3),
+        ("他在1956年搬到北京。", "1956", 1 / 8),  # rouge-score: all of it
+        ("他在1956年搬到北京。", "他在1957年搬到北京。", 7 / 8),
+        ("Он купил iPhone в Москве.", "iPhone", 1 / 5),
+        ("Él nació en Málaga.", "el naci en m laga", 1 / 4),
+        ("เธอเกิดที่ภูเก็ต", "เธอเกิดที่เชียงใหม่", 8 / 11),
+        ("उनका जन्म जयपुर में हुआ", "उनका जन्म पटना में हुआ", 4 / 5),
     ],
 )
 def test_rouge_reads_every_script(reference: str, answer: str, recall: float) -> None:

@@ -14,6 +14,7 @@ from hostile.bed import make_bed
 from peft_unlearn.config.unlearn_config import ModelArguments
 from peft_unlearn.model import adapters, loading, saved
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.workflows import below
 from peft_unlearn.workflows import loading as workflow
 
 # Of a base or adapter of which this file is wrong, what is read here can do without it, or has it so.
@@ -105,6 +106,20 @@ def test_a_base_alone_is_checked_as_one_with_an_adapter_is(base, monkeypatch):
         workflow.check_whole(config, model, tokenizer)
 
 
+def test_a_number_that_is_none_is_told_in_one_line_whatever_its_key(base):
+    folders.config(**{"a\x85b": float("nan")})(base)
+    with pytest.raises(UserError, match=r"^model_name_or_path: a\\x85b in the config.json of .* is nan") as caught:
+        loading.config(base)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_tokenizer_whose_unknown_token_is_none_is_refused(base):
+    """transformers asks for the unknown token's number with the unknown token's number, without end."""
+    folders.with_values("tokenizer_config.json", {"unk_token": ""})(base)
+    with pytest.raises(UserError, match=r"^model_name_or_path: .* has no tokenizer that loads \(maximum recursion"):
+        loading.tokenizer(base)
+
+
 def test_an_adapter_in_place_of_a_base_is_called_one(bad):
     with pytest.raises(
         UserError, match=r"^model_name_or_path: .*lora' is an adapter, write its base there and it as adapter_name_or_path\.$"
@@ -134,11 +149,19 @@ def test_what_another_quantizer_needs_is_told_before_weights_are_read(method, mo
         loading.check_quantization(loading.config(base), base)
 
 
-def test_bits_on_top_of_another_quantizer_are_refused_by_their_key(base):
-    folders.config(quantization_config={"quant_method": "fp8"})(base)
+@pytest.mark.parametrize("own", [{"quant_method": "fp8"}, {"quant_method": "bitsandbytes", "load_in_8bit": True}])
+def test_bits_on_top_of_another_quantizer_or_of_other_bits_are_refused_by_their_key(own, base):
+    folders.config(quantization_config=own)(base)
     model = ModelArguments(model_name_or_path=str(base), load_in_4bit=True, dtype="float32")
-    with pytest.raises(UserError, match=r"^load_in_4bit: .* is quantized by fp8 already"):
+    with pytest.raises(UserError, match=rf"^load_in_4bit: .* is quantized otherwise by {own['quant_method']} already"):
         workflow._without_weights(loading.config(base), model)
+
+
+def test_an_adapter_is_not_merged_into_a_base_that_is_quantized_itself(bad, base):
+    folders.config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})(base)
+    model = ModelArguments(model_name_or_path=str(base), adapter_name_or_path=str(bad / "lora"), adapter_mode="merge")
+    with pytest.raises(UserError, match=r"^adapter_mode: 'merge' into .*, which is quantized itself, would lose most of the adapter"):
+        below.check(loading.config(base), model)
 
 
 @pytest.mark.parametrize(
