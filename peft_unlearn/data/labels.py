@@ -12,16 +12,22 @@ def label_places(labels: Tensor) -> Tensor:
     return F.pad(labels[:, 1:] != IGNORE, (0, 1)).flatten().nonzero().squeeze(1)
 
 
-def fault(ids: np.ndarray, labels: np.ndarray, length: int, known: int) -> str | None:
-    """What keeps a row of tokens from being trained on; `known` is the last token of the tokenizer."""
+def fault(ids: np.ndarray, labels: np.ndarray, length: int, vocabulary: int | None = None) -> str | None:
+    """What keeps a row of tokens from being trained on; None if nothing does.
+
+    Args:
+        length: tokens that a row may have.
+        vocabulary: tokens that the model knows, where that is known.
+    """
     if len(ids) != len(labels):
         return f"{len(ids)} input_ids and {len(labels)} labels, give each token one"
     if len(ids) > length:
         return f"{len(ids)} tokens and max_length is {length}, cut the row"
     if not (labels[1:] != IGNORE).any():
         return "no label after its first token, take the row out"
-    if min(ids) < 0 or max(ids) > known:
-        return f"token {min(ids) if min(ids) < 0 else max(ids)}, and the tokenizer those from 0 to {known}; tokenize it again"
+    for token in (min(ids), max(ids)):
+        if token < 0 or (vocabulary is not None and token >= vocabulary):
+            return f"token {token}, which the model has not; tokenize it again"
     if ((labels != IGNORE) & (labels != ids)).any():
         return "a label that is another token than its own, write the token itself or -100"
     return None

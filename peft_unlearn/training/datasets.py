@@ -5,11 +5,12 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from peft_unlearn import data
@@ -80,6 +81,7 @@ def tokenize(
     reword: bool = False,
     reword_rows: int = 0,
     group_column: str | None = None,
+    vocabulary: int | None = None,
 ) -> dict[str, Probe]:
     """Check the sets, and tokenize those that are text, with the variants of their rows that stand in their columns.
 
@@ -90,6 +92,7 @@ def tokenize(
         reword: make other wordings of the forget and holdout rows by rules, which evaluation reads and training does not; of
             `reword_rows` of them, evenly spaced, 0 is all.
         group_column: the column that groups the rows; the forget set must have it.
+        vocabulary: tokens that the model knows, by which tokenized rows are checked.
 
     Raises:
         UserError: no `Dataset`, rows that cannot be used, or forget rows that also stand in the retain set or the holdout.
@@ -107,6 +110,7 @@ def tokenize(
             reword=reword and name in REWORDED,
             reword_rows=reword_rows,
             group_column=group_column,
+            vocabulary=vocabulary,
         )
         for name, rows in sets.items()
     }
@@ -124,8 +128,8 @@ def prepare(
     Raises:
         UserError: what `tokenize` refuses, or nothing that `args.stop_at` could stop by.
     """
-    length = row_length(model.config, args.max_length)
-    rows = {name: found.rows for name, found in tokenize(args, tokenizer, length, sets).items()}
+    length, vocabulary = row_length(model.config, args.max_length), cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
+    rows = {name: found.rows for name, found in tokenize(args, tokenizer, length, sets, vocabulary=vocabulary).items()}
 
     def written(number: int, longest: int, what: str, **others: Any) -> Dataset | None:
         with adapters.view(model, "reference"):
@@ -229,6 +233,7 @@ def _probe(
     reword: bool = False,
     reword_rows: int = 0,
     group_column: str | None = None,
+    vocabulary: int | None = None,
 ) -> Probe:
     """Rows of at most `length` tokens, each with something to predict; of rows that are tokenized already, a check."""
     if not isinstance(dataset, Dataset):
@@ -251,9 +256,8 @@ def _probe(
             reword_rows=reword_rows,
             group_column=group_column,
         )
-    known = max(tokenizer.get_vocab().values(), default=0)
     for number, row in enumerate(dataset.select_columns(["input_ids", "labels"]).with_format("numpy"), 1):
-        if fault := labels.fault(row["input_ids"], row["labels"], length, known):
+        if fault := labels.fault(row["input_ids"], row["labels"], length, vocabulary):
             raise UserError(f"{name}: row {number} has {fault}.")
     return Probe(dataset, {}, *groups.find(dataset, name, group_column))
 
