@@ -36,7 +36,9 @@ def test_a_rate_that_the_probe_moves_equals_the_plain_loops(changes, tmp_path):
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rates[-1], rel=1e-4)
     logged = [line["learning_rate"] for line in trainer.state.log_history[:-1]]  # the rate that each step was taken at
     assert logged == pytest.approx([0.3, *rates[:-1]], rel=1e-4)
-    assert difference(trainer.student, adapters.adapter_parameters(student)) < 5e-6  # the probe's differences are 1e2 times as rounded
+    assert (
+        difference(trainer.student, adapters.adapter_parameters(student)) < 2e-5
+    )  # the probe's differences are 1e2 times as rounded, 7e-6 on an EPYC
     if trainer.teacher:
         assert difference(trainer.teacher.parameters, adapters.adapter_parameters(teacher)) < 5e-6
 
