@@ -87,11 +87,11 @@ def test_a_bound_on_the_retain_loss_raises_its_weight_while_it_is_exceeded(chang
         ({"answers": "refuse"}, "^answers: refuse needs text, give the tokenized forget rows a column alternate"),
         (
             {"answers": "column", "forget_dataset": Dataset.from_list([{"text": "w5 w6 w7"}])},
-            "^forget_dataset: alternate answers need question",
+            "^forget_dataset: its rows are plain texts, which ask for no answer",
         ),
         (
             {"method": "idkdpo", "forget_dataset": Dataset.from_list([{"text": "w5 w6 w7"}])},
-            "^forget_dataset: alternate answers need question",
+            "^forget_dataset: its rows are plain texts, which ask for no answer",
         ),
         (
             {"method": "dpo", "forget_dataset": Dataset.from_list([{"question": "w5", "answer": "w6"}])},
