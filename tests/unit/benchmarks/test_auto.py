@@ -4,11 +4,12 @@ import dataclasses
 import json
 
 import auto
+import public_rows
 import pytest
 
 from beds import kinds, measuring
 from beds.models import recipe
-from beds.source import SETS
+from beds.source import ROWS, SETS
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,22 @@ def test_the_table_has_a_row_for_each_run_and_each_goal(lines, capsys):
     printed = capsys.readouterr().out
     assert printed.count("| people ") == 3
     assert "0 of 1" in next(row for row in printed.splitlines() if row.startswith("| target reached"))
+
+
+def test_public_rows_have_each_subject_whole_in_one_set():
+    subjects = [[{"text": f"{subject} {row}"} for row in range(1 + subject % 4)] for subject in range(200)]
+    found = public_rows.split(subjects)
+    assert set(found) == set(ROWS)
+    assert all(len(rows) >= ROWS[part] for part, rows in found.items())
+    texts = [row["text"] for rows in found.values() for row in rows]
+    assert len(texts) == len(set(texts))
+    for rows in found.values():
+        for subject in {row["text"].split()[0] for row in rows}:
+            assert sum(row["text"].split()[0] == subject for row in rows) == 1 + int(subject) % 4
+
+
+def test_functions_of_pythons_library_are_rows_that_compile():
+    for rows in list(public_rows.code())[:3]:
+        for row in rows:
+            body = "".join(f"    {line}\n" for line in row["completion"].splitlines())
+            compile(row["prompt"] + body, "row", "exec")
