@@ -14,8 +14,7 @@ from typing import NoReturn
 from peft_unlearn import __version__
 from peft_unlearn.cli import audit, demo, evaluate, export, keys, merge, plan, push, train
 from peft_unlearn.util import interrupts
-from peft_unlearn.util.boundary import printable
-from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.errors import UserError, printable
 
 # What a file system says of a place that was named, and no mistake of ours is the cause of.
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
@@ -67,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage error
         return stop.code if isinstance(stop.code, int) else 1
     except UserError as error:
-        _say(f"peft-unlearn: error: {printable(str(error))}")
+        _say(f"peft-unlearn: error: {error}")
         return 2
     except OSError as error:
         if error.errno not in OF_THE_DISK:

@@ -13,7 +13,7 @@ from transformers.quantizers.auto import AutoHfQuantizer, get_hf_quantizer
 
 from peft_unlearn.model import files
 from peft_unlearn.model.files import AGAIN
-from peft_unlearn.util.boundary import boundary, printable
+from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG
 
@@ -47,8 +47,7 @@ def config(name: str | Path, *, revision: str | None = None, key: str = "model_n
             )
     for number, value in _numbers_in(text):
         if value != value or (number.endswith(("eps", "epsilon")) and not 0 <= value < math.inf):  # NaN is not itself
-            told = f"{printable(number)} in the config.json of {str(name)!r} is {value}"
-            raise UserError(f"{key}: {told}, which is no number to compute with; {AGAIN}.")
+            raise UserError(f"{key}: {number} in the config.json of {str(name)!r} is {value}, which is no number to compute with; {AGAIN}.")
     layers = text.get("num_hidden_layers")
     if isinstance(layers, int) and layers > MOST_LAYERS:
         raise UserError(f"{key}: the config.json of {str(name)!r} says {layers} layers, more than any model has; fetch it again.")

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from peft_unlearn.report.summary import summarize
 from peft_unlearn.report.text import FINDING_HEADS, PASSED, finding_cells, finding_label, interval, label, union
-from peft_unlearn.util.boundary import printable
+from peft_unlearn.util.errors import printable
 from peft_unlearn.util.numbers import show
 
 DECIDING = 4  # reasons that are printed

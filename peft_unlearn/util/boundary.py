@@ -36,11 +36,6 @@ class boundary:
             raise UserError(f"{self.what} ({brief(error)}); {_mend(error, self.mend)}.") from error
 
 
-def printable(text: str) -> str:
-    """A text without what a terminal would act on: each such character as Python writes it."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
 def brief(error: BaseException) -> str:
     """What an error says, on one line, without its last stop."""
     said = " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)).split()).rstrip(".")

@@ -5,8 +5,8 @@ import errno
 import pytest
 
 from peft_unlearn.cli import main
-from peft_unlearn.util.boundary import LONGEST, boundary, printable
-from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.boundary import LONGEST, boundary
+from peft_unlearn.util.errors import UserError, printable
 
 
 class PanicException(BaseException):
@@ -62,6 +62,7 @@ def test_a_boundary_may_be_crossed_twice():
 
 def test_control_characters_of_a_name_do_not_reach_a_terminal(capsys):
     assert printable("a\0b\x1b[31mc\udcffé") == r"a\x00b\x1b[31mc\udcffé"
+    assert str(UserError("key: a\rb is wrong.")) == r"key: a\rb is wrong."  # from Python as well
     assert main(["train", "no\x1b[31m.yaml"]) == 2
     assert capsys.readouterr().err.rstrip("\n").isprintable()
 
