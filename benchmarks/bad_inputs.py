@@ -203,8 +203,8 @@ told in the same form. A mistake of this package keeps its traceback.
 
 `python benchmarks/bad_inputs.py run` gives {tried} bad inputs to the commands and sees that each ends so; of the last run, {refused} did. The
 same with `table` makes this page: each kind of input, how many of it are tried, and what is said of the first. `python benchmarks/fuzz.py
---minutes 20` tries random ones: of 131,327 adapter, config and tokenizer files, templates, recipes, rows and reports (seeds 17 and 27), each was read or
-refused in a sentence, but for one whose sentence held a control character and was mended.
+--minutes 20` tries random ones: of 131,327 adapter, config and tokenizer files, templates, recipes, rows and reports (seeds 17 and 27), each was
+read or refused in a sentence, but for one whose sentence held a control character and was mended.
 
 | what is wrong | tried | what is said |
 | --- | --- | --- |
