@@ -11,7 +11,6 @@ Nothing was built on these kinds. Subjects (authors, people, stories, modules) a
 
 import argparse
 import ast
-import inspect
 import json
 import pkgutil
 import random
@@ -73,7 +72,7 @@ def _function(node: ast.FunctionDef) -> Row | None:
     """Its name, arguments and docstring as a question, its body as the answer; None if that is too long or too short."""
     told = ast.get_docstring(node)
     body = "\n".join(ast.unparse(part) for part in node.body[1:])
-    if not told or not 40 < len(body) < 200 or not inspect.cleandoc(told):
+    if not told or not 40 < len(body) < 200:
         return None
     return {"prompt": f'def {node.name}({ast.unparse(node.args)}):\n    """{told.splitlines()[0]}"""\n', "completion": body}
 

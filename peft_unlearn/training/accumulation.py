@@ -81,22 +81,22 @@ class Accumulation:
             UserError: there is no memory for a single row, or micro-batches may not be cut.
         """
         given = [*self._given, inputs]
-        todo = [inputs]
-        while (losses := self._all(forward, step, todo, counts)) is None:
+        taken = [inputs]
+        while (losses := self._all(forward, step, taken, counts)) is None:
             self._halve(step)
             self.clear()
             if self.passes.sam is not None and step % 2 == 0:
                 self.passes.sam.gradient.matrix.zero_()  # an even step gathers it
             adapters.release()
-            todo = given
+            taken = given
         self._given = given
         return losses
 
-    def _all(self, forward: nn.Module, step: int, todo: Sequence[Streams], counts: Counts) -> dict[str, Tensor] | None:
+    def _all(self, forward: nn.Module, step: int, taken: Sequence[Streams], counts: Counts) -> dict[str, Tensor] | None:
         """The losses of the last of some micro-batches; None where the memory is out."""
         losses: dict[str, Tensor] = {}
         try:
-            for inputs in todo:
+            for inputs in taken:
                 losses = defaultdict(lambda: torch.zeros((), device=self.device))
                 for piece in pieces(inputs, self.rows):
                     for name, loss in self._one(forward, step, piece, counts).items():
