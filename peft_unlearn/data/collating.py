@@ -45,6 +45,8 @@ def collate_rows(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, Any
         batch["rows"] = [row["number"] for row in rows]
     if "target_logps" in rows[0]:
         batch["target_logps"] = pad_sequence([torch.tensor(row["target_logps"]) for row in rows], batch_first=True)
+    if "instead" in rows[0]:
+        batch["instead"] = pad_sequence([torch.tensor(row["instead"]) for row in rows], batch_first=True)
     if "alternate" in rows[0]:
         batch["alternate"] = collate_rows([row["alternate"] for row in rows], pad_token_id)
     return batch

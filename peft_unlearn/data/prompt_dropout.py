@@ -10,7 +10,7 @@ from peft_unlearn.data.labels import IGNORE
 
 TEMPLATE = 0.9  # share of the prompts from which on a token of them belongs to their template, and stays
 FEWEST = 8  # rows from which on that can be told
-COLUMNS = ("input_ids", "labels", "target_logps")
+COLUMNS = ("input_ids", "labels", "target_logps", "instead")
 
 
 class PromptDropout:

@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -40,12 +40,14 @@ class Streams(NamedTuple):
     That is "forget", "retain", as "holdout" a part of it that `sets` has not beside texts that the model wrote itself, and other "answers" where they
     are learned. Forget rows have a column `alternate` for a loss that reads other answers beside them, and `target_logps` with `stop_at`.
     `holdout_target` is then the Min-K of the holdout rows of `sets` under the same never-seen model, `inner_target` the recall by its inner layers.
+    `subjects` has a number for each retain row that rows which belong together share; it is empty where each stands alone.
     """
 
     sets: dict[str, Dataset]
     trained: dict[str, Dataset]
     holdout_target: np.ndarray | None
     inner_target: float | None
+    subjects: Sequence[int] = ()
 
 
 def named(
@@ -129,7 +131,8 @@ def prepare(
         UserError: what `tokenize` refuses, or nothing that `args.stop_at` could stop by.
     """
     length, vocabulary = row_length(model.config, args.max_length), cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
-    rows = {name: found.rows for name, found in tokenize(args, tokenizer, length, sets, vocabulary=vocabulary).items()}
+    probes = tokenize(args, tokenizer, length, sets, vocabulary=vocabulary)
+    rows, subjects = {name: found.rows for name, found in probes.items()}, probes["retain"].groups if "retain" in probes else ()
 
     def written(number: int, longest: int, what: str, **others: Any) -> Dataset | None:
         with adapters.view(model, "reference"):
@@ -154,7 +157,7 @@ def prepare(
         with adapters.view(model, "reference"):
             found = answers.of_model_itself(model, tokenizer, rows, seed=args.seed, batch_size=args.per_device_eval_batch_size)
         rows["forget"] = answers.beside(rows["forget"], found)
-    return _streams(model, args, tokenizer, rows, neutral)
+    return _streams(model, args, tokenizer, rows, neutral)._replace(subjects=subjects)
 
 
 def _streams(

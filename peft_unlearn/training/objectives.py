@@ -1,16 +1,18 @@
 """Objectives: what a run minimizes, each a loss on one of the two streams with a gradient of its own."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from datasets import Dataset
 from torch import Tensor
 
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.losses.log_odds import log_odds
 from peft_unlearn.losses.nll import nll
 from peft_unlearn.losses.rmu import hidden_distance
+from peft_unlearn.model import instead
 from peft_unlearn.model.logprobs import Dense, OfLogits, Scores, from_anchor, matched, row_means, spread
 from peft_unlearn.util.parts import Loss
 from peft_unlearn.util.registry import LOSSES, openunlearning_losses
@@ -93,9 +95,17 @@ def build(args: UnlearnConfig, scale: float = 1.0, inner_weight: Callable[[], fl
         )
     if args.holdout_kl != "none":
         objectives.append(_divergence(args, "holdout", "holdout", args.holdout_kl))
+    if args.stop_at == "never_seen" and args.answers == "natural":
+        objectives.append(Objective("instead", "forget", args.answers_coef, _instead, anchor="never_seen", of_logits=instead.divergence))
     if teaches_answers(args):
         objectives.append(Objective("answers", "answers", args.answers_coef, _taught))
     return objectives
+
+
+def of_rows(built: Sequence[Objective], trained: Mapping[str, Dataset]) -> list[Objective]:
+    """Those that a run's rows have what they need for: their stream, and what a never-seen model would say instead."""
+    missing = "instead" not in trained["forget"].column_names
+    return [o for o in built if o.stream in trained and not (missing and o.anchor == "never_seen")]
 
 
 def teaches_answers(args: UnlearnConfig) -> bool:
@@ -162,6 +172,12 @@ def _taught(scores: Scores, anchor: Scores | None) -> Tensor:
     """Cross-entropy of other answers, less and less in the last nat before a token is likely enough: at `LIKELY` greedy decoding says it."""
     logps = scores.logps
     return (nll(logps) * (math.log(LIKELY) - logps.detach()).clamp(0, 1) * scores.mask).sum()
+
+
+def _instead(scores: Scores, anchor: Scores | None) -> Tensor:
+    """Divergence of all but the true token from what a never-seen model would say instead, weighted by how often it would."""
+    assert scores.target_logps is not None
+    return (spread(scores.of_logits["instead"], scores.mask) * -scores.target_logps.clamp_max(-1e-6).expm1() * scores.mask).sum()
 
 
 def _divergence(args: UnlearnConfig, name: str, stream: Literal["retain", "holdout"], anchor: str) -> Objective:

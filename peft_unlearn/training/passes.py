@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.model import adapters
+from peft_unlearn.model import adapters, instead
 from peft_unlearn.model.fake_quant import deployed
 from peft_unlearn.model.lm_head import Forward
 from peft_unlearn.model.logprobs import Scores, score
@@ -106,6 +106,8 @@ class Passes:
         """Scores of the teacher or the reference."""
         if view is None:
             return None
+        if view == "never_seen":
+            return instead.anchor(batch["instead"], batch["places"])
         states_do = view == "reference" and stream != "forget" and all(o.of_logits for o in readers)
         if states_do and (kept := self.kept(stream, batch)) is not None:
             return kept

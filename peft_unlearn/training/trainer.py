@@ -91,8 +91,9 @@ class UnlearnTrainer(AdapterTrainer):
         args.learning_rate = args.learning_rate or methods.learning_rate(model.num_parameters(), falling=falling)
         model = setup.adapt(model, args, peft_config)
 
-        self.sets, self.trained, holdout_target, inner_target = datasets.prepare(model, args, processing_class, sets, never_seen_model)
-        self.budget = budget.begin(model, args, processing_class, self.trained)
+        streams = datasets.prepare(model, args, processing_class, sets, never_seen_model)
+        self.sets, self.trained, holdout_target, inner_target, subjects = streams
+        self.budget = budget.begin(model, args, processing_class, self.trained, subjects)
         pairs = data.Pairs(self.trained, args.seed if args.data_seed is None else args.data_seed, args.prompt_dropout)
 
         super().__init__(model=model, args=args, pairs=pairs, processing_class=processing_class, callbacks=callbacks, optimizers=optimizers)
@@ -111,7 +112,7 @@ class UnlearnTrainer(AdapterTrainer):
         self.negation = Negation(model) if args.negate else None
         self._scale = 1.0 if args.stop_at == "none" else targets.mean_distance(self.sets["forget"])
         built = objectives.build(args, self._scale, lambda: 1.0 if self.early_stop is None else self.early_stop.inner_weight)
-        self.objectives = [objective for objective in built if objective.stream in self.trained]
+        self.objectives = objectives.of_rows(built, self.trained)
         batch = args.train_batch_size * args.gradient_accumulation_steps
         self.check_every = self.checks.every(self.objectives, batch)
         every = 1 if self.budget is None else self.budget.every(self.objectives, batch)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_damage import same, state
 from test_trainer import build
 from test_trainer_equivalence import HOLDOUT, flat, never_seen, rows
@@ -48,7 +50,7 @@ def upper(found: np.ndarray) -> float:
 
 
 def test_blocks_that_differ_more_than_their_rows_do_say_less(monkeypatch):
-    spending = budget.Budget(1.0, None, RETAIN, "retain_dataset", 8)
+    spending = budget.Budget(1.0, None, RETAIN, [row // 4 for row in range(32)], 8)
     rows = [0.1 * (block % 2) for block in range(8) for _ in range(4)]
     monkeypatch.setattr(budget, "retain_kl", lambda *_, **how: {"rows": rows})
     spending.measure(contextlib.nullcontext)
@@ -61,18 +63,44 @@ def test_blocks_that_differ_more_than_their_rows_do_say_less(monkeypatch):
 
 def test_rows_that_are_left_out_are_not_trained_on_and_stand_together():
     for count in (32, 47, 96, 3960):
-        out = budget.blocks(count)
+        out = list(budget.left_out(count))
         assert out == sorted(set(out))
         assert len(out) % 8 == 0
         assert min(count // 8, 64) <= len(out) <= min(count // 4, 64)
         assert min(out) >= 0
         assert max(out) < count
-    assert budget.blocks(128) == [8 * block * 2 + 6 + i for block in range(8) for i in range(4)]
+    assert list(budget.left_out(128)) == [8 * block * 2 + 6 + i for block in range(8) for i in range(4)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(32, 400))
+def test_what_is_left_out_are_whole_subjects_where_there_are_enough(sizes, enough):
+    subjects = [n for n, size in enumerate(sizes) for _ in range(size)]
+    if len(subjects) < 32:
+        subjects += [subjects[-1]] * enough
+    out = budget.left_out(len(subjects), subjects)
+    assert list(out) == sorted(out)
+    if len(set(subjects)) < 6 or len(set(subjects)) == len(subjects):
+        assert out == budget.left_out(len(subjects))
+        return
+    trained = {subject for row, subject in enumerate(subjects) if row not in out}
+    assert trained.isdisjoint(out.values())
+    assert [subjects[row] for row in out] == list(out.values())
+    assert 3 <= len(set(out.values())) <= max(3, len(set(subjects)) // 4)
+
+
+def test_rows_of_a_subject_are_not_trained_on_where_one_of_them_is_measured_on(tmp_path):
+    retain = RETAIN.add_column("author", [row // 4 for row in range(32)])
+    trainer = build(tmp_path, "npo", retain_kl_max=1e3, **(QUICK | {"retain_dataset": retain}))
+    authors = [retain[row]["author"] for row in budget.left_out(32, retain["author"])]
+    assert sorted(set(authors)) == [1, 4, 6]
+    assert trainer.budget.parts.tolist() == authors
+    assert {row["author"] for row in trainer.trained["retain"]} == {0, 2, 3, 5, 7}
 
 
 def test_what_is_spent_is_the_mean_and_three_standard_errors_on_rows_left_out(tmp_path):
     trainer = build(tmp_path, "npo", retain_kl_max=1e3, **QUICK)
-    out = budget.blocks(32)
+    out = budget.left_out(32)
     assert trainer.budget.rows.to_list() == RETAIN.select(out).to_list()
     assert trainer.trained["retain"].to_list() == [row for i, row in enumerate(RETAIN) if i not in out]
     assert len(trainer.sets["retain"]) == 32  # all are evaluated
@@ -107,7 +135,7 @@ def test_a_run_that_ends_outside_gives_its_last_adapter_inside(method, changes, 
 
 
 def test_the_nearer_a_run_is_to_its_budget_the_more_its_retain_set_weighs():
-    spending = budget.Budget(1.0, None, HOLDOUT, "retain_dataset", 8)
+    spending = budget.Budget(1.0, None, HOLDOUT, range(len(HOLDOUT)), 8)
     kept = []
     for spent in (0.1, 0.4, 1.6, 8.0, 8.0, 8.0, 0.8, 0.2, 0.2, 0.2, 0.2, 0.2):
         before, spending.spent, spending.mean = spending.spent, spent, spent

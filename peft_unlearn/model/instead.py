@@ -1,0 +1,72 @@
+"""What a never-seen model would say in place of each label token: the rest of its distribution, kept as its likeliest tokens.
+
+A target for the true token alone does not say where the rest of the probability goes. KL(q || p) of whole distributions is that of two outcomes,
+the true token or another, which targets see to, and (1 - q(true)) KL(q' || p'), where q' and p' are the distributions over all other tokens.
+
+Source: that sum is decoupled knowledge distillation (arXiv 2203.08679, equation 6).
+"""
+
+import math
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from peft_unlearn.data.labels import IGNORE
+from peft_unlearn.model.lm_head import Forward, Head
+from peft_unlearn.model.scoring import at_labels, evaluating, labeled, longest_first
+
+LIKELIEST = 64  # other tokens that are kept; all that are left count as one
+LEAST, LOWEST = (
+    1e-6,
+    -1e4,
+)  # probability that these have at least, and log p of a token, or there is no gradient where a model has them at -inf
+
+
+def of_model(model: PreTrainedModel, rows: Dataset, batch_size: int) -> list[np.ndarray]:
+    """What `model` would say instead of each row's T label tokens: (T, 2 K) fp32, the numbers of K other tokens and their log q'."""
+    found = labeled(rows)
+    kept: dict[int, np.ndarray] = {}
+    with evaluating(model), tqdm(total=len(found), desc="distributions", unit="row", delay=2, leave=False) as bar:
+        for batch in longest_first(found, batch_size):
+            for i, read in zip(batch, at_labels(model, [found[i] for i in batch]), strict=True):
+                targets = torch.from_numpy(found[i].targets).to(read.states.device)
+                chunks = zip(read.states.split(read.head.at_once), targets.split(read.head.at_once), strict=True)
+                kept[i] = torch.cat([likeliest(read.head.logits(states), true) for states, true in chunks]).cpu().numpy()
+            bar.update(len(batch))
+    return [kept[i] for i in range(len(found))]
+
+
+def likeliest(logits: Tensor, targets: Tensor) -> Tensor:
+    """The K likeliest other tokens, and their log-probabilities among all others: (N, V), (N,) -> (N, 2 K)."""
+    others = logits.scatter(-1, targets.unsqueeze(-1), -math.inf).log_softmax(-1)
+    logps, tokens = others.topk(min(LIKELIEST, logits.shape[-1] - 2), dim=-1)
+    return torch.cat([tokens.to(logps.dtype), logps], dim=-1)
+
+
+def beside(rows: Dataset, found: list[np.ndarray]) -> Dataset:
+    """Tokenized rows with a column `instead`: for each label token what `of_model` found, zeros elsewhere."""
+    column = []
+    for labels, own in zip(rows["labels"], found, strict=True):
+        aligned = np.zeros((len(labels), own.shape[-1]), np.float32)
+        aligned[1:][np.asarray(labels[1:]) != IGNORE] = own
+        column.append(aligned.tolist())
+    return rows.add_column("instead", column)
+
+
+def anchor(instead: Tensor, places: Tensor) -> Forward:
+    """A batch's column, (B, S, 2 K), at the positions that predict its N labels, as what `divergence` compares with."""
+    return Forward(instead.flatten(0, 1)[places + 1], Head(lambda found: found, instead.shape[-1]))
+
+
+def divergence(logits: Tensor, targets: Tensor, instead: Tensor | None) -> Tensor:
+    """KL(q' || p') of each token, what is not kept of q' as one outcome: (N, V), (N,), (N, 2 K) -> (N,)."""
+    assert instead is not None
+    tokens, logq = instead.tensor_split(2, dim=-1)
+    tokens, q = tokens.long(), logq.exp()
+    logps = logits.scatter(-1, targets.unsqueeze(-1), -math.inf).log_softmax(-1)
+    left, of_left = (1 - q.sum(-1)).clamp_min(LEAST), logps.scatter(-1, tokens, -math.inf).clamp_min(LOWEST).logsumexp(-1)
+    return (q * (logq - logps.gather(-1, tokens))).sum(-1) + left * (left.log() - of_left)
