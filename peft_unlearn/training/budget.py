@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 PART, MOST, BLOCKS = 4, 64, 8
 SUBJECTS = 3  # left out at least, of twice as many
 FEWEST = 32  # retain rows below which none is left out, and the model writes as many texts instead
-# Standard errors, of rows or of subjects (blocks), whichever is larger. Few rows of many kinds say little of others: with one of 15 rows and two errors
-# a mean of .047 was one of .141 on rows of other subjects (measured). Of log-normal divergences, three leave 3 to 9 runs of 100 outside.
+# Standard errors, of rows or of subjects (blocks), whichever is larger. Few rows of many kinds say little of others: with one of 15 rows and two
+# errors a mean of .047 was one of .141 on rows of other subjects (measured). Of log-normal divergences, three leave 3 to 9 runs of 100 outside.
 ERRORS = 3.0
 AIM = 0.8  # share of the budget that the weight of the retain set is steered to
 HEAVIER, HEAVIEST = 2.0, 16.0  # times that the retain set weighs more: at one check, and in all
