@@ -167,6 +167,19 @@ def taught(model, rows):
     return -(logps * (math.log(0.7) - logps.detach()).clamp(0, 1)).mean()
 
 
+def instead(model, never_seen, rows, whole, target_logps):
+    """Token by token, of the other 63: KL(never seen || model), as much of it as the target leaves to them; the mean over tokens."""
+    found = []
+    for row, full, targets in zip(rows, whole, target_logps, strict=True):
+        (here, there), labels = (logits(m, batch([r]))[0] for m, r in ((model, row), (never_seen, full))), batch([row])[2][0]
+        places, places_there = ((x != -100).nonzero().flatten().tolist() for x in (labels, batch([full])[2][0]))
+        for place, place_there, target in zip(places, places_there, targets, strict=True):
+            others = [v for v in range(here.shape[-1]) if v != labels[place]]
+            p, q = here[place][others].softmax(-1), there[place_there][others].softmax(-1).detach()
+            found.append((1 - target.exp()) * (q * (q / p).log()).sum())
+    return sum(found) / len(found)
+
+
 def flat(tensors):
     return torch.cat([t.flatten() for t in tensors])
 
@@ -256,6 +269,8 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         if args.holdout_kl != "none":
             fresh = batch([e["holdout"] for e in examples])
             losses.append((args.kl_coef, divergence(args.divergence, student, anchors[args.holdout_kl], fresh)))
+        if target_logps and args.answers == "natural":
+            losses.append((args.answers_coef, instead(student, never_seen, rows, whole, target_logps)))
         if "answers" in examples[0]:
             losses.append((args.answers_coef, taught(student, [e["answers"] for e in examples])))
         grads = [flat(torch.autograd.grad(loss, params, materialize_grads=True)) for _, loss in losses]
@@ -269,6 +284,9 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                 p.data.add_(piece.view_as(p))
             there = forget_loss(args, student, reference, rows, layers, target_logps, scale, inner_layer, first)
             grads[0] = flat(torch.autograd.grad(there, params))
+            if target_logps and args.answers == "natural":
+                said = len(losses) - 1 - ("answers" in examples[0])
+                grads[said] = flat(torch.autograd.grad(instead(student, never_seen, rows, whole, target_logps), params))
         if target_logps and args.combine == "ngdiff":  # unit vectors, of which forgetting has the root of what is still to go
             losses[0] = (args.forget_coef * (away(student, rows, target_logps, first) / scale.item()) ** 0.5, losses[0][1])
         for p, value in zip(params, unmoved, strict=True):

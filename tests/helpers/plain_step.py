@@ -87,6 +87,16 @@ def taught(student, rows):
     return (losses * (math.log(0.7) + losses.detach()).clamp(0, 1)).mean()
 
 
+def instead(student, never_seen, rows, targets):
+    """KL(never seen || student) over all but the true token, as much of it as the target leaves to them, the mean over all tokens."""
+    found = []
+    for (z, y, _), (z0, _, _), target in zip(rows_of(student, rows), rows_of(never_seen, rows), targets, strict=True):
+        others = ~F.one_hot(y, z.shape[-1]).bool()
+        p, q = (x[others].view(len(y), -1).softmax(-1) for x in (z, z0.detach()))
+        found.append((1 - target.exp()) * F.kl_div(p.log(), q, reduction="none").sum(-1))
+    return torch.cat(found).mean()
+
+
 def base_weight(layer):
     """(out, in) in fp32, whatever a linear layer holds it in."""
     if isinstance(layer, Linear4bit):
@@ -183,6 +193,8 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
         if args.retain_kl != "none":
             anchor = teacher if args.retain_kl == "teacher" else reference
             losses.append((args.kl_coef, lambda: divergence(seen, anchor, retain)))  # noqa: B023
+        if targets and args.answers == "natural":
+            losses.append((args.answers_coef, lambda: instead(seen, never_seen, forget, targets)))  # noqa: B023
         if "answers" in examples[0]:
             other = [e["answers"] for e in examples]
             losses.append((args.answers_coef, lambda: taught(seen, other)))  # noqa: B023
@@ -197,7 +209,8 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
                 p.data.add_(piece.view_as(p))
             if args.train_quantized != "none":
                 seen = shipped(load(family, quantization), student, names, args.train_quantized)
-            grads[0] = flat(torch.autograd.grad(losses[0][1](), params, materialize_grads=True, retain_graph=True))
+            for k in (0, *([len(losses) - 1 - ("answers" in examples[0])] if targets and args.answers == "natural" else [])):
+                grads[k] = flat(torch.autograd.grad(losses[k][1](), params, materialize_grads=True, retain_graph=True))
         coefs = [coef for coef, _ in losses]
         if targets and args.combine == "ngdiff":
             away = [off_target(-row, target, 1.0).abs() for row, target in zip(nll(seen, forget), targets, strict=True)]
