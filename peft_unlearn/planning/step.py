@@ -13,6 +13,7 @@ from peft_unlearn.config.recipe import Recipe
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.data.pairs import STREAMS
 from peft_unlearn.model import adapters, supported
+from peft_unlearn.model.instead import LIKELIEST
 from peft_unlearn.model.logprobs import mean_nll, score
 from peft_unlearn.model.readout import depth as layers_of
 from peft_unlearn.planning import meta
@@ -85,6 +86,8 @@ def _begin(recipe: Recipe, model: PeftModel, ledger: Ledger, config: Any) -> Run
             streams["forget"]["alternate"] = _batch(args.per_device_train_batch_size, length)
         if args.stop_at != "none":
             streams["forget"]["target_logps"] = torch.empty(args.per_device_train_batch_size, length, device="meta")
+        if any(objective.anchor == "never_seen" for objective in built):
+            streams["forget"]["instead"] = torch.empty(args.per_device_train_batch_size, length, 2 * LIKELIEST, device="meta")
     layer = objectives.hidden_layer(args, depth)
     passes = Passes(model, args, built, gradients, sam, layer and min(layer, depth), readout, phase=ledger.phase)
     body = model.get_base_model().base_model  # what it allocates are activations, and what comes after it is the loss
