@@ -83,6 +83,8 @@ class Heard(logging.Handler):
 def made(run: dict[str, Any], bed: Bed) -> dict[str, Any]:
     """A run, and what it came to."""
     start, rows = time.perf_counter(), {name: found.rows for name, found in bed.sets.items()}
+    if groups := bed.sets["retain"].groups:  # as a run finds them in rows of text
+        rows["retain"] = rows["retain"].add_column("group", list(groups))
     cut = 2 * len(rows["retain"]) // 3
     given, fresh = rows["retain"].select(range(cut)), rows["retain"].select(range(cut, len(rows["retain"])))
     heard = Heard()
