@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peft_unlearn.config.methods import METHODS
+from peft_unlearn.config.keys import keys
 from peft_unlearn.report.build import KINDS
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import read_json
@@ -23,15 +23,28 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+BUDGET = ("step", "of", "spent", "rows", "limit")  # of what training told of `retain_kl_max`
+
+
 def _is_run(run: Any) -> bool:
     if not isinstance(run, dict) or not all(
         isinstance(run.get(key), str | None) for key in ("quantization", "stopped", "base", "model", "command")
     ):
         return False
-    if "settings" not in run:
-        return True
+    missed, returned, budget = (run.get(key) for key in ("missed", "returned", "retain_kl_max"))
+    told = (
+        (not missed or (isinstance(missed, dict) and None not in missed.values() and all(map(_is_number, missed.values()))))
+        and (not returned or (isinstance(returned, list) and all(_are_numbers(pair) and len(pair) == 2 for pair in returned)))
+        and (not budget or (isinstance(budget, dict) and _are_numbers([budget.get(key, "") for key in BUDGET]) and "from" in budget))
+    )
+    return told and ("settings" not in run or _is_training(run))
+
+
+def _is_training(run: dict[str, Any]) -> bool:
     settings = run["settings"]
-    return isinstance(settings, dict) and settings.get("method") in METHODS and type(run.get("steps")) is int
+    if not isinstance(settings, dict) or "method" not in settings or type(run.get("steps")) is not int:
+        return False
+    return all(settings[key] in keys()[key].choices for key in ("method", "forget_loss", "combine") if key in settings)
 
 
 def _is_curve(curve: Any) -> bool:
@@ -57,9 +70,14 @@ def _is_entry(entry: Any) -> bool:
         isinstance(entry, dict)
         and _is_number(entry.get("mean"))
         and type(entry.get("n")) is int
-        and isinstance(entry.get("rows"), list)
-        and all(map(_is_number, entry["rows"]))
+        and _are_numbers(entry.get("rows"))
+        and (entry.get("interval") is None or (_are_numbers(entry["interval"]) and len(entry["interval"]) == 2))
+        and (entry.get("layers") is None or _are_numbers(entry["layers"]))
     )
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(map(_is_number, values))
 
 
 def _is_number(value: Any) -> bool:
