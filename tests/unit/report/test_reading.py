@@ -26,7 +26,9 @@ def test_a_report_is_read_as_it_was_written(written, tmp_path):
 
 WRONG = [
     ("run", "x"), ("run", {"settings": []}), ("run", {"settings": {"method": "nope"}, "steps": 5}), ("run", {"settings": RUN["settings"]}),
-    ("run", {**RUN, "stopped": 5}), ("run", {**RUN, "returned": [5]}), ("run", {**RUN, "missed": {"a": None}}), ("run", {**RUN, "retain_kl_max": {"of": 3}}), ("run", {**RUN, "settings": {"method": "npo", "forget_loss": ["npo"]}}), ("curve", None), ("curve", [5]),
+    ("run", {**RUN, "stopped": 5}),
+    ("run", {**RUN, "returned": [5]}), ("run", {**RUN, "missed": {"a": None}}), ("run", {**RUN, "retain_kl_max": {"of": 3}}),
+    ("run", {**RUN, "settings": {"method": "npo", "forget_loss": ["npo"]}}), ("curve", None), ("curve", [5]),
     ("curve", [{"step": "x"}]), ("results", None), ("results", {"forget": []}), ("results", {"forget": {"after": [5]}}),
     ("results", {"forget": {"after": {"probability": {"mean": 0.5, "n": 2}}}}), ("never_seen", None), ("never_seen", {"kind": "x", "name": None}),
     *(("results", {"forget": {"after": {"probability": {**ENTRY, key: value}}}}) for key, value in
