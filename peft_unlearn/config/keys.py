@@ -76,13 +76,17 @@ class Key:
         elif type(value) in (typing.get_origin(kind) or kind for kind in self.kinds):
             self._check_entries(value)
             return value
-        raise UserError(f"{self.name}: {value!r} is not {self.wanted}.")
+        raise UserError(f"{self.name}: {self._shown(value)} is not {self.wanted}.")
+
+    def _shown(self, value: Any) -> str:
+        """A value as a message says it; a token stays what nobody reads."""
+        return "its value" if self.name.endswith("_token") else repr(value)
 
     def _check_plain(self, value: Any) -> None:
         """Refuse what is no one's value: control characters in a name, numbers that are not finite or that no counter holds."""
         if isinstance(value, str):
             if not value.isprintable():
-                raise UserError(f"{self.name}: {value!r} holds a character that cannot be printed, write it without.")
+                raise UserError(f"{self.name}: {self._shown(value)} holds a character that cannot be printed, write it without.")
             if not value.strip() and self.name.endswith(("_name_or_path", "_dataset", "_dir", "attn_implementation", "_revision")):
                 raise UserError(f"{self.name}: it is empty, write a value or leave the key out.")
         if isinstance(value, bool) or not isinstance(value, int | float | str) or self.choices or str in self.kinds:

@@ -115,7 +115,7 @@ def _fault(row: dict[str, Any], kind: type) -> str | None:
         turns = [message for value in row.values() for message in value]
         ends = "the conversation must end with an assistant turn after another one"
         if turns[-1]["role"] != "assistant":
-            return f"{ends}, and ends with one of {turns[-1]['role']!r}"
+            return f"{ends}, and ends with one of {repr(role) if (role := turns[-1]['role']) in shapes.ROLES else 'another role'}"
         if len(turns) < 2:
             return ends
     return None

@@ -26,6 +26,7 @@ SPEAKERS = {
     "tool": "tool",
     **dict.fromkeys(("gpt", "chatgpt", "model", "assistant"), "assistant"),
 }
+ROLES = {*SPEAKERS, "developer"}  # that a message may name: whatever else stands in a row is not told
 CONVERSATIONS = ("conversations", "conversation")
 ALPACA = ("instruction", "input", "output")
 ALPACA_MORE = ("system", "history")
@@ -132,7 +133,9 @@ def _turn(turn: Any, where: str) -> Any:
         said = {key: value for key, value in turn.items() if key not in ("from", "value")}
         speaker = SPEAKERS.get(str(turn["from"]).lower())
         if speaker is None:
-            raise UserError(f"{where}: a turn is from {turn['from']!r}, write {', '.join(SPEAKERS)}, or messages with role and content.")
+            raise UserError(
+                f"{where}: a turn is from nobody that is known, write {', '.join(SPEAKERS)}, or messages with role and content."
+            )
         turn = {"role": speaker, "content": turn.get("value"), **said}
     turn = turn | ({"content": _text(turn["content"], where)} if isinstance(turn.get("content"), list) else {})
     if not turn.get("tool_calls"):
@@ -144,8 +147,7 @@ def _turn(turn: Any, where: str) -> Any:
 def _text(parts: list[Any], where: str) -> str:
     for part in parts:
         if not isinstance(part, str) and not (isinstance(part, dict) and isinstance(part.get("text"), str)):
-            kind = f"of type {part['type']!r}" if isinstance(part, dict) and "type" in part else "that is no text"
-            raise UserError(f"{where}: a turn has content {kind}, only text can be read; take it out.")
+            raise UserError(f"{where}: a turn has content that is no text, only text can be read; take it out.")
     return "".join(part if isinstance(part, str) else part["text"] for part in parts)
 
 

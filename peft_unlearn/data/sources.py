@@ -23,6 +23,8 @@ MARK = "\ufeff"
 PEEK = 4096  # bytes
 DEEPEST = 100  # lists and objects in one another
 MAYBE_DEEP = re.compile(rb'(?:[\[{]\s*(?:"[^"]*"\s*:\s*)?){101}')
+QUOTED = re.compile(r"(?<!\w)(['\"])(?:.*\1(?!\w)|.*)", re.DOTALL)  # and no apostrophe; one that is not closed goes on to the end
+COLUMN = re.compile(r"Column\(.*\)", re.DOTALL)
 NULL_FIRST = re.compile(rb"(?:\xef\xbb\xbf)?[\s,\[\]]*null")
 
 
@@ -68,7 +70,7 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
             raise UserError(
                 f"{name}: cannot load {_shown(spec)} ({line}), mend or remove it: each line must be one JSON object."
             ) from error
-        reason = str((isinstance(error, DatasetsError) and error.__cause__) or error).split("\n")[0].rstrip(".")
+        reason = _reason((isinstance(error, DatasetsError) and error.__cause__) or error)
         if "corresponds to no data" in reason:
             raise UserError(f"{name}: {_shown(spec)} holds no rows, write at least one into it.") from error
         raise UserError(f"{name}: cannot load {_shown(spec)} ({reason}); mend the file, or write another one.") from error
@@ -81,6 +83,14 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
     except UnicodeDecodeError as error:  # a loader may only find out when a text is read
         raise UserError(f"{name}: {_shown(spec)} is not in UTF-8 ({error.reason}), save it so.") from error
     return dataset
+
+
+def _reason(error: BaseException) -> str:
+    """What a loader says; of what has read rows without what it quotes and the columns that it names, which are values or a row for a header."""
+    said = str(error)
+    if type(error).__module__.partition(".")[0] in ("pyarrow", "pandas"):
+        said = QUOTED.sub("…", COLUMN.sub("a column", said))
+    return said.split("\n")[0].rstrip(".")
 
 
 def _check_encoding(arguments: Mapping[str, Any], where: str) -> None:

@@ -1,21 +1,25 @@
 """A base as the libraries load it: config, tokenizer, the model without weights, the model. What they raise is a sentence with its key."""
 
+import copy
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.quantizers.auto import AutoHfQuantizer, get_hf_quantizer
 
-from peft_unlearn.model import files
+from peft_unlearn.model import files, prequantized
 from peft_unlearn.model.files import AGAIN
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG
+
+logger = logging.getLogger(__name__)
 
 # Numbers of a config.json that transformers takes as they are, and below which there is no model.
 FEWEST = {
@@ -51,7 +55,7 @@ def config(name: str | Path, *, revision: str | None = None, key: str = "model_n
     layers = text.get("num_hidden_layers")
     if isinstance(layers, int) and layers > MOST_LAYERS:
         raise UserError(f"{key}: the config.json of {str(name)!r} says {layers} layers, more than any model has; fetch it again.")
-    return found
+    return prequantized.settled(found)
 
 
 def _numbers_in(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
@@ -137,34 +141,12 @@ def checked(
     """The model of a config without weights, when all is right that can be seen before they are read.
 
     Raises:
-        UserError: what `check_quantization`, `skeleton` and `files.check` refuse.
+        UserError: what `prequantized.check`, `skeleton` and `files.check` refuse.
     """
-    check_quantization(config, name, quantization, key=key)
+    prequantized.check(config, name, quantization, key=key)
     model = skeleton(config, name, attention=attention, key=key)
     files.check(model, name, key=key)
     return model
-
-
-def check_quantization(config: PreTrainedConfig, name: str | Path, quantization: Any = None, *, key: str = "model_name_or_path") -> None:
-    """See that what quantized a base is installed, and goes together with the quantization that is asked for.
-
-    Raises:
-        UserError: a quantization that cannot be loaded here, or one on top of another.
-    """
-    own = config.to_dict().get("quantization_config")
-    if own is None and quantization is None:
-        return
-    method = (own or {}).get("quant_method", "bitsandbytes")
-    if own is not None and quantization is not None:
-        asked = "load_in_8bit" if quantization.load_in_8bit else "load_in_4bit"
-        if method != "bitsandbytes" or not own.get(asked):  # transformers would load it in its own bits
-            raise UserError(
-                f"{asked}: {str(name)!r} is quantized otherwise by {method} already; leave the key out, or give the base in 16 bits."
-            )
-    with boundary(f"{key}: {str(name)!r} is quantized by {method} and cannot be loaded here", "give the base in 16 bits"):
-        if own is not None and not AutoHfQuantizer.supports_quant_method(own):
-            raise ValueError("transformers does not know that")
-        get_hf_quantizer(type(config).from_dict(config.to_dict()), quantization, {"": "cpu"}, True, {})
 
 
 def base(name: str | Path, *, key: str = "model_name_or_path", **kwargs: Any) -> PreTrainedModel:
@@ -173,12 +155,20 @@ def base(name: str | Path, *, key: str = "model_name_or_path", **kwargs: Any) ->
     Raises:
         UserError: what `checked` refuses and the library raises; or tensors that are missing, have another shape or are not finite.
     """
-    asked = {"quantization": kwargs.get("quantization_config"), "attention": kwargs.get("attn_implementation")}
-    checked(config(name, revision=kwargs.get("revision"), key=key), name, **asked, key=key)
+    how = {"quantization": kwargs.get("quantization_config"), "attention": kwargs.get("attn_implementation")}
+    found = config(name, revision=kwargs.get("revision"), key=key)
+    if dequantized := prequantized.brought(found):
+        kwargs["config"] = copy.deepcopy(found)  # `checked` makes a skeleton of it, with an attention of its own
+    elif prequantized.method(found) not in (None, "bitsandbytes"):
+        kwargs.setdefault("device_map", {"": PartialState().device})
+    checked(found, name, **how, key=key)
     with boundary(f"{key}: {str(name)!r} cannot be loaded", "write a local folder or a Hub name of a model in safetensors"):
         model, info = AutoModelForCausalLM.from_pretrained(
             str(name), trust_remote_code=False, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
         )
+    if dequantized:
+        prequantized.even(model, kwargs.get("dtype", "auto"))
+        logger.info("%s is quantized by %s, which no adapter can be trained on, and is held in %s.", name, dequantized, model.dtype)
     for tensor, shape, wanted in sorted(info["mismatched_keys"]):
         raise UserError(files.other_shape(key, name, tensor, shape, wanted))
     if missing := sorted(info["missing_keys"]):  # transformers would draw them at random
@@ -206,8 +196,11 @@ def check_forward(model: PreTrainedModel, name: str | Path, *, key: str = "model
 def _numbers(model: nn.Module) -> Any:
     """Every tensor of floating-point numbers that weights are made of, those that bitsandbytes holds beside packed ones as well."""
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and parameter.itemsize > 1 and parameter.numel() and parameter.device.type != "meta":
-            yield name, parameter.detach()
+        values = parameter.detach()
+        if type(values) is not Tensor:  # a class of torchao's, which knows few operations
+            continue
+        if values.is_floating_point() and values.itemsize > 1 and values.numel() and values.device.type != "meta":
+            yield name, values
     for name, module in model.named_modules():
         state = getattr(module.weight, "quant_state", None) if isinstance(module, Linear4bit) else None
         found = [] if state is None else [state.absmax, *([state.offset, state.state2.absmax] if state.nested else [])]

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 from trl import get_peft_config  # type: ignore[attr-defined]
 
 from peft_unlearn.config.recipe import Recipe
-from peft_unlearn.model import adapters, loading
+from peft_unlearn.model import adapters, loading, prequantized
 from peft_unlearn.util.errors import UserError
 
 GB = 1e9  # bytes, as memory is sold and free disk space counted
@@ -39,7 +39,7 @@ def check(recipe: Recipe) -> None:
 def least(recipe: Recipe, config: PreTrainedConfig) -> int:
     """Bytes of the base's weights as the recipe holds them, or fewer, and of the adapter that it makes, its teacher and a gradient."""
     model, args = recipe.model, recipe.training
-    if config.to_dict().get("quantization_config") is not None:
+    if prequantized.method(config) is not None:
         return 0  # its shapes are another library's
     base = loading.skeleton(config, model.model_name_or_path or "")
     weights = sum(p.numel() for p in base.parameters()) * _bytes(recipe, config)

@@ -14,7 +14,7 @@ from transformers.quantizers import AutoHfQuantizer
 from trl import get_peft_config, get_quantization_config  # type: ignore[attr-defined]
 
 from peft_unlearn.config.recipe import Recipe
-from peft_unlearn.model import adapters, saved, supported
+from peft_unlearn.model import adapters, prequantized, saved, supported
 from peft_unlearn.util.errors import UserError
 
 
@@ -45,11 +45,11 @@ def build(recipe: Recipe, config: PreTrainedConfig) -> PeftModel:
 def load_base(config: PreTrainedConfig, dtype: str, quantization: Any, attention: str | None) -> PreTrainedModel:
     """The base, its linear layers in bitsandbytes' form where the recipe or the base's own config say so."""
     config = copy.deepcopy(config)
-    own = config.to_dict().get("quantization_config")
+    own, method = config.to_dict().get("quantization_config"), prequantized.method(config)
+    if method not in (None, "bitsandbytes"):
+        raise UserError(f"model_name_or_path: the base is quantized by {method}, plan the one in 16 bits.")
     if own is not None:
-        if own.get("quant_method") != "bitsandbytes":
-            raise UserError(f"model_name_or_path: the base is quantized by {own.get('quant_method')}, plan the one in 16 bits.")
-        quantization = BitsAndBytesConfig.from_dict(own)
+        quantization = BitsAndBytesConfig.from_dict(own) if method else None
         del config.quantization_config
     how: dict[str, Any] = {} if dtype == "auto" else {"dtype": getattr(torch, dtype)}
     with torch.device("meta"):

@@ -11,11 +11,12 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from peft_unlearn.config import reading
 from peft_unlearn.merging import lora, shards
 from peft_unlearn.report import page
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import ADAPTER_CONFIG
+from peft_unlearn.util.folders import ADAPTER_CONFIG, read_json
 from peft_unlearn.util.redaction import public_name, publish
 
 logger = logging.getLogger(__name__)
@@ -96,19 +97,19 @@ def publishable(folder: Path) -> list[CommitOperationAdd]:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: there is no such file; give a folder with a saved adapter.")
     names = [name for name in (*JSON_FILES, *YAML_FILES, *PROSE_FILES) if (folder / name).is_file()]
-    texts = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+    texts: dict[str, str] = {}
+    hidden: set[str] = set()
+    for name in names:  # prose comes last, when all paths are known
+        with boundary(f"{folder / name}: it is damaged and cannot be uploaded", "write it again, or remove it"):
+            if name in JSON_FILES:
+                texts[name] = json.dumps(publish(read_json(folder / name), hidden), indent=2)
+            elif name in YAML_FILES:
+                texts[name] = yaml.safe_dump(publish(reading.load(folder / name), hidden), sort_keys=False)
+            else:
+                texts[name] = _without_paths((folder / name).read_text(encoding="utf-8"), hidden)
     if page.SHOWS_TEXT in texts.get("report.html", ""):
         logger.warning("report.html shows texts of the forget set and stays on this machine.")
         del texts["report.html"]
-    hidden: set[str] = set()
-    for name in texts:
-        if name in JSON_FILES:
-            texts[name] = json.dumps(publish(json.loads(texts[name]), hidden), indent=2)
-        elif name in YAML_FILES:
-            texts[name] = yaml.safe_dump(publish(yaml.safe_load(texts[name]), hidden), sort_keys=False)
-        else:
-            for path in sorted(hidden, key=len, reverse=True):  # the longest first: one may begin another
-                texts[name] = re.sub(rf"(?<![\w./]){re.escape(path)}(?!\w)", public_name(path), texts[name])
     for path in sorted(hidden):
         logger.warning("%s is uploaded as %s: local paths stay on this machine.", path, public_name(path))
     files = sorted(path for pattern in [lora.WEIGHTS, *shards.TOKENIZER_FILES] for path in folder.glob(pattern))
@@ -116,3 +117,9 @@ def publishable(folder: Path) -> list[CommitOperationAdd]:
         *(CommitOperationAdd(name, text.encode()) for name, text in texts.items()),
         *(CommitOperationAdd(path.name, path) for path in files),
     ]
+
+
+def _without_paths(text: str, paths: set[str]) -> str:
+    for path in sorted(paths, key=len, reverse=True):  # the longest first: one may begin another
+        text = re.sub(rf"(?<![\w./]){re.escape(path)}(?!\w)", public_name(path), text)
+    return text

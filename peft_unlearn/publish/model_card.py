@@ -92,7 +92,7 @@ by default. To hand out a model that has forgotten, hand out the merged weights.
 def shown(settings: Mapping[str, Any], adapter: Mapping[str, Any], steps: int) -> dict[str, Any]:
     """What a card shows of a run's settings, its adapter's configuration and the optimizer steps that it took."""
     of_adapter = {key: adapter[key] for key in SHOWN_OF_ADAPTER if key in adapter}
-    return {key: settings[key] for key in SHOWN} | of_adapter | {"max_steps": steps}
+    return {key: settings[key] for key in SHOWN if key in settings} | of_adapter | {"max_steps": steps}
 
 
 def write_card(

@@ -80,7 +80,7 @@ def write_card(job: views.Job, made: dict[str, Any]) -> None:
         base=adapter["base_model_name_or_path"] or "./base",
         method=run["settings"]["method"],
         settings=shown(run["settings"], adapter, run["steps"]),
-        quantization=run["quantization"],
+        quantization=run.get("quantization"),
         revision=adapter.get("revision"),
         report=made,
         below=model.adapter_name_or_path if model.adapter_mode != "continue" else None,
@@ -203,7 +203,7 @@ def _trained(output: Path) -> dict[str, Any] | None:
     if not output.is_file():
         return None
     try:
-        found = read_json(output)
-        return {"run": found["run"], "curve": found["curve"]} if "settings" in found["run"] else None
-    except (UserError, KeyError, TypeError) as error:
+        found = report.read(output)
+    except UserError as error:
         raise UserError(f"output: {output} is there and no report, write another name, or remove it.") from error
+    return {"run": found["run"], "curve": found["curve"]} if "settings" in found["run"] else None

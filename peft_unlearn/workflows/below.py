@@ -10,7 +10,7 @@ from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from transformers.utils import CHAT_TEMPLATE_FILE
 
 from peft_unlearn.config.unlearn_config import ModelArguments
-from peft_unlearn.model import loading, saved
+from peft_unlearn.model import loading, prequantized, saved
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import has_file
 
@@ -51,7 +51,7 @@ def check(base: PreTrainedConfig, model: ModelArguments) -> None:
     Raises:
         UserError: an adapter to be merged into weights that are quantized themselves.
     """
-    if model.adapter_mode == "merge" and base.to_dict().get("quantization_config"):
+    if model.adapter_mode == "merge" and prequantized.method(base):
         raise UserError(
             f"adapter_mode: 'merge' into {model.model_name_or_path!r}, which is quantized itself, would lose most of the adapter, write stack, "
             "or give the base in 16 bits."

@@ -14,7 +14,6 @@ from peft_unlearn import report
 from peft_unlearn.config.unlearn_config import ModelArguments
 from peft_unlearn.data.variants import grouped
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import read_json
 from peft_unlearn.workflows import checks, views
 from peft_unlearn.workflows.requests import EvaluateRequest, command
 
@@ -43,27 +42,12 @@ def evaluate(folder: Path, adapter: Path, settings: Mapping[str, Any]) -> dict[s
     """
     if not settings.get("forget_dataset"):
         raise UserError(f"forget_dataset: no recipe.yaml in {adapter} names the sets.")
-    reported = read_json(adapter / REPORT) if (adapter / REPORT).is_file() else {"results": {}, "never_seen": {}}
+    reported = report.read(adapter / REPORT) if (adapter / REPORT).is_file() else {"results": {}, "never_seen": {}}
     wanted = request(folder, settings)
     job = views.prepare(checks.measured(wanted))
     found, facts = views.measure_all(job)
     job.benchmark.compare(found, job.how)
-    after = found["after"]
-    taken = {name: of_set for name, of_set in reported["results"].items() if _same_rows(of_set, after.get(name, {}))}
-    if left_out := [name for name in reported["results"] if name in after and name not in taken]:
-        logger.warning(
-            "Warning: %s has other rows of %s than recipe.yaml says, so its columns are left out there; to have them, evaluate or audit the "
-            "adapter again without --rows, and then merge.",
-            adapter / REPORT,
-            ", ".join(left_out),
-        )
-    results: dict[str, Any] = {}
-    for name, evaluation in after.items():
-        of_set = taken.get(name, {})
-        before = {view: of_set[source] for view, source in (("before", "before"), ("adapter", "after")) if source in of_set}
-        never_seen = {view: of_set[view] for view in ("never_seen",) if view in of_set}
-        results[name] = {**before, "after": evaluation, **never_seen}
-    shown = any("never_seen" in of_set for of_set in results.values())
+    results, shown = beside(reported, found["after"], adapter / REPORT)
     run = {**facts, "command": command("evaluate", wanted)}
     made = report.build(
         results,
@@ -74,6 +58,25 @@ def evaluate(folder: Path, adapter: Path, settings: Mapping[str, Any]) -> dict[s
     )
     report.write(made, folder / REPORT)
     return made
+
+
+def beside(reported: Mapping[str, Any], after: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], bool]:
+    """What was measured `after` a merge beside the columns of the adapter's report at `path`, and whether a never-seen model is among them."""
+    taken = {name: of_set for name, of_set in reported["results"].items() if _same_rows(of_set, after.get(name, {}))}
+    if left_out := [name for name in reported["results"] if name in after and name not in taken]:
+        logger.warning(
+            "Warning: %s has other rows of %s than recipe.yaml says, so its columns are left out there; to have them, evaluate or audit the "
+            "adapter again without --rows, and then merge.",
+            path,
+            ", ".join(left_out),
+        )
+    results: dict[str, Any] = {}
+    for name, evaluation in after.items():
+        of_set = taken.get(name, {})
+        before = {view: of_set[source] for view, source in (("before", "before"), ("adapter", "after")) if source in of_set}
+        never_seen = {view: of_set[view] for view in ("never_seen",) if view in of_set}
+        results[name] = {**before, "after": evaluation, **never_seen}
+    return results, any("never_seen" in of_set for of_set in results.values())
 
 
 def _same_rows(found: Mapping[str, Mapping[str, Any]], evaluation: Mapping[str, Any]) -> bool:

@@ -191,6 +191,13 @@ def test_secrets_are_not_written(tmp_path):
     assert "hf_secret" not in (tmp_path / "recipe.yaml").read_text()
 
 
+@pytest.mark.parametrize("token", [["hf_secret", "x"], "hf_secret\0", {"a": "hf_secret"}])
+def test_a_token_that_is_none_is_refused_without_being_told(token):
+    with pytest.raises(UserError, match="^hub_token: ") as error:
+        recipe.check({**BASE, "hub_token": token})
+    assert "hf_secret" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("brought", "stop_at"),
     [

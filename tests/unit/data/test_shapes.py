@@ -57,11 +57,11 @@ SAME = {
 REFUSED = {
     "a speaker": (
         {"conversations": [{"from": "observation", "value": "SECRET"}, *SHAREGPT]},
-        "row 1: a turn is from 'observation', write human",
+        "row 1: a turn is from nobody that is known, write human",
     ),
     "an image": (
         {"messages": [{"role": "user", "content": [{"type": "image", "url": "SECRET"}]}, TOLD]},
-        "row 1: a turn has content of type 'image', only text can be read; take it out",
+        "row 1: a turn has content that is no text, only text can be read; take it out",
     ),
     "history": (
         {"instruction": "SECRET", "output": "x", "history": [["SECRET", "b"]]},

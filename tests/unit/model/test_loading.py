@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from hostile import folders
 from hostile.bed import make_bed
 from peft_unlearn.config.unlearn_config import ModelArguments
-from peft_unlearn.model import adapters, loading, saved
+from peft_unlearn.model import adapters, loading, prequantized, saved
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.workflows import below
 from peft_unlearn.workflows import loading as workflow
@@ -146,7 +146,7 @@ def test_what_another_quantizer_needs_is_told_before_weights_are_read(method, mo
     folders.config(quantization_config={"quant_method": method, **more})(base)
     (base / "model.safetensors").unlink()
     with pytest.raises(UserError, match=rf"^model_name_or_path: .*{method}.*{install}.*install that, or give the base in 16 bits\.$"):
-        loading.check_quantization(loading.config(base), base)
+        prequantized.check(loading.config(base), base)
 
 
 @pytest.mark.parametrize("own", [{"quant_method": "fp8"}, {"quant_method": "bitsandbytes", "load_in_8bit": True}])
