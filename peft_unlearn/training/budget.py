@@ -37,9 +37,10 @@ logger = logging.getLogger(__name__)
 PART, MOST, BLOCKS = 4, 64, 8
 SUBJECTS = 3  # left out at least, of twice as many
 FEWEST = 32  # retain rows below which none is left out, and the model writes as many texts instead
-# Standard errors, of rows or of subjects (blocks), whichever is larger. Few rows of many kinds say little of others: with one of 15 rows and two
-# errors a mean of .047 was one of .141 on rows of other subjects (measured). Of log-normal divergences, three leave 3 to 9 runs of 100 outside.
-ERRORS = 3.0
+# Standard errors of rows or blocks, whichever is larger. Few rows of many kinds say little of others: with one of 15 rows and two errors a mean of
+# .047 was one of .141 on rows of other subjects (measured). Of log-normal divergences, three leave 3 to 9 runs of 100 outside. Subjects that are
+# left out are the nearest to the forget set of their part, so that their mean errs upward by itself.
+ERRORS, ERRORS_NEAREST = 3.0, 0.5
 AIM = 0.8  # share of the budget that the weight of the retain set is steered to
 HEAVIER, HEAVIEST = 2.0, 16.0  # times that the retain set weighs more: at one check, and in all
 FALLING = 0.9  # share of the last check's divergence: a check outside the budget that finds more has come no nearer
@@ -59,7 +60,8 @@ def begin(
     if args.retain_kl_max is None:
         return None
     trained["retain"], rows, parts = divided(model, args, tokenizer, trained["retain"], trained["forget"], subjects)
-    return Budget(args.retain_kl_max, model, rows, parts, args.per_device_eval_batch_size)
+    errors = ERRORS_NEAREST if set(parts) & set(subjects) else ERRORS
+    return Budget(args.retain_kl_max, model, rows, parts, args.per_device_eval_batch_size, errors)
 
 
 def divided(
@@ -76,7 +78,7 @@ def divided(
         UserError: too few retain rows, and the model writes no text of its own.
     """
     if len(retain) >= FEWEST:
-        parts = left_out(len(retain), subjects)
+        parts = left_out(len(retain), subjects, nearness(forget, retain))
         logger.info("retain_kl_max: %d of %d retain rows are left out of training and measured on.", len(parts), len(retain))
         return retain.select([row for row in range(len(retain)) if row not in parts]), retain.select([*parts]), [*parts.values()]
     length = min(datasets.row_length(model.config, args.max_length), datasets.NEUTRAL_LENGTH)
@@ -97,16 +99,32 @@ def divided(
     return retain, texts.rows, []
 
 
-def left_out(rows: int, subjects: Sequence[int] = ()) -> dict[int, int]:
-    """The numbers of the rows that are left out of so many, in order, and to which part each belongs: a subject as a whole, or a block."""
+def left_out(rows: int, subjects: Sequence[int] = (), near: Sequence[float] = ()) -> dict[int, int]:
+    """The numbers of the rows that are left out of so many, in order, and to which part each belongs: a subject as a whole, or a block.
+
+    Subjects are put in order of how near they are to the forget set, and that order is cut into equal parts. Of each the nearest is left out: what
+    is nearest moves most, by up to a hundred times more than the rest (docs/studies/retain-budget.md).
+    """
     found = [*dict.fromkeys(subjects)]
     if 2 * SUBJECTS <= len(found) < rows:
+        nearest = {subject: max(near[row] for row in range(rows) if subjects[row] == subject) for subject in found}
+        found.sort(key=lambda subject: -nearest[subject])
         count = max(SUBJECTS, min(rows // PART, MOST) * len(found) // rows)
-        chosen = {found[(2 * n + 1) * len(found) // (2 * count)] for n in range(count)}
+        chosen = {found[n * len(found) // count] for n in range(count)}
         return {row: subject for row, subject in enumerate(subjects) if subject in chosen}
     size = max(1, min(rows // PART, MOST) // BLOCKS)
     starts = [(2 * block + 1) * rows // (2 * BLOCKS) - size // 2 for block in range(BLOCKS)]
     return {start + i: block for block, start in enumerate(starts) for i in range(size)}
+
+
+def nearness(forget: Dataset, retain: Dataset) -> list[float]:
+    """How near each retain row is to the forget set: of its tokens the one that is frequent there and rare in the retain set, as names are.
+
+    A token counts as the share of forget rows that have it, times the logarithm of how many retain rows there are to one that has it.
+    """
+    there, here = ([set(row) for row in rows["input_ids"]] for rows in (forget, retain))
+    often, rare = (Counter(token for row in side for token in row) for side in (there, here))
+    return [max(often[token] / len(there) * math.log(len(here) / rare[token]) for token in row) for row in here]
 
 
 class Budget:
@@ -121,8 +139,15 @@ class Budget:
         over: whether it ends, for that did not help.
     """
 
-    def __init__(self, limit: float, model: PeftModel, rows: Dataset, parts: Sequence[int], batch_size: int):
-        self.limit, self.model, self.rows, self.parts, self.batch_size = limit, model, rows, np.array(parts), batch_size
+    def __init__(self, limit: float, model: PeftModel, rows: Dataset, parts: Sequence[int], batch_size: int, errors: float = ERRORS):
+        self.limit, self.model, self.rows, self.parts, self.batch_size, self.errors = (
+            limit,
+            model,
+            rows,
+            np.array(parts),
+            batch_size,
+            errors,
+        )
         self.keep = 1.0
         self.spent = self.mean = self.kept = 0.0
         self.outside = self.returns = 0
@@ -146,7 +171,7 @@ class Budget:
         rows = np.array(found["rows"], dtype=float)
         sides = [rows, *([np.array([rows[self.parts == part].mean() for part in np.unique(self.parts)])] if len(self.parts) else [])]
         self.mean = float(rows.mean())
-        self.spent = self.mean + ERRORS * max(float(side.std(ddof=1)) / math.sqrt(len(side)) for side in sides)
+        self.spent = self.mean + self.errors * max(float(side.std(ddof=1)) / math.sqrt(len(side)) for side in sides)
         if not math.isfinite(self.spent):
             self.spent = math.inf
 

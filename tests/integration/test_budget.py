@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_damage import same, state
@@ -73,29 +74,45 @@ def test_rows_that_are_left_out_are_not_trained_on_and_stand_together():
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(32, 400))
-def test_what_is_left_out_are_whole_subjects_where_there_are_enough(sizes, enough):
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(32, 400), st.randoms())
+def test_what_is_left_out_are_whole_subjects_the_nearest_of_each_part(sizes, enough, random):
     subjects = [n for n, size in enumerate(sizes) for _ in range(size)]
     if len(subjects) < 32:
         subjects += [subjects[-1]] * enough
-    out = budget.left_out(len(subjects), subjects)
+    near = [random.random() for _ in subjects]
+    out, count = budget.left_out(len(subjects), subjects, near), len(set(subjects))
     assert list(out) == sorted(out)
-    if len(set(subjects)) < 6 or len(set(subjects)) == len(subjects):
+    if count < 6 or count == len(subjects):
         assert out == budget.left_out(len(subjects))
         return
     trained = {subject for row, subject in enumerate(subjects) if row not in out}
     assert trained.isdisjoint(out.values())
     assert [subjects[row] for row in out] == list(out.values())
-    assert 3 <= len(set(out.values())) <= max(3, len(set(subjects)) // 4)
+    assert 3 <= len(set(out.values())) <= max(3, count // 4)
+    assert subjects[near.index(max(near))] in out.values()
+    nearer = sorted((max(n for n, s in zip(near, subjects, strict=True) if s == subject) for subject in trained), reverse=True)
+    taken = sorted((max(n for n, s in zip(near, subjects, strict=True) if s == subject) for subject in set(out.values())), reverse=True)
+    for k, nearest in enumerate(taken):  # nearer than it are whole parts, of equal sizes
+        assert abs(k + sum(other > nearest for other in nearer) - k * count / len(taken)) < 1
+
+
+def test_near_are_rows_with_a_word_that_many_forget_rows_and_few_retain_rows_have():
+    forget = Dataset.from_dict({"input_ids": [[1, 7, 30], [1, 7, 31], [1, 8, 32], [1, 9, 33]]})
+    retain = Dataset.from_dict({"input_ids": [[1, 7, 40], [1, 8, 41], [1, 42], [1, 43]]})
+    assert budget.nearness(forget, retain) == pytest.approx([math.log(4) / 2, math.log(4) / 4, 0, 0])
 
 
 def test_rows_of_a_subject_are_not_trained_on_where_one_of_them_is_measured_on(tmp_path):
     retain = RETAIN.add_column("author", [row // 4 for row in range(32)])
     trainer = build(tmp_path, "npo", retain_kl_max=1e3, **(QUICK | {"retain_dataset": retain}))
-    authors = [retain[row]["author"] for row in budget.left_out(32, retain["author"])]
-    assert sorted(set(authors)) == [1, 4, 6]
-    assert trainer.budget.parts.tolist() == authors
-    assert {row["author"] for row in trainer.trained["retain"]} == {0, 2, 3, 5, 7}
+    measured, trained = set(trainer.budget.parts.tolist()), {row["author"] for row in trainer.trained["retain"]}
+    assert len(measured) == 3
+    assert measured | trained == set(range(8))
+    assert measured.isdisjoint(trained)
+    trainer.train()
+    found, rows = [divergences(trainer)[trainer.budget.parts == author].mean() for author in sorted(measured)], divergences(trainer)
+    error = max(np.std(found, ddof=1) / 3**0.5, rows.std(ddof=1) / len(rows) ** 0.5)
+    assert trainer.budget.spent == pytest.approx(rows.mean() + error / 2, rel=1e-3)
 
 
 def test_what_is_spent_is_the_mean_and_three_standard_errors_on_rows_left_out(tmp_path):
