@@ -116,7 +116,8 @@ def trained(case: dict[str, Any], run: Run, dtype: str) -> list[tuple[Tensor, Te
         folder, port = Path(place), free.getsockname()[1]
         free.close()
         begun = [fork(case, run, dtype, rank, port, folder) for rank in range(run.processes)]
-        if any([os.waitpid(pid, 0)[1] for pid in begun]):
+        ended = [os.waitpid(pid, 0)[1] for pid in begun]  # all, whether one has failed or not
+        if any(ended):
             sys.exit(f"{case}, {run}, {dtype}: a process has failed")
         return [torch.load(folder / f"{rank}.pt") for rank in range(run.processes)]
 
