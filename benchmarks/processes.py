@@ -2,11 +2,15 @@
 
     python benchmarks/processes.py train --output benchmarks/results/processes.json [--minutes 2]
     python benchmarks/processes.py table benchmarks/results/processes.json
+    python benchmarks/processes.py looks
 
 Each case trains a tiny random model by one process, and by 2 and 4 that share its batches over gloo. The difference is the largest of any adapter
 weight, as a share of the largest weight. Sums come in another order with more processes, so there are two more runs beside: one process whose
 batches are cut into micro-batches, which is another order of the same sums without any second process, and most of it once more in fp64, where
 what is no rounding would stay. A call goes on where the last one ended; `--minutes` is when it begins no further case.
+
+`looks` trains with checks and evaluates, by two processes that share these and by two that each do all, and prints the CPU seconds that a process
+spends in them and in all, so that what else the machine does counts little.
 """
 
 import argparse
@@ -18,32 +22,63 @@ import socket
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from same_numbers import make_inputs
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from peft_unlearn import UnlearnConfig, UnlearnTrainer
+from peft_unlearn.config import recipe
 from peft_unlearn.config.methods import METHODS
 from peft_unlearn.model import adapters
+from peft_unlearn.model import sharing as model_sharing
+from peft_unlearn.training.checks import Checks
+from peft_unlearn.workflows import train_run
 
 STEPS, BATCH, ROWS, UNEVEN = 8, 16, 32, 13  # of the uneven batch two processes have 8 and 5, four have 4, 4, 4 and 1
 STOPPING = {"stop_at": "never_seen", "never_seen": True}
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in METHODS if name != "auto"},
+    "mean_teacher, nothing to forget": {"method": "mean_teacher", "forget_floor": 0.02},  # a random model says 1 in 64
     "auto": {"method": "auto", "neutral_rows": 8, **STOPPING},
     "ngdiff, 13 rows": {"method": "ngdiff", "rows": UNEVEN},
     "mean_teacher, 13 rows": {"method": "mean_teacher", "rows": UNEVEN},
     "mollm, 13 rows": {"method": "mollm", "rows": UNEVEN},
     "auto, 13 rows": {"method": "auto", "neutral_rows": 8, "rows": UNEVEN, **STOPPING},
     "mollm, SAM, accumulation": {"method": "mollm", "sam_rho": 0.1, "accumulation": 2},
-    "mean_teacher, AutoLR, accumulation": {"method": "mean_teacher", "auto_lr": True, "auto_lr_steps": 2, "accumulation": 2},
+    "mean_teacher, AutoLR, accumulation": {
+        "method": "mean_teacher",
+        "forget_floor": 0.0,
+        "auto_lr": True,
+        "auto_lr_steps": 2,
+        "accumulation": 2,
+    },
     "auto, 13 rows, accumulation": {"method": "auto", "neutral_rows": 8, "rows": UNEVEN, "accumulation": 2, **STOPPING},
+}
+LOOKED_AT = {
+    "method": "auto",
+    "model_name_or_path": "base",
+    "never_seen_model_name_or_path": "other",
+    **{f"{name}_dataset": f"{name}.jsonl" for name in ("forget", "retain", "holdout")},
+    "output_dir": "output",
+    "max_steps": 60,
+    "per_device_train_batch_size": 2,
+    "per_device_eval_batch_size": 2,
+    "save_minutes": 0,
+    "lora_r": 4,
+    "learning_rate": 1e-3,  # none that reaches its targets within these steps
+    "use_cpu": True,
+    "dtype": "float32",
+    "disable_tqdm": True,
 }
 OWN = ("rows", "accumulation", "never_seen")  # keys of a case that are no settings
 CUT = "1, cut"
@@ -74,6 +109,7 @@ def main() -> None:
     shown = commands.add_parser("table")
     shown.add_argument("results", type=Path)
     shown.set_defaults(main=lambda options: print(table(json.loads(options.results.read_text()))))
+    commands.add_parser("looks").set_defaults(main=lambda options: print(json.dumps(looks(), indent=1)))
     options = parser.parse_args()
     options.main(options)
 
@@ -112,35 +148,75 @@ def apart(end: Tensor, whole: Tensor) -> float:
 
 def trained(case: dict[str, Any], run: Run, dtype: str) -> list[tuple[Tensor, Tensor]]:
     """The adapter that each process ends with, and began with."""
-    with tempfile.TemporaryDirectory() as place, socket.create_server(("127.0.0.1", 0)) as free:
-        folder, port = Path(place), free.getsockname()[1]
-        free.close()
-        begun = [fork(case, run, dtype, rank, port, folder) for rank in range(run.processes)]
-        ended = [os.waitpid(pid, 0)[1] for pid in begun]  # all, whether one has failed or not
-        if any(ended):
-            sys.exit(f"{case}, {run}, {dtype}: a process has failed")
-        return [torch.load(folder / f"{rank}.pt") for rank in range(run.processes)]
 
-
-def fork(case: dict[str, Any], run: Run, dtype: str, rank: int, port: int, folder: Path) -> int:
-    """A process that trains; it writes its adapter. Returns its number."""
-    if pid := os.fork():
-        return pid
-    status = 1
-    try:
-        if run.processes > 1:
-            sizes = {name: str(run.processes) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
-            os.environ |= {**sizes, "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-        torch.set_num_threads(1)
+    def train(folder: Path) -> tuple[Tensor, Tensor]:
         if dtype == "float64":
             torch.set_default_dtype(torch.float64)
             torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
         trainer = made(case, run, folder / "output")
         start = flat(trainer)
         trainer.train()
-        torch.save((flat(trainer), start), folder / f"{rank}.pt")
-        if run.processes > 1:
+        return flat(trainer), start
+
+    return forks(run.processes, train)
+
+
+def looks() -> dict[str, dict[str, float]]:
+    """CPU seconds of the first process of two: checks, evaluations, and the whole run."""
+    spent: Counter[str] = Counter()
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **settings: Any) -> Any:
+            began = time.process_time()
+            try:
+                return function(*arguments, **settings)
+            finally:
+                spent[name] += time.process_time() - began
+
+        return call
+
+    def train(folder: Path, *, shared: bool) -> dict[str, float]:
+        for owner, name in ((Checks, "begin"), (Checks, "check"), (train_run.Run, "evaluate"), (train_run, "_consult_never_seen")):
+            setattr(owner, name, timed("checks" if owner is Checks else "evaluations", getattr(owner, name)))
+        if not shared:
+            model_sharing._place = lambda: (1, 0)
+        os.chdir(folder)
+        timed("run", train_run.run)(recipe.build(LOOKED_AT))
+        return dict(spent)
+
+    found = {}
+    for shared in (False, True):
+        first, _ = forks(2, partial(train, shared=shared), make_inputs)
+        found["shared" if shared else "each does all"] = {name: round(seconds, 1) for name, seconds in first.items()}
+    return found
+
+
+def forks(number: int, work: Callable[[Path], Any], prepare: Callable[[Path], None] = lambda folder: None) -> list[Any]:
+    """What each of so many processes makes in one folder."""
+    with tempfile.TemporaryDirectory() as place, socket.create_server(("127.0.0.1", 0)) as free:
+        folder, port = Path(place), free.getsockname()[1]
+        free.close()
+        prepare(folder)
+        begun = [fork(number, work, rank, port, folder) for rank in range(number)]
+        ended = [os.waitpid(pid, 0)[1] for pid in begun]  # all, whether one has failed or not
+        if any(ended):
+            sys.exit("a process has failed")
+        return [torch.load(folder / f"{rank}.pt") for rank in range(number)]
+
+
+def fork(number: int, work: Callable[[Path], Any], rank: int, port: int, folder: Path) -> int:
+    """A process that works; it writes what it made. Returns its number."""
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        if number > 1:
+            sizes = {name: str(number) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+            os.environ |= {**sizes, "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+        torch.set_num_threads(1)
+        torch.save(work(folder), folder / f"{rank}.pt")
+        if number > 1:
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
         status = 0
@@ -154,7 +230,7 @@ def made(case: dict[str, Any], run: Run, output: Path) -> UnlearnTrainer:
     settings = {key: value for key, value in case.items() if key not in OWN}
     args = UnlearnConfig(
         str(output),
-        **{"max_steps": STEPS, **settings},
+        **{"max_steps": STEPS, "forget_floor": 0.0, **settings},
         per_device_train_batch_size=BATCH // run.processes // run.pieces,
         gradient_accumulation_steps=run.pieces,
         use_cpu=True,
