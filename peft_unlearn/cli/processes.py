@@ -62,16 +62,17 @@ def launch(number: int, program: str | Callable[..., Any], *words: Any) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
-    place = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1", "run_id": uuid.uuid4().hex}
+    place: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1", "run_id": uuid.uuid4().hex}
     config = LaunchConfig(1, 1, number, max_restarts=0, start_method="fork", **place)
     try:
         with _quiet():
             elastic_launch(config, program)(*words)
     except ChildFailedError as error:
-        process, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            print(died(process, number, signal.Signals(-failure.exitcode).name), file=sys.stderr)
-        raise SystemExit(failure.exitcode if failure.exitcode > 0 else 1) from None
+        statuses = {process: failure.exitcode for process, failure in error.failures.items()}
+        process, status = min(statuses.items(), key=lambda found: found[1])  # one that a signal has ended, before those that lost it
+        if status < 0:
+            print(died(process, number, signal.Signals(-status).name), file=sys.stderr)
+        raise SystemExit(status if status > 0 else 1) from None
     except SignalException as error:
         raise interrupts.Interrupted(error.sigval) from None
 
