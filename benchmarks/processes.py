@@ -55,13 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
     "mollm, 13 rows": {"method": "mollm", "rows": UNEVEN},
     "auto, 13 rows": {"method": "auto", "neutral_rows": 8, "rows": UNEVEN, **STOPPING},
     "mollm, SAM, accumulation": {"method": "mollm", "sam_rho": 0.1, "accumulation": 2},
-    "mean_teacher, AutoLR, accumulation": {
-        "method": "mean_teacher",
-        "forget_floor": 0.0,
-        "auto_lr": True,
-        "auto_lr_steps": 2,
-        "accumulation": 2,
-    },
+    "mean_teacher, AutoLR, accumulation": {"method": "mean_teacher", "auto_lr": True, "auto_lr_steps": 2, "accumulation": 2},
     "auto, 13 rows, accumulation": {"method": "auto", "neutral_rows": 8, "rows": UNEVEN, "accumulation": 2, **STOPPING},
 }
 LOOKED_AT = {
