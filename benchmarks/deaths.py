@@ -163,7 +163,8 @@ def worker(folder: str) -> None:
     for moment, (owner, name) in MOMENTS.items():
         setattr(owner, name, marked(getattr(owner, name), f"{folder}-{moment}-{rank}"))
     Path(f"{folder}-{rank}").write_text(str(os.getpid()))
-    sys.exit(command(["train", f"{folder}.json"]))
+    if status := command(["train", f"{folder}.json"]):
+        sys.exit(status)
 
 
 def marked(function: Callable[..., Any], mark: str) -> Callable[..., Any]:

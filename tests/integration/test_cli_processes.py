@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 
 from peft_unlearn.cli import main, processes
 from peft_unlearn.util import interrupts, launched
@@ -22,8 +23,7 @@ SETS = {
 }
 SETTINGS = {
     "method": "graddiff",
-    "stop_at": "auto",  # it checks, and holds a budget
-    "retain_kl_max": 10.0,
+    "stop_at": "auto",  # it checks
     "max_steps": 2,
     "use_cpu": True,
     "dtype": "float32",
@@ -120,10 +120,9 @@ def test_a_process_that_dies_ends_all_and_is_named(capfd):
 
 @pytest.mark.slow
 def test_two_processes_write_the_report_of_one(recipe):
-    assert main(["train", str(recipe), "--output_dir", "one", "--per_device_train_batch_size", "4"]) == 0
-    words = ["train", str(recipe), "--output_dir", "two", "--per_device_train_batch_size", "2"]
-    with interrupts.raised():
-        processes.launch(2, trains, words)
+    for number, size, name in ((1, "4", "one"), (2, "2", "two")):
+        with interrupts.raised():
+            processes.launch(number, trains, ["train", str(recipe), "--output_dir", name, "--per_device_train_batch_size", size])
     one, two = (json.loads(Path(name, "report.json").read_text())["results"] for name in ("one", "two"))
     assert repr({name: views["before"] for name, views in two.items()}) == repr({name: views["before"] for name, views in one.items()})
     for name in one:
@@ -132,4 +131,6 @@ def test_two_processes_write_the_report_of_one(recipe):
 
 
 def trains(words: list[str]) -> None:
-    os._exit(main(words))
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this process has from another test
+    if status := main(words):
+        os._exit(status)
