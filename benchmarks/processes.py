@@ -48,7 +48,7 @@ STEPS, BATCH, ROWS, UNEVEN = 8, 16, 32, 13  # of the uneven batch two processes 
 STOPPING = {"stop_at": "never_seen", "never_seen": True}
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in METHODS if name != "auto"},
-    "mean_teacher, nothing to forget": {"method": "mean_teacher", "forget_floor": 0.02},  # a random model says 1 in 64
+    "mean_teacher, no floor": {"method": "mean_teacher", "forget_floor": 0.0},  # its own is above what a random model says, 1 in 64
     "auto": {"method": "auto", "neutral_rows": 8, **STOPPING},
     "ngdiff, 13 rows": {"method": "ngdiff", "rows": UNEVEN},
     "mean_teacher, 13 rows": {"method": "mean_teacher", "rows": UNEVEN},
@@ -225,7 +225,7 @@ def made(case: dict[str, Any], run: Run, output: Path) -> UnlearnTrainer:
     settings = {key: value for key, value in case.items() if key not in OWN}
     args = UnlearnConfig(
         str(output),
-        **{"max_steps": STEPS, "forget_floor": 0.0, **settings},
+        **{"max_steps": STEPS, **settings},
         per_device_train_batch_size=BATCH // run.processes // run.pieces,
         gradient_accumulation_steps=run.pieces,
         use_cpu=True,
