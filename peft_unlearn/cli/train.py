@@ -5,20 +5,25 @@ import sys
 from typing import TypeVar
 
 from peft_unlearn.cli import options as fields
-from peft_unlearn.cli import screen
+from peft_unlearn.cli import processes, screen
+from peft_unlearn.util import launched
 from peft_unlearn.workflows import TrainRequest, TrainResult, Unfinished, train
+from peft_unlearn.workflows.checks import checked_recipe
 
 R = TypeVar("R", bound=TrainRequest)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser, "train")
-    parser.epilog = "`peft-unlearn keys` prints every key. Under several processes: accelerate launch -m peft_unlearn train RECIPE.yaml"
+    parser.epilog = (
+        "`peft-unlearn keys` prints every key. `--processes N` behind the recipe trains with N processes of this machine, one for each GPU; on "
+        "several machines use accelerate launch -m peft_unlearn train RECIPE.yaml"
+    )
 
 
 def add_recipe(parser: argparse.ArgumentParser, command: str) -> None:
     """The recipe that `train` and `plan` read."""
-    parser.usage = f"peft-unlearn {command} RECIPE.yaml [--key value ...]"
+    parser.usage = f"peft-unlearn {command} RECIPE.yaml {'[--processes N] ' if command == 'train' else ''}[--key value ...]"
     fields.add(parser, TrainRequest, "recipe")
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="--key value", help="keys that differ from the recipe's")
 
@@ -30,11 +35,23 @@ def read_recipe(options: argparse.Namespace, request: type[R]) -> R:
 
 
 def main(options: argparse.Namespace) -> None:
+    number, options.overrides = processes.taken(options.overrides)
+    request = read_recipe(options, TrainRequest)
+    if number > 1:
+        values = checked_recipe(request)  # what is wrong with the recipe is said here, once
+        processes.check(number, on_cpu=bool(values.get("use_cpu")))
+        processes.launch(number, sys.executable, "-m", "peft_unlearn", "train", options.recipe, *options.overrides)
+        return
     try:
-        _show(train(read_recipe(options, TrainRequest)))
+        _show(train(request))
     except Unfinished as stop:
         _show(stop.result)
         raise
+    except RuntimeError as error:
+        if not launched.is_loss(error):
+            raise
+        print(launched.loss(error), file=sys.stderr)
+        raise SystemExit(1) from error
     finally:
         if "torch" in sys.modules:  # not where the recipe was refused
             import torch

@@ -174,9 +174,6 @@ class TrainingSettings:
     resume_from_checkpoint: str | None = _setting(
         None, "Go on from a checkpoint's folder, or with true from the last one in output_dir that is whole."
     )
-    ddp_timeout: Annotated[int, Range("at least 1")] = _setting(
-        86_400, "Seconds that processes wait for one another: the first one evaluates alone, which takes long where rows are many."
-    )
     report_to: None | str | list[str] = _setting(  # noqa: RUF009, RUF036  # HfArgumentParser reads no other order
         "none", "Where metrics are reported to: none, wandb, tensorboard, ..."
     )

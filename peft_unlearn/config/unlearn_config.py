@@ -14,6 +14,8 @@ from peft_unlearn.config.validation import SHARDED
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 
+# What `accelerate launch` may be told to use, by its environment variable.
+ENGINES = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM", "PARALLELISM_CONFIG": "a parallelism config"}
 TOGETHER = boundary("recipe: these keys do not go together", "change or leave out what it names")
 
 
@@ -29,13 +31,18 @@ class UnlearnConfig(TrainingSettings, TrainingArguments):  # type: ignore[misc] 
 
     def __post_init__(self) -> None:
         TrainingSettings.__post_init__(self)
-        if parse_flag_from_env("ACCELERATE_USE_FSDP") or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-            raise UserError(f"accelerate: it was told to use FSDP or DeepSpeed; {SHARDED}.")
+        for flag, engine in ENGINES.items():
+            if parse_flag_from_env(f"ACCELERATE_USE_{flag}"):
+                raise UserError(f"accelerate: it was told to use {engine}; {SHARDED}.")
         given = self.accelerator_config if isinstance(self.accelerator_config, dict) else {}
         if unknown := sorted(given.keys() - {field.name for field in fields(AcceleratorConfig)}, key=str):
             raise UserError(f"accelerator_config: there is no parameter {unknown[0]!r}, take it out.")
         with TOGETHER:
             TrainingArguments.__post_init__(self)
+        if self.n_gpu > 1:  # transformers would wrap the model into DataParallel
+            raise UserError(
+                f"accelerate: one process sees {self.n_gpu} GPUs; train with --processes {self.n_gpu}, or show it one (CUDA_VISIBLE_DEVICES=0)."
+            )
 
 
 @dataclass

@@ -4,14 +4,13 @@ Inner hidden states are read as the last one is, by the final norm and the head.
 2020; as a test of forgetting, Patil et al., arXiv 2309.17410.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.data.rows import Row, end_length, special_ids
@@ -19,6 +18,7 @@ from peft_unlearn.metrics.results import Result, not_computed, summarize
 from peft_unlearn.model.lm_head import Readout
 from peft_unlearn.model.readout import find_readout
 from peft_unlearn.model.scoring import evaluating, labeled, longest_first, padded
+from peft_unlearn.model.sharing import by_batches
 from peft_unlearn.util.registry import metric
 
 TOP = 10
@@ -69,18 +69,18 @@ def layer_recalls(
     A token that ties with the tenth counts as found. One row of one layer is projected at a time, at its label positions alone.
     """
     found, special = labeled(rows), special_ids(tokenizer)
-    recalls: dict[int, list[float] | None] = {}
-    with evaluating(model), tqdm(total=len(found), desc=progress, unit="row", delay=2, leave=False) as bar:
-        for batch in longest_first(found, batch_size):
-            taken = [found[i] for i in batch]
-            states = model(**padded(model, taken), output_hidden_states=True, logits_to_keep=1, use_cache=False).hidden_states
-            for place, (i, row) in enumerate(zip(batch, taken, strict=True)):
-                size = row.targets.size - end_length(tokenizer, special, row.targets.tolist())
-                positions, targets = (torch.from_numpy(part[:size]).long() for part in (row.positions, row.targets))
-                inner = (layer[place, positions.to(layer.device)] for layer in states[1:-1])
-                recalls[i] = [_recall(readout(layer), targets) for layer in inner] if size else None
-            bar.update(len(batch))
-    return [recalls[i] for i in range(len(found))]
+
+    def recalls(batch: list[int]) -> Iterator[list[float] | None]:
+        taken = [found[i] for i in batch]
+        states = model(**padded(model, taken), output_hidden_states=True, logits_to_keep=1, use_cache=False).hidden_states
+        for place, row in enumerate(taken):
+            size = row.targets.size - end_length(tokenizer, special, row.targets.tolist())
+            positions, targets = (torch.from_numpy(part[:size]).long() for part in (row.positions, row.targets))
+            inner = (layer[place, positions.to(layer.device)] for layer in states[1:-1])
+            yield [_recall(readout(layer), targets) for layer in inner] if size else None
+
+    with evaluating(model):
+        return by_batches(longest_first(found, batch_size), recalls, progress)
 
 
 def _recall(logits: Tensor, targets: Tensor) -> float:

@@ -1,17 +1,17 @@
 """How far forgetting moved the model where it should not have: KL divergence on rows to keep."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from peft_unlearn.data.rows import Row
 from peft_unlearn.metrics.results import Result, summarize
 from peft_unlearn.model.logprobs import by_chunks, from_anchor
 from peft_unlearn.model.scoring import at_labels, evaluating, labeled, longest_first
+from peft_unlearn.model.sharing import by_batches
 from peft_unlearn.util.registry import metric
 
 # Enters a view and gives its model: partial(adapters.view, model, "reference"), or partial(nullcontext, another_model).
@@ -27,20 +27,17 @@ def retain_kl(rows: Iterable[Row], before: View, after: View, *, batch_size: int
     NaN.
     """
     found = labeled(rows)
-    divergences: dict[int, np.ndarray] = {}
-    with tqdm(total=len(found), desc=progress, unit="row", delay=2, leave=False) as bar:
-        for batch in longest_first(found, batch_size):
-            taken = [found[i] for i in batch]
-            with before() as model, evaluating(model):
-                anchors = at_labels(model, taken)
-            with after() as model, evaluating(model):
-                students = at_labels(model, taken)
-                for i, student, anchor in zip(batch, students, anchors, strict=True):
-                    targets = torch.from_numpy(found[i].targets)
-                    (divergence,) = by_chunks([(from_anchor("kl"), anchor)], student.states, student.head, targets)
-                    divergences[i] = divergence.double().cpu().numpy()
-            bar.update(len(batch))
-    ordered = [divergences[i] for i in range(len(found))]
+
+    def divergences(batch: list[int]) -> Iterator[np.ndarray]:
+        taken = [found[i] for i in batch]
+        with before() as model, evaluating(model):
+            anchors = at_labels(model, taken)
+        with after() as model, evaluating(model):
+            for row, student, anchor in zip(taken, at_labels(model, taken), anchors, strict=True):
+                (divergence,) = by_chunks([(from_anchor("kl"), anchor)], student.states, student.head, torch.from_numpy(row.targets))
+                yield divergence.double().cpu().numpy()
+
+    ordered = by_batches(longest_first(found, batch_size), divergences, progress)
     result = summarize([float(tokens.mean()) if tokens.size else None for tokens in ordered])
     if result["n"]:
         result["p99"] = float(np.quantile(np.concatenate(ordered), 0.99))

@@ -7,12 +7,12 @@ from typing import cast
 import numpy as np
 import torch
 from peft import PeftModel
-from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.data.rows import Row, batches, end_length, special_ids, split, text
 from peft_unlearn.data.turns import turn
 from peft_unlearn.model.scoring import evaluating
+from peft_unlearn.model.sharing import by_batches
 from peft_unlearn.model.supported import running
 
 # Tokens that an answer may run past the length of the reference: a right answer in other words is seen whole.
@@ -106,26 +106,26 @@ def _answers(
     def fits(batch: list[int]) -> bool:
         return max(len(prompts[i]) for i in batch) + max(limits[i] for i in batch) <= context + 1
 
-    texts: dict[int, str] = {}
+    def written(batch: list[int]) -> Iterator[str]:
+        width = max(len(prompts[i]) for i in batch)
+        pads = [width - len(prompts[i]) for i in batch]
+        ids = torch.tensor([[0] * pad + prompts[i] for i, pad in zip(batch, pads, strict=True)], device=causal.device)
+        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=causal.device)
+        longest = max(limits[i] for i in batch)
+        draws = LogitsProcessorList([_Otherwise([pairs[i // repeats] for i in batch])] if otherwise else [])
+        if seeds is not None:
+            rngs = [np.random.default_rng([*seeds[i % repeats], *prompts[i]]) for i in batch]
+            draws.append(_Draw(np.stack([rng.random(longest) for rng in rngs]), width))
+        with running(causal, "write texts"):
+            output = causal.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, logits_processor=draws)
+        for i, tokens in zip(batch, output[:, width:].tolist(), strict=True):
+            stop = next((n for n, token in enumerate(tokens) if token in stops), len(tokens))
+            yield _text(tokenizer, tokens[: min(stop, limits[i])], [*stop_strings, *closing[i // repeats]])
+
     # Steps cost more than padding: batches of rows that may run equally long.
     order = sorted(range(len(prompts)), key=lambda i: (-limits[i], -len(prompts[i])))
-    with evaluating(model), _plain(causal, stops), tqdm(total=len(order), desc=progress, unit="row", delay=2, leave=False) as bar:
-        for batch in batches(order, batch_size, fits):
-            width = max(len(prompts[i]) for i in batch)
-            pads = [width - len(prompts[i]) for i in batch]
-            ids = torch.tensor([[0] * pad + prompts[i] for i, pad in zip(batch, pads, strict=True)], device=causal.device)
-            mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=causal.device)
-            longest = max(limits[i] for i in batch)
-            draws = LogitsProcessorList([_Otherwise([pairs[i // repeats] for i in batch])] if otherwise else [])
-            if seeds is not None:
-                rngs = [np.random.default_rng([*seeds[i % repeats], *prompts[i]]) for i in batch]
-                draws.append(_Draw(np.stack([rng.random(longest) for rng in rngs]), width))
-            with running(causal, "write texts"):
-                output = causal.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, logits_processor=draws)
-            for i, tokens in zip(batch, output[:, width:].tolist(), strict=True):
-                stop = next((n for n, token in enumerate(tokens) if token in stops), len(tokens))
-                texts[i] = _text(tokenizer, tokens[: min(stop, limits[i])], [*stop_strings, *closing[i // repeats]])
-            bar.update(len(batch))
+    with evaluating(model), _plain(causal, stops):
+        texts = by_batches(batches(order, batch_size, fits), written, progress)
     return [[texts[i] for i in range(row * repeats, (row + 1) * repeats)] for row in range(len(pairs))]
 
 

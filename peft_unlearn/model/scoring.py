@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.data.rows import Row, batches, end_length, special_ids
 from peft_unlearn.model.lm_head import Forward, forward
+from peft_unlearn.model.sharing import by_batches
 
 # Padded tokens of a batch: an MLP of 14336 takes 0.23 GB for each of its activations in bf16.
 MAX_TOKENS = 8192
@@ -64,14 +64,14 @@ def score(
     """
     found = labeled(rows)
     special = special_ids(tokenizer)
-    scores: dict[int, RowScore] = {}
-    with evaluating(model), tqdm(total=len(found), desc=progress, unit="row", delay=2, leave=False) as bar:
-        for batch in longest_first(found, batch_size):
-            for i, read in zip(batch, at_labels(model, [found[i] for i in batch]), strict=True):
-                targets = found[i].targets
-                scores[i] = _row_score(read, targets, end_length(tokenizer, special, targets.tolist()))
-            bar.update(len(batch))
-    return [scores[i] for i in range(len(found))]
+
+    def scored(batch: list[int]) -> Iterator[RowScore]:
+        for i, read in zip(batch, at_labels(model, [found[i] for i in batch]), strict=True):
+            targets = found[i].targets
+            yield _row_score(read, targets, end_length(tokenizer, special, targets.tolist()))
+
+    with evaluating(model):
+        return by_batches(longest_first(found, batch_size), scored, progress)
 
 
 def labeled(rows: Iterable[Row]) -> list[Labeled]:

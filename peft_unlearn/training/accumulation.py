@@ -109,10 +109,13 @@ class Accumulation:
         args, before = self.passes.args, self.rows
         if before == 1 or args.definitions == "openunlearning":
             why = "for one row" if before == 1 else "and OpenUnlearning's losses are means over a micro-batch, so that none can be cut"
-            raise UserError(
+            message = (
                 f"per_device_train_batch_size: the GPU's memory is too small {why}; write gradient_checkpointing: true, a smaller max_length"
                 f"{'' if before == 1 else ' or fewer rows'}, or load_in_4bit: true."
             )
+            if args.local_process_index:  # the first process does not know of it, and only that one says what ends a run
+                logger.error(message)
+            raise UserError(message)
         self.rows = -(-before // 2)
         times = -(-args.per_device_train_batch_size // self.rows)
         logger.warning(

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME
 
-from peft_unlearn import data, publish
+from peft_unlearn import data, metrics, publish
 from peft_unlearn.model import adapters, saved
+from peft_unlearn.model.sharing import sharing
 from peft_unlearn.publish.model_card import shown
 from peft_unlearn.training import checkpoint
 from peft_unlearn.training.components import Components
@@ -26,7 +27,7 @@ from peft_unlearn.util.folders import ADAPTER_CONFIG
 
 
 class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transformers are not followed
-    """Batches pairs of rows; saves, describes and uploads the student, and never the teacher, a checkpoint or the training arguments."""
+    """Batches pairs of rows; scores, saves, describes and uploads the student, and never the teacher, a checkpoint or the training arguments."""
 
     _tag_names = ("peft-unlearn", "unlearning")
     _name = "Unlearn"
@@ -35,6 +36,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
     lr_scheduler: Any
     components: Components
     early_stop: EarlyStop | None = None
+    sets: dict[str, Dataset]  # that are evaluated
     given: dict[str, Dataset]  # the sets that a run was given, as it trains on them, by their recipe keys
     _sampler: data.PairSampler
     _beside: Path | None = None  # where a checkpoint is being written
@@ -119,6 +121,21 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         none = torch.zeros(0, dtype=torch.long, device=self.args.device)
         for stream in self.train_dataset.sets:  # also where this process has no rows: the others wait to add theirs
             super()._track_num_input_tokens(inputs.get(stream, {"input_ids": none, "attention_mask": none}))
+
+    @sharing()
+    def evaluate(
+        self, eval_dataset: dict[str, Dataset] | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Score the forget set, the retain set and every set of `eval_dataset` (or only the sets given here, tokenized) without generation."""
+        results: dict[str, float] = {}
+        for name, rows in (eval_dataset or self.sets).items():
+            result = metrics.evaluate(
+                self.model, self.processing_class, rows, batch_size=self.args.per_device_eval_batch_size, generate=False
+            )
+            results |= {f"{metric_key_prefix}_{name}_{metric}": values["mean"] for metric, values in result.items()}
+        self.log(results)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
+        return results
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the student, and only it: an adapter that plain PEFT loads, and its card. With `args.push_to_hub`, upload them."""

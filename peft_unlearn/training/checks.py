@@ -1,4 +1,4 @@
-"""Checks of early stopping: what a run's rows are like now, by forward passes over samples of them."""
+"""Checks of early stopping: what a run's rows are like now, by forward passes over samples of them, which several processes share."""
 
 import logging
 import math
@@ -16,6 +16,7 @@ from peft_unlearn.data.rows import evenly
 from peft_unlearn.metrics.extraction_strength import extraction_strength
 from peft_unlearn.metrics.logit_lens import logit_lens
 from peft_unlearn.model.scoring import RowScore, score
+from peft_unlearn.model.sharing import sharing
 from peft_unlearn.training.early_stop import EarlyStop, sampled
 from peft_unlearn.training.objectives import Objective
 from peft_unlearn.training.targets import end_lengths, mean, min_ks, read
@@ -47,6 +48,7 @@ class Checks(NamedTuple):
         step = batch_size * sum(1 + 2 * count for count in Counter(objective.stream for objective in objectives).values())
         return max(EVERY, math.ceil(rows / (SHARE * step)))
 
+    @sharing()
     def begin(self, holdout_target: np.ndarray | None, inner_target: float | None, *, estimated: bool) -> EarlyStop:
         """Where a run is to stop: at the targets of the forget rows, from how the model is now. Rows that it does not know are told.
 
@@ -82,6 +84,7 @@ class Checks(NamedTuple):
                 UNLIKE,
             )
 
+    @sharing()
     def check(self, early_stop: EarlyStop) -> None:
         """Let `early_stop` see what the rows are like now."""
         forget, extraction = self.scores("forget"), 0.0

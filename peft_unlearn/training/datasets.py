@@ -19,6 +19,7 @@ from peft_unlearn.data import groups, labels
 from peft_unlearn.data.formats import is_tokenized, settled
 from peft_unlearn.data.variants import REWORDED, Probe, probe
 from peft_unlearn.model import adapters
+from peft_unlearn.model.sharing import sharing
 from peft_unlearn.training import answers, objectives, targets
 from peft_unlearn.training import never_seen as never_seen_model
 from peft_unlearn.training.checks import mean_recall
@@ -122,6 +123,7 @@ def tokenize(
     return probes | {"forget": probes["forget"]._replace(rows=_with_alternates(args, tokenizer, length, sets["forget"], rows["forget"]))}
 
 
+@sharing()
 def prepare(
     model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], never_seen: Any
 ) -> Streams:

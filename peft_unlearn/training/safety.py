@@ -5,9 +5,9 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from peft_unlearn.model.sharing import sharing
 from peft_unlearn.training.budget import PATIENCE
 from peft_unlearn.training.components import Components
 from peft_unlearn.training.damage import Moving
@@ -118,11 +118,11 @@ class Safety:
             found["retain_kl_max"] = self.budget.facts(self.damage.step if self.step is None else self.step, steps)
         return found
 
+    @sharing()
     def _measure(self) -> None:
-        """By one process, for all: they might differ in the last bit, and then in what they do."""
+        """By all processes, with what the first one makes of it: on another machine a sum may end in another last bit, and so might a run."""
         assert self.budget is not None
-        if PartialState().is_main_process:
-            self.budget.measure(self._as_saved)
+        self.budget.measure(self._as_saved)
         self.budget.spent, self.budget.mean = broadcast_object_list([self.budget.spent, self.budget.mean])
 
     @contextlib.contextmanager

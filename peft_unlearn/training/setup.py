@@ -31,8 +31,6 @@ def settings(args: UnlearnConfig | None, *, never_seen: bool, holdout: bool) -> 
         raise UserError(
             f"args: an UnlearnConfig is needed and this is a {type(args).__name__}, give UnlearnConfig(...) with the same keys."
         )
-    if args.n_gpu > 1:
-        raise UserError(f"accelerate: one process sees {args.n_gpu} GPUs; launch one process a GPU, or show it one GPU.")
     left_open = args.given["method"] == "auto" and args.given["stop_at"] is None and args.stop_at == "none"
     if left_open and (never_seen or holdout):
         before, now = values(UnlearnConfig(**args.given)), values(args)

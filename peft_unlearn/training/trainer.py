@@ -15,7 +15,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from peft_unlearn import data, metrics
+from peft_unlearn import data
 from peft_unlearn.config import methods
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.model import adapters
@@ -284,17 +284,3 @@ class UnlearnTrainer(AdapterTrainer):
         finally:
             if self.negation is not None:
                 self.negation.flip()
-
-    def evaluate(
-        self, eval_dataset: dict[str, Dataset] | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Score the forget set, the retain set and every set of `eval_dataset` (or only the sets given here, tokenized) without generation."""
-        results: dict[str, float] = {}
-        for name, rows in (eval_dataset or self.sets).items():
-            result = metrics.evaluate(
-                self.model, self.processing_class, rows, batch_size=self.args.per_device_eval_batch_size, generate=False
-            )
-            results |= {f"{metric_key_prefix}_{name}_{metric}": values["mean"] for metric, values in result.items()}
-        self.log(results)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
-        return results

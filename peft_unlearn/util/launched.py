@@ -1,4 +1,7 @@
-"""A process that a launcher has started ends when the launcher is gone: nobody else would end it, and it would hold its GPU."""
+"""A process that a launcher has started ends when the launcher, or another of its processes, is gone.
+
+Nobody else would end it, and it would hold its GPU.
+"""
 
 import os
 import signal
@@ -16,6 +19,24 @@ def watch() -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         threading.Thread(target=_until_alone, args=(os.getppid(),), daemon=True).start()
+
+
+def is_loss(error: RuntimeError) -> bool:
+    """Whether an error of a process is that another one of its run cannot be reached."""
+    import torch
+
+    several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    return several and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error))
+
+
+def loss(error: RuntimeError) -> str:
+    """What is said then."""
+    place = f"process {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')}"
+    why = str(error).partition("\n")[0].partition(" This is typically")[0]
+    return (
+        f"peft-unlearn: {place} cannot reach another one, so it ends; if there is a checkpoint, the run goes on with "
+        f"--resume_from_checkpoint true ({why})"
+    )
 
 
 def _until_alone(parent: int) -> None:

@@ -46,6 +46,17 @@ def recipe_values(request: TrainRequest) -> dict[str, Any]:
     return recipe.check(_plain({**given, **request.overrides}))
 
 
+def checked_recipe(request: TrainRequest) -> dict[str, Any]:
+    """The keys and values of a recipe whose files are there.
+
+    Raises:
+        UserError: what `recipe_values` and `recipe.check_files` refuse.
+    """
+    values = recipe_values(request)
+    recipe.check_files(values)
+    return values
+
+
 def measured(request: EvaluateRequest | AuditRequest) -> Checked:
     """Check options, and the recipe that they make with what stands in the model's folder.
 

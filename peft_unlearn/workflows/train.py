@@ -14,8 +14,7 @@ def train(request: TrainRequest) -> TrainResult:
     from peft_unlearn.config import recipe
     from peft_unlearn.workflows import checks
 
-    values = checks.recipe_values(request)
-    recipe.check_files(values)
+    values = checks.checked_recipe(request)
 
     from peft_unlearn.workflows import train_run
 

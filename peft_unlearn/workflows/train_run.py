@@ -22,6 +22,7 @@ from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.data.variants import Probe, grouped
 from peft_unlearn.metrics.retain_kl import retain_kl
 from peft_unlearn.model import adapters
+from peft_unlearn.model.sharing import sharing
 from peft_unlearn.planning import host
 from peft_unlearn.report import page
 from peft_unlearn.training import datasets
@@ -80,13 +81,14 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         current.evaluate("after", "student")
         if current.below and not plan.model.never_seen_model_name_or_path and never_seen is None:  # the same in every process
             current.evaluate("never_seen", "never_seen")  # the base without the user's own adapter
-        result = current.write(never_seen) if current.main else TrainResult(output)
+        result = current.write(never_seen)
         current.trainer.accelerator.wait_for_everyone()
         if current.stopped is not None:
             raise Unfinished(current.stopped, result) from current.stopped
         return _uploaded(plan.training, result) if current.main and plan.training.push_to_hub else result
 
 
+@sharing()
 def _consult_never_seen(
     plan: recipe.Recipe, tokenizer: PreTrainedTokenizerBase, probes: dict[str, Probe], never_seen: Sets | None
 ) -> tuple[dict[str, Probe], Sets | None]:
@@ -97,7 +99,7 @@ def _consult_never_seen(
     model = loading.load_never_seen(plan.model, other, key="never_seen_model_name_or_path")
     if args.stop_at == "never_seen":
         probes = loading.with_never_seen(probes, model, args, tokenizer)
-    if never_seen is None and PartialState().is_main_process:
+    if never_seen is None:
         how = How(batch_size=args.per_device_eval_batch_size)
         never_seen = Own(datasets.evaluated(args, probes), plan.data.eval_rows).evaluate(model, tokenizer, how, "never-seen")
     del model
@@ -132,7 +134,7 @@ class Run:
     trainer: UnlearnTrainer
     sets: Own
     bar: Bar
-    main: bool  # whether this is the process that evaluates and writes
+    main: bool  # whether this is the process that writes
     how: How
     views: dict[str, Sets] = field(default_factory=dict)  # "before", "after", "never_seen" -> set -> evaluation
     stopped: UserError | None = None  # why it ended before its last step
@@ -148,14 +150,13 @@ class Run:
         """Whether an adapter of the user's own lies below the forgetting one."""
         return not {adapters.FINETUNE, adapters.REFERENCE}.isdisjoint(self.model.peft_config)
 
+    @sharing()
     def evaluate(self, view: str, through: str) -> None:
         """Evaluate every set in one view of `adapters.view`."""
-        if self.main:
-            student = cast(PreTrainedModel, self.trainer.model)
-            tokenizer = cast(PreTrainedTokenizerBase, self.trainer.processing_class)
-            with adapters.view(self.model, through):
-                self.views[view] = self.sets.evaluate(student, tokenizer, self.how, view.replace("_", "-"))
-        self.trainer.accelerator.wait_for_everyone()
+        student = cast(PreTrainedModel, self.trainer.model)
+        tokenizer = cast(PreTrainedTokenizerBase, self.trainer.processing_class)
+        with adapters.view(self.model, through):
+            self.views[view] = self.sets.evaluate(student, tokenizer, self.how, view.replace("_", "-"))
 
     def train(self, resume: Path | None) -> None:
         """Train to the last step, or until the run diverges, on from the checkpoint `resume`; say which layers did not move."""
@@ -176,13 +177,16 @@ class Run:
             )
 
     def write(self, never_seen: Sets | None) -> TrainResult:
-        """Write report, page and card into the output folder."""
+        """Measure how far the retain set moved, and write report, page and card into the output folder, which one process does."""
         output, model = Path(self.plan.training.output_dir or ""), self.plan.model
         if never_seen is not None:
             self.views["never_seen"] = never_seen
         through = (partial(adapters.view, self.model, name) for name in ("reference", "student"))
         retained = self.sets.probes["retain"].rows
-        self.views["after"]["retain"]["retain_kl"] = retain_kl(retained, *through, batch_size=self.how.batch_size)
+        with sharing():
+            self.views["after"]["retain"]["retain_kl"] = retain_kl(retained, *through, batch_size=self.how.batch_size)
+        if not self.main:
+            return TrainResult(output)
         self.sets.compare(self.views, self.how)
         made = report.build(
             {name: {view: sets[name] for view, sets in self.views.items()} for name in self.sets.probes},

@@ -1,5 +1,6 @@
-"""Two processes that share a batch take the step that one process takes on the whole of it."""
+"""Two processes that share a batch take the step that one process takes on the whole of it, and find what one finds by itself."""
 
+from functools import partial
 from pathlib import Path
 
 import forked
@@ -7,7 +8,12 @@ import pytest
 import torch
 from test_damage import spoil
 from test_trainer import build
-from test_trainer_equivalence import FLOOR, FORGET, difference, flat, stirred, trained
+from test_trainer_equivalence import FLOOR, FORGET, HOLDOUT, RETAIN, difference, flat, stirred, trained
+
+from peft_unlearn import metrics
+from peft_unlearn.metrics.retain_kl import retain_kl
+from peft_unlearn.model import adapters, generation
+from peft_unlearn.model.sharing import sharing
 
 # Where AutoLR does move the rate. With Adam it is the same two runs, told apart 1e3 times as much: it lifts rounding to full steps.
 PROBED = {"auto_lr": True, "auto_lr_max": 100.0, "learning_rate": 0.3, "forget_coef": 0.1, "optim": "sgd", "optim_args": "momentum=0.9"}
@@ -16,6 +22,7 @@ RUNS = {
     "mean_teacher": {"method": "mean_teacher", "forget_floor": FLOOR, "damping": 1.0, "max_grad_norm": 0.01},
     "ngdiff": {"method": "ngdiff", "forget_floor": 0.0, **PROBED},
     "mollm": {"method": "mollm", "forget_floor": FLOOR, "sam_rho": 0.1},
+    "early stopping": {"method": "graddiff", "stop_at": "never_seen", "holdout": HOLDOUT},  # it checks after the first step
 }
 # 13 rows of the 16: 8 and 5, of which the second process has 1, or in two micro-batches 1 and none; and a batch of 3, of which it has none.
 UNEVEN = {
@@ -24,7 +31,7 @@ UNEVEN = {
     "mollm, 11 rows": (11, (4, 1), {"method": "mollm", "forget_floor": FLOOR, "sam_rho": 0.1}),
 }
 WITHIN = 3  # steps, of which two are an epoch
-SPLIT = {"mean_teacher": (4, 1), "ngdiff": (2, 2), "mollm": (2, 2)}
+SPLIT = {"mean_teacher": (4, 1), "ngdiff": (2, 2), "mollm": (2, 2), "early stopping": (4, 1)}
 
 
 def outcome(trainer) -> dict:
@@ -34,7 +41,19 @@ def outcome(trainer) -> dict:
         "teacher": [p.detach() for p in trainer.teacher.parameters] if trainer.teacher else [],
         "logged": [{k: v for k, v in line.items() if k in names} for line in trainer.state.log_history[:-1]],
         "rate": trainer.optimizer.param_groups[0]["lr"],
+        "check": list(trainer.early_stop.last) if trainer.early_stop else [],
     }
+
+
+def measured(trainer) -> tuple[list, int]:
+    """All that an evaluation measures of the forget rows, and the tokens that this process has read for it."""
+    read: list[int] = []
+    hook = trainer.model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: read.append(ids[0].numel()))
+    found = metrics.evaluate(trainer.model, trainer.processing_class, FORGET, batch_size=2, lens=True)
+    views = (partial(adapters.view, trainer.model, name) for name in ("reference", "student"))
+    drawn = generation.sample(trainer.model, trainer.processing_class, FORGET, 2, batch_size=4)
+    hook.remove()
+    return [dict(found), found.answers, drawn, retain_kl(RETAIN, *views, batch_size=4)], sum(read)
 
 
 def components_of(trainer) -> list:
@@ -64,6 +83,11 @@ def main(folder: Path) -> None:
     for name, (count, (size, accumulation), changes) in UNEVEN.items():
         trainer = uneven(folder / name, count, size=size, accumulation=accumulation, **changes)
         torch.save(outcome(trainer), folder / f"{name}-{trainer.accelerator.process_index}.pt")
+    own, read = measured(trainer)
+    with sharing():
+        shared, read_of_these = measured(trainer)
+        assert repr(shared) == repr(own)  # of NaN as well
+    torch.save([read, read_of_these], folder / f"shared-{trainer.accelerator.process_index}.pt")
     damaged = spoil(build(folder / "damaged", "mean_teacher", size=4), {3})
     damaged.train()
     torch.save([flat(damaged.student), damaged.components.damage.returned], folder / f"damaged-{damaged.accelerator.process_index}.pt")
@@ -77,7 +101,7 @@ def processes(tmp_path_factory):
     program = "import pathlib, test_distributed; test_distributed.main(pathlib.Path.cwd())"
     both = forked.run(program, folder=folder, processes=2, ACCELERATE_USE_CPU="true")
     assert [done.returncode for done in both] == [0, 0], "\n".join(done.stderr[-3000:] for done in both)
-    names = [*RUNS, *(f"{name}-resumed" for name in RUNS), *UNEVEN, "damaged"]
+    names = [*RUNS, *(f"{name}-resumed" for name in RUNS), *UNEVEN, "damaged", "shared"]
     return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1)] for name in names}
 
 
@@ -96,7 +120,8 @@ def test_two_processes_equal_one(name, processes, tmp_path):
     first, second = processes[name]
     whole = outcome(trained(tmp_path, **RUNS[name]))
     assert_equal(first, second, whole)
-    assert first["rate"] == second["rate"]
+    assert (first["rate"], first["check"]) == (second["rate"], second["check"])
+    assert first["check"] == pytest.approx(whole["check"], rel=1e-4)
     assert first["rate"] == pytest.approx(whole["rate"], rel=1e-4)
 
 
@@ -106,6 +131,12 @@ def test_an_uneven_last_batch_is_that_of_one_process(name, processes, tmp_path):
     first, second = processes[name]
     whole = outcome(uneven(tmp_path, count, **changes))
     assert_equal(first, second, whole)
+
+
+def test_what_two_processes_measure_together_is_to_the_bit_what_one_does_with_half_of_the_work_each(processes):
+    (all_tokens, first), (_, second) = processes["shared"]
+    assert first + second == pytest.approx(all_tokens, rel=0.01)  # each tries the head out by itself
+    assert 0.4 < first / all_tokens < 0.6
 
 
 def test_processes_go_back_together(processes):

@@ -5,7 +5,7 @@ import typing
 import warnings
 
 import pytest
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 from trl import TrlParser
 
 from peft_unlearn import UnlearnConfig
@@ -144,10 +144,24 @@ def test_what_does_not_go_together_is_named(changes, message):
         config(**changes)
 
 
-@pytest.mark.parametrize("launcher", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
-def test_a_launcher_that_shards_the_model_is_refused(launcher, monkeypatch):
-    monkeypatch.setenv(launcher, "true")
+@pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
+def test_a_launcher_that_shards_the_model_is_refused(engine, monkeypatch):
+    monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
     with pytest.raises(UserError, match="^accelerate: .*one process a GPU"):
+        config()
+
+
+@pytest.mark.parametrize(
+    "shards", [{"fsdp": "full_shard"}, {"deepspeed": {"zero_optimization": {"stage": 3}}}, {"parallelism_config": {"a": 1}}]
+)
+def test_a_key_that_shards_the_model_is_refused(shards):
+    with pytest.raises(UserError, match=f"^{next(iter(shards))}: .*one process a GPU"):
+        config(**shards)
+
+
+def test_a_process_that_sees_several_gpus_is_refused(monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 4)  # and would be wrapped into DataParallel
+    with pytest.raises(UserError, match="^accelerate: one process sees 4 GPUs; train with --processes 4, or show it one"):
         config()
 
 
