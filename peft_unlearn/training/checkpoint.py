@@ -6,7 +6,6 @@ in it is unpickled: files of torch are read with `torch.load(weights_only=True)`
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import logging
@@ -19,7 +18,6 @@ from typing import Any, Protocol
 import torch
 from datasets import Dataset
 from peft import PeftConfig
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -37,7 +35,6 @@ FORMAT = 3  # of the components' states; a checkpoint of another is refused
 GOOD = "good_state.pt"  # the last good state of the run, with an optimizer's, which is more than tensors
 NAME = re.compile(r"checkpoint-(\d+)")
 BESIDE = ".checkpoint.partial"  # in an output folder: what is being written, or being removed
-FULL = ("No space left", "file write failed", "unexpected pos")  # how safetensors and torch say it
 
 # What may differ in a run that goes on: how long it is, and what it writes.
 FREE = {
@@ -95,22 +92,23 @@ def restore(components: Mapping[str, Component], folder: Path) -> dict[str, Any]
 
 @contextlib.contextmanager
 def beside(output: Path) -> Iterator[Path]:
-    """A folder in `output` to write a checkpoint into; gone at the end, and what a killed run left of one before.
-
-    Raises:
-        OSError: the disk is full.
-    """
+    """A folder in `output` to write a checkpoint into; gone at the end, and what a killed run left of one before."""
     partial = output / BESIDE
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-    except (RuntimeError, SafetensorError) as error:
-        if any(words in str(error) for words in FULL):
-            raise OSError(errno.ENOSPC, "no room is left", str(output)) from error
-        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replacing(output: Path) -> Iterator[Path]:
+    """A folder to write files into, which take their places in `output` when all are written; the one that makes an adapter of it comes last."""
+    with beside(output) as partial:
+        yield partial
+        for path in sorted(partial.iterdir(), key=lambda path: path.name == ADAPTER_CONFIG):
+            path.replace(output / path.name)
 
 
 def finish(written: Path, output: Path, facts: dict[str, Any]) -> Path:
