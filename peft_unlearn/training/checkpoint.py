@@ -24,7 +24,7 @@ from torch import Tensor
 from peft_unlearn.config import recipe
 from peft_unlearn.config.settings import TrainingSettings
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.util import manifest
+from peft_unlearn.util import disk, manifest
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG
 
@@ -92,12 +92,17 @@ def restore(components: Mapping[str, Component], folder: Path) -> dict[str, Any]
 
 @contextlib.contextmanager
 def beside(output: Path) -> Iterator[Path]:
-    """A folder in `output` to write a checkpoint into; gone at the end, and what a killed run left of one before."""
+    """A folder in `output` to write a checkpoint into; gone at the end, and what a killed run left of one before.
+
+    Raises:
+        OSError: the disk is full.
+    """
     partial = output / BESIDE
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        yield partial
+        with disk.written(output):
+            yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

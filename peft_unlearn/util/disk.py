@@ -1,7 +1,9 @@
 """Files that are whole or not there, and what a disk says that has no room or may not be written."""
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # What a file system says of a place that was named, and no mistake of ours is the cause of.
@@ -38,10 +40,29 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+@contextlib.contextmanager
+def written(place: Path) -> Iterator[None]:
+    """Write into `place`.
+
+    Raises:
+        OSError: the disk is full, whatever the library that writes calls it; it names the place.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _full(error):
+            raise OSError(errno.ENOSPC, "no room is left", str(place)) from error
+        raise
+
+
 def said(error: BaseException) -> str | None:
     """A sentence of what a file system said, by way of whatever library; None of another error."""
-    code = error.errno if isinstance(error, OSError) else None
     place = (error.filename if isinstance(error, OSError) else None) or "output"
-    if code in NO_ROOM or (code is None and any(words in str(error) for words in WORDS)):
+    if _full(error):
         return f"{place}: no room is left on the disk, make some and start again."
-    return f"{place}: write another place ({error.strerror})." if isinstance(error, OSError) and code in OF_THE_DISK else None
+    return f"{place}: write another place ({error.strerror})." if isinstance(error, OSError) and error.errno in OF_THE_DISK else None
+
+
+def _full(error: BaseException) -> bool:
+    code = error.errno if isinstance(error, OSError) else None
+    return code in NO_ROOM or (code is None and any(words in str(error) for words in WORDS))

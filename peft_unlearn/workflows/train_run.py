@@ -166,6 +166,7 @@ class Run:
             self.trainer.train(resume_from_checkpoint=resume and str(resume))
         except UserError as error:
             self.stopped = error
+        finally:
             if self.bar.training_bar is not None:
                 self.bar.training_bar.close()
         self.seconds = time.monotonic() - began

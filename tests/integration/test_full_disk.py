@@ -33,7 +33,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_run_leaves_whole_files_alone(size, left, recipe, capsys):
     name = recipe(eval_rows=1, save_strategy="steps", save_steps=1)
     with room(size):
-        refused(capsys, ["train", name], "no room is left on the disk, make some and start again.")
+        refused(capsys, ["train", name], "out", ": no room is left on the disk, make some and start again.")
     assert sorted(files(Path("out")) if left else []) == left
     assert Path("out").exists() == bool(left)
 
@@ -57,5 +57,5 @@ def test_nothing_of_a_folder_that_finds_no_room_stays(command, size, bed, tmp_pa
         size = 4000  # of an adapter of 8 kB
     more = ["--no-evaluate"] if command == "merge" else []
     with room(size):
-        refused(capsys, [command, str(bed / "lora"), "--output", "there", *more], "no room is left on the disk")
+        refused(capsys, [command, str(bed / "lora"), "--output", "there", *more], "there: no room is left on the disk")
     assert not list(tmp_path.iterdir())
