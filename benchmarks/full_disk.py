@@ -122,7 +122,7 @@ def filled(name: str, points: int) -> dict[str, Any]:
         problems = [
             f"{file} is {'changed' if file in found else 'gone'}" for file in files if found.get(file) not in same(file, files, after)
         ]
-        problems += [f"{file} is left" for file in sorted(found.keys() - files.keys()) if not expected(file, after)]
+        problems += [f"{file} is left" for file in sorted(found.keys() - files.keys()) if not expected(file, found, after)]
         if status == 0:
             ends["ended whole"] += 1
             problems += [f"{file} is missing" for file in after if file not in found]
@@ -142,9 +142,9 @@ def same(file: str, before: dict[str, bytes], after: dict[str, bytes]) -> list[b
     return [before[file], *([after[file]] if file in after else [])]
 
 
-def expected(file: str, after: dict[str, bytes]) -> bool:
-    """Whether a file may be there that was not: one that an uninterrupted command leaves as well, or of a checkpoint in between."""
-    return file in after or (file.startswith("run/checkpoint-") and "partial" not in file)
+def expected(file: str, found: dict[str, bytes], after: dict[str, bytes]) -> bool:
+    """Whether a file may be there that was not: one that an uninterrupted command leaves as well, or of a checkpoint, which has a manifest."""
+    return "checkpoint-" in file or (file in after and found[file] == after[file])
 
 
 def reset(name: str) -> None:
