@@ -61,18 +61,19 @@ def main() -> None:
         sys.exit(subprocess.run(["unshare", *own, "--mount", sys.executable, *sys.argv], env={**os.environ, "MOUNTABLE": "1"}).returncode)
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
-        make_bed(Path(place))
+        wanted = [name for name in COMMANDS if options.only in (None, name)]
+        make_bed(Path(place), wanted)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", "disk"], check=True)
         try:
-            found = {name: filled(name, options.points) for name in COMMANDS if options.only in (None, name)}
+            found = {name: filled(name, options.points) for name in wanted}
         finally:
             subprocess.run(["umount", "disk"], check=True)
     print(json.dumps(found, indent=1))
     sys.exit(any(one["wrong"] for one in found.values()))
 
 
-def make_bed(folder: Path) -> None:
-    """Models and rows, a run that has ended ("run"), and what lies on the disk before a command ("before/COMMAND")."""
+def make_bed(folder: Path, wanted: list[str]) -> None:
+    """Models and rows, a run that has ended ("run"), and what lies on the disk before each command that is `wanted` ("before/COMMAND")."""
     torch.set_num_threads(1)
     make_inputs(folder)
     DISK.mkdir()
@@ -83,7 +84,11 @@ def make_bed(folder: Path) -> None:
     for name in COMMANDS:
         Path("before", name).mkdir(parents=True)
     shutil.copytree("run", "before/audit/run")
-    finished(COMMANDS["audit"])
+    if "audit" in wanted:
+        finished(COMMANDS["audit"])
+        shutil.rmtree("before/audit/run")
+        shutil.copytree("disk/run", "before/audit/run")
+        (Path("before/audit/run") / "audit.json").write_text("{}")  # so that all of it is made again
     shutil.copytree("run", "before/train, on from a checkpoint/run")
     for file in ("checkpoint-2", "adapter_config.json", "report.json"):
         path = Path("before/train, on from a checkpoint/run", file)
