@@ -104,12 +104,13 @@ def claimed(folder: Path, *, key: str, file: str = "") -> Iterator[None]:
         UserError: it cannot be made, or another process writes into it.
     """
     lock = FileLock(folder / f".{file}.lock" if file else folder / ".lock")
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    new: list[Path] = []
     try:
         with boundary(f"{key}: {str(folder)!r} cannot be made", "write another folder"):
             if folder.exists() and not folder.is_dir():
                 raise UserError(f"{key}: {folder} is a file, write a folder.")
             check_writable(folder / ".lock" if folder.exists() else folder, key=key)
+            new = [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(blocking=False)
