@@ -1,28 +1,12 @@
-"""A disk without room: one sentence, and nothing half-written. `benchmarks/full_disk.py` tries each write of each command.
+"""A disk without room: one sentence, and nothing half-written. `benchmarks/full_disk.py` tries each write of each command."""
 
-Here a file may have so many bytes and no more, which Linux and macOS have for any user; what a larger one gets is an error by all libraries alike.
-"""
-
-import contextlib
 from pathlib import Path
 
 import pytest
 from cli_bed import refused
+from little_room import room
 
 from peft_unlearn.cli import main
-
-resource = pytest.importorskip("resource")  # Windows has no such limits
-
-
-@contextlib.contextmanager
-def room(size: int):
-    """A file has at most so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -5,21 +5,11 @@ import os
 
 import pytest
 import torch
+from little_room import room
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
 from peft_unlearn.util import disk
-
-resource = pytest.importorskip("resource")
-
-
-@pytest.fixture
-def no_room():
-    """No file may have a byte."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_text_takes_the_place_of_the_one_before(tmp_path):
@@ -50,8 +40,8 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("library", WRITERS)
-def test_a_library_that_finds_no_room_is_told_in_a_sentence(library, tmp_path, no_room):
-    with pytest.raises(Exception) as raised:  # noqa: PT011  (each library has its own)
+def test_a_library_that_finds_no_room_is_told_in_a_sentence(library, tmp_path):
+    with pytest.raises(Exception) as raised, room(0):  # noqa: PT011  (each library has its own)
         WRITERS[library](tmp_path / "a")
     assert disk.said(raised.value).endswith(": no room is left on the disk, make some and start again.")
 
