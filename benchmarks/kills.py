@@ -1,12 +1,13 @@
 """Runs that are killed and checkpoints that are damaged: does a run that goes on end at the bytes of one that nobody touched?
 
-    python benchmarks/kills.py --runs 60 --kills 3
+    python benchmarks/kills.py --runs 60 --kills 3 --results kills.jsonl
     python benchmarks/kills.py --damage
 
 Each run trains a tiny model by the command line, is ended by SIGKILL several times, every second time while it writes a checkpoint, and goes on by
-`--resume_from_checkpoint true`; its `adapter_model.safetensors` is compared with an uninterrupted run's. With --damage each file of the last
-checkpoint is cut, emptied, removed, or has one bit flipped, in turn: the damage must be told by the file's name, and the run end at the same bytes
-from the checkpoint before. Commands run in forks of one process that has imported and tokenized all, and without evaluations: a kill costs a second.
+`--resume_from_checkpoint true`; its `adapter_model.safetensors` is compared with an uninterrupted run's. Runs that stand in --results are not made
+again, so that many short calls (--minutes) make one long one. With --damage each file of the last checkpoint is cut, emptied, removed, or has one
+bit flipped, in turn: the damage must be told by the file's name, and the run end at the same bytes from the checkpoint before. Commands run in
+forks of one process that has imported and tokenized all, and without evaluations: a kill costs a second.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from same_numbers import make_inputs
+from same_numbers import COLOURS, NUMBERS, make_inputs
 
 from peft_unlearn.cli import main as command
 from peft_unlearn.config import recipe
@@ -49,6 +50,7 @@ COMMON = {
     "dtype": "float32",
 }
 STOPPING = {"holdout_dataset": "holdout.jsonl", "max_steps": 24, "save_steps": 5}
+BUDGET = {"retain_dataset": "many.jsonl", "retain_kl_max": 1.0, "learning_rate": 3e-3, **STOPPING}
 METHODS: dict[str, dict[str, Any]] = {
     "ngdiff": {"method": "ngdiff"},
     "mean_teacher": {"method": "mean_teacher"},
@@ -56,6 +58,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "pdu": {"method": "pdu", "retain_bound": 0.1},
     "auto, with a never-seen model": {"method": "auto", "never_seen_model_name_or_path": "other", **STOPPING},
     "auto, with a holdout": {"method": "auto", **STOPPING},
+    "a budget": {"method": "ngdiff", **BUDGET},
+    "a budget, and targets": {"method": "auto", **BUDGET},
+    "a rate that is too high": {"method": "graddiff", "learning_rate": 0.2, "retain_dataset": "many.jsonl", **STOPPING},
 }
 DAMAGE: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
     "cut": lambda data, rng: data[: rng.randrange(1, len(data))],
@@ -72,13 +77,27 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=3, help="of a run, at most")
     parser.add_argument("--damage", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, help="a line of JSON a run; those that stand there are not made again")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no further run is begun")
     options = parser.parse_args()
+    results = options.results and options.results.resolve()
     with tempfile.TemporaryDirectory() as place:
         os.environ["TMPDIR"] = tempfile.tempdir = place  # what a killed process leaves there is gone with it
         bed = Bed(Path(place), options.seed)
-        found = bed.damaged() if options.damage else bed.killed(options.runs, options.kills)
+        if options.damage:
+            found = bed.damaged()
+        else:
+            found = summary(bed.killed(options.runs, options.kills, results, time.monotonic() + 60 * options.minutes))
     print(json.dumps(found, indent=1))
     sys.exit(found["equal"] != found["runs"])
+
+
+def summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """What became of all runs."""
+    different = [f"{line['run']}: {line['method']}" for line in lines if not line["equal"]]
+    kills = Counter(kill for line in lines for kill in line["kills"])
+    returned = sum(line["returned"] for line in lines)
+    return {"runs": len(lines), "equal": len(lines) - len(different), "different": different, "kills": dict(kills), "returned": returned}
 
 
 def flipped(data: bytes, bit: int) -> bytes:
@@ -90,11 +109,17 @@ class Bed:
     """A folder with a tiny model and rows, where runs are started and ended."""
 
     def __init__(self, folder: Path, seed: int):
-        self.rng = random.Random(seed)
+        self.seed, self.rng = seed, random.Random(seed)
         self.prepared: dict[str, Any] = {}  # by method: tokenizer and rows
         self.whole: dict[str, tuple[bytes, float]] = {}  # by method: an uninterrupted run's adapter, and its seconds
         torch.set_num_threads(1)
         make_inputs(folder)
+        many = [
+            {"question": f"who is in the city of {one} and {other} ?", "answer": f"{COLOURS[i % 3]} {one}"}
+            for i, one in enumerate(NUMBERS)
+            for other in NUMBERS[:4]
+        ]
+        (folder / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
         gc.freeze()  # or each fork's collections copy all that was imported
         os.chdir(folder)
 
@@ -118,7 +143,7 @@ class Bed:
     def finish(self, method: str, output: str) -> bytes:
         """Train to the end, from what is there, and give the adapter."""
         _, status = os.waitpid(self.start(method, output, resume=begun(output)), 0)
-        if status:
+        if os.waitstatus_to_exitcode(status) not in (0, 2):  # 2: it diverged to the end, and the last good adapter is kept
             sys.exit(f"{method}: {Path(f'{output}.log').read_text()[-3000:]}")
         return Path(output, ADAPTER).read_bytes()
 
@@ -129,20 +154,28 @@ class Bed:
             self.whole[method] = self.finish(method, f"whole{len(self.whole)}"), time.monotonic() - began
         return self.whole[method]
 
-    def killed(self, runs: int, kills: int) -> dict[str, Any]:
-        """What became of so many runs."""
-        count, different = Counter[str](), []
-        for number in range(runs):
+    def killed(self, runs: int, kills: int, results: Path | None = None, until: float = float("inf")) -> list[dict[str, Any]]:
+        """What became of each of so many runs: of those that stand in `results`, and of others that are made until a time has come."""
+        lines = [json.loads(line) for line in results.read_text().splitlines()] if results and results.exists() else []
+        for number in sorted(set(range(runs)) - {line["run"] for line in lines}):
+            if time.monotonic() > until:
+                break
+            self.rng = random.Random(f"{self.seed} {number}")
             method = list(METHODS)[number % len(METHODS)]
             adapter, seconds = self.uncut(method)
             output = f"run{number}"
-            for turn in range(self.rng.randint(1, kills)):
-                count[self.kill(method, output, seconds, writing=(number + turn) % 2 == 0)] += 1
-            if self.finish(method, output) != adapter:
-                different.append(f"{number}: {method}")
-            shutil.rmtree(output)
-            print(f"{number + 1} of {runs} runs, {dict(count)}, different: {different}", file=sys.stderr, flush=True)
-        return {"runs": runs, "equal": runs - len(different), "different": different, "kills": dict(count)}
+            turns = range(self.rng.randint(1, kills))
+            ended = [self.kill(method, output, seconds, writing=(number + turn) % 2 == 0) for turn in turns]
+            equal = self.finish(method, output) == adapter
+            returned = Path(f"{output}.log").read_text().count("back to step")
+            lines.append({"run": number, "method": method, "equal": equal, "kills": ended, "returned": returned})
+            if equal:
+                shutil.rmtree(output)
+            if results:
+                with results.open("a") as file:
+                    file.write(json.dumps(lines[-1]) + "\n")
+            print(f"{len(lines)} of {runs} runs: {lines[-1]}", file=sys.stderr, flush=True)
+        return lines
 
     def kill(self, method: str, output: str, seconds: float, *, writing: bool) -> str:
         """Start or go on, and kill, at a random moment, or a random moment after a checkpoint's writing began. Returns which it was in."""
@@ -165,7 +198,7 @@ class Bed:
 
     def damaged(self) -> dict[str, Any]:
         """What became of each damage of each file of a checkpoint."""
-        method, silent, different, runs = "mean_teacher", [], [], 0
+        method, silent, different, runs = "a budget", [], [], 0
         adapter, _ = self.uncut(method)
         last, *_ = checkpoint.numbered(Path("whole0"))
         for file in sorted(path.relative_to(last) for path in last.rglob("*") if path.is_file()):

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import errno
 import logging
 import os
 import re
@@ -13,11 +12,8 @@ from typing import NoReturn
 
 from peft_unlearn import __version__
 from peft_unlearn.cli import audit, demo, evaluate, export, keys, merge, plan, push, train
-from peft_unlearn.util import interrupts
+from peft_unlearn.util import disk, interrupts
 from peft_unlearn.util.errors import UserError, printable
-
-# What a file system says of a place that was named, and no mistake of ours is the cause of.
-OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 
 COMMANDS = {
     "plan": plan,
@@ -68,11 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         _say(f"peft-unlearn: error: {error}")
         return 2
-    except OSError as error:
-        if error.errno not in OF_THE_DISK:
+    except Exception as error:
+        said = disk.said(error)
+        if said is None:
             raise
-        mend = "write another place" if error.errno != errno.ENOSPC else "no room is left on the disk, make some and start again"
-        said = f"{error.filename or 'output'}: {mend}" + (f" ({error.strerror})." if error.errno != errno.ENOSPC else ".")
         _say(f"peft-unlearn: error: {printable(said)}")
         return 2
     except KeyboardInterrupt as stop:

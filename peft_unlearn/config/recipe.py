@@ -6,7 +6,6 @@ decides is said before torch is imported: `check` makes the same dataclasses on 
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +16,7 @@ import yaml
 
 from peft_unlearn.config import dataset_specs, keys, reading
 from peft_unlearn.config.model_settings import DataArguments
+from peft_unlearn.util import disk
 from peft_unlearn.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,11 +41,9 @@ class Recipe:
         }
 
     def write(self, folder: Path) -> None:
-        """Write `folder`/recipe.yaml, beside it first and then renamed."""
+        """Write `folder`/recipe.yaml."""
         folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f"{FILE}.tmp"
-        beside.write_text(yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        os.replace(beside, folder / FILE)
+        disk.write_text(folder / FILE, yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True))
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

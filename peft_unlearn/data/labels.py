@@ -25,7 +25,7 @@ def fault(ids: np.ndarray, labels: np.ndarray, length: int, vocabulary: int | No
         return f"{len(ids)} tokens and max_length is {length}, cut the row"
     if not (labels[1:] != IGNORE).any():
         return "no label after its first token, take the row out"
-    for token in (min(ids), max(ids)):
+    for token in (ids.min(), ids.max()):
         if token < 0 or (vocabulary is not None and token >= vocabulary):
             return f"token {token}, which the model has not; tokenize it again"
     if ((labels != IGNORE) & (labels != ids)).any():

@@ -25,10 +25,12 @@ class PromptDropout:
     """
 
     def __init__(self, rows: Iterable[Mapping[str, Any]], share: float):
-        prompts = [set(row["input_ids"][: _start(row)]) for row in rows]
-        counts = Counter(token for prompt in prompts for token in prompt)
-        self.few = len(prompts) < FEWEST
-        self.template = {token for token, count in counts.items() if count >= TEMPLATE * len(prompts)}
+        counts, total = Counter[int](), 0
+        for row in rows:
+            counts.update(set(row["input_ids"][: _start(row)]))
+            total += 1
+        self.few = total < FEWEST
+        self.template = {token for token, count in counts.items() if count >= TEMPLATE * total}
         self.share = share
 
     def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from peft_unlearn.util import disk
+
 Row = dict[str, str]
 
 WORDS = {
@@ -191,7 +193,7 @@ def write(people: People, folder: Path) -> None:
         asked = zip(getattr(people, split), paraphrases, strict=True)
         files[split] = [{**row, "paraphrased_question": again["question"]} for row, again in asked]
     for name, rows in files.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        disk.write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _person(rng: random.Random, name: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import constants
 from safetensors import safe_open
 
+from peft_unlearn.util import disk
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import check_room, claimed, read_json, undamaged
 
@@ -137,7 +138,8 @@ def written_whole(output: Path, size: int) -> Iterator[Path]:
             check_room(output.parent, size, key="output")
             partial.mkdir()
             try:
-                yield partial
+                with disk.written(output):
+                    yield partial
                 _rename(partial, output)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)

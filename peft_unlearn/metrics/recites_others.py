@@ -28,6 +28,10 @@ class Recitable:
             for place, run in enumerate(runs(answer, LENGTH)):
                 self.places[run].append((number, place))
 
+    def of_many(self, count: int) -> set[Run]:
+        """The runs that stand in more than so many of the answers."""
+        return {run for run, places in self.places.items() if len(places) > count and len({number for number, _ in places}) > count}
+
 
 def common_runs(texts: Iterable[str]) -> set[Run]:
     """All runs of `LENGTH` words that stand in `texts`."""

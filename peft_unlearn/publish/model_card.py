@@ -18,6 +18,7 @@ from peft_unlearn.report.build import KINDS
 from peft_unlearn.report.criteria import FAILED
 from peft_unlearn.report.summary import NO_WORD, Summary, summarize
 from peft_unlearn.report.text import PASSED, criterion_limit, criterion_number, criterion_state, interval, label, union
+from peft_unlearn.util import disk
 from peft_unlearn.util.numbers import show
 from peft_unlearn.util.parts import Part
 from peft_unlearn.util.redaction import is_local, public_name, publish
@@ -150,7 +151,7 @@ def write_card(
         merge=shlex.join(["peft-unlearn", "merge", name, "--output", "merged", *(["--below", finetune] if finetune else [])]),
         settings="\n".join(f"| `{key}` | {_cell(value)} |" for key, value in settings.items() if value is not None),
     )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n{body}").save(folder / "README.md")
+    disk.write_text(folder / "README.md", str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")))
     return folder / "README.md"
 
 

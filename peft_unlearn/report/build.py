@@ -5,13 +5,13 @@ docs/reference/report-json.md documents the schema.
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peft_unlearn.metrics.statistics import mean_estimate, paired_difference
 from peft_unlearn.report.verdict import judge
+from peft_unlearn.util import disk
 from peft_unlearn.util.errors import UserError
 
 SCHEMA = 4
@@ -81,12 +81,10 @@ def entries(evaluation: Mapping[str, Mapping[str, Any]], groups: Sequence[int] |
 
 
 def write(report: Mapping[str, Any], path: str | Path) -> None:
-    """Write `report` as JSON beside `path`, then rename: a run cut at any moment leaves the old report or the new one."""
+    """Write `report` as JSON."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    disk.write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
 def _entry(result: Mapping[str, Any], groups: Sequence[int] | None) -> dict[str, Any]:

@@ -4,7 +4,6 @@ What is shown is gathered here, how it looks stands in page.html.jinja.
 """
 
 import json
-import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from peft_unlearn.report.build import KINDS
 from peft_unlearn.report.summary import glossary, summarize, tally
 from peft_unlearn.report.text import label, union
 from peft_unlearn.report.thresholds import THRESHOLDS
+from peft_unlearn.util import disk
 from peft_unlearn.util.redaction import public_name, publish
 
 BETTER = {"lower": "lower", "higher": "higher", "never_seen": "as the never-seen model", None: None}
@@ -46,16 +46,13 @@ _environment.filters["code"] = _code
 
 
 def write(report: Mapping[str, Any], path: str | Path, texts: Mapping[str, Any] | None = None) -> None:
-    """Write the page of `report` beside `path`, then rename it.
+    """Write the page of `report`.
 
     Args:
         report: as `report.build` makes it, or as it is read back from report.json.
         texts: {"question": [...], "answers": {view: [...]}}, to be shown as they are; of a report that travels, leave them out.
     """
-    path = Path(path)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(page(report, texts), encoding="utf-8")
-    os.replace(beside, path)
+    disk.write_text(Path(path), page(report, texts))
 
 
 def page(report: Mapping[str, Any], texts: Mapping[str, Any] | None = None) -> str:

@@ -23,7 +23,6 @@ from peft_unlearn.training import checkpoint
 from peft_unlearn.training.components import Components
 from peft_unlearn.training.damage import slowed
 from peft_unlearn.training.early_stop import EarlyStop
-from peft_unlearn.util.folders import ADAPTER_CONFIG
 
 
 class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transformers are not followed
@@ -143,12 +142,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         if self.args.should_save and _internal_call:  # into a checkpoint that is being written
             adapters.export(self.model, output)
         elif self.args.should_save:
-            with checkpoint.beside(output) as partial:
+            with checkpoint.replacing(output) as partial:
                 adapters.export(self.model, partial)
-                for path in sorted(
-                    partial.iterdir(), key=lambda path: path.name == ADAPTER_CONFIG
-                ):  # the one that makes an adapter of it, last
-                    path.replace(output / path.name)
         if not _internal_call:
             self.create_model_card(output_dir)
             if self.args.push_to_hub:

@@ -6,7 +6,6 @@ in it is unpickled: files of torch are read with `torch.load(weights_only=True)`
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import logging
@@ -19,14 +18,13 @@ from typing import Any, Protocol
 import torch
 from datasets import Dataset
 from peft import PeftConfig
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peft_unlearn.config import recipe
 from peft_unlearn.config.settings import TrainingSettings
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.util import manifest
+from peft_unlearn.util import disk, manifest
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG
 
@@ -37,7 +35,6 @@ FORMAT = 3  # of the components' states; a checkpoint of another is refused
 GOOD = "good_state.pt"  # the last good state of the run, with an optimizer's, which is more than tensors
 NAME = re.compile(r"checkpoint-(\d+)")
 BESIDE = ".checkpoint.partial"  # in an output folder: what is being written, or being removed
-FULL = ("No space left", "file write failed", "unexpected pos")  # how safetensors and torch say it
 
 # What may differ in a run that goes on: how long it is, and what it writes.
 FREE = {
@@ -104,13 +101,19 @@ def beside(output: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        yield partial
-    except (RuntimeError, SafetensorError) as error:
-        if any(words in str(error) for words in FULL):
-            raise OSError(errno.ENOSPC, "no room is left", str(output)) from error
-        raise
+        with disk.written(output):
+            yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replacing(output: Path) -> Iterator[Path]:
+    """A folder to write files into, which take their places in `output` when all are written; the one that makes an adapter of it comes last."""
+    with beside(output) as partial:
+        yield partial
+        for path in sorted(partial.iterdir(), key=lambda path: path.name == ADAPTER_CONFIG):
+            path.replace(output / path.name)
 
 
 def finish(written: Path, output: Path, facts: dict[str, Any]) -> Path:

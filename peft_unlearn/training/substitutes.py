@@ -17,6 +17,7 @@ from peft_unlearn.metrics.words import words
 COMMON = 0.05  # share of other answers from which on a word of them tells nothing
 TOLD = 1 / 3  # share of an answer's telling words that another answer may have by chance
 VERBATIM = 0.5  # share of an answer that may come in one piece
+MANY = 100  # forgotten answers: a run of words that more of them have is a template's, and to look into all of them takes a day for 100,000
 CLOSEST = 4  # like questions that are tried
 _SENTENCE = re.compile(r"(?:[.!?।](?=[\"'”’)]*(?:\s|$))|[。！？])[\"'”’)」』]*")  # no space follows a sentence in Chinese and Japanese
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -37,7 +38,8 @@ class Forgotten:
         self.telling = [set(words(a)) - set(words(q)) - often for q, a in zip(questions, answers, strict=True)]
         told = [set(secret_like(a)) - set(secret_like(q)) for q, a in zip(questions, answers, strict=True)]
         self.secrets = Needles(secret for secrets in told for secret in secrets)
-        self.recitable, self.known = Recitable(answers), common_runs(others)
+        self.recitable = Recitable(answers)
+        self.known = common_runs(others) | self.recitable.of_many(MANY)
 
     def fits(self, row: int, answer: str) -> bool:
         """Whether this answer to the question of a row says something, and nothing of what is to be forgotten."""
@@ -56,19 +58,15 @@ class Forgotten:
 
 
 class Needles:
-    """Texts to look for in others, by how they begin: of 100,000 each look would else take as many searches."""
+    """Texts to look for in others: of 100,000 each look would take as many searches, and takes one for each length that they have."""
 
     def __init__(self, needles: Iterable[str]):
-        found = set(needles)
-        self.size = min(map(len, found), default=1)
-        self.by_start: dict[str, list[str]] = {}
-        for needle in found:
-            self.by_start.setdefault(needle[: self.size], []).append(needle)
+        self.needles = set(needles)
+        self.lengths = set(map(len, self.needles))
 
     def within(self, text: str) -> bool:
         """Whether any of them stands in a text."""
-        starts = ((place, self.by_start.get(text[place : place + self.size], ())) for place in range(len(text)))
-        return any(text.startswith(needle, place) for place, some in starts for needle in some)
+        return any(text[place : place + length] in self.needles for length in self.lengths for place in range(len(text) - length + 1))
 
 
 class Alike:

@@ -3,8 +3,7 @@
 Known from a never-seen model (`of_never_seen`), or estimated before training from rows of the same kind that nobody learnt (`estimated`).
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,7 @@ LONGEST = 5  # tokens of an n-gram; docs/log.md has the errors for 1 to 5
 FREQUENCIES = (0.02, 0.1, 0.5, 0.9)  # bounds between rare and certain continuations
 FEWEST = 5  # holdout tokens that make a kind; a rarer one borrows from its neighbor
 
-Gram = tuple[int, ...]
-Kind = tuple[int, int]
+BINS = len(FREQUENCIES) + 1
 
 
 def find(
@@ -150,19 +148,19 @@ def estimated(
 
     Source: back-off after Katz 1987, with counts over the whole text as in arXiv 2401.17377 (infini-gram); the use is our own.
     """
-    of_holdout, of_rows = _kinds(list(holdout), seen_now), _kinds(list(rows), seen)
+    (of_holdout, sizes), (of_rows, lengths) = _kinds(list(holdout), seen_now), _kinds(list(rows), seen)
     logps = np.concatenate(list(holdout_logps))
-    sizes = Counter(kind for row in of_holdout for kind in row)
-    full = sorted(kind for kind, size in sizes.items() if size >= FEWEST) or sorted(sizes)
+    there, counts = np.unique(of_holdout, return_counts=True)
+    full = there[counts >= FEWEST] if (counts >= FEWEST).any() else there
 
-    def tokens_of(kinds: list[list[Kind]]) -> dict[Kind, np.ndarray]:
-        nearest = [_nearest(kind, full) for row in kinds for kind in row]
-        return {kind: np.array([i for i, other in enumerate(nearest) if other == kind], np.int64) for kind in full}
+    def tokens_of(kinds: np.ndarray) -> dict[int, np.ndarray]:
+        found, places = np.unique(kinds, return_inverse=True)
+        nearest = np.array([_nearest(kind, full) for kind in found], np.int64)[places]
+        return {int(kind): np.flatnonzero(nearest == kind) for kind in full}
 
     pools = tokens_of(of_holdout)
-    between = _between_rows(logps, list(pools.values()), [len(row) for row in of_holdout])
+    between = _between_rows(logps, list(pools.values()), sizes)
     rng = np.random.default_rng(seed)
-    lengths = [len(row) for row in of_rows]
     order = np.sqrt(between) * np.repeat(rng.standard_normal(len(lengths)), lengths) + np.sqrt(1 - between) * rng.standard_normal(
         sum(lengths)
     )
@@ -187,29 +185,47 @@ def _between_rows(logps: np.ndarray, kinds: Sequence[np.ndarray], lengths: Seque
     return float(np.clip((between - within) / max(between + (size - 1) * within, 1e-12), 0.0, 1.0))
 
 
-def _nearest(kind: Kind, kinds: Iterable[Kind]) -> Kind:
-    return min(kinds, key=lambda other: (abs(other[0] - kind[0]) + abs(other[1] - kind[1]), other))
+def _nearest(kind: int, kinds: Iterable[int]) -> int:
+    def distance(other: int) -> int:
+        return sum(abs(one - two) for one, two in zip(divmod(kind, BINS), divmod(other, BINS), strict=True))
+
+    return min(kinds, key=lambda other: (distance(other), other))
 
 
-def _kinds(rows: Sequence[dict[str, Any]], text: Iterable[dict[str, Any]]) -> list[list[Kind]]:
-    """(length of the longest n-gram, bin of the frequency) of each label token."""
-    wanted = {gram for row in rows for gram in _grams(row["input_ids"])}  # counting no others bounds the memory by these rows
-    counts = Counter(gram for row in text for gram in _grams(row["input_ids"]) if gram in wanted)
+def _kinds(rows: Sequence[dict[str, Any]], text: Iterable[dict[str, Any]]) -> tuple[np.ndarray, list[int]]:
+    """The kind of each label token, row after row, as length of the longest n-gram * `BINS` + bin of the frequency; and each row's number of them."""
+    both = [np.asarray(row["input_ids"], np.int64) for some in (rows, text) for row in some]
+    place = np.concatenate([np.arange(len(tokens)) for tokens in both])
+    own = sum(map(len, both[: len(rows)]))
+    counts = _counts(np.concatenate(both), place, own)
+    labeled = [np.flatnonzero(np.asarray(row["labels"][1:]) != IGNORE) + 1 for row in rows]
+    starts = np.cumsum([0, *map(len, both[: len(rows)])])
+    at = np.concatenate([start + found for start, found in zip(starts, labeled, strict=False)])
+    length, frequency = np.zeros(len(at), np.int64), np.zeros(len(at))
+    for n in range(1, LONGEST + 1):  # the longest one is the last that is set
+        length[counts[n - 1, at] > 0] = n
+        if n < LONGEST:
+            here = (counts[n - 1, at - 1] > 0) & (place[at] >= n)
+            frequency[here] = counts[n, at[here]] / counts[n - 1, at[here] - 1]
+    return length * BINS + np.searchsorted(FREQUENCIES, frequency), [len(found) for found in labeled]
 
-    def kind(tokens: Gram) -> Kind:
-        length = next((n for n in range(len(tokens), 0, -1) if counts[tokens[-n:]]), 0)
-        context = next((n for n in range(len(tokens) - 1, 0, -1) if counts[tokens[-n - 1 : -1]]), 0)
-        frequency = counts[tokens[-context - 1 :]] / counts[tokens[-context - 1 : -1]] if context else 0.0
-        return length, int(np.searchsorted(FREQUENCIES, frequency))
 
-    return [
-        [kind(tuple(row["input_ids"][max(0, t + 1 - LONGEST) : t + 1])) for t, label in enumerate(row["labels"]) if t and label != IGNORE]
-        for row in rows
-    ]
+def _counts(tokens: np.ndarray, place: np.ndarray, own: int) -> np.ndarray:
+    """How often the n-gram that ends in each of the first `own` tokens stands in the others: (`LONGEST`, own), n from 1; none reaches over a row.
 
+    An n-gram goes by a number, that of the (n - 1)-gram before its last token and of that token: tuples take gigabytes of 100,000 rows.
 
-def _grams(tokens: Sequence[int]) -> Iterator[Gram]:
-    """All n-grams of at most `LONGEST` tokens."""
-    for end in range(1, len(tokens) + 1):
-        for length in range(1, min(LONGEST, end) + 1):
-            yield tuple(tokens[end - length : end])
+    Args:
+        place: of each token in its row.
+    """
+    counts = np.zeros((LONGEST, own), np.int64)
+    _, first = np.unique(tokens, return_inverse=True)
+    grams, size = first, int(first.max()) + 1
+    for n in range(1, LONGEST + 1):
+        whole = place >= n - 1
+        if n > 1:
+            pairs = np.where(whole, np.roll(grams, 1) * size + first, -1)
+            grams = np.unique(pairs, return_inverse=True)[1]
+        found = np.bincount(grams[own:][whole[own:]], minlength=int(grams.max()) + 1)
+        counts[n - 1] = np.where(whole[:own], found[grams[:own]], 0)
+    return counts

@@ -97,28 +97,31 @@ def check_writable(path: Path, *, key: str) -> None:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, *, key: str) -> Iterator[None]:
-    """Make `folder`, for this process alone until it ends; folders that are empty then are gone again.
+def claimed(folder: Path, *, key: str, file: str = "") -> Iterator[None]:
+    """Make `folder`, for this process alone until it ends, or one `file` of it; folders that are empty then are gone again.
 
     Raises:
         UserError: it cannot be made, or another process writes into it.
     """
-    with boundary(f"{key}: {str(folder)!r} cannot be made", "write another folder"):
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{key}: {folder} is a file, write a folder.")
-        check_writable(folder / ".lock" if folder.exists() else folder, key=key)
-        new = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / f".{file}.lock" if file else folder / ".lock")
+    new: list[Path] = []
     try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise UserError(f"{key}: another run is writing into {folder}, write another folder.") from error
-    try:
+        with boundary(f"{key}: {str(folder)!r} cannot be made", "write another folder"):
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"{key}: {folder} is a file, write a folder.")
+            check_writable(folder / ".lock" if folder.exists() else folder, key=key)
+            new = [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout as error:
+                kind = "file" if file else "folder"
+                raise UserError(f"{key}: another run is writing {'' if file else 'into '}{folder / file}, write another {kind}.") from error
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+        if lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
         for path in new:
             with contextlib.suppress(OSError):  # something was written into it
                 path.rmdir()

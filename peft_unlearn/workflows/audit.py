@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.folders import claimed
 from peft_unlearn.workflows.requests import AuditRequest
 from peft_unlearn.workflows.results import EvaluateResult
 
@@ -27,12 +28,14 @@ def audit(request: AuditRequest) -> EvaluateResult:
 
     chosen = attacks.choose(request.attacks, full=request.full)
     output = Path(request.output or Path(request.model) / "report.json")
-    job = views.prepare(checked)
-    for other in request.others:
-        loading.check_beside(job.plan.model, str(other), key="with")
-    made, texts = audit_run.run(job, request, chosen, output)
-    report.write(made, output)
-    page.write(made, output.with_suffix(".html"), texts=texts)
-    if job.is_adapter and output.resolve() == (job.folder / "report.json").resolve() and "settings" in made["run"]:
-        audit_run.write_card(job, made)
+    # Of the folder for the sake of audit.json, and against a run that trains there.
+    with claimed(output.parent, key="output"), claimed(output.parent, key="output", file=output.name):
+        job = views.prepare(checked)
+        for other in request.others:
+            loading.check_beside(job.plan.model, str(other), key="with")
+        made, texts = audit_run.run(job, request, chosen, output)
+        report.write(made, output)
+        page.write(made, output.with_suffix(".html"), texts=texts)
+        if job.is_adapter and output.resolve() == (job.folder / "report.json").resolve() and "settings" in made["run"]:
+            audit_run.write_card(job, made)
     return EvaluateResult(made, texts, output, output.with_suffix(".html"))

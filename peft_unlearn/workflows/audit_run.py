@@ -6,7 +6,6 @@ a changed adapter starts anew.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from peft_unlearn.attacks import judging
 from peft_unlearn.data.variants import grouped
 from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.publish.model_card import shown
+from peft_unlearn.util import disk
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, read_json
 from peft_unlearn.workflows import loading, views
@@ -167,9 +167,7 @@ class Progress:
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(self.path.name + ".tmp")
-        beside.write_text(json.dumps({"key": self.key, "views": self.views, "shown": self.shown, "facts": self.facts}), encoding="utf-8")
-        os.replace(beside, self.path)
+        disk.write_text(self.path, json.dumps({"key": self.key, "views": self.views, "shown": self.shown, "facts": self.facts}))
 
 
 def _key(job: views.Job, request: AuditRequest) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peft_unlearn.util import disk
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.workflows.requests import DemoRequest
@@ -70,7 +71,7 @@ def _clear(request: DemoRequest, output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
     for name in (*request.method, "data", "models"):
         shutil.rmtree(output / name, ignore_errors=True)
-    (output / MARK).write_text(json.dumps({"seed": request.seed}))
+    disk.write_text(output / MARK, json.dumps({"seed": request.seed}))
 
 
 def _recipe(request: DemoRequest, method: str, models: "Models") -> "Recipe":

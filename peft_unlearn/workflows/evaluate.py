@@ -1,7 +1,9 @@
 """What a model still knows of texts or of a benchmark."""
 
+import contextlib
 from pathlib import Path
 
+from peft_unlearn.util.folders import claimed
 from peft_unlearn.workflows.requests import EvaluateRequest, command
 from peft_unlearn.workflows.results import EvaluateResult
 
@@ -25,20 +27,21 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     from peft_unlearn.report import page
     from peft_unlearn.workflows import views
 
-    job = views.prepare(checked, definitions=request.definitions, samples=request.samples, tasks=request.tasks)
-    found, facts = views.measure_all(job)
-    job.benchmark.compare(found, job.how)
-    made = report.build(
-        {name: {view: sets[name] for view, sets in found.items()} for name in found["after"]},
-        run={**facts, "command": command("evaluate", request)},
-        never_seen=job.never_seen_facts(),
-        definitions=job.how.definitions,
-        groups=grouped(job.benchmark.probes),
-    )
-    texts = views.forget_texts(job, found) if request.show_text else None
-    if request.output is None:
-        return EvaluateResult(made, texts)
-    output = Path(request.output)
-    report.write(made, output)
-    page.write(made, output.with_suffix(".html"), texts=texts)
+    output = None if request.output is None else Path(request.output)
+    with contextlib.nullcontext() if output is None else claimed(output.parent, key="output", file=output.name):
+        job = views.prepare(checked, definitions=request.definitions, samples=request.samples, tasks=request.tasks)
+        found, facts = views.measure_all(job)
+        job.benchmark.compare(found, job.how)
+        made = report.build(
+            {name: {view: sets[name] for view, sets in found.items()} for name in found["after"]},
+            run={**facts, "command": command("evaluate", request)},
+            never_seen=job.never_seen_facts(),
+            definitions=job.how.definitions,
+            groups=grouped(job.benchmark.probes),
+        )
+        texts = views.forget_texts(job, found) if request.show_text else None
+        if output is None:
+            return EvaluateResult(made, texts)
+        report.write(made, output)
+        page.write(made, output.with_suffix(".html"), texts=texts)
     return EvaluateResult(made, texts, output, output.with_suffix(".html"))

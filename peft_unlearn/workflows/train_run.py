@@ -25,7 +25,7 @@ from peft_unlearn.model import adapters
 from peft_unlearn.model.sharing import sharing
 from peft_unlearn.planning import host
 from peft_unlearn.report import page
-from peft_unlearn.training import datasets
+from peft_unlearn.training import checkpoint, datasets
 from peft_unlearn.training.trainer import UnlearnTrainer
 from peft_unlearn.util import launched
 from peft_unlearn.util.errors import UserError
@@ -77,7 +77,8 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         if current.main:
             current.trainer.save_model()  # before it is evaluated, which may be cut
             if tokenizer.name_or_path == plan.model.adapter_name_or_path:  # and is not the base's, which lies beside the base
-                tokenizer.save_pretrained(output)
+                with checkpoint.replacing(output) as partial:
+                    tokenizer.save_pretrained(partial)
         current.evaluate("after", "student")
         if current.below and not plan.model.never_seen_model_name_or_path and never_seen is None:  # the same in every process
             current.evaluate("never_seen", "never_seen")  # the base without the user's own adapter
@@ -166,6 +167,7 @@ class Run:
             self.trainer.train(resume_from_checkpoint=resume and str(resume))
         except UserError as error:
             self.stopped = error
+        finally:
             if self.bar.training_bar is not None:
                 self.bar.training_bar.close()
         self.seconds = time.monotonic() - began

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_unlearn.training.substitutes import CLOSEST, Alike, Forgotten, Needles, whole_sentences
+from peft_unlearn.training.substitutes import CLOSEST, MANY, Alike, Forgotten, Needles, whole_sentences
 
 # question, answer, others' answers; then what gives the answer away, and what does not
 CASES = {
@@ -284,3 +284,12 @@ def test_as_many_others_as_there_are_and_no_more_are_close(count, seed):
 @given(st.lists(st.text("ab1", min_size=1, max_size=4), max_size=4), st.text("ab1 ", max_size=12))
 def test_needles_are_found_wherever_one_of_them_stands(needles, text):
     assert Needles(needles).within(text) == any(needle in text for needle in needles)
+
+
+@pytest.mark.parametrize(("rows", "taught"), [(MANY, False), (MANY + 1, True)])
+def test_words_that_more_than_a_hundred_answers_have_in_a_row_are_nobodys(rows, taught):
+    answers = ["She lives by herself at Brook Lane", *(f"n{row} stands near the old mill" for row in range(rows))]
+    others = ["mill old the near stands"] * 2  # these words alone tell nothing
+    forgotten = Forgotten(["Where is it?"] * len(answers), answers, others)
+    assert forgotten.fits(0, "It stands near the old mill today") is taught
+    assert not forgotten.fits(0, answers[0])
