@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from peft_unlearn import __version__
-from peft_unlearn.cli import audit, demo, evaluate, export, keys, merge, plan, push, train
+from peft_unlearn.cli import audit, combine, demo, evaluate, export, keys, merge, plan, push, train
 from peft_unlearn.util import interrupts
 from peft_unlearn.util.errors import UserError, printable
 
@@ -24,6 +24,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "audit": audit,
+    "combine": combine,
     "merge": merge,
     "export": export,
     "push": push,

@@ -8,6 +8,7 @@ the files that are named for a workflow import what is heavy when it runs (`load
 """
 
 from peft_unlearn.workflows.audit import audit
+from peft_unlearn.workflows.combine import combine
 from peft_unlearn.workflows.demo import demo
 from peft_unlearn.workflows.evaluate import evaluate
 from peft_unlearn.workflows.export import export
@@ -16,6 +17,7 @@ from peft_unlearn.workflows.plan import plan
 from peft_unlearn.workflows.push import push
 from peft_unlearn.workflows.requests import (
     AuditRequest,
+    CombineRequest,
     DemoRequest,
     EvaluateRequest,
     ExportRequest,
@@ -25,6 +27,7 @@ from peft_unlearn.workflows.requests import (
     TrainRequest,
 )
 from peft_unlearn.workflows.results import (
+    CombineResult,
     DemoResult,
     EvaluateResult,
     ExportResult,
@@ -38,6 +41,8 @@ from peft_unlearn.workflows.train import train
 
 __all__ = [
     "AuditRequest",
+    "CombineRequest",
+    "CombineResult",
     "DemoRequest",
     "DemoResult",
     "EvaluateRequest",
@@ -54,6 +59,7 @@ __all__ = [
     "TrainResult",
     "Unfinished",
     "audit",
+    "combine",
     "demo",
     "evaluate",
     "export",

@@ -138,6 +138,23 @@ class MergeRequest(Request):
 
 
 @dataclass(frozen=True)
+class CombineRequest(Request):
+    """Make one LoRA of your own and a forgetting adapter: their exact sum, or the nearest one of a smaller rank."""
+
+    adapters: Sequence[Name] = field(metadata={"help": "your own LoRA, and then what was trained on top of it: folders or Hub names"})
+    output: str | Path = field(metadata={"help": "a new folder for the one adapter"})
+    _: KW_ONLY
+    rank: int | None = field(default=None, metadata={"help": "its rank at most; left out, the sum of theirs, which is exact"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.adapters, str | Path) or len(self.adapters) < 2:
+            raise UserError("adapters: give two or more, your own LoRA first.")
+        if self.rank is not None:
+            check_number("rank", self.rank, Range("at least 1"), whole=True)
+
+
+@dataclass(frozen=True)
 class ExportRequest(Request):
     """Write into a new folder what `push` would upload: the adapter, its tokenizer, card, recipe and report, without local paths."""
 

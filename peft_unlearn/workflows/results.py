@@ -10,6 +10,7 @@ from peft_unlearn.workflows.requests import EvaluateRequest
 
 if TYPE_CHECKING:
     from peft_unlearn.benchmarks import Sets
+    from peft_unlearn.merging.combining import Energy
     from peft_unlearn.merging.survival import Survival
     from peft_unlearn.planning import Change, Memory
 
@@ -57,6 +58,15 @@ class MergeResult:
     report: dict[str, Any] | None = None  # of the merged folder, beside the numbers of its adapter
     not_evaluated: str | None = None  # why there is no report where one was asked for
     evaluation: EvaluateRequest | None = None  # what would give that report; None where the adapter's recipe names no sets
+
+
+@dataclass(frozen=True)
+class CombineResult:
+    """One adapter of several; `energy` is that of each module's change, and how much of it was kept."""
+
+    folder: Path
+    rank: int
+    energy: "Mapping[str, Energy]"
 
 
 @dataclass(frozen=True)

@@ -199,8 +199,8 @@ class Run:
         page.write(made, output / "report.html")
         self.trainer.create_model_card(
             report=made,
-            below=model.adapter_name_or_path if model.adapter_mode != "continue" else None,
-            below_merged=model.adapter_mode == "merge",
+            below=model.adapter_name_or_path,
+            below_mode=model.adapter_mode,
         )
         return TrainResult(output, made, self.views)
 
