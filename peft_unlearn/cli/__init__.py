@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from peft_unlearn import __version__
-from peft_unlearn.cli import audit, combine, demo, evaluate, export, keys, merge, plan, push, train
+from peft_unlearn.cli import audit, combine, demo, evaluate, export, keys, ledger, merge, plan, push, retrain_cost, train
 from peft_unlearn.util import interrupts
 from peft_unlearn.util.errors import UserError, printable
 
@@ -22,9 +22,11 @@ OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 COMMANDS = {
     "plan": plan,
     "train": train,
+    "retrain-cost": retrain_cost,
     "evaluate": evaluate,
     "audit": audit,
     "combine": combine,
+    "ledger": ledger,
     "merge": merge,
     "export": export,
     "push": push,

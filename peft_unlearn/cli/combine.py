@@ -5,7 +5,7 @@ import shlex
 
 from peft_unlearn.cli import options as fields
 from peft_unlearn.cli import screen
-from peft_unlearn.workflows import CombineRequest, combine
+from peft_unlearn.workflows import CombineRequest, CombineResult, combine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,8 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    result = combine(fields.made(options, CombineRequest))
+    show(combine(fields.made(options, CombineRequest)))
 
+
+def show(result: CombineResult) -> None:
+    """Where the one adapter is, and how much of the sum it keeps."""
     from peft_unlearn.merging import combining
 
     console = screen.console()

@@ -31,9 +31,9 @@ def read_recipe(options: argparse.Namespace, request: type[R]) -> R:
 
 def main(options: argparse.Namespace) -> None:
     try:
-        _show(train(read_recipe(options, TrainRequest)))
+        show(train(read_recipe(options, TrainRequest)))
     except Unfinished as stop:
-        _show(stop.result)
+        show(stop.result)
         raise
     finally:
         if "torch" in sys.modules:  # not where the recipe was refused
@@ -43,7 +43,8 @@ def main(options: argparse.Namespace) -> None:
                 torch.distributed.destroy_process_group()  # or gloo's threads may abort the process as it exits
 
 
-def _show(result: TrainResult) -> None:
+def show(result: TrainResult) -> None:
+    """The table of a run, where its files are, and the conclusion."""
     from peft_unlearn import report
 
     if not result.report:  # another process has it

@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 REPORT = "combine.json"
 # Of a factor's name in an adapter's file: what ends the first one, and the second one beside it.
-PAIRS = {".lora_A.weight": ".lora_B.weight", ".lora_embedding_A": ".lora_embedding_B"}
+LINEAR = ".lora_A.weight"
+PAIRS = {LINEAR: ".lora_B.weight", ".lora_embedding_A": ".lora_embedding_B"}
 
 
 @dataclass(frozen=True)
@@ -202,10 +203,21 @@ def truncated(pair: Factors, rank: int) -> tuple[Factors, Energy]:
     return Factors(a.float(), b.float()), Energy(total, values[:, :rank].square().sum().item())
 
 
+def directions(adapter: Lora, most: float = 0.5) -> dict[str, Tensor]:
+    """What each linear layer's change reads of its input: orthonormal rows (k, in), the largest first, at most this share of all there are."""
+    found = {}
+    for (stem, end), pair in adapter.factors.items():
+        if end == LINEAR and len(pair.a) == 1:
+            near, _ = truncated(pair, min(pair.rank, int(most * pair.a.shape[2])))
+            into, _ = torch.linalg.qr(near.a[0].double().T)
+            found[stem.removeprefix(saved.PREFIX)] = into.T.float()
+    return found
+
+
 def size(adapter: Lora) -> int:
     """Bytes of the file that `write` writes."""
-    columns: int = sum(pair.a.shape[0] * (pair.a.shape[2] + pair.b.shape[1]) for pair in adapter.factors.values())
-    return 4 * adapter.config.r * columns + sum(tensor.nbytes for tensor in adapter.others.values())
+    columns = sum(pair.a.shape[0] * (pair.a.shape[2] + pair.b.shape[1]) for pair in adapter.factors.values())
+    return int(4 * adapter.config.r * columns) + sum(tensor.nbytes for tensor in adapter.others.values())
 
 
 def write(adapter: Lora, folder: Path) -> None:

@@ -16,14 +16,19 @@ from peft_unlearn.workflows.merge import merge
 from peft_unlearn.workflows.plan import plan
 from peft_unlearn.workflows.push import push
 from peft_unlearn.workflows.requests import (
+    AddRequest,
     AuditRequest,
     CombineRequest,
+    ComposeRequest,
     DemoRequest,
     EvaluateRequest,
     ExportRequest,
+    LedgerRequest,
     MergeRequest,
     PlanRequest,
     PushRequest,
+    RetrainCostRequest,
+    RevokeRequest,
     TrainRequest,
 )
 from peft_unlearn.workflows.results import (
@@ -34,27 +39,37 @@ from peft_unlearn.workflows.results import (
     MergeResult,
     PlanResult,
     PushResult,
+    RetrainCost,
+    ScoreResult,
     TrainResult,
     Unfinished,
 )
+from peft_unlearn.workflows.retrain_cost import retrain_cost
 from peft_unlearn.workflows.train import train
 
 __all__ = [
+    "AddRequest",
     "AuditRequest",
     "CombineRequest",
     "CombineResult",
+    "ComposeRequest",
     "DemoRequest",
     "DemoResult",
     "EvaluateRequest",
     "EvaluateResult",
     "ExportRequest",
     "ExportResult",
+    "LedgerRequest",
     "MergeRequest",
     "MergeResult",
     "PlanRequest",
     "PlanResult",
     "PushRequest",
     "PushResult",
+    "RetrainCost",
+    "RetrainCostRequest",
+    "RevokeRequest",
+    "ScoreResult",
     "TrainRequest",
     "TrainResult",
     "Unfinished",
@@ -66,5 +81,6 @@ __all__ = [
     "merge",
     "plan",
     "push",
+    "retrain_cost",
     "train",
 ]

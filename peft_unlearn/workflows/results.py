@@ -70,6 +70,31 @@ class CombineResult:
 
 
 @dataclass(frozen=True)
+class RetrainCost:
+    """Training again without the rows to forget, from timed steps; and what forgetting took, where it was done."""
+
+    rows: int
+    left_out: int  # rows of the training set that are to be forgotten
+    tokens: int  # of an epoch
+    steps: int  # of all epochs
+    seconds_a_step: float
+    forgetting: tuple[int, float] | None  # steps, seconds
+
+    @property
+    def seconds(self) -> float:
+        return self.steps * self.seconds_a_step
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What each request's rows score now: request -> view -> metric -> mean, and the divergence on the retain set of the last one."""
+
+    scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+    retain_kl: float | None
+    skipped: tuple[str, ...]  # requests whose rows are not there any more
+
+
+@dataclass(frozen=True)
 class ExportResult:
     folder: Path
     files: tuple[str, ...]
