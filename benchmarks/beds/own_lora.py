@@ -19,9 +19,9 @@ from beds.source import Row
 from peft_unlearn.data.variants import probe
 from peft_unlearn.demo.model import epoch_batches, forward
 
-COUNTS = {"forget": 80, "retain": 96, "holdout": 48, "base": 96}  # rows, four of an author
+COUNTS = {"forget": 80, "retain": 64, "holdout": 32, "base": 64}  # rows, four of an author
 LORA = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-RATE, BATCH, EPOCHS, GOAL = 4e-3, 16, 120, 0.03  # nats a token
+RATE, BATCH, EPOCHS, GOAL = 6e-3, 16, 60, 0.05  # nats a token
 
 
 @dataclass(frozen=True)
@@ -90,5 +90,6 @@ def _fine_tune(base: Path, place: Path, rows: Sequence[Row], seed: int) -> None:
             schedule.step()
             losses.append(step_loss.item())
         loss, epoch = sum(losses) / len(losses), epoch + 1
+        print(epoch, round(loss, 4), flush=True)
     print(place.name, {"epochs": epoch, "loss": round(loss, 4)}, flush=True)
     model.save_pretrained(place)

@@ -36,7 +36,8 @@ def settings_of(forgetting: Path, adapters: Sequence[Name]) -> dict[str, Any]:
     below = settings.get("adapter_name_or_path")
     if below and settings.get("adapter_mode") == "continue":
         raise UserError(f"adapters: {forgetting} is {below} trained further, and is one LoRA already; use it as it is.")
-    if below and not any(same_model(below, name) for name in adapters):
+    of_a_ledger = below and Path(below).parent == Path(forgetting)
+    if below and not of_a_ledger and not any(same_model(below, name) for name in adapters):
         logger.warning("Warning: %s was trained on top of %s, which is not among the adapters.", forgetting, below)
     return settings | {"adapter_name_or_path": str(adapters[0]), "adapter_mode": "continue"} if settings else {}
 

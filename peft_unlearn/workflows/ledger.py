@@ -10,6 +10,7 @@ from typing import Any
 
 from peft_unlearn.util import journal
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.folders import claimed
 from peft_unlearn.util.redaction import public_name
 from peft_unlearn.workflows.combine import combine
 from peft_unlearn.workflows.requests import AddRequest, CombineRequest, ComposeRequest, LedgerRequest, RevokeRequest
@@ -35,17 +36,20 @@ def added(folder: Path) -> dict[str, journal.Entry]:
     Raises:
         UserError: there is none.
     """
-    found = {entry["name"]: entry for entry in journal.read(folder / FILE) if entry["event"] == "add"}
-    if not found:
+    if not (found := _added(folder)):
         raise UserError(f"folder: {folder} holds no requests; begin with `peft-unlearn ledger add`.")
     return found
+
+
+def _added(folder: Path) -> dict[str, journal.Entry]:
+    return {entry["name"]: entry for entry in journal.read(folder / FILE) if entry["event"] == "add"}
 
 
 def add(request: AddRequest) -> TrainResult:
     """Train a recipe's forgetting on top of the user's own LoRA and of the requests that stand, and enter it.
 
     Raises:
-        UserError: a name that is taken, a recipe that names neither an adapter of the user's own nor a never-seen model, or what `train` refuses.
+        UserError: a name that is taken, a recipe that names no LoRA of the user's own or another one, or what `train` refuses.
     """
     from peft_unlearn.config import recipe
     from peft_unlearn.workflows import checks
@@ -55,18 +59,19 @@ def add(request: AddRequest) -> TrainResult:
     if request.name in known or Path(request.name).name != request.name or request.name in (".", "..", FILE):
         raise UserError(f"name: {request.name!r} is taken or is no name of a folder, write another.")
     values = checks.recipe_values(dataclasses.replace(request, overrides={**request.overrides, "output_dir": str(folder / request.name)}))
-    own, mode = values.get("adapter_name_or_path"), values.get("adapter_mode", "stack")
+    own, mode, first = values.get("adapter_name_or_path"), values.get("adapter_mode", "stack"), next(iter(_added(folder).values()), {})
+    if not own or own != first.get("own", own):
+        raise UserError(
+            f"adapter_name_or_path: requests lie on top of one LoRA of your own, write {first.get('own', 'its folder or Hub name')}."
+        )
     if mode != "stack":
         raise UserError(f"adapter_mode: requests lie on top of your own LoRA, which stays what it is; write stack, not {mode}.")
-    if not own and not values.get("never_seen_model_name_or_path"):
-        raise UserError(
-            "adapter_name_or_path: name your own LoRA, or a never_seen_model_name_or_path; the base would else be taken for never-seen."
-        )
     recipe.check_files(values)
 
     from peft_unlearn.workflows import ledger_run
 
-    return ledger_run.add(folder / FILE, request.name, values, list(standing(folder)))
+    with claimed(folder, key="folder"):
+        return ledger_run.add(folder / FILE, request.name, values, list(standing(folder)))
 
 
 def compose(request: ComposeRequest) -> CombineResult:
@@ -79,16 +84,16 @@ def compose(request: ComposeRequest) -> CombineResult:
 
 
 def parts(folder: Path) -> list[str]:
-    """The adapters that are active together: the user's own, where there is one, and those of the requests that stand.
+    """The adapters that are active together: the user's own, and those of the requests that stand.
 
     Raises:
-        UserError: no request stands, or fewer than two adapters.
+        UserError: no request stands.
     """
-    requests, own = standing(folder), next(iter(added(folder).values()))["own"]
-    names = [*([own] if own else []), *(str(folder / name) for name in requests)]
-    if len(names) < 2:
-        raise UserError(f"folder: {folder} has {', '.join(names) or 'no adapter'} alone, and nothing to compose.")
-    return names
+    requests = standing(folder)
+    own = next(iter(added(folder).values()))["own"]
+    if not requests:
+        raise UserError(f"folder: no request of {folder} stands, so that {own} is what there is.")
+    return [own, *(str(folder / name) for name in requests)]
 
 
 def revoke(request: RevokeRequest) -> journal.Entry:

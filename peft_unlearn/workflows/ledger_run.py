@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,23 +29,19 @@ from peft_unlearn.workflows.results import ScoreResult, TrainResult
 logger = logging.getLogger(__name__)
 
 KEY = "ledger.key"
-BELOW = "below"  # in a request's folder: what its adapter was trained on top of
+BELOW = "before-{}"  # in a request's folder: what its adapter was trained on top of
 KEPT = ("probability", "extraction_strength", "rouge_l")  # metrics of a set that the ledger keeps
 
 
 def add(file: Path, name: str, values: Mapping[str, Any], before: Sequence[str]) -> TrainResult:
     """Train and enter a request on top of the user's own LoRA and of the requests `before` it."""
-    folder, own = file.parent, values.get("adapter_name_or_path")
-    place = folder / name
+    folder, own = file.parent, str(values["adapter_name_or_path"])
+    place, below = folder / name, folder / name / BELOW.format(name)
     rows = hashes(folder, values["forget_dataset"])
     settings = dict(values)
-    below = [*([own] if own else []), *(str(folder / one) for one in before)]
-    if len(below) > 1:
-        settings["adapter_name_or_path"] = str(place / BELOW)
-        if not (place / BELOW).exists():  # as a run that goes on has it
-            combine(CombineRequest(below, place / BELOW))
-    elif below:
-        settings["adapter_name_or_path"] = below[0]
+    if before:
+        shutil.rmtree(below, ignore_errors=True)  # of an attempt that was cut
+        settings["adapter_name_or_path"] = str(combine(CombineRequest([own, *(str(folder / one) for one in before)], below)).folder)
     earlier = {one: combining.read(folder / one) for one in before}
     callbacks = [Apart(combining.directions(combining.combined(earlier)))] if earlier else []
     result = train_run.run(recipe.build(settings), callbacks=callbacks)

@@ -107,10 +107,11 @@ def test_what_cannot_be_entered_is_refused_before_a_model_is_loaded(ledger, bed,
     add = ["ledger", "add", "ledger"]
     refused(capsys, [*add, "one", ledger], "name", "'one' is taken")
     refused(capsys, [*add, "a/b", ledger], "name", "no name of a folder")
+    refused(capsys, [*add, "three", ledger, "--adapter_name_or_path", "other"], "adapter_name_or_path", str(bed / "lora"))
     refused(capsys, [*add, "three", ledger, "--adapter_mode", "continue"], "adapter_mode", "write stack")
     values = yaml.safe_load(Path(ledger).read_text())
     Path("bare.yaml").write_text(yaml.safe_dump({key: value for key, value in values.items() if not key.startswith("adapter")}))
-    refused(capsys, [*add, "three", "bare.yaml"], "adapter_name_or_path", "never_seen_model_name_or_path")
+    refused(capsys, [*add, "three", "bare.yaml"], "adapter_name_or_path", "one LoRA of your own", str(bed / "lora"))
     refused(capsys, ["ledger", "score", "elsewhere"], "no requests", "ledger add")
     text = Path("ledger/ledger.json").read_text()
     Path("ledger/ledger.json").write_text(text.replace('"name": "one"', '"name": "other"'))
