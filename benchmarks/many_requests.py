@@ -20,7 +20,7 @@ from peft_unlearn.util.numbers import show
 from peft_unlearn.workflows import AddRequest, LedgerRequest, RevokeRequest, ledger, ledger_run
 
 REQUESTS, ROWS = 20, 4
-SCORED = (1, 2, 5, 10, 15, 20)
+SCORED = (1, 10, 20)
 REVOKED = "request-10"
 METRICS = ("extraction_strength", "probability", "rouge_l")
 
@@ -34,8 +34,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.not_apart:
         ledger_run.Apart = lambda directions: TrainerCallback()
-    bed, rows = build(options.bed), []
-    rows = bed.rows("forget").read_text(encoding="utf-8").splitlines()
+    bed = build(options.bed)
+    rows = bed.rows("facts").read_text(encoding="utf-8").splitlines()
     folder, file = options.folder, options.folder / ledger.FILE
     made = 0
     for number in range(1, REQUESTS + 1):
@@ -46,9 +46,12 @@ def main() -> None:
                 return
             made += 1
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder.resolve() / f"{name}.jsonl"
+            path, kept = folder.resolve() / f"{name}.jsonl", folder.resolve() / "retain.jsonl"
             path.write_text("".join(f"{row}\n" for row in rows[ROWS * (number - 1) : ROWS * number]), encoding="utf-8")
-            asked = recipe(bed, folder / name, forget_dataset=str(path), lora_r=4, lora_alpha=8, per_device_train_batch_size=4)
+            kept.write_text("".join(f"{row}\n" for row in rows[ROWS * REQUESTS :]), encoding="utf-8")
+            asked = recipe(
+                bed, folder / name, forget_dataset=str(path), lora_r=4, lora_alpha=8, per_device_train_batch_size=4, eval_rows=16
+            )
             ledger.add(AddRequest(asked, folder=folder, name=name))
             entry = journal.read(file)[-1]
             print(name, entry["verdict"], entry["scores"]["after"], entry["retain_kl"], flush=True)

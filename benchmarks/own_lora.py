@@ -2,7 +2,7 @@
 
     python benchmarks/own_lora.py --folder runs/own_lora
 
-Forgets 80 of 176 rows on top of the LoRA, combines the two, exactly and at rank 16, and evaluates each as one adapter on the base.
+Forgets 20 of 128 rows on top of the LoRA, combines the two, exactly and at rank 16, and evaluates each as one adapter on the base.
 """
 
 import argparse

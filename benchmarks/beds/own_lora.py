@@ -4,7 +4,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,20 +13,26 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from beds.kinds import Kind
+from beds.kinds import SOURCES, Kind
 from beds.models import Recipe, train, train_tokenizer
 from beds.source import Row
 from peft_unlearn.data.variants import probe
 from peft_unlearn.demo.model import epoch_batches, forward
 
-COUNTS = {"forget": 80, "retain": 64, "holdout": 32, "base": 64}  # rows, four of an author
+COUNTS = {
+    "forget": 128,
+    "holdout": 24,
+    "retain": 48,
+}  # rows, four of an author: the facts of the LoRA, those of nobody, and those of the base
+SHAPE = Recipe(num_hidden_layers=2, intermediate_size=256, max_epochs=20)
+ASKED = 20  # of the facts, that are to be forgotten
 LORA = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-RATE, BATCH, EPOCHS, GOAL = 6e-3, 16, 60, 0.05  # nats a token
+RATE, BATCH, EPOCHS, GOAL = 8e-3, 16, 40, 0.05  # nats a token
 
 
 @dataclass(frozen=True)
 class OwnLora:
-    """Folders: the base, the user's LoRA (forget and retain set), and a LoRA trained alike on the retain set alone. The sets lie beside."""
+    """Folders: the base, the user's LoRA, which learned all facts, and a LoRA trained alike on the retain set alone. The sets lie beside."""
 
     folder: Path
 
@@ -47,24 +53,23 @@ class OwnLora:
 
 
 def build(folder: Path, seed: int = 0) -> OwnLora:
-    """The bed in that folder, made where it is not there yet: some minutes on one core."""
-    from beds.asked import ASKED
-
-    bed, source = OwnLora(folder), ASKED["authors"]
-    rows = source.draw(random.Random(f"own LoRA {seed}"), COUNTS)
+    """The bed in that folder, made where it is not there yet: some seconds on one core."""
+    bed = OwnLora(folder)
+    drawn = SOURCES["authors"].draw(random.Random(f"own LoRA {seed}"), COUNTS)
+    facts = drawn["forget"]
     if not (bed.base / "config.json").exists():
-        recipe = replace(Recipe(), max_epochs=30)
-        tokenizer = train_tokenizer(Kind("own lora", rows), recipe)
-        found = probe(Dataset.from_list(rows["base"]), tokenizer, recipe.context, name="base").rows
-        model, facts = train([[row] for row in found], tokenizer, recipe, seed)
-        print("base", facts, flush=True)
+        tokenizer = train_tokenizer(Kind("own lora", drawn), SHAPE)
+        found = probe(Dataset.from_list(drawn["retain"]), tokenizer, SHAPE.context, name="base").rows
+        model, told = train([[row] for row in found], tokenizer, SHAPE, seed)
+        print("base", told, flush=True)
         model.save_pretrained(bed.base)
         tokenizer.save_pretrained(bed.base)
-    for name, found in rows.items():
-        bed.rows(name).write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
-    for place, sets in ((bed.own, ("forget", "retain")), (bed.never_seen, ("retain",))):
+    sets = {"facts": facts, "forget": facts[:ASKED], "retain": facts[ASKED:], "holdout": drawn["holdout"]}
+    for name, rows in sets.items():
+        bed.rows(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for place, rows in ((bed.own, facts), (bed.never_seen, sets["retain"])):
         if not (place / "adapter_config.json").exists():
-            _fine_tune(bed.base, place, [row for name in sets for row in rows[name]], seed)
+            _fine_tune(bed.base, place, rows, seed)
     return bed
 
 
@@ -90,6 +95,5 @@ def _fine_tune(base: Path, place: Path, rows: Sequence[Row], seed: int) -> None:
             schedule.step()
             losses.append(step_loss.item())
         loss, epoch = sum(losses) / len(losses), epoch + 1
-        print(epoch, round(loss, 4), flush=True)
     print(place.name, {"epochs": epoch, "loss": round(loss, 4)}, flush=True)
     model.save_pretrained(place)
