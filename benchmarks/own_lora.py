@@ -48,11 +48,13 @@ def main() -> None:
         "--folder", type=Path, default=Path("runs/own_lora"), help="for bed, runs and adapters; what is there is not made again"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-steps", type=int, help="of the forgetting, where its targets are not reached before")
     options = parser.parse_args()
     bed = build(options.folder / "bed", options.seed)
     forgotten = options.folder / "forgotten"
     if not (forgotten / "report.json").exists():
-        train(TrainRequest(recipe(bed, forgotten, seed=options.seed)))
+        bound = {} if options.max_steps is None else {"max_steps": options.max_steps}
+        train(TrainRequest(recipe(bed, forgotten, seed=options.seed, **bound)))
     told = json.loads((forgotten / "report.json").read_text(encoding="utf-8"))
     run = told["run"]
     print(f"{run['settings']['method']}, {run['steps']} steps, {run['seconds']:.0f} s, {told['verdict']['word']}", flush=True)
