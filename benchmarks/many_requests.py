@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/many_requests"))
     parser.add_argument("--bed", type=Path, default=Path("runs/own_lora/bed"))
     parser.add_argument("--not-apart", action="store_true")
+    parser.add_argument("--max-steps", type=int, default=45, help="of a request, where its targets are not reached before")
     parser.add_argument("--most", type=int, default=REQUESTS, help="requests to make in this call")
     options = parser.parse_args()
     if options.not_apart:
@@ -50,7 +51,14 @@ def main() -> None:
             path.write_text("".join(f"{row}\n" for row in rows[ROWS * (number - 1) : ROWS * number]), encoding="utf-8")
             kept.write_text("".join(f"{row}\n" for row in rows[ROWS * REQUESTS :]), encoding="utf-8")
             asked = recipe(
-                bed, folder / name, forget_dataset=str(path), lora_r=4, lora_alpha=8, per_device_train_batch_size=4, eval_rows=16
+                bed,
+                folder / name,
+                forget_dataset=str(path),
+                lora_r=4,
+                lora_alpha=8,
+                per_device_train_batch_size=4,
+                eval_rows=16,
+                max_steps=options.max_steps,
             )
             ledger.add(AddRequest(asked, folder=folder, name=name))
             entry = journal.read(file)[-1]

@@ -34,7 +34,7 @@ def recipe(bed: OwnLora, output: Path, **changes: object) -> dict[str, object]:
         "use_cpu": True,
         "dtype": "float32",
         "max_length": 128,
-        "eval_rows": 32,
+        "eval_rows": 24,
         "per_device_train_batch_size": 8,
         "disable_tqdm": True,
         "output_dir": str(output),
