@@ -55,8 +55,7 @@ def add(request: AddRequest) -> TrainResult:
     from peft_unlearn.workflows import checks
 
     folder = Path(request.folder)
-    known = {entry["name"] for entry in journal.read(folder / FILE)}
-    if request.name in known or Path(request.name).name != request.name or request.name in (".", "..", FILE):
+    if request.name in _added(folder) or Path(request.name).name != request.name or request.name in (".", "..", FILE):
         raise UserError(f"name: {request.name!r} is taken or is no name of a folder, write another.")
     values = checks.recipe_values(dataclasses.replace(request, overrides={**request.overrides, "output_dir": str(folder / request.name)}))
     own, mode, first = values.get("adapter_name_or_path"), values.get("adapter_mode", "stack"), next(iter(_added(folder).values()), {})

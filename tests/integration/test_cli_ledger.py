@@ -73,7 +73,7 @@ def test_requests_are_composed_revoked_scored_and_on_record(ledger, bed, capsys)
     assert main(["ledger", "compose", "ledger", "--output", "small", "--rank", "3"]) == 0
     assert json.loads(Path("small/adapter_config.json").read_text())["r"] == 3
 
-    capsys.readouterr()
+    refused(capsys, ["ledger", "add", "ledger", "one", ledger], "name", "'one' is taken")
     assert main(["ledger", "record", "ledger"]) == 0
     told = capsys.readouterr().out
     assert [entry["event"] for entry in entries()] == ["add", "add", "score", "revoke"]
