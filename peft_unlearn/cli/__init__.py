@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from peft_unlearn import __version__
-from peft_unlearn.cli import audit, demo, evaluate, export, keys, merge, plan, push, train
+from peft_unlearn.cli import audit, combine, demo, evaluate, export, keys, ledger, merge, plan, push, retrain_cost, train
 from peft_unlearn.util import disk, interrupts
 from peft_unlearn.util.errors import UserError, printable
 
 COMMANDS = {
     "plan": plan,
     "train": train,
+    "retrain-cost": retrain_cost,
     "evaluate": evaluate,
     "audit": audit,
+    "combine": combine,
+    "ledger": ledger,
     "merge": merge,
     "export": export,
     "push": push,

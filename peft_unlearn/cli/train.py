@@ -43,9 +43,9 @@ def main(options: argparse.Namespace) -> None:
         processes.launch(number, sys.executable, "-m", "peft_unlearn", "train", options.recipe, *options.overrides)
         return
     try:
-        _show(train(request))
+        show(train(request))
     except Unfinished as stop:
-        _show(stop.result)
+        show(stop.result)
         raise
     except RuntimeError as error:
         if not launched.is_loss(error):
@@ -60,7 +60,8 @@ def main(options: argparse.Namespace) -> None:
                 torch.distributed.destroy_process_group()  # or gloo's threads may abort the process as it exits
 
 
-def _show(result: TrainResult) -> None:
+def show(result: TrainResult) -> None:
+    """The table of a run, where its files are, and the conclusion."""
     from peft_unlearn import report
 
     if not result.report:  # another process has it

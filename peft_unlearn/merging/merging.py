@@ -27,7 +27,7 @@ from peft_unlearn.merging.survival import Survival, as_json
 from peft_unlearn.merging.weights import Merger, Write
 from peft_unlearn.model import loading
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import ADAPTER_CONFIG, locate, read_json, same_model
+from peft_unlearn.util.folders import ADAPTER_CONFIG, check_base, locate, read_json, same_model
 from peft_unlearn.util.redaction import public_name
 
 logger = logging.getLogger(__name__)
@@ -81,11 +81,11 @@ def merge(
         UserError: anything that would leave part of an adapter unmerged, a merge in place without force, a damaged base, no room, a taken `output`.
     """
     patterns = [ADAPTER_CONFIG, lora.WEIGHTS, *shards.TOKENIZER_FILES]
-    folders = [locate(name, patterns, key="adapter") for name in (*below, adapter)]
+    folders = [locate(name, patterns, key="below") for name in below] + [locate(adapter, patterns, key="adapter")]
     configs = [lora.read_config(folder) for folder in folders]
-    source = base or configs[-1].base_model_name_or_path
-    if not source:
-        raise UserError(f"base: {folders[-1] / ADAPTER_CONFIG} names no base_model_name_or_path; give the folder or Hub name of the base.")
+    source = base or configs[-1].base_model_name_or_path or ""
+    if not base:
+        check_base(source, adapter)
     revision = _revision(source, revision, dict(zip((*below, adapter), configs, strict=True)))
     folder = locate(source, BASE_FILES, key="base", revision=revision)
     opened = open_base(folder, lora.entries(folders, skeleton(folder)))

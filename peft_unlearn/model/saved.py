@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from torch import Tensor, nn
@@ -61,8 +61,13 @@ def weights_of(adapter: str, *, key: str) -> Weights:
     Raises:
         UserError: no file of safetensors, one that is truncated or damaged, or numbers that are not finite.
     """
+    folder = Path(adapter)
+    if folder.is_dir() and (folder / WEIGHTS_NAME).is_file() and not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise UserError(
+            f"{key}: {adapter!r} holds {WEIGHTS_NAME}, a pickle, which may run code; where you trust it, load and save it with PEFT."
+        )
     with boundary(f"{key}: {adapter!r} has no {SAFETENSORS_WEIGHTS_NAME}, or one that is truncated or damaged", "save the adapter again"):
-        if Path(adapter).is_dir() and not (Path(adapter) / SAFETENSORS_WEIGHTS_NAME).is_file():
+        if folder.is_dir() and not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
             raise FileNotFoundError("there is no such file")  # PEFT would look for a pickle, and then on the Hub
         found: Weights = load_peft_weights(adapter, device="cpu")
     for name, tensor in found.items():

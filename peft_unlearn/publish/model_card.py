@@ -14,6 +14,7 @@ from urllib.parse import quote
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from peft_unlearn.config import methods
+from peft_unlearn.publish.own_adapter import ALONE, Own
 from peft_unlearn.report.build import KINDS
 from peft_unlearn.report.criteria import FAILED
 from peft_unlearn.report.summary import NO_WORD, Summary, summarize
@@ -43,18 +44,18 @@ SHOWN_OF_ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "init_l
 BODY = """
 # {name}
 
-A LoRA adapter that makes {base_link} forget a set of texts and keep the rest, made with `peft-unlearn`. {verdict}
+A LoRA adapter that makes {base_link} forget a set of texts and keep the rest, made with `peft-unlearn`. {own.whole}{verdict}
 
 | | |
 | --- | --- |
 {parts}
-| base in training | {quantization} |{below_row}
+| base in training | {quantization} |{own.row}
 
 ## Numbers
 
 {tests}{metrics}
 {attacks}
-*Before* is the same base with the adapter off, *never-seen* what a model shows that never met the forget set{never_seen}. Means over the
+*Before* is {own.before}, *never-seen* what a model shows that never met the forget set{never_seen}. Means over the
 rows of a set, with 95 % intervals; `report.json` has the value of every row.
 Forgetting was tested by these metrics, on these weights, at this precision, and by nothing else.
 
@@ -78,7 +79,7 @@ most of it is rounded away and the forgotten texts come back.
 
 ## What this adapter gives away
 
-Whoever has the base and this adapter has the model before and after forgetting, and can compare the two (reversed guidance, or the
+Whoever has {own.both} has the model before and after forgetting, and can compare the two (reversed guidance, or the
 adapter at a negative scale) to draw out what was forgotten. Keep the repository private unless that is acceptable: uploads are private
 by default. To hand out a model that has forgotten, hand out the merged weights.
 
@@ -106,7 +107,7 @@ def write_card(
     revision: str | None = None,
     report: Mapping[str, Any] | None = None,
     below: str | None = None,
-    below_merged: bool = False,
+    below_mode: str = "stack",
 ) -> Path:
     """Write README.md into an adapter's folder, over the one that PEFT wrote.
 
@@ -117,11 +118,13 @@ def write_card(
         quantization: how the base was loaded in training, such as "NF4, double quantization, bf16 compute"; None for 16/32 bit.
         revision: of the base on the Hub, where it is not its main branch.
         report: as `report.build` makes it; of its rows nothing is shown.
-        below: folder or Hub name of the adapter that this one was trained on top of.
-        below_merged: whether that adapter had been merged into the base, and is not active beside this one.
+        below: folder or Hub name of the user's own adapter, if there was one.
+        below_mode: what became of it: "stack", this one lies on top of it; "continue", this one holds it; "merge", it is part of the base here.
     """
     folder = Path(folder)
     name, shown, finetune = folder.resolve().name, public_name(base), public_name(below) if below else None
+    own = Own(_code(finetune), below_mode) if finetune else ALONE
+    beside = finetune if below_mode != "continue" else None  # what is loaded with it
     results = report["results"] if report else {}
     said = summarize(report) if report else None
     kind = report["never_seen"]["kind"] if report else None
@@ -141,14 +144,14 @@ def write_card(
         base_link=_code(shown) if is_local(base) else f"[{_text(shown)}](https://huggingface.co/{quote(shown)})",
         parts="\n".join(_parts(method, settings)),
         quantization=quantization or "16/32-bit weights, not quantized",
-        below_row=f"\n| trained on top of | {_code(finetune)} |" if finetune else "",
+        own=own,
         verdict=_verdict(said, bool(report["run"].get("stopped"))) if report and said else "",
         tests=_test_table(said.criteria) if said else "",
         metrics=_metric_table(results),
         attacks=_attack_table(report.get("attacks") or {}) if report else "",
         never_seen=f" (here: {KINDS[kind]})" if kind else "",
-        load=_load_code(name, finetune, below_merged),
-        merge=shlex.join(["peft-unlearn", "merge", name, "--output", "merged", *(["--below", finetune] if finetune else [])]),
+        load=_load_code(name, beside, below_mode == "merge"),
+        merge=shlex.join(["peft-unlearn", "merge", name, "--output", "merged", *(["--below", beside] if beside else [])]),
         settings="\n".join(f"| `{key}` | {_cell(value)} |" for key, value in settings.items() if value is not None),
     )
     disk.write_text(folder / "README.md", str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")))

@@ -150,14 +150,14 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
                 self.push_to_hub()
 
     def create_model_card(
-        self, output_dir: str | None = None, *, report: dict[str, Any] | None = None, below: str | None = None, below_merged: bool = False
+        self, output_dir: str | None = None, *, report: dict[str, Any] | None = None, below: str | None = None, below_mode: str = "stack"
     ) -> None:
         """Write README.md beside the adapter: method, settings, quantization, how to load and merge it.
 
         Args:
             report: numbers to show, as `report.build` makes it.
-            below: folder or Hub name of the adapter that this one was trained on top of.
-            below_merged: whether that adapter had been merged into the base.
+            below: folder or Hub name of the user's own adapter.
+            below_mode: the `adapter_mode` that it was trained with.
         """
         if not self.is_world_process_zero():
             return
@@ -171,7 +171,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
             revision=adapters.revision(self.model),
             report=report,
             below=below or (adapters.FINETUNE if adapters.FINETUNE in self.model.peft_config else None),
-            below_merged=below_merged,
+            below_mode=below_mode,
         )
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.redaction import is_local
 
 ADAPTER_CONFIG = "adapter_config.json"  # a folder that holds one is an adapter's
 
@@ -33,6 +34,23 @@ def locate(name: str | Path, patterns: list[str], *, key: str, revision: str | N
         return Path(
             snapshot_download(str(name), revision=revision, allow_patterns=patterns, ignore_patterns=["original/*", "consolidated*"])
         )
+
+
+def check_base(base: Any, adapter: str | Path) -> None:
+    """See that an adapter's base is named, and is here where it is a folder's.
+
+    Raises:
+        UserError: it is not; `base` is what the user can give.
+    """
+    if not isinstance(base, str | None) or not base:
+        raise UserError(f"base: {adapter} does not name its base, write --base with a folder or a Hub name.")
+    if is_gone(base):
+        raise UserError(f"base: {adapter} says that its base is {base}, which is not here; write --base with a folder or a Hub name.")
+
+
+def is_gone(name: str) -> bool:
+    """Whether a name is that of a folder which is not on this machine."""
+    return is_local(name) and not Path(name).is_dir()
 
 
 def has_file(name: str | Path, file: str) -> bool:

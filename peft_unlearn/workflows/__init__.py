@@ -8,6 +8,7 @@ the files that are named for a workflow import what is heavy when it runs (`load
 """
 
 from peft_unlearn.workflows.audit import audit
+from peft_unlearn.workflows.combine import combine
 from peft_unlearn.workflows.demo import demo
 from peft_unlearn.workflows.evaluate import evaluate
 from peft_unlearn.workflows.export import export
@@ -15,50 +16,71 @@ from peft_unlearn.workflows.merge import merge
 from peft_unlearn.workflows.plan import plan
 from peft_unlearn.workflows.push import push
 from peft_unlearn.workflows.requests import (
+    AddRequest,
     AuditRequest,
+    CombineRequest,
+    ComposeRequest,
     DemoRequest,
     EvaluateRequest,
     ExportRequest,
+    LedgerRequest,
     MergeRequest,
     PlanRequest,
     PushRequest,
+    RetrainCostRequest,
+    RevokeRequest,
     TrainRequest,
 )
 from peft_unlearn.workflows.results import (
+    CombineResult,
     DemoResult,
     EvaluateResult,
     ExportResult,
     MergeResult,
     PlanResult,
     PushResult,
+    RetrainCost,
+    ScoreResult,
     TrainResult,
     Unfinished,
 )
+from peft_unlearn.workflows.retrain_cost import retrain_cost
 from peft_unlearn.workflows.train import train
 
 __all__ = [
+    "AddRequest",
     "AuditRequest",
+    "CombineRequest",
+    "CombineResult",
+    "ComposeRequest",
     "DemoRequest",
     "DemoResult",
     "EvaluateRequest",
     "EvaluateResult",
     "ExportRequest",
     "ExportResult",
+    "LedgerRequest",
     "MergeRequest",
     "MergeResult",
     "PlanRequest",
     "PlanResult",
     "PushRequest",
     "PushResult",
+    "RetrainCost",
+    "RetrainCostRequest",
+    "RevokeRequest",
+    "ScoreResult",
     "TrainRequest",
     "TrainResult",
     "Unfinished",
     "audit",
+    "combine",
     "demo",
     "evaluate",
     "export",
     "merge",
     "plan",
     "push",
+    "retrain_cost",
     "train",
 ]

@@ -83,8 +83,8 @@ def write_card(job: views.Job, made: dict[str, Any]) -> None:
         quantization=run.get("quantization"),
         revision=adapter.get("revision"),
         report=made,
-        below=model.adapter_name_or_path if model.adapter_mode != "continue" else None,
-        below_merged=model.adapter_mode == "merge",
+        below=model.adapter_name_or_path,
+        below_mode=model.adapter_mode,
     )
 
 

@@ -10,9 +10,8 @@ from peft_unlearn.config import keys, reading, recipe
 from peft_unlearn.config.model_settings import DataArguments
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import ADAPTER_CONFIG, check_writable, locate, read_json
+from peft_unlearn.util.folders import ADAPTER_CONFIG, check_base, check_writable, locate, read_json
 from peft_unlearn.util.ranges import Range, check_number
-from peft_unlearn.util.redaction import is_local
 from peft_unlearn.workflows.requests import AuditRequest, EvaluateRequest, TrainRequest
 
 FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors", recipe.FILE]
@@ -148,20 +147,8 @@ def _values(request: EvaluateRequest | AuditRequest, folder: Path, is_adapter: b
     said = {key: getattr(request, name) for name, key in KEYS.items() if getattr(request, name) is not None}
     values |= _plain({**request.settings, **said})
     if is_adapter:
-        _check_base(values["model_name_or_path"], request)
+        check_base(values["model_name_or_path"], request.model)
     return values
-
-
-def _check_base(base: Any, request: EvaluateRequest | AuditRequest) -> None:
-    """See that an adapter's base is named, and is here where it is a folder's.
-
-    Raises:
-        UserError: it is not; `base` is what the user can give.
-    """
-    if not isinstance(base, str | None) or not base:
-        raise UserError(f"base: {request.model} does not name its base, write --base with a folder or a Hub name.")
-    if is_local(base) and not Path(base).is_dir():
-        raise UserError(f"base: {request.model} says that its base is {base}, which is not here; write --base with a folder or a Hub name.")
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from peft_unlearn.model import adapters, saved
 from peft_unlearn.model import loading as models
 from peft_unlearn.training import datasets, never_seen
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import ADAPTER_CONFIG, has_file, same_model
+from peft_unlearn.util.folders import ADAPTER_CONFIG, has_file, is_gone, same_model
 from peft_unlearn.workflows import below as adapter_below
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def prepare(plan: Recipe) -> tuple[PreTrainedTokenizerBase, dict[str, Probe]]:
     if args.hidden_layer and depth and args.hidden_layer > depth:
         raise UserError(f"hidden_layer: {model.model_name_or_path!r} has {depth} layers and no {args.hidden_layer}, write at most {depth}.")
     if model.never_seen_model_name_or_path:
-        check_never_seen(model.never_seen_model_name_or_path, tokenizer, key="never_seen_model_name_or_path")
+        check_never_seen(model.never_seen_model_name_or_path, model, tokenizer, key="never_seen_model_name_or_path")
     rows, column = plan.data.eval_rows, plan.data.group_column
     return tokenizer, datasets.tokenize(args, tokenizer, length, sets, reword=True, reword_rows=rows, group_column=column)
 
@@ -99,13 +99,13 @@ def load_tokenizer(
     return config, tokenizer, datasets.row_length(config, longest)
 
 
-def check_never_seen(never_seen: str | Path, tokenizer: PreTrainedTokenizerBase, *, key: str) -> None:
-    """See that a never-seen model, or an adapter and its base, can be loaded and reads the same tokens.
+def check_never_seen(never_seen: str | Path, model: ModelArguments, tokenizer: PreTrainedTokenizerBase, *, key: str) -> None:
+    """See that a never-seen model, or an adapter and its base, can be loaded and reads the same tokens as `model`.
 
     Raises:
         UserError: no such model or tokenizer, another vocabulary, or an adapter that does not fit its base.
     """
-    base, revision = base_of(never_seen, key=key)
+    base, revision = base_of(never_seen, model, key=key)
     of_adapter = str(never_seen) if has_file(never_seen, ADAPTER_CONFIG) else None
     config, other, _ = load_tokenizer(ModelArguments(model_name_or_path=base, model_revision=revision), 1, of_adapter, key=key)
     if other.get_vocab() != tokenizer.get_vocab():
@@ -114,22 +114,24 @@ def check_never_seen(never_seen: str | Path, tokenizer: PreTrainedTokenizerBase,
         )
     empty = models.checked(config, base, key=key)
     if of_adapter:
+        named = saved.config_of(of_adapter, key=key).base_model_name_or_path or base
+        if not same_model(named, base):
+            logger.warning("Warning: %s says that its base is %s, which is not here, and is put on %s.", never_seen, named, base)
         saved.fit(empty, of_adapter, adapters.STUDENT, key=key)
 
 
-def base_of(model: str | Path, *, key: str) -> tuple[str, str]:
-    """The folder or Hub name of a whole model, and its revision: its own, or of an adapter its base's."""
-    if not has_file(model, ADAPTER_CONFIG):
-        return str(model), "main"
-    config = saved.config_of(str(model), key=key)
-    if not config.base_model_name_or_path:
-        raise UserError(f"{key}: {str(model)!r} does not name its base, write base_model_name_or_path into its {ADAPTER_CONFIG}.")
-    return str(config.base_model_name_or_path), config.revision or "main"
+def base_of(never_seen: str | Path, model: ModelArguments, *, key: str) -> tuple[str, str]:
+    """The folder or Hub name of a whole model, and its revision: its own, or of an adapter its base's, or that of `model` where this one is gone."""
+    if not has_file(never_seen, ADAPTER_CONFIG):
+        return str(never_seen), "main"
+    config, own = saved.config_of(str(never_seen), key=key), model.model_name_or_path or ""
+    named = str(config.base_model_name_or_path or own)
+    return (own, model.model_revision) if is_gone(named) else (named, config.revision or "main")
 
 
 def load_never_seen(model: ModelArguments, name: str | Path, *, key: str) -> PreTrainedModel:
     """A never-seen model, or adapter on its base, held in the same precision as `model`."""
-    base, revision = base_of(name, key=key)
+    base, revision = base_of(name, model, key=key)
     whole = dataclasses.replace(model, model_name_or_path=base, adapter_name_or_path=None, model_revision=revision)
     if has_file(name, ADAPTER_CONFIG):
         return cast(PreTrainedModel, load_trained(whole, str(name), key=key))

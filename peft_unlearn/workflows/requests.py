@@ -50,6 +50,21 @@ class PlanRequest(TrainRequest):
 
 
 @dataclass(frozen=True)
+class RetrainCostRequest(TrainRequest):
+    """What it would take to train your LoRA again without the rows to forget, beside what forgetting them took."""
+
+    _: KW_ONLY
+    train: Texts | None = field(default=None, metadata={"help": "what your LoRA was trained on; the recipe's retain set if left out"})
+    epochs: float = field(default=3.0, metadata={"help": "passes over it"})
+    batch: int = field(default=8, metadata={"help": "rows of a step"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("epochs", self.epochs, Range("above 0"))
+        check_number("batch", self.batch, Range("at least 1"), whole=True)
+
+
+@dataclass(frozen=True)
 class _Measured(Request):
     """What `evaluate` and `audit` are both told: the model, the sets and how to read them."""
 
@@ -135,6 +150,55 @@ class MergeRequest(Request):
     )
     force: bool = field(default=False, metadata={"help": "merge in place into quantized weights, which erases small changes"})
     evaluate: bool = field(default=True, metadata={"help": "evaluate the merged folder", "option": "no-evaluate"})
+
+
+@dataclass(frozen=True)
+class CombineRequest(Request):
+    """Make one LoRA of your own and a forgetting adapter: their exact sum, or the nearest one of a smaller rank."""
+
+    adapters: Sequence[Name] = field(metadata={"help": "your own LoRA, and then what was trained on top of it: folders or Hub names"})
+    output: str | Path = field(metadata={"help": "a new folder for the one adapter"})
+    _: KW_ONLY
+    rank: int | None = field(default=None, metadata={"help": "its rank at most; left out, the sum of theirs, which is exact"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.adapters, str | Path) or len(self.adapters) < 2:
+            raise UserError("adapters: give two or more, your own LoRA first.")
+        if self.rank is not None:
+            check_number("rank", self.rank, Range("at least 1"), whole=True)
+
+
+@dataclass(frozen=True)
+class LedgerRequest(Request):
+    """A folder of requests to forget that came one after another."""
+
+    folder: str | Path = field(metadata={"help": "the folder of the requests: ledger.json, and an adapter for each"})
+
+
+@dataclass(frozen=True)
+class AddRequest(TrainRequest):
+    """Forget one more set of rows: train an adapter on top of those before, kept away from them, and enter it."""
+
+    _: KW_ONLY
+    folder: str | Path = field(metadata={"help": "the folder of the requests, new or not"})
+    name: str = field(metadata={"help": "what the request is called, such as a number; its adapter's folder gets that name"})
+
+
+@dataclass(frozen=True)
+class ComposeRequest(LedgerRequest):
+    """Make one LoRA of your own and of all requests that stand."""
+
+    output: str | Path = field(metadata={"help": "a new folder for the one adapter"})
+    _: KW_ONLY
+    rank: int | None = field(default=None, metadata={"help": "its rank at most; left out, the sum of theirs, which is exact"})
+
+
+@dataclass(frozen=True)
+class RevokeRequest(LedgerRequest):
+    """Take a request's adapter out again. It stays in the ledger, as one that was revoked."""
+
+    name: str = field(metadata={"help": "the request"})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from peft_unlearn.workflows.requests import EvaluateRequest
 
 if TYPE_CHECKING:
     from peft_unlearn.benchmarks import Sets
+    from peft_unlearn.merging.combining import Energy
     from peft_unlearn.merging.survival import Survival
     from peft_unlearn.planning import Change, Memory
 
@@ -57,6 +58,40 @@ class MergeResult:
     report: dict[str, Any] | None = None  # of the merged folder, beside the numbers of its adapter
     not_evaluated: str | None = None  # why there is no report where one was asked for
     evaluation: EvaluateRequest | None = None  # what would give that report; None where the adapter's recipe names no sets
+
+
+@dataclass(frozen=True)
+class CombineResult:
+    """One adapter of several; `energy` is that of each module's change, and how much of it was kept."""
+
+    folder: Path
+    rank: int
+    energy: "Mapping[str, Energy]"
+
+
+@dataclass(frozen=True)
+class RetrainCost:
+    """Training again without the rows to forget, from timed steps; and what forgetting took, where it was done."""
+
+    rows: int
+    left_out: int  # rows of the training set that are to be forgotten
+    tokens: int  # of an epoch
+    steps: int  # of all epochs
+    seconds_a_step: float
+    forgetting: tuple[int, float] | None  # steps, seconds
+
+    @property
+    def seconds(self) -> float:
+        return self.steps * self.seconds_a_step
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What each request's rows score now: request -> view -> metric -> mean, and the divergence on the retain set of the last one."""
+
+    scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+    retain_kl: float | None
+    skipped: tuple[str, ...]  # requests whose rows are not there any more
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 from accelerate import PartialState
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 
 from peft_unlearn import publish, report
 from peft_unlearn.benchmarks import How, Sets
@@ -39,12 +40,13 @@ logger = logging.getLogger(__name__)
 PACKAGES = ("peft-unlearn", "torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
-def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
+def run(plan: recipe.Recipe, *, never_seen: Sets | None = None, callbacks: Sequence[TrainerCallback] = ()) -> TrainResult:
     """Check everything that needs no model, then load, evaluate, train, evaluate, write the output folder, and upload it where the recipe says.
 
     Args:
         never_seen: evaluations, by set, of the recipe's never-seen model, where they are at hand already. A stacked or continued adapter brings
             its own: the base.
+        callbacks: further ones of the trainer.
 
     Raises:
         UserError: what `recipe` and `loading` refuse, before anything is loaded or written.
@@ -71,7 +73,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
             plan.model.model_name_or_path,
         )
         probes, never_seen = _consult_never_seen(plan, tokenizer, probes, never_seen)
-        current = _start(plan, settings, tokenizer, probes)
+        current = _start(plan, settings, tokenizer, probes, callbacks)
         current.evaluate("before", "reference")
         current.train(resume)
         if current.main:
@@ -108,11 +110,18 @@ def _consult_never_seen(
     return probes, never_seen
 
 
-def _start(plan: recipe.Recipe, settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, probes: dict[str, Probe]) -> "Run":
+def _start(
+    plan: recipe.Recipe,
+    settings: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    probes: dict[str, Probe],
+    callbacks: Sequence[TrainerCallback],
+) -> "Run":
     """Load the base, make the trainer, and write recipe.yaml."""
     args, output = copy.copy(plan.training), Path(plan.training.output_dir or "")
     args.push_to_hub = False  # the finished folder is uploaded, not each checkpoint
-    trainer = UnlearnTrainer(args=args, processing_class=tokenizer, **loading.training_sets(probes), **loading.load_to_train(plan.model))
+    given = {**loading.training_sets(probes), **loading.load_to_train(plan.model)}
+    trainer = UnlearnTrainer(args=args, processing_class=tokenizer, callbacks=list(callbacks), **given)
     bar = Bar(trainer)
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
@@ -205,8 +214,8 @@ class Run:
         page.write(made, output / "report.html")
         self.trainer.create_model_card(
             report=made,
-            below=model.adapter_name_or_path if model.adapter_mode != "continue" else None,
-            below_merged=model.adapter_mode == "merge",
+            below=model.adapter_name_or_path,
+            below_mode=model.adapter_mode,
         )
         return TrainResult(output, made, self.views)
 

@@ -91,7 +91,7 @@ def prepare(checked: checks.Checked, *, definitions: str = benchmarks.DEFINITION
     other = request.never_seen or plan.model.never_seen_model_name_or_path
     if other:
         never_seen = locate(other, checks.FILES, key="never-seen")
-        loading.check_never_seen(never_seen, tokenizer, key="never-seen")
+        loading.check_never_seen(never_seen, plan.model, tokenizer, key="never-seen")
     if request.system_prompt is not None:
         _add_system_prompt(tokenizer, request.system_prompt, of=str(request.model))
     found: benchmarks.Benchmark

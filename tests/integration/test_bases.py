@@ -93,6 +93,28 @@ def test_evaluate_asks_for_a_base_that_is_not_here(bed, tmp_path, capsys, named,
     assert "--base" in said
 
 
+def of_a_gone_base(bed, folder):
+    shutil.copytree(bed / "lora", folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/data/models/gone"}))
+    return folder
+
+
+def test_merge_asks_for_a_base_that_is_not_here(bed, tmp_path, capsys):
+    mine = of_a_gone_base(bed, tmp_path / "lora")
+    assert main(["merge", str(mine), "--output", str(tmp_path / "merged")]) == 2
+    assert "its base is /data/models/gone, which is not here; write --base" in capsys.readouterr().err
+
+
+def test_a_never_seen_adapter_of_a_base_that_is_gone_is_put_on_the_runs_base(bed, tmp_path, caplog):
+    mine, model = of_a_gone_base(bed, tmp_path / "lora"), ModelArguments(model_name_or_path=str(bed / "base"))
+    assert loading.base_of(mine, model, key="never-seen") == (str(bed / "base"), "main")
+    _, tokenizer, _ = loading.load_tokenizer(model, 64)
+    with caplog.at_level(logging.WARNING):
+        loading.check_never_seen(mine, model, tokenizer, key="never-seen")
+    assert "/data/models/gone, which is not here" in caplog.text
+
+
 def with_tokenizer(bed, folder, *tokens):
     shutil.copytree(bed / "lora", folder)
     tokenizer = AutoTokenizer.from_pretrained(bed / "base")

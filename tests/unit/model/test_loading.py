@@ -227,8 +227,8 @@ def test_a_never_seen_adapter_is_known_by_its_config_wherever_it_lies(bad, monke
     """A name on the Hub is one for train as for evaluate."""
     monkeypatch.setattr(workflow, "has_file", lambda name, file: str(name) == "org/adapter")
     monkeypatch.setattr(saved, "config_of", lambda adapter, key: SimpleNamespace(base_model_name_or_path="org/base", revision="abc"))
-    assert workflow.base_of("org/adapter", key="never-seen") == ("org/base", "abc")
-    assert workflow.base_of("org/whole", key="never-seen") == ("org/whole", "main")
+    assert workflow.base_of("org/adapter", ModelArguments("org/mine"), key="never-seen") == ("org/base", "abc")
+    assert workflow.base_of("org/whole", ModelArguments("org/mine"), key="never-seen") == ("org/whole", "main")
 
 
 @pytest.mark.parametrize("said", [{"use_dora": True}, {}])

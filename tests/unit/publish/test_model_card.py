@@ -131,7 +131,7 @@ def test_card_of_an_adapter_on_another_loads_both(tmp_path: Path) -> None:
 
 
 def test_card_of_an_adapter_on_a_merged_one_merges_that_first(tmp_path: Path) -> None:
-    write_card(tmp_path, base="some/base", method="mollm", settings={}, below="me/finetune", below_merged=True)
+    write_card(tmp_path, base="some/base", method="mollm", settings={}, below="me/finetune", below_mode="merge")
     text = (tmp_path / "README.md").read_text()
     assert 'base = PeftModel.from_pretrained(base, "me/finetune").merge_and_unload()' in text
     assert "set_adapter" not in text
@@ -178,3 +178,17 @@ def test_card_of_a_stopped_run_says_so(tmp_path: Path) -> None:
     assert "The run stopped early: the loss turned NaN. This is the last good adapter." in (tmp_path / "README.md").read_text()
     write_card(tmp_path, base="some/base", method="mollm", settings={}, report=REPORT)
     assert "stopped early" not in (tmp_path / "README.md").read_text()
+
+
+def test_a_card_names_the_users_own_adapter_and_says_what_before_is(tmp_path: Path) -> None:
+    """Of one that was trained further too, which is loaded by itself, and gives nothing away without what it was."""
+    texts = {mode: card(tmp_path, below="me/finetune", below_mode=mode).text for mode in ("stack", "continue", "merge")}
+    before = {"stack": "`me/finetune` alone", "continue": "`me/finetune` as it was", "merge": "`me/finetune` merged into it"}
+    for mode, text in texts.items():
+        assert f"*Before* is the same base with {before[mode]}, " in text
+        assert "Whoever has the base, `me/finetune` as it was, and this adapter has the model before" in text
+        assert ("| holds | `me/finetune` |" in text) == (mode == "continue")
+        assert ("is used in its place" in text) == (mode == "continue")
+        assert ("--below me/finetune" in text) == (mode != "continue")
+        assert ('from_pretrained(base, "me/finetune"' in text) == (mode != "continue")
+    assert "*Before* is the same base with the adapter off, " in card(tmp_path).text

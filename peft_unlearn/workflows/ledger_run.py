@@ -1,0 +1,119 @@
+"""What a ledger's commands do with models: train a request's adapter, hash its rows, and score all requests in one model."""
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peft_unlearn import data
+from peft_unlearn.config import recipe
+from peft_unlearn.merging import combining, lora
+from peft_unlearn.training.apart import Apart
+from peft_unlearn.util import journal
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.folders import ADAPTER_CONFIG, read_json
+from peft_unlearn.util.redaction import is_local, public_name
+from peft_unlearn.workflows import train_run
+from peft_unlearn.workflows.combine import combine
+from peft_unlearn.workflows.evaluate import evaluate
+from peft_unlearn.workflows.requests import CombineRequest, EvaluateRequest
+from peft_unlearn.workflows.results import ScoreResult, TrainResult
+
+logger = logging.getLogger(__name__)
+
+KEY = "ledger.key"
+BELOW = "before-{}"  # in a request's folder: what its adapter was trained on top of
+KEPT = ("probability", "extraction_strength", "rouge_l")  # metrics of a set that the ledger keeps
+
+
+def add(file: Path, name: str, values: Mapping[str, Any], before: Sequence[str]) -> TrainResult:
+    """Train and enter a request on top of the user's own LoRA and of the requests `before` it."""
+    folder, own = file.parent, str(values["adapter_name_or_path"])
+    place, below = folder / name, folder / name / BELOW.format(name)
+    rows = hashes(folder, values["forget_dataset"])
+    settings = dict(values)
+    if before:
+        shutil.rmtree(below, ignore_errors=True)  # of an attempt that was cut
+        settings["adapter_name_or_path"] = str(combine(CombineRequest([own, *(str(folder / one) for one in before)], below)).folder)
+    earlier = {one: combining.read(folder / one) for one in before}
+    callbacks = [Apart(combining.directions(combining.combined(earlier)))] if earlier else []
+    result = train_run.run(recipe.build(settings), callbacks=callbacks)
+    report, config = result.report, read_json(place / ADAPTER_CONFIG)
+    entry = {
+        "event": "add",
+        "name": name,
+        "rows": rows,
+        "own": own,
+        "base": public_name(str(values["model_name_or_path"])),
+        "revision": config.get("revision"),
+        "method": report["run"]["settings"]["method"],
+        "adapter": hashlib.sha256((place / lora.WEIGHTS).read_bytes()).hexdigest(),
+        "verdict": report["verdict"]["word"],
+        "scores": _kept(report["results"]["forget"]),
+        "retain_kl": _mean(report["results"]["retain"]["after"], "retain_kl"),
+        "versions": report["run"]["versions"],
+    }
+    journal.append(file, entry)
+    return result
+
+
+def hashes(folder: Path, dataset: Any) -> list[str]:
+    """A keyed hash of each row of a set. The key is made with the first of them, and stays in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / KEY
+    if not path.exists():
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+    key = bytes.fromhex(path.read_text(encoding="ascii"))
+    rows = (json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode() for row in data.load(dataset, name="forget_dataset"))
+    return [hmac.new(key, row, hashlib.sha256).hexdigest() for row in rows]
+
+
+def score(file: Path, requests: Mapping[str, journal.Entry], parts: Sequence[str]) -> ScoreResult:
+    """Evaluate the rows of every request in the model that all standing ones make, before and after, and enter it."""
+    folder = file.parent
+    sets: dict[str, Any] = {}
+    skipped: list[str] = []
+    settings: dict[str, Any] = {}
+    for name, entry in requests.items():
+        written = recipe.written(folder / name)
+        spec = written.get("forget_dataset")
+        if isinstance(spec, str) and is_local(spec) and not Path(spec).exists():
+            skipped.append(name)
+            logger.warning("Warning: the rows of %s, %s, are not there any more, so that it is not scored.", name, public_name(spec))
+            continue
+        if hashes(folder, spec) != entry["rows"]:
+            raise UserError(f"name: the rows of {name} are not those that were asked for; restore its file, or take it away.")
+        sets[name], settings = spec, written
+    if not sets:
+        raise UserError(f"folder: the rows of no request of {folder} are there any more.")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".score-") as scratch:
+        composed = combine(CombineRequest(parts, Path(scratch) / "composed")).folder
+        last = list(sets)[-1]
+        made = evaluate(
+            EvaluateRequest(
+                composed,
+                forget=sets[last],
+                retain=settings["retain_dataset"],
+                settings={"eval_dataset": {name: spec for name, spec in sets.items() if name != last}},
+            )
+        ).report["results"]
+    scores = {name: _kept(made["forget" if name == last else name]) for name in sets}
+    divergence = _mean(made["retain"]["after"], "retain_kl")
+    journal.append(file, {"event": "score", "scores": scores, "retain_kl": divergence, "skipped": skipped})
+    return ScoreResult(scores, divergence, tuple(skipped))
+
+
+def _kept(views: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    return {view: {metric: _mean(found, metric) for metric in KEPT} for view, found in views.items()}
+
+
+def _mean(found: Mapping[str, Any], metric: str) -> float | None:
+    return found[metric]["mean"] if metric in found else None
