@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 NARROWEST = 40  # characters: no text is wrapped at less
 SHARE = 0.9  # of the lines of a wrapped text are at most as long as its width: some words stick out
+LONG = 0.8  # of the width: a line of a paragraph that was wrapped by hand; one of verse is shorter
 LINES = 10  # of a file without blank lines that may be a text each
 _BLANK = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
 _KEPT = re.compile(r"\s|[#>|*+-]|`{3}|\d+[.)]\s")  # what begins a line that goes on no other: an indent, or Markdown
@@ -79,8 +80,8 @@ def _blocks(text: str) -> Iterator[str]:
     """The paragraphs, their lines joined where they were wrapped."""
     joins, width = wrapped(text), _width([pair for block in _paragraphs(text) for pair in _breaks(block)])
     for block in _paragraphs(text):
-        breaks = _breaks(block)
-        yield _joined(block) if joins and 2 * sum(_is_full(*pair, width) for pair in breaks) > len(breaks) else block
+        long = [len(line) >= LONG * width for line, _ in _breaks(block)]
+        yield _joined(block) if joins and 2 * sum(long) > len(long) else block
 
 
 def _joined(block: str) -> str:
