@@ -163,7 +163,7 @@ def _tell(documents: Sequence[Document], rows: int, unit: str, name: str) -> Non
         lines = one.text.count("\n")
         if unit == "document" and lines >= LINES and len(found) * LINES <= lines and not wrapped(one.text):
             logger.warning(
-                "%s: %s has %d lines and hardly a blank one, and is read as one text; if each line is a text, write "
+                "Warning: %s: %s has %d lines and hardly a blank one, and is read as one text; if each line is a text, write "
                 "{path: %s, sample_by: line}.",
                 name,
                 one.name,
