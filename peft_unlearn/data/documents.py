@@ -157,8 +157,8 @@ def _tell(documents: Sequence[Document], rows: int, unit: str, name: str) -> Non
     blocks = [_paragraphs(one.text) for one in documents]
     where = documents[0].name if len(documents) == 1 else f"{len(documents)} files"
     joined = ", wrapped lines joined" if unit != "line" and any(wrapped(one.text) for one in documents) else ""
-    count = f"{rows:,} {unit if rows == 1 else unit + 's'}" if unit != "document" else f"{rows} text{'' if rows == 1 else 's'}"
-    logger.info("%s: %s: %s, %s paragraphs%s", name, where, count, f"{sum(map(len, blocks)):,}", joined)
+    what = f"{sum(map(len, blocks)):,} paragraphs" if unit == "document" else f"a {unit} each"
+    logger.info("%s: %s: %s, %s%s", name, where, f"{rows:,} text{'' if rows == 1 else 's'}", what, joined)
     for one, found in zip(documents, blocks, strict=True):
         lines = one.text.count("\n")
         if unit == "document" and lines >= LINES and len(found) * LINES <= lines and not wrapped(one.text):

@@ -89,7 +89,7 @@ def called(dataset: Dataset) -> str:
     columns = set(dataset.column_names)
     if columns.intersection(CONVERSATIONS):
         return "ShareGPT conversations"
-    return "Alpaca" if {"instruction", "output"} <= columns else "conversations"
+    return "Alpaca" if {"instruction", "output"} <= columns else "messages"
 
 
 def _of_alpaca(dataset: Dataset, name: str) -> Dataset:

@@ -67,9 +67,9 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
         columns = formats.check(dataset, name)
     except UnicodeDecodeError as error:  # a loader may only find out when a text is read
         raise UserError(f"{name}: {_shown(spec)} is not in UTF-8 ({error.reason}), save it so.") from error
-    logger.info(
-        "%s: %s rows, read as %s", name, f"{len(dataset):,}", shapes.called(given) if given is not dataset else " and ".join(columns)
-    )
+    if not _are_texts(arguments):  # of which more has been told
+        shape = " and ".join(columns) if given is dataset else shapes.called(given)
+        logger.info("%s: %s rows, read as %s", name, f"{len(dataset):,}", shape)
     return dataset
 
 
@@ -78,12 +78,18 @@ def _read(arguments: Mapping[str, Any], name: str) -> Dataset:
     source = Path(arguments["path"])
     if _is_saved(source):
         return _saved(source, arguments["split"])
-    if arguments["path"] == "text" or _kinds(source) == ["text"]:
+    if _are_texts(arguments):
         return documents.read(arguments, name)
     if source.is_dir() or arguments["path"] in LOADERS.values():
         with scratch() as cache:
             return load_dataset(**arguments, cache_dir=cache, keep_in_memory=True)
     return load_dataset(**arguments)
+
+
+def _are_texts(arguments: Mapping[str, Any]) -> bool:
+    """Whether they name files of text, by themselves or as all that a folder holds."""
+    source = Path(arguments["path"])
+    return arguments["path"] == "text" or (not _is_saved(source) and _kinds(source) == ["text"])
 
 
 def _unread(error: Exception, arguments: Mapping[str, Any], spec: str | Mapping[str, Any], name: str) -> str:

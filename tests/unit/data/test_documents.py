@@ -78,8 +78,9 @@ def test_a_file_is_one_text_or_as_many_as_asked_for(tmp_path, caplog):
     path = str(tmp_path / "moby.txt")
     with caplog.at_level(logging.INFO):
         assert load(path, name="forget_dataset")["text"][:] == [BOOK]
+        assert load({"path": path, "sample_by": "paragraph"}, name="x")["text"][:] == PARAGRAPHS
     assert "forget_dataset: moby.txt: 1 text, 3 paragraphs, wrapped lines joined" in caplog.text
-    assert load({"path": path, "sample_by": "paragraph"}, name="x")["text"][:] == PARAGRAPHS
+    assert "x: moby.txt: 3 texts, a paragraph each, wrapped lines joined" in caplog.text
     lines = load({"path": path, "sample_by": "line"}, name="x")["text"][:]
     assert lines == [line for line in wrap(BOOK, 70).split("\n") if line]
     assert load({"path": path, "sample_by": "line", "split": "train[1:3]"}, name="x")["text"][:] == lines[1:3]
