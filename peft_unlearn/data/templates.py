@@ -98,7 +98,13 @@ def _parts(turns: Turns, tokenizer: PreTrainedTokenizerBase, template_arguments:
     if not whole.startswith(before):  # the answer has a thought or a call of its own, which stands before
         start = sent if whole.startswith(sent) else _common(before, whole)
     between = _between(write, sent, start, whole[len(start) :], whole.startswith(before))
-    if between.strip() and _CLOSED.search(sent + between):  # white space that a template left where it took a thought out
+    if between.strip() and _CLOSED.search(sent + between):
+        thought = _THOUGHT.match(turns[-1]["content"])
+        if thought and THOUGHTS[0] not in turns[-1]:  # it closed a thought before one in the content, which it only knows apart
+            inner = re.sub(rf"</?{_TAG}>", "", thought[0]).strip()
+            answer = {**turns[-1], "content": turns[-1]["content"][thought.end() :], THOUGHTS[0]: inner}
+            return _parts([*turns[:-1], answer], tokenizer, template_arguments, tools)
+        # white space that a template left where it took a thought out
         start = whole[: len(whole) - len(whole[len(start) :].lstrip())]
     prompt, end = sent + between if between.strip() else sent, len(whole)
     marks = [mark for mark in _marks(turns, tokenizer, template_arguments, tools) if mark[1] > len(start)]

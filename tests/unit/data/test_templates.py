@@ -151,11 +151,11 @@ def test_an_empty_thought_is_no_answer_whoever_writes_it(name, brought):
 RECORDED = "Ann is in Norway.\n</think>\n\n"  # what a model wrote behind a thought that the prompt had opened
 
 
-@pytest.mark.parametrize("name", ["qwen3_5_think", "nemotron_3_nano"])
+@pytest.mark.parametrize("name", ["qwen3_5_think", "qwen3_8", "nemotron_3_nano"])
 @pytest.mark.parametrize("opened", ["", "<think>\n"])
 def test_a_thought_that_the_prompt_opens_is_written_behind_it(name, opened):
     tokenizer, turns = speaking(name), [*TALKS["single"][:1], {"role": "assistant", "content": opened + RECORDED + TOLD[1]}]
-    assert parts({"messages": turns}, tokenizer) == (sent(tokenizer, turns[:1]), RECORDED + TOLD[1] + SHAPES[name][2])
+    assert parts({"messages": turns}, tokenizer) == (sent(tokenizer, turns[:1]), RECORDED + TOLD[1] + "<|im_end|>")
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen3_5_think", "nemotron_3_nano", "glm4moe"])
