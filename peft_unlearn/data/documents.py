@@ -146,7 +146,10 @@ def _document(file: str) -> Document:
             rows = load_dataset("text", data_files=file, split="train", sample_by="document", cache_dir=cache, keep_in_memory=True)
         return Document(Path(urlsplit(file).path).name, "\n\n".join(rows["text"]).removeprefix("\ufeff"))
     with gzip.open(file, "rt", encoding="utf-8-sig") if file.endswith(".gz") else open(file, encoding="utf-8-sig") as opened:
-        text = opened.read()
+        try:
+            text = opened.read()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{Path(file).name} is not in UTF-8, at byte {error.start}") from error
     if "\0" in text:
         raise ValueError(f"{Path(file).name} has zero bytes, as UTF-16 has and no text in utf-8: save it as UTF-8")
     return Document(Path(file).name, text)

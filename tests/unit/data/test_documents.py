@@ -130,7 +130,10 @@ def test_a_file_that_may_hold_a_text_a_line_is_told(tmp_path, caplog):
     assert "facts.txt has 24 lines and hardly a blank one, and is read as one text; if each line is a text, write" in caplog.text
 
 
-@pytest.mark.parametrize(("content", "says"), [(b"caf\xe9", "utf-8"), ("Ann.".encode("utf-16"), "utf-8"), (b"a\0b", "zero bytes")])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"caf\xe9", "b.txt is not in UTF-8"), ("Ann.".encode("utf-16"), "b.txt is not"), (b"a\0b", "b.txt has zero bytes")],
+)
 def test_a_folder_with_a_file_that_is_no_text_is_refused(content, says, tmp_path):
     (tmp_path / "a.txt").write_text("Ann.")
     (tmp_path / "b.txt").write_bytes(content)
