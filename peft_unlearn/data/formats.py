@@ -65,7 +65,7 @@ def settled(dataset: Dataset, name: str) -> Dataset:
         UserError: see `shapes.settled`.
     """
     return shapes.settled(
-        dataset, name, lambda found: is_tokenized(found) or any(set(columns) <= set(found.column_names) for columns in FORMATS)
+        dataset, name, lambda found: is_tokenized(found) or any(set(columns) <= set(found.column_names) for columns in FORMATS[:-1])
     )
 
 

@@ -42,6 +42,10 @@ SAME = {
     ),
     "sharegpt with a system": ({"conversations": SHAREGPT, "system": "Be brief."}, {"messages": [SYSTEM, USER, TOLD]}),
     "alpaca": ({"instruction": USER["content"], "input": "", "output": TOLD["content"]}, QUESTION),
+    "alpaca with its text": (
+        {"instruction": USER["content"], "input": "", "output": TOLD["content"], "text": "### Instruction"},
+        QUESTION,
+    ),
     "alpaca with nothing": ({"instruction": USER["content"], "input": None, "output": TOLD["content"]}, QUESTION),
     "alpaca with an input": (
         {"instruction": "Answer.", "input": "Ann?", "output": "Oslo."},
