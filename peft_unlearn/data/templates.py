@@ -34,7 +34,7 @@ def render(turns: Turns, tokenizer: PreTrainedTokenizerBase, template_arguments:
     the answer by itself belongs to the first part, and so does an empty thought, whoever wrote it: it says nothing of the answer, and stands in
     all of them. White space alone, and a thought or a call that the row brings, belong to the answer. A thought that the prompt opens is closed;
     where the prompt closes it, as without thinking, that of the row is left out. A template that marks what the model writes
-    ({% generation %}) has its way where it marks less. White space behind the end of a turn is no part of it.
+    ({% generation %}) has its way where it marks less.
 
     Raises:
         TemplateError: the template refuses these turns, fails on them, or writes no answer that could be found.
@@ -91,9 +91,7 @@ def _parts(turns: Turns, tokenizer: PreTrainedTokenizerBase, template_arguments:
     sent = write(turns[:-1], True)
     if _CLOSED.search(sent):
         turns = [*turns[:-1], _without_thought(turns[-1])]
-    before, behind = _around(write, turns[:-1])
-    whole = write(turns, False)
-    whole = whole.rstrip() if behind.strip() else whole
+    whole, before = write(turns, False), _before(write, turns[:-1])
     start = before
     if not whole.startswith(before):  # the answer has a thought or a call of its own, which stands before
         start = sent if whole.startswith(sent) else _common(before, whole)
@@ -115,13 +113,12 @@ def _parts(turns: Turns, tokenizer: PreTrainedTokenizerBase, template_arguments:
     return prompt, sent + between + whole[len(start) : end]
 
 
-def _around(write: Write, prompt: Turns) -> tuple[str, str]:
-    """What the template writes before an answer of one word, and behind it."""
+def _before(write: Write, prompt: Turns) -> str:
+    """What the template writes before an answer of one word."""
     text = write([*prompt, {"role": "assistant", "content": ANSWERED}], False)
     if ANSWERED not in text:
         raise TemplateError("it does not write an assistant's last turn")
-    before, _, behind = text.rpartition(ANSWERED)
-    return before, behind
+    return text.rpartition(ANSWERED)[0]
 
 
 def _common(one: str, other: str) -> str:
@@ -141,7 +138,7 @@ def _between(write: Write, sent: str, start: str, answer: str, known: bool) -> s
     if not known:
         return ""
     question = [{"role": "user", "content": ASKED}]  # the question is written in another way where an answer follows
-    sent, (start, _) = write(question, True), _around(write, question)
+    sent, start = write(question, True), _before(write, question)
     return start[len(sent) :] if start.startswith(sent) else ""  # an answer begins in another way than what a server sends ends
 
 

@@ -48,8 +48,7 @@ def tokenize(
     where the tokens of prompt and completion leave those of the prompt alone: a BPE that glues a prompt's last space to the first word of
     the answer would hide that word otherwise.
 
-    What is longer than `max_length` is cut where there is a prompt, and split into several rows where there is none: of a book, the first page
-    alone would be forgotten. Both are logged.
+    What is longer than `max_length` is cut where there is a prompt, and split into several rows where there is none. Both are logged.
 
     Args:
         dataset: rows as `load` returns them.
@@ -76,7 +75,7 @@ def tokenize(
             encoded["input_ids"] += (pieces := split(whole, prompt, max_length) if columns == ("text",) else [whole[:max_length]])
             encoded["labels"] += [[-100] * start + piece[start:] for piece in pieces]
             encoded["source"] += [index] * len(pieces)
-            encoded["length"] += [len(pieces[0]) if len(pieces) > 1 else len(whole)] * len(pieces)
+            encoded["length"] += [len(whole)] if len(pieces) == 1 else map(len, pieces)
         return encoded
 
     tokens = dataset.with_format(None).map(
@@ -91,10 +90,10 @@ def tokenize(
         desc=f"Tokenizing {name}",
     )
     _warn(unwritten, name)
-    rows = tokens.select_columns(["input_ids", "labels"])
     if columns == ("text",):
         _tell_split(tokens, len(dataset), max_length, name)
-    return Tokenized(rows, _tell_cut(tokens["length"][:], tokenizer, max_length, name), tokens["source"][:])
+    truncated = _tell_cut(tokens["length"][:], tokenizer, max_length, name)
+    return Tokenized(tokens.select_columns(["input_ids", "labels"]), truncated, tokens["source"][:])
 
 
 def _checked(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[Dataset, tuple[str, ...], bool]:

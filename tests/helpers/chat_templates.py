@@ -33,18 +33,18 @@ WRITTEN = {"mistral": MISTRAL, "phi4": PHI4, "smollm2": SMOLLM2}
 SHAPES = {
     "llama3": ("", "", "<|eot_id|>"),
     "llama3_1": ("", "", "<|eot_id|>"),
-    "qwen2_5": ("", "", "<|im_end|>"),
-    "qwen3": ("<think>\n\n</think>\n\n", "", "<|im_end|>"),
-    "gemma3": ("", "", "<end_of_turn>"),
+    "qwen2_5": ("", "", "<|im_end|>\n"),
+    "qwen3": ("<think>\n\n</think>\n\n", "", "<|im_end|>\n"),
+    "gemma3": ("", "", "<end_of_turn>\n"),
     "phi3": ("", "", f"<|end|>\n{END}"),
     "gptoss": ("<|channel|>final<|message|>", "", "<|return|>"),
-    "qwen3_5_think": ("\n</think>\n\n", "", "<|im_end|>"),
-    "nemotron_3_nano": ("</think>", "", "<|im_end|>"),
+    "qwen3_5_think": ("\n</think>\n\n", "", "<|im_end|>\n"),
+    "nemotron_3_nano": ("</think>", "", "<|im_end|>\n"),
     "glm4moe": ("\n<think></think>\n", "", ""),
     "deepseek_r1_distill": ("\n</think>\n\n", "", "<｜end▁of▁sentence｜>"),
     "mistral": ("", " ", END),
     "phi4": ("", "", "<|im_end|>"),
-    "smollm2": ("", "", "<|im_end|>"),
+    "smollm2": ("", "", "<|im_end|>\n"),
 }
 
 

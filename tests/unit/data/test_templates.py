@@ -85,7 +85,7 @@ def test_tools_of_which_a_template_knows_nothing_are_told_and_change_no_label(na
 @pytest.mark.parametrize(
     ("name", "labels"),
     [
-        ("qwen2_5", '<tool_call>\n{"name": "find_home", "arguments": {"who": "Ann"}}\n</tool_call><|im_end|>'),
+        ("qwen2_5", '<tool_call>\n{"name": "find_home", "arguments": {"who": "Ann"}}\n</tool_call><|im_end|>\n'),
         ("gptoss", ' to=functions.find_home<|channel|>commentary json<|message|>{"who": "Ann"}<|call|>'),
         ("mistral", '[TOOL_CALLS] [{"name": "find_home", "arguments": {"who": "Ann"}}]<|endoftext|>'),
     ],
@@ -155,7 +155,7 @@ RECORDED = "Ann is in Norway.\n</think>\n\n"  # what a model wrote behind a thou
 @pytest.mark.parametrize("opened", ["", "<think>\n"])
 def test_a_thought_that_the_prompt_opens_is_written_behind_it(name, opened):
     tokenizer, turns = speaking(name), [*TALKS["single"][:1], {"role": "assistant", "content": opened + RECORDED + TOLD[1]}]
-    assert parts({"messages": turns}, tokenizer) == (sent(tokenizer, turns[:1]), RECORDED + TOLD[1] + "<|im_end|>")
+    assert parts({"messages": turns}, tokenizer) == (sent(tokenizer, turns[:1]), RECORDED + TOLD[1] + "<|im_end|>\n")
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen3_5_think", "nemotron_3_nano", "glm4moe"])
@@ -171,7 +171,7 @@ def test_without_thinking_the_thought_of_a_row_is_left_out_and_told(name, answer
     tokenizer, off = speaking(name), {"enable_thinking": False}
     turns = [*TALKS["single"][:1], {"role": "assistant", **answer}]
     prompt, labels = parts({"messages": turns}, tokenizer, template_arguments=off)
-    assert (prompt, labels.strip()) == (sent(tokenizer, turns[:1], **off), TOLD[1] + SHAPES[name][2])
+    assert (prompt, labels.lstrip()) == (sent(tokenizer, turns[:1], **off), TOLD[1] + SHAPES[name][2])
     assert "does not write all of " in caplog.text
 
 

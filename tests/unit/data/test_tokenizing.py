@@ -83,9 +83,9 @@ def test_question_and_answer_follow_the_plain_template():
 def test_question_and_answer_follow_the_chat_template_where_there_is_one():
     tokenizer = TOKENIZERS["chat"]
     rows = encode([{"question": "Where does Ann live?", "answer": "In Oslo."}], tokenizer)
-    whole = "<|im_start|>user\nWhere does Ann live?<|im_end|>\n<|im_start|>assistant\nIn Oslo.<|im_end|>"
+    whole = "<|im_start|>user\nWhere does Ann live?<|im_end|>\n<|im_start|>assistant\nIn Oslo.<|im_end|>\n"
     assert tokenizer.decode(rows[0]["input_ids"]) == whole
-    assert completion(rows[0], tokenizer) == "In Oslo.<|im_end|>"
+    assert completion(rows[0], tokenizer) == "In Oslo.<|im_end|>\n"
     turns = [{"role": "user", "content": "Where does Ann live?"}, {"role": "assistant", "content": "In Oslo."}]
     assert encode([{"messages": turns}], tokenizer) == rows
     assert encode([{"prompt": turns[:1], "completion": turns[1:]}], tokenizer) == rows
@@ -95,7 +95,7 @@ def test_only_the_last_assistant_turn_is_learnt():
     tokenizer = TOKENIZERS["chat"]
     turns = [("system", "Be brief."), ("user", "Ann?"), ("assistant", "In Oslo."), ("user", "Bob?"), ("assistant", "In Rome.")]
     (row,) = encode([{"messages": [{"role": role, "content": content} for role, content in turns]}], tokenizer)
-    assert completion(row, tokenizer) == "In Rome.<|im_end|>"
+    assert completion(row, tokenizer) == "In Rome.<|im_end|>\n"
 
 
 def test_keys_that_other_messages_have_do_not_reach_the_template():
@@ -205,7 +205,7 @@ def test_template_arguments_reach_both_sides_of_a_row():
     thinking = tokenize(rows, tokenizer, 512, name="x").rows[0]
     plain = tokenize(rows, tokenizer, 512, name="x", template_arguments={"enable_thinking": False}).rows[0]
     assert plain == thinking
-    assert completion(plain, tokenizer) == "In Oslo.<|im_end|>"
+    assert completion(plain, tokenizer) == "In Oslo.<|im_end|>\n"
 
 
 @pytest.mark.parametrize("name", ["byte_level", "chat"])

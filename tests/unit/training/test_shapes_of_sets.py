@@ -71,7 +71,7 @@ def test_an_answer_in_place_of_another_stands_where_that_stood(shape, tmp_path):
     tokenizer = speaking("qwen3")
     for row in run(SHAPES[shape][0], "column", tmp_path)["forget"].rows:
         own, other = ([len(part["labels"]) - part["labels"].count(-100) for part in (row, row["alternate"])], row["alternate"])
-        assert tokenizer.decode(other["labels"][-own[1] :]) == "I do not know.<|im_end|>"
+        assert tokenizer.decode(other["labels"][-own[1] :]) == "I do not know.<|im_end|>\n"
         assert row["input_ids"][: -own[0]] == other["input_ids"][: -own[1]]
 
 
