@@ -61,8 +61,7 @@ def tokenize(
             template.
     """
     dataset, columns, chat = _checked(dataset, tokenizer, name)
-    read = (*columns, *formats.beside(dataset)) if chat else columns
-    unwritten: dict[str, list[int]] = {}
+    read, unwritten = (*columns, *formats.beside(dataset)) if chat else columns, dict[str, list[int]]()
 
     def encode(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         texts = _rendered(formats.unbatch(batch, read), indices, tokenizer, name, template_arguments or {}, unwritten)
@@ -92,8 +91,8 @@ def tokenize(
     _warn(unwritten, name)
     if columns == ("text",):
         _tell_split(tokens, len(dataset), max_length, name)
-    truncated = _tell_cut(tokens["length"][:], tokenizer, max_length, name)
-    return Tokenized(tokens.select_columns(["input_ids", "labels"]), truncated, tokens["source"][:])
+    cut = _tell_cut(tokens["length"][:], tokenizer, max_length, name)
+    return Tokenized(tokens.select_columns(["input_ids", "labels"]), cut, tokens["source"][:])
 
 
 def _checked(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[Dataset, tuple[str, ...], bool]:
