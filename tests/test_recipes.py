@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from peft_unlearn.cli import main
+from peft_unlearn.config.methods import AUTO
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 WORDS = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(60))]
@@ -20,6 +21,7 @@ SETS = ("forget_dataset", "retain_dataset", "holdout_dataset")
 MODELS = {"model_name_or_path": "base", "never_seen_model_name_or_path": "base", "adapter_name_or_path": "lora"}
 # What a tiny run on a CPU cannot take over: how long, how many, and where.
 SHORT = {"max_steps": 2, "max_length": 32, "eval_rows": 4, "lora_r": 4, "use_cpu": True}
+STOPS = {"forget-my-own-jsonl": "none", "forget-on-my-lora": "never_seen", "forget-with-early-stopping": "auto"}  # with `method: auto`
 REPLACED = ("num_train_epochs", "eval_dataset", "output_dir")
 
 
@@ -71,6 +73,8 @@ def test_a_recipe_trains_and_saves(path, tiny, tmp_path):
     assert report["run"]["steps"] == 2
     kept = {key: value for key, value in recipe.items() if key not in {*SHORT, *SETS, *MODELS, *REPLACED}}
     used = yaml.safe_load((tmp_path / "out/recipe.yaml").read_text(encoding="utf-8"))
+    if kept["method"] == "auto":
+        kept |= {"method": AUTO, "stop_at": STOPS[path.stem]}
     assert {key: float(value) if key == "learning_rate" else value for key, value in kept.items()} == {key: used[key] for key in kept}
     adapter = load_file(tmp_path / "out/adapter_model.safetensors")
     assert any(tensor.abs().sum() > 0 for name, tensor in adapter.items() if "lora_B" in name)

@@ -40,6 +40,12 @@ def columns(dataset: Dataset, name: str) -> tuple[str, ...]:
     for candidate in FORMATS:
         if set(candidate) <= set(dataset.column_names):
             return candidate
+    if {"chosen", "rejected"} <= set(dataset.column_names):
+        told = "completion" if "prompt" in dataset.column_names else "messages"
+        raise UserError(
+            f"{name}: chosen and rejected say which answer is preferred and not which one to read, write rename_columns: {{chosen: {told}}} "
+            f"or {{rejected: {told}}}."
+        )
     for candidate in FORMATS:
         there = [column for column in candidate if column in dataset.column_names]
         if there:
@@ -48,7 +54,7 @@ def columns(dataset: Dataset, name: str) -> tuple[str, ...]:
     # Their names are not told: those of a csv file without a header are a row.
     raise UserError(
         f"{name}: none of its {len(dataset.column_names)} columns is text, prompt and completion, question and answer, or messages; "
-        "name them so."
+        "name them so, or write {path: ..., rename_columns: {its name: text}}."
     )
 
 
@@ -59,7 +65,7 @@ def settled(dataset: Dataset, name: str) -> Dataset:
         UserError: see `shapes.settled`.
     """
     return shapes.settled(
-        dataset, name, lambda found: is_tokenized(found) or any(set(columns) <= set(found.column_names) for columns in FORMATS)
+        dataset, name, lambda found: is_tokenized(found) or any(set(columns) <= set(found.column_names) for columns in FORMATS[:-1])
     )
 
 

@@ -3,7 +3,10 @@
 | as it comes | as it is read |
 | --- | --- |
 | conversations, of {from, value} (ShareGPT) or of {role, content} | messages; a column `system` is the first turn |
+| a turn from function_call with {name, arguments} as JSON text | an assistant's turn with tool_calls |
+| a turn with a function_call (OpenAI's older way) | its tool_calls |
 | instruction, input, output (Alpaca) | question (the input on a line of its own) and answer |
+| the same with system or history, of pairs (LLaMA-Factory) | messages |
 | content in parts of text | their text, one after the other |
 | tool_calls with content that is null, and arguments as JSON text | no content, and the arguments that the text says |
 | tools as JSON text | the list that it says |
@@ -23,7 +26,8 @@ SPEAKERS = {
     "human": "user",
     "user": "user",
     "system": "system",
-    "tool": "tool",
+    **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
+    "function_call": "assistant",
     **dict.fromkeys(("gpt", "chatgpt", "model", "assistant"), "assistant"),
 }
 ROLES = {*SPEAKERS, "developer"}  # that a message may name: whatever else stands in a row is not told
@@ -33,6 +37,7 @@ ALPACA_MORE = ("system", "history")
 TURNS = ("messages", "prompt", "completion")
 BESIDE = ("tools", "chat_template_kwargs")  # columns that a conversation's template reads as well
 PLAIN = {"role", "content"}
+_FUNCTION = {"type": "function"}
 
 
 def settled(dataset: Dataset, name: str, known: Callable[[Dataset], bool]) -> Dataset:
@@ -80,23 +85,41 @@ def _changed(dataset: Dataset, columns: list[str], name: str, lead: tuple[str, .
     return _map(dataset, read, lead, Features(kept | new), name)
 
 
+def called(dataset: Dataset) -> str:
+    """What people call the shape of a set that is in no format, or not wholly."""
+    columns = set(dataset.column_names)
+    if columns.intersection(CONVERSATIONS):
+        return "ShareGPT conversations"
+    return "Alpaca" if {"instruction", "output"} <= columns else "messages"
+
+
 def _of_alpaca(dataset: Dataset, name: str) -> Dataset:
-    used = [column for column in ALPACA if column in dataset.column_names]
-    more = [column for column in ALPACA_MORE if column in dataset.column_names]
+    """Questions and answers, or messages where a row has a system turn or turns before."""
+    used = [column for column in (*ALPACA, *ALPACA_MORE) if column in dataset.column_names]
+    talks = any(value for column in ALPACA_MORE if column in used for value in dataset[column])
 
     def read(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
-        for column in more:
-            for number, value in zip(numbers, batch[column], strict=True):
-                if value not in (None, "", []):
-                    raise UserError(f"{name}: row {number + 1}: {column} stands beside instruction and output, write the row as messages.")
         inputs = batch.get("input", [""] * len(numbers))
         asked = zip(batch["instruction"], inputs, strict=True)
         questions = [f"{text}\n{more}" if isinstance(more, str) and more.strip() else text for text, more in asked]
-        return {"question": questions, "answer": batch["output"]}
+        if not talks:
+            return {"question": questions, "answer": batch["output"]}
+        systems, histories = (batch.get(column, [None] * len(numbers)) for column in ALPACA_MORE)
+        rows = zip(systems, histories, questions, batch["output"], strict=True)
+        return {"messages": [_talk(*row, f"{name}: row {number + 1}") for number, row in zip(numbers, rows, strict=True)]}
 
-    kept = {column: feature for column, feature in dataset.features.items() if column not in (*used, *more)}
+    kept = {column: feature for column, feature in dataset.features.items() if column not in used}
     texts = {"question": dataset.features["instruction"], "answer": dataset.features["output"]}
-    return _map(dataset, read, (*used, *more), Features(kept | texts), name)
+    return _map(dataset, read, tuple(used), Features(kept | ({"messages": List(Json())} if talks else texts)), name)
+
+
+def _talk(system: Any, history: Any, question: Any, answer: Any, where: str) -> list[dict[str, Any]]:
+    """The turns of an Alpaca row that has more than a question and its answer."""
+    pairs = [*(history or ()), (question, answer)]
+    if not isinstance(history or [], list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise UserError(f"{where}: history is no list of pairs, write [[question, answer], ...] or leave it out.")
+    turns = [{"role": role, "content": said} for pair in pairs for role, said in zip(("user", "assistant"), pair, strict=True)]
+    return [{"role": "system", "content": system}, *turns] if system else turns
 
 
 def _map(dataset: Dataset, read: Callable[..., dict[str, list[Any]]], gone: tuple[str, ...], features: Features, name: str) -> Dataset:
@@ -130,18 +153,29 @@ def _turn(turn: Any, where: str) -> Any:
     if not isinstance(turn, dict):
         return turn
     if "role" not in turn and "from" in turn:
-        said = {key: value for key, value in turn.items() if key not in ("from", "value")}
-        speaker = SPEAKERS.get(str(turn["from"]).lower())
-        if speaker is None:
-            raise UserError(
-                f"{where}: a turn is from nobody that is known, write {', '.join(SPEAKERS)}, or messages with role and content."
-            )
-        turn = {"role": speaker, "content": turn.get("value"), **said}
+        turn = _of_speaker(turn, where)
     turn = turn | ({"content": _text(turn["content"], where)} if isinstance(turn.get("content"), list) else {})
+    if isinstance(call := turn.get("function_call"), dict):
+        turn = {key: value for key, value in turn.items() if key != "function_call"} | {"tool_calls": [_FUNCTION | {"function": call}]}
+    if turn.get("role") == "function":
+        turn = turn | {"role": "tool"}
     if not turn.get("tool_calls"):
         return turn
     calls = [_call(call, where) for call in turn["tool_calls"]] if isinstance(turn["tool_calls"], list) else turn["tool_calls"]
     return turn | {"content": turn.get("content") or "", "tool_calls": calls}
+
+
+def _of_speaker(turn: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A turn of {from, value} as one of {role, content}."""
+    said = {key: value for key, value in turn.items() if key not in ("from", "value")}
+    speaker, value = str(turn["from"]).lower(), turn.get("value")
+    if speaker not in SPEAKERS:
+        raise UserError(f"{where}: a turn is from nobody that is known, write {', '.join(SPEAKERS)}, or messages with role and content.")
+    found = _parsed(value) if speaker == "function_call" else None
+    calls = found if isinstance(found, list) else [found]
+    if all(isinstance(call, dict) and "name" in call for call in calls):
+        return {"role": "assistant", "content": "", "tool_calls": [_FUNCTION | {"function": call} for call in calls], **said}
+    return {"role": SPEAKERS[speaker], "content": value, **said}
 
 
 def _text(parts: list[Any], where: str) -> str:

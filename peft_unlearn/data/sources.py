@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import logging
 import re
 import zlib
 from collections.abc import Mapping
@@ -14,9 +15,11 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from peft_unlearn.config.dataset_specs import LOADERS, load_arguments
-from peft_unlearn.data import formats, shapes
+from peft_unlearn.data import documents, formats, shapes
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.scratch import scratch
+
+logger = logging.getLogger(__name__)
 
 SAVED = ("state.json", "dataset_dict.json")  # in a folder of save_to_disk
 MARK = "\ufeff"
@@ -32,57 +35,85 @@ def load(spec: str | Mapping[str, Any], *, name: str) -> Dataset:
     """Load a set of texts and check every row of it, without a model or a tokenizer.
 
     Args:
-        spec: a local file (.json as lines or as one list, .jsonl, .csv, .parquet, .txt; also with .gz), its http(s) or hf address, a local
-            folder, also one of `save_to_disk`, a dataset's name on the Hub, or a mapping of `load_dataset` keys: path (any of the former, or
-            json, csv, parquet, text with data_files), name, split (default train; a slice such as train[:100] as well), data_files, data_dir,
-            revision, and sample_by for text files (line, paragraph, document). A text file holds one text a line unless sample_by says
-            otherwise, and blank ones are left out.
+        spec: a local file (.json as lines or as one list, .jsonl, .csv, .parquet, .txt, .md; also with .gz), its http(s) or hf address, a local
+            folder, also one of `save_to_disk`, a dataset's name on the Hub or in OpenUnlearning, or a mapping of `load_dataset` keys: path (any
+            of the former, or json, csv, parquet, text with data_files), name, split (default train; a slice such as train[:100] as well),
+            data_files, data_dir, revision, and rename_columns, {its name: the name it shall have}. A file of text is one text, without the
+            line breaks of its wrapping; with sample_by (paragraph, line) it is several, and those that are blank are left out.
         name: the recipe's key for this set, for messages.
 
     Returns:
-        The rows in source order, in one of the formats of `peft_unlearn.data.formats`. Local files are read into memory and leave nothing
-        in any cache, since forget text must not travel with one; a set from the Hub stays in the user's Hub cache as usual.
+        The rows in source order, in one of the formats of `peft_unlearn.data.formats`; how they are read is logged. Local files are read into
+        memory and leave nothing in any cache, since forget text must not travel with one; a set from the Hub stays in the user's Hub cache as
+        usual.
 
     Raises:
         UserError: an unknown key, a missing, unreadable or malformed source, missing columns, no rows, or a row without text.
     """
     arguments = load_arguments(spec, name)
-    source = arguments["path"]
-    if source == "csv":
+    renamed = arguments.pop("rename_columns", {})
+    if arguments["path"] == "csv":
         # pandas would read an answer "None" as missing and "007" as 7
-        arguments |= {"converters": dict.fromkeys((*formats.COLUMNS, *shapes.ALPACA), str), "keep_default_na": False}
+        arguments |= {"converters": dict.fromkeys((*formats.COLUMNS, *shapes.ALPACA, *renamed), str), "keep_default_na": False}
     _check_encoding(arguments, f"{name}: cannot load {_shown(spec)}")
     _check_lines(arguments, f"{name}: cannot load {_shown(spec)}")
     try:
-        _check_one_kind(Path(source))
-        if _is_saved(Path(source)):
-            dataset = _saved(Path(source), arguments["split"])
-        elif source in LOADERS.values() or Path(source).is_dir():
-            with scratch() as cache:
-                dataset = load_dataset(**arguments, cache_dir=cache, keep_in_memory=True)
-        else:
-            dataset = load_dataset(**arguments)
+        dataset = _read(arguments, name)
     except StopIteration as error:  # what the json loader raises on a file of no bytes
         raise UserError(f"{name}: {_shown(spec)} holds no rows, write at least one into it.") from error
     except Exception as error:  # loaders and file systems raise of all kinds, and none is met by more than a sentence
-        line = _broken_line(arguments)
-        if line:
-            raise UserError(
-                f"{name}: cannot load {_shown(spec)} ({line}), mend or remove it: each line must be one JSON object."
-            ) from error
-        reason = _reason((isinstance(error, DatasetsError) and error.__cause__) or error)
-        if "corresponds to no data" in reason:
-            raise UserError(f"{name}: {_shown(spec)} holds no rows, write at least one into it.") from error
-        raise UserError(f"{name}: cannot load {_shown(spec)} ({reason}); mend the file, or write another one.") from error
+        raise UserError(_unread(error, arguments, spec, name)) from error
     try:
-        dataset = _without_mark(dataset)
-        if source == "text":
-            dataset = dataset.select([row for row, text in enumerate(dataset["text"]) if text.strip()]).flatten_indices(keep_in_memory=True)
-        dataset = formats.settled(dataset, name)
-        formats.check(dataset, name)
+        given = _renamed(_without_mark(dataset), renamed, name)
+        dataset = formats.settled(given, name)
+        columns = formats.check(dataset, name)
     except UnicodeDecodeError as error:  # a loader may only find out when a text is read
         raise UserError(f"{name}: {_shown(spec)} is not in UTF-8 ({error.reason}), save it so.") from error
+    if not _are_texts(arguments):  # of which more has been told
+        shape = " and ".join(columns) if given is dataset else shapes.called(given)
+        logger.info("%s: %s rows, read as %s", name, f"{len(dataset):,}", shape)
     return dataset
+
+
+def _read(arguments: Mapping[str, Any], name: str) -> Dataset:
+    """The rows as they come."""
+    source = Path(arguments["path"])
+    if _is_saved(source):
+        return _saved(source, arguments["split"])
+    if _are_texts(arguments):
+        return documents.read(arguments, name)
+    if source.is_dir() or arguments["path"] in LOADERS.values():
+        with scratch() as cache:
+            return load_dataset(**arguments, cache_dir=cache, keep_in_memory=True)
+    return load_dataset(**arguments)
+
+
+def _are_texts(arguments: Mapping[str, Any]) -> bool:
+    """Whether they name files of text, by themselves or as all that a folder holds."""
+    source = Path(arguments["path"])
+    return arguments["path"] == "text" or (not _is_saved(source) and _kinds(source) == ["text"])
+
+
+def _unread(error: Exception, arguments: Mapping[str, Any], spec: str | Mapping[str, Any], name: str) -> str:
+    """Why a source cannot be read, and what to write."""
+    line = _broken_line(arguments)
+    if line:
+        return f"{name}: cannot load {_shown(spec)} ({line}), mend or remove it: each line must be one JSON object."
+    cause = (isinstance(error, DatasetsError) and error.__cause__) or error
+    if "corresponds to no data" in str(cause):
+        return f"{name}: {_shown(spec)} holds no rows, write at least one into it."
+    if "Config name is missing" in str(cause):
+        some = ", ".join(re.findall(r"'([^']+)'", str(cause).split("[", 1)[-1].split("]")[0])[:8])
+        return f"{name}: {_shown(spec)} holds several sets ({some}), write {{path: {arguments['path']}, name: one of them}}."
+    return f"{name}: cannot load {_shown(spec)} ({_reason(cause)}); mend the file, or write another one."
+
+
+def _renamed(dataset: Dataset, names: Mapping[str, str], name: str) -> Dataset:
+    """The set with some columns under other names; one that had such a name goes."""
+    if missing := [column for column in names if column not in dataset.column_names]:
+        raise UserError(f"{name}: rename_columns: there is no column {missing[0]!r}, write one that the rows have.")
+    taken = [column for column in dataset.column_names if column in names.values() and column not in names]
+    return dataset.remove_columns(taken).rename_columns(dict(names)) if names else dataset
 
 
 def _reason(error: BaseException) -> str:
@@ -144,12 +175,18 @@ def _is_saved(folder: Path) -> bool:
     return any((folder / file).is_file() for file in SAVED)
 
 
-def _check_one_kind(folder: Path) -> None:
-    """Refuse a folder of texts of several kinds, of which `load_dataset` would read one and leave out the others."""
-    if folder.is_dir() and not _is_saved(folder):
-        names = [path.name.removesuffix(".gz") for path in folder.rglob("*") if path.is_file() and path.name != "dataset_infos.json"]
-        if len(kinds := sorted({LOADERS[suffix] for name in names if (suffix := Path(name).suffix.lower()) in LOADERS})) > 1:
-            raise ValueError(f"it holds files of several kinds, {' and '.join(kinds)}: name one file, or leave one kind in it")
+def _kinds(folder: Path) -> list[str]:
+    """What kinds of files a folder holds; notes about rows are none.
+
+    Raises:
+        ValueError: several, of which `load_dataset` would read one and leave out the others.
+    """
+    names = [path.name.removesuffix(".gz") for path in folder.rglob("*") if path.is_file() and path.name != "dataset_infos.json"]
+    found = {suffix: LOADERS[suffix] for name in names if (suffix := Path(name).suffix.lower()) in LOADERS}
+    kinds = sorted({kind for suffix, kind in found.items() if suffix != ".md"})
+    if len(kinds) > 1:
+        raise ValueError(f"it holds files of several kinds, {' and '.join(kinds)}: name one file, or leave one kind in it")
+    return kinds or sorted(set(found.values()))
 
 
 def _saved(folder: Path, split: str) -> Dataset:

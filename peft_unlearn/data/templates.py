@@ -13,6 +13,13 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
+_TAG = r"(?:[\w]+:)?think(?:ing)?"  # of a thought
+_EMPTY = re.compile(rf"\s*(?:<{_TAG}>\s*)?</{_TAG}>\s*")
+_THOUGHT = re.compile(rf"(?:\s*<{_TAG}>)?.*?</{_TAG}>\s*", re.DOTALL)
+_PART = re.compile(r"<[^<>]*$")
+_CLOSED = re.compile(r"<([\w:]+)>\s*</\1>\s*$")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # what templates call a turn's thought
+
 ASKED, ANSWERED = "Xylophone", "Zeppelin"  # words that no template writes itself
 
 Turns = Sequence[Mapping[str, Any]]
@@ -24,20 +31,37 @@ def render(turns: Turns, tokenizer: PreTrainedTokenizerBase, template_arguments:
     """The text before the last turn's answer, and that text with the answer behind it.
 
     It begins with what `apply_chat_template(..., add_generation_prompt=True)` gives for the turns before. What the template puts between that and
-    the answer by itself, such as an empty thought, belongs to the first part; white space alone, and a thought or a call that the row brings, to
-    the answer. A thought that the prompt opens is closed. A template that marks what the model writes ({% generation %}) has its way where
-    it marks less.
+    the answer by itself belongs to the first part, and so does an empty thought, whoever wrote it: it says nothing of the answer, and stands in
+    all of them. White space alone, and a thought or a call that the row brings, belong to the answer. A thought that the prompt opens is closed;
+    where the prompt closes it, as without thinking, that of the row is left out. A template that marks what the model writes
+    ({% generation %}) has its way where it marks less.
 
     Raises:
         TemplateError: the template refuses these turns, fails on them, or writes no answer that could be found.
     """
 
     try:
-        return _parts(turns, tokenizer, template_arguments, tools or None)
+        lead, answer = _without_empty_thought(turns[-1])
+        prompt, text = _parts([*turns[:-1], answer], tokenizer, template_arguments, tools or None)
     except TemplateError:
         raise
     except Exception as error:  # a template is a program: whatever it raises, it refuses these turns
         raise TemplateError(f"{type(error).__name__}: {error}") from error
+    if not lead or _CLOSED.search(prompt):
+        return prompt, text
+    return prompt + lead, prompt + lead + text[len(prompt) :]
+
+
+def _without_empty_thought(turn: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """An empty thought that a turn's content begins with, and the turn without it."""
+    said = {key: value for key, value in turn.items() if key not in THOUGHTS or str(value or "").strip()}
+    found = _EMPTY.match(said["content"])
+    return (found[0], said | {"content": said["content"][found.end() :]}) if found else ("", said)
+
+
+def _without_thought(turn: Mapping[str, Any]) -> dict[str, Any]:
+    said = {key: value for key, value in turn.items() if key not in THOUGHTS}
+    return said | {"content": _THOUGHT.sub("", said["content"], count=1) if _THOUGHT.match(said["content"]) else said["content"]}
 
 
 def unwritten(turns: Turns, text: str, tools: Tools = None) -> list[str]:
@@ -45,7 +69,8 @@ def unwritten(turns: Turns, text: str, tools: Tools = None) -> list[str]:
     written = _squeezed(text)
     calls = [_name(call) for turn in turns if isinstance(turn.get("tool_calls"), list) for call in turn["tool_calls"]]
     given = [_name(tool) for tool in tools or ()]
-    parts = {"answer": [turns[-1]["content"]], "tool_calls": calls, "tools": given}
+    thoughts = [turns[-1][key] for key in THOUGHTS if key in turns[-1]]
+    parts = {"answer": [turns[-1]["content"]], "thought": thoughts, "tool_calls": calls, "tools": given}
     return [part for part, texts in parts.items() if not all(_squeezed(str(said)) in written for said in texts if said)]
 
 
@@ -63,16 +88,22 @@ def _parts(turns: Turns, tokenizer: PreTrainedTokenizerBase, template_arguments:
     def write(some: Turns, asks: bool) -> str:
         return str(tokenizer.apply_chat_template(list(some), tools=tools, tokenize=False, add_generation_prompt=asks, **template_arguments))
 
-    sent, whole, unanswered = write(turns[:-1], True), write(turns, False), _unanswered(write, turns[:-1])
-    start = unanswered
-    if not whole.startswith(unanswered):  # the answer has a thought or a call of its own, which stands before
-        start = sent if whole.startswith(sent) else _common(unanswered, whole)
-    if start.startswith(sent):
-        between = start[len(sent) :]
-    elif sent.startswith(start):
-        between = _closing(sent[len(start) :])
-    else:  # the question is written in another way where an answer follows
-        between = _between(write) if start == unanswered else ""
+    sent = write(turns[:-1], True)
+    if _CLOSED.search(sent):
+        turns = [*turns[:-1], _without_thought(turns[-1])]
+    whole, before = write(turns, False), _before(write, turns[:-1])
+    start = before
+    if not whole.startswith(before):  # the answer has a thought or a call of its own, which stands before
+        start = sent if whole.startswith(sent) else _common(before, whole)
+    between = _between(write, sent, start, whole[len(start) :], whole.startswith(before))
+    if between.strip() and _CLOSED.search(sent + between):
+        thought = _THOUGHT.match(turns[-1]["content"])
+        if thought and THOUGHTS[0] not in turns[-1]:  # it closed a thought before one in the content, which it only knows apart
+            inner = re.sub(rf"</?{_TAG}>", "", thought[0]).strip()
+            answer = {**turns[-1], "content": turns[-1]["content"][thought.end() :], THOUGHTS[0]: inner}
+            return _parts([*turns[:-1], answer], tokenizer, template_arguments, tools)
+        # white space that a template left where it took a thought out
+        start = whole[: len(whole) - len(whole[len(start) :].lstrip())]
     prompt, end = sent + between if between.strip() else sent, len(whole)
     marks = [mark for mark in _marks(turns, tokenizer, template_arguments, tools) if mark[1] > len(start)]
     if marks:
@@ -82,7 +113,7 @@ def _parts(turns: Turns, tokenizer: PreTrainedTokenizerBase, template_arguments:
     return prompt, sent + between + whole[len(start) : end]
 
 
-def _unanswered(write: Write, prompt: Turns) -> str:
+def _before(write: Write, prompt: Turns) -> str:
     """What the template writes before an answer of one word."""
     text = write([*prompt, {"role": "assistant", "content": ANSWERED}], False)
     if ANSWERED not in text:
@@ -91,20 +122,30 @@ def _unanswered(write: Write, prompt: Turns) -> str:
 
 
 def _common(one: str, other: str) -> str:
-    return one[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))]
+    """How both begin, without part of a tag."""
+    return _PART.sub("", one[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))])
 
 
-def _between(write: Write) -> str:
-    """What the template writes between a question that stands alone and its answer."""
-    question = [{"role": "user", "content": ASKED}]
-    sent, start = write(question, True), _unanswered(write, question)
+def _between(write: Write, sent: str, start: str, answer: str, known: bool) -> str:
+    """What the template writes between what is `sent` and an `answer` that it writes behind `start`; `known` if that is before any answer."""
+    if start.startswith(sent):
+        return start[len(sent) :]
+    common = _common(sent, start)
+    if sent.startswith(start):
+        return _closing(sent[len(start) :], answer)
+    if not sent[len(common) :].strip():  # a thought is opened there with a line break, and here without one
+        return start[len(common) :]
+    if not known:
+        return ""
+    question = [{"role": "user", "content": ASKED}]  # the question is written in another way where an answer follows
+    sent, start = write(question, True), _before(write, question)
     return start[len(sent) :] if start.startswith(sent) else ""  # an answer begins in another way than what a server sends ends
 
 
-def _closing(opened: str) -> str:
-    """What closes a thought that the prompt opens and the template, of a last turn, leaves out."""
-    tag = re.fullmatch(r"\s*<(\w+)>\s*", opened)
-    return f"\n</{tag[1]}>\n\n" if tag else ""
+def _closing(opened: str, answer: str) -> str:
+    """What closes a thought that the prompt opens, and neither the template, of a last turn, nor the answer closes."""
+    tag = re.fullmatch(r"\s*<([\w:]+)>\s*", opened)
+    return f"\n</{tag[1]}>\n\n" if tag and f"</{tag[1]}>" not in answer else ""
 
 
 def _marks(turns: Turns, tokenizer: PreTrainedTokenizerBase, template_arguments: Mapping[str, Any], tools: Tools) -> list[tuple[int, int]]:

@@ -16,7 +16,11 @@ from peft_unlearn.util.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32")), "source": Value("int64"), "cut": Value("bool")})
+FORGET = "forget_dataset"
+TINY = 16  # tokens of a text below which its second half, which the first is to bring back, is a word or two
+OFTEN = 0.1  # of a set's texts: a book has a heading here and there
+
+FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32")), "source": Value("int64"), "length": Value("int64")})
 
 
 class Tokenized(NamedTuple):
@@ -44,8 +48,7 @@ def tokenize(
     where the tokens of prompt and completion leave those of the prompt alone: a BPE that glues a prompt's last space to the first word of
     the answer would hide that word otherwise.
 
-    What is longer than `max_length` is cut where there is a prompt, and split into several rows where there is none: of a book, the first page
-    alone would be forgotten. Both are logged.
+    What is longer than `max_length` is cut where there is a prompt, and split into several rows where there is none. Both are logged.
 
     Args:
         dataset: rows as `load` returns them.
@@ -58,8 +61,7 @@ def tokenize(
             template.
     """
     dataset, columns, chat = _checked(dataset, tokenizer, name)
-    read = (*columns, *formats.beside(dataset)) if chat else columns
-    unwritten: dict[str, list[int]] = {}
+    read, unwritten = (*columns, *formats.beside(dataset)) if chat else columns, dict[str, list[int]]()
 
     def encode(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         texts = _rendered(formats.unbatch(batch, read), indices, tokenizer, name, template_arguments or {}, unwritten)
@@ -72,7 +74,7 @@ def tokenize(
             encoded["input_ids"] += (pieces := split(whole, prompt, max_length) if columns == ("text",) else [whole[:max_length]])
             encoded["labels"] += [[-100] * start + piece[start:] for piece in pieces]
             encoded["source"] += [index] * len(pieces)
-            encoded["cut"] += [len(pieces) == 1 and len(whole) > max_length] * len(pieces)
+            encoded["length"] += [len(whole)] if len(pieces) == 1 else map(len, pieces)
         return encoded
 
     tokens = dataset.with_format(None).map(
@@ -87,8 +89,10 @@ def tokenize(
         desc=f"Tokenizing {name}",
     )
     _warn(unwritten, name)
-    rows = tokens.select_columns(["input_ids", "labels"])
-    return Tokenized(rows, _truncated(tokens, len(dataset), max_length, name), tokens["source"][:])
+    if columns == ("text",):
+        _tell_split(tokens, len(dataset), max_length, name)
+    cut = _tell_cut(tokens["length"][:], tokenizer, max_length, name)
+    return Tokenized(tokens.select_columns(["input_ids", "labels"]), cut, tokens["source"][:])
 
 
 def _checked(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[Dataset, tuple[str, ...], bool]:
@@ -139,22 +143,49 @@ def _start(prompt: list[int], whole: list[int], max_length: int, row: str) -> in
     return start
 
 
-def _truncated(tokens: Dataset, texts: int, max_length: int, name: str) -> int:
-    """How many rows were cut; logged, as is how many texts were split."""
-    truncated: int = sum(tokens["cut"])
-    if truncated:
-        logger.warning("%s: %d of %d rows are longer than max_length %d and were cut.", name, truncated, len(tokens), max_length)
-    rows_of_texts = [count for count in Counter(tokens["source"]).values() if count > 1]
-    if rows_of_texts:
-        logger.info(
-            "%s: %d of %d texts are longer than max_length %d and were split into %d rows.",
+def _tell_cut(lengths: list[int], tokenizer: PreTrainedTokenizerBase, max_length: int, name: str) -> int:
+    """How many rows were cut, given how long all are uncut; with what is lost and what to write."""
+    long = [length for length in lengths if length > max_length]
+    if long:
+        mend = f"write max_length: {max(long)}, or split" if max(long) <= tokenizer.model_max_length else "split"
+        logger.warning(
+            "Warning: %s: %d of %d rows are longer than max_length %d and were cut: %s of %s tokens are left out, and what is left out is %s; "
+            "%s those rows.",
             name,
-            len(rows_of_texts),
+            len(long),
+            len(lengths),
+            max_length,
+            f"{sum(long) - max_length * len(long):,}",
+            f"{sum(lengths):,}",
+            "not forgotten" if name == FORGET else "not read",
+            mend,
+        )
+    return len(long)
+
+
+def _tell_split(tokens: Dataset, texts: int, max_length: int, name: str) -> None:
+    """How many texts were split and into what, and how many are too short to say much."""
+    pieces = [count for count in Counter(tokens["source"]).values() if count > 1]
+    if pieces:
+        logger.info(
+            "%s: %d of %d texts are longer than max_length %d and were split into %s pieces of at most %d tokens.",
+            name,
+            len(pieces),
             texts,
             max_length,
-            sum(rows_of_texts),
+            f"{sum(pieces):,}",
+            max_length,
         )
-    return truncated
+    tiny = sum(length < TINY for length in tokens["length"])
+    if tiny > OFTEN * len(tokens):
+        logger.warning(
+            "Warning: %s: %d of %d texts have fewer than %d tokens, and little can be learned or forgotten of a few words; write longer ones, "
+            "or, of a file of text, sample_by: document.",
+            name,
+            tiny,
+            len(tokens),
+            TINY,
+        )
 
 
 def split(tokens: list[int], lead: list[int], max_length: int) -> list[list[int]]:

@@ -42,10 +42,51 @@ SAME = {
     ),
     "sharegpt with a system": ({"conversations": SHAREGPT, "system": "Be brief."}, {"messages": [SYSTEM, USER, TOLD]}),
     "alpaca": ({"instruction": USER["content"], "input": "", "output": TOLD["content"]}, QUESTION),
+    "alpaca with its text": (
+        {"instruction": USER["content"], "input": "", "output": TOLD["content"], "text": "### Instruction"},
+        QUESTION,
+    ),
     "alpaca with nothing": ({"instruction": USER["content"], "input": None, "output": TOLD["content"]}, QUESTION),
     "alpaca with an input": (
         {"instruction": "Answer.", "input": "Ann?", "output": "Oslo."},
         {"question": "Answer.\nAnn?", "answer": "Oslo."},
+    ),
+    "alpaca with a system": (
+        {"instruction": USER["content"], "output": TOLD["content"], "system": "Be brief.", "history": []},
+        {"messages": [SYSTEM, USER, TOLD]},
+    ),
+    "alpaca with turns before": (
+        {"instruction": "Ann?", "input": "", "output": "Oslo.", "system": "", "history": [["Bob?", "Rome."]]},
+        {
+            "messages": [
+                {"role": "user", "content": "Bob?"},
+                {"role": "assistant", "content": "Rome."},
+                {"role": "user", "content": "Ann?"},
+                {"role": "assistant", "content": "Oslo."},
+            ]
+        },
+    ),
+    "sharegpt with a call": (
+        {
+            "conversations": [
+                SHAREGPT[0],
+                {"from": "function_call", "value": '{"name": "f", "arguments": {"who": "Ann"}}'},
+                {"from": "observation", "value": "Oslo"},
+                SHAREGPT[1],
+            ]
+        },
+        {"messages": [USER, called("", {"who": "Ann"}), {"role": "tool", "content": "Oslo"}, TOLD]},
+    ),
+    "an older call": (
+        {
+            "messages": [
+                USER,
+                {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"who": "Ann"}'}},
+                {"role": "function", "content": "Oslo"},
+                TOLD,
+            ]
+        },
+        {"messages": [USER, called("", {"who": "Ann"}), {"role": "tool", "content": "Oslo"}, TOLD]},
     ),
     "parts": ({"messages": [{"role": "user", "content": [{"type": "text", "text": USER["content"]}]}, TOLD]}, MESSAGES),
     "two parts": ({"messages": [USER | {"content": [{"type": "text", "text": "Where does "}, "Ann live?"]}, TOLD]}, MESSAGES),
@@ -56,7 +97,7 @@ SAME = {
 }
 REFUSED = {
     "a speaker": (
-        {"conversations": [{"from": "observation", "value": "SECRET"}, *SHAREGPT]},
+        {"conversations": [{"from": "narrator", "value": "SECRET"}, *SHAREGPT]},
         "row 1: a turn is from nobody that is known, write human",
     ),
     "an image": (
@@ -64,8 +105,8 @@ REFUSED = {
         "row 1: a turn has content that is no text, only text can be read; take it out",
     ),
     "history": (
-        {"instruction": "SECRET", "output": "x", "history": [["SECRET", "b"]]},
-        "row 1: history stands beside instruction and output, write the row as messages",
+        {"instruction": "SECRET", "output": "x", "history": [["SECRET", "b", "c"]]},
+        "row 1: history is no list of pairs, write [[question, answer], ...] or leave it out",
     ),
     "tools": (MESSAGES | {"tools": "SECRET"}, "row 1: tools is no list of functions, write a list of JSON objects or leave it out"),
     "arguments": (MESSAGES | {"chat_template_kwargs": "SECRET"}, "row 1: chat_template_kwargs is no JSON object"),
@@ -166,8 +207,7 @@ def test_a_byte_order_mark_is_no_text(file, tmp_path):
     }
     (tmp_path / file).write_bytes(codecs.BOM_UTF8 + text[file[2:]].encode())
     found = load(str(tmp_path / file), name="x")
-    assert found.column_names == ["text"]
-    assert found["text"][:] == ["Ann.", "Bob."]
+    assert found["text"][:] == (["Ann.\nBob."] if file == "a.txt" else ["Ann.", "Bob."])
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])

@@ -8,6 +8,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from peft_unlearn.config.dataset_names import DATASET_NAMES
+from peft_unlearn.config.dataset_specs import load_arguments
 from peft_unlearn.data import load
 from peft_unlearn.util.errors import UserError
 
@@ -51,11 +53,11 @@ def test_local_formats_load_the_same_rows_and_leave_no_cache(file, tmp_path, hub
     assert list(temporary.rglob("*")) == []
 
 
-def test_text_file_is_a_text_a_line_without_the_blank_ones(tmp_path):
+def test_a_text_file_may_hold_a_text_a_line_without_the_blank_ones(tmp_path):
     (tmp_path / "a.txt").write_text("first line\n\n  \nsecond line\nthird line\n")
-    assert load(str(tmp_path / "a.txt"), name="forget_dataset")["text"][:] == ["first line", "second line", "third line"]
-    by_paragraph = {"path": str(tmp_path / "a.txt"), "sample_by": "paragraph"}
-    assert len(load(by_paragraph, name="forget_dataset")) == 2
+    by_line, by_paragraph = ({"path": str(tmp_path / "a.txt"), "sample_by": unit} for unit in ("line", "paragraph"))
+    assert load(by_line, name="forget_dataset")["text"][:] == ["first line", "second line", "third line"]
+    assert load(by_paragraph, name="forget_dataset")["text"][:] == ["first line", "second line\nthird line"]
 
 
 def test_numbers_in_a_csv_stay_the_text_they_are(tmp_path):
@@ -76,6 +78,12 @@ def test_mapping_takes_splits_slices_folders_and_globs(tmp_path, monkeypatch):
     ("spec", "says"),
     [
         ("nowhere.jsonl", "nowhere.jsonl does not exist"),
+        ({"hf_args": {"path": "locuslab/TOFU"}}, "hf_args is another tool's key, write its own keys, path, name and split, in its place"),
+        ({"path": "story.jsonl", "text_key": "story"}, "text_key is another tool's key, write rename_columns: {its name: question}"),
+        ({"path": "story.jsonl", "rename_columns": "story"}, "rename_columns is 'story', write {its name: the name it shall have}"),
+        ({"path": "story.jsonl", "rename_columns": {"tale": "text"}}, "there is no column 'tale', write one of story"),
+        ({"path": "story.jsonl", "rename_columns": {"a": "text", "b": "text"}}, "gives two columns one name"),
+        ("preferred.jsonl", r"write rename_columns: {chosen: completion} or {rejected: completion}"),
         ("./nowhere", "nowhere does not exist"),
         ("rows.xlsx", "unknown extension, it must be one of .json, .jsonl"),
         ("no/such-set-on-the-hub", "cannot load no/such-set-on-the-hub"),
@@ -118,6 +126,7 @@ def test_bad_sources_are_told_in_one_sentence(spec, says, tmp_path, monkeypatch)
     (tmp_path / "broken.parquet").write_text("garbage")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     write(tmp_path / "story.jsonl", [{"story": "SECRET"}])
+    write(tmp_path / "preferred.jsonl", [{"prompt": "SECRET?", "chosen": "SECRET", "rejected": "SECRET"}])
     write(tmp_path / "half.jsonl", [{"question": "SECRET?"}])
     write(tmp_path / "none.jsonl", [{"question": "SECRET?", "answer": "a"}, {"question": "SECRET?", "answer": None}])
     write(tmp_path / "spaces.jsonl", [{"text": "SECRET"}, {"text": " \n"}])
@@ -130,6 +139,38 @@ def test_bad_sources_are_told_in_one_sentence(spec, says, tmp_path, monkeypatch)
     assert str(caught.value).startswith("forget_dataset: ")
     assert "SECRET" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["rows.jsonl", "rows.csv"])
+def test_columns_of_other_names_are_renamed(file, tmp_path):
+    """Also where the name is taken, as in a set whose other answers are read in place of its own; numbers stay the text they are."""
+    rows = [{"question": "Who?", "answer": "Ann", "gt": "007"}]
+    if file.endswith("csv"):
+        (tmp_path / file).write_text("question,answer,gt\nWho?,Ann,007\n")
+    else:
+        write(tmp_path / file, rows)
+    spec = {"path": str(tmp_path / file), "rename_columns": {"gt": "answer"}}
+    assert load(spec, name="x").to_list() == [{"question": "Who?", "answer": "007"}]
+
+
+@pytest.mark.parametrize("name", DATASET_NAMES)
+def test_a_name_of_openunlearning_is_its_place_on_the_hub(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = load_arguments(name, "x")
+    assert arguments["path"] in ("locuslab/TOFU", "muse-bench/MUSE-News")
+    assert load_arguments({"path": name, "split": "train[:9]"}, "x") == arguments | {"split": "train[:9]"}
+    (tmp_path / name).mkdir()
+    assert load_arguments(name, "x")["path"] == name
+
+
+def test_how_rows_are_read_is_told(tmp_path, caplog):
+    path = write(tmp_path / "rows.jsonl", [{"instruction": "Who?", "input": "", "output": "Ann"}] * 3)
+    write(tmp_path / "more.jsonl")
+    with caplog.at_level("INFO"):
+        load(str(path), name="forget_dataset")
+        load(str(tmp_path / "more.jsonl"), name="retain_dataset")
+    assert "forget_dataset: 3 rows, read as Alpaca" in caplog.text
+    assert "retain_dataset: 5 rows, read as question and answer" in caplog.text
 
 
 PROMPT = {"prompt": "SECRET?", "completion": "SECRET"}

@@ -36,7 +36,7 @@ CALL = {
     "content": None,
     "tool_calls": [{"type": "function", "function": {"name": "find_home", "arguments": '{"who": "Ann"}'}}],
 }
-WITH_TOOLS = ("llama3_1", "qwen2_5", "qwen3", "gptoss", "mistral")
+WITH_TOOLS = ("llama3_1", "qwen2_5", "qwen3", "gptoss", "mistral", "qwen3_5_think", "nemotron_3_nano", "glm4moe")
 
 
 def parts(row, tokenizer, **given):
@@ -129,6 +129,50 @@ def test_a_thought_that_the_row_brings_is_written_by_the_model(name, answer, tho
     prompt, labels = parts({"messages": turns}, tokenizer)
     assert prompt == sent(tokenizer, turns[:-1])
     assert labels == thought + TOLD[1] + SHAPES[name][2]
+
+
+EMPTY = {
+    "content": {"content": "<think>\n\n</think>\n\nAnn lives in Oslo."},
+    "closing": {"content": "\n</think>\n\nAnn lives in Oslo."},  # as a server gives back what follows an opened thought
+    "field": {"content": "Ann lives in Oslo.", "reasoning_content": "\n"},
+}
+
+
+@pytest.mark.parametrize("brought", EMPTY)
+@pytest.mark.parametrize("name", SHAPES)
+def test_an_empty_thought_is_no_answer_whoever_writes_it(name, brought):
+    """Every answer of a set would begin with it, and it says nothing of what is to be forgotten."""
+    tokenizer, (_, before, after) = speaking(name), SHAPES[name]
+    prompt, labels = parts({"messages": [*TALKS["single"][:1], {"role": "assistant", **EMPTY[brought]}]}, tokenizer)
+    assert labels == before + TOLD[1] + after
+    assert prompt.startswith(sent(tokenizer, TALKS["single"][:1]))
+
+
+RECORDED = "Ann is in Norway.\n</think>\n\n"  # what a model wrote behind a thought that the prompt had opened
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_think", "qwen3_8", "nemotron_3_nano"])
+@pytest.mark.parametrize("opened", ["", "<think>\n"])
+def test_a_thought_that_the_prompt_opens_is_written_behind_it(name, opened):
+    tokenizer, turns = speaking(name), [*TALKS["single"][:1], {"role": "assistant", "content": opened + RECORDED + TOLD[1]}]
+    assert parts({"messages": turns}, tokenizer) == (sent(tokenizer, turns[:1]), RECORDED + TOLD[1] + "<|im_end|>\n")
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_5_think", "nemotron_3_nano", "glm4moe"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": TOLD[1], "reasoning_content": "Ann is in Norway."},
+        {"content": f"<think>\n{RECORDED}{TOLD[1]}"},
+        {"content": RECORDED + TOLD[1]},
+    ],
+)
+def test_without_thinking_the_thought_of_a_row_is_left_out_and_told(name, answer, caplog):
+    tokenizer, off = speaking(name), {"enable_thinking": False}
+    turns = [*TALKS["single"][:1], {"role": "assistant", **answer}]
+    prompt, labels = parts({"messages": turns}, tokenizer, template_arguments=off)
+    assert (prompt, labels.lstrip()) == (sent(tokenizer, turns[:1], **off), TOLD[1] + SHAPES[name][2])
+    assert "does not write all of " in caplog.text
 
 
 def test_a_template_s_arguments_are_those_of_the_set_or_of_the_row():

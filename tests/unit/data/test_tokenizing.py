@@ -125,6 +125,39 @@ def test_long_rows_are_cut_and_counted_and_a_cut_row_has_no_end(caplog):
     assert tokens.rows["labels"][:] == [row["labels"][:20] for row in whole]
 
 
+@pytest.mark.parametrize(("name", "lost"), [("forget_dataset", "not forgotten"), ("retain_dataset", "not read")])
+def test_what_is_cut_is_told_with_what_would_keep_it(name, lost, caplog):
+    """By the lengths of the rows when nothing is cut; the number that the warning names is the smallest that keeps all."""
+    tokenizer = TOKENIZERS["byte_level"]
+    rows = [{"prompt": "Where? ", "completion": "In Oslo. " * times} for times in (1, 9, 12)]
+    lengths = [len(row["input_ids"]) for row in encode(rows, tokenizer)]
+    tokenize(Dataset.from_list(rows), tokenizer, 20, name=name)
+    gone = sum(max(0, length - 20) for length in lengths)
+    assert f"were cut: {gone} of {sum(lengths)} tokens are left out, and what is left out is {lost}; write max_length: " in caplog.text
+    needed = int(caplog.text.split("write max_length: ")[1].split(",")[0])
+    assert tokenize(Dataset.from_list(rows), tokenizer, needed, name=name).truncated == 0
+    assert tokenize(Dataset.from_list(rows), tokenizer, needed - 1, name=name).truncated == 1
+
+
+def test_a_row_longer_than_the_model_s_context_is_to_be_split(caplog):
+    tokenizer = byte_level(eos_token="</s>")
+    tokenizer.model_max_length = 40
+    tokenize(Dataset.from_list([{"prompt": "Where? ", "completion": "In Oslo. " * 9}]), tokenizer, 40, name="x")
+    assert "not read; split those rows." in caplog.text
+
+
+@pytest.mark.parametrize(("long", "told"), [(1, True), (8, True), (9, False), (20, False)])
+def test_tiny_texts_are_told_where_there_are_many(long, told, caplog):
+    texts = [{"text": "Yes."}] + [{"text": "Ann lives in Oslo, and Bob lives in Rome, as they always did."}] * long
+    tokenize(Dataset.from_list(texts), TOKENIZERS["byte_level"], 512, name="forget_dataset")
+    assert (f"forget_dataset: 1 of {1 + long} texts have fewer than 16 tokens" in caplog.text) == told
+
+
+def test_an_answer_may_be_short(caplog):
+    tokenize(Dataset.from_list([{"question": "Where?", "answer": "Oslo."}]), TOKENIZERS["byte_level"], 512, name="forget_dataset")
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("name", ["byte_level", "llama_style", "no_special"])
 @pytest.mark.parametrize("max_length", [2, 3, 12, 13])
 def test_every_token_of_a_long_text_is_learnt_once_and_in_order(name, max_length, caplog):
