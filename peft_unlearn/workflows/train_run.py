@@ -75,8 +75,6 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None) -> TrainResult:
         current.train(resume)
         if current.main:
             current.trainer.save_model()  # before it is evaluated, which may be cut
-            if tokenizer.name_or_path == plan.model.adapter_name_or_path:  # and is not the base's, which lies beside the base
-                tokenizer.save_pretrained(output)
         current.evaluate("after", "student")
         if current.below and not plan.model.never_seen_model_name_or_path and never_seen is None:  # the same in every process
             current.evaluate("never_seen", "never_seen")  # the base without the user's own adapter
