@@ -4,9 +4,10 @@
     evaluate(EvaluateRequest("runs/forgotten", retain="texts.jsonl")).report["verdict"]
 
 They print nothing; logs and bars say how far they are. What is wrong with a request is a `UserError`, before torch is imported where it can be:
-the files that are named for a workflow import what is heavy when it runs (`loading`, `views`, `train_run`, `audit_run`, `merged`).
+the files that are named for a workflow import what is heavy when it runs (`loading`, `views`, `ask_run`, `train_run`, `audit_run`, `merged`).
 """
 
+from peft_unlearn.workflows.ask import ask
 from peft_unlearn.workflows.audit import audit
 from peft_unlearn.workflows.demo import demo
 from peft_unlearn.workflows.evaluate import evaluate
@@ -15,6 +16,7 @@ from peft_unlearn.workflows.merge import merge
 from peft_unlearn.workflows.plan import plan
 from peft_unlearn.workflows.push import push
 from peft_unlearn.workflows.requests import (
+    AskRequest,
     AuditRequest,
     DemoRequest,
     EvaluateRequest,
@@ -25,6 +27,7 @@ from peft_unlearn.workflows.requests import (
     TrainRequest,
 )
 from peft_unlearn.workflows.results import (
+    AskResult,
     DemoResult,
     EvaluateResult,
     ExportResult,
@@ -37,6 +40,8 @@ from peft_unlearn.workflows.results import (
 from peft_unlearn.workflows.train import train
 
 __all__ = [
+    "AskRequest",
+    "AskResult",
     "AuditRequest",
     "DemoRequest",
     "DemoResult",
@@ -53,6 +58,7 @@ __all__ = [
     "TrainRequest",
     "TrainResult",
     "Unfinished",
+    "ask",
     "audit",
     "demo",
     "evaluate",

@@ -19,6 +19,7 @@ def merge(request: MergeRequest) -> MergeResult:
     from peft_unlearn.workflows import checks
 
     checks.new_folder(request.output)
+    checks.say_loading()
 
     from peft_unlearn import merging, publish
     from peft_unlearn.config import recipe

@@ -104,6 +104,19 @@ class AuditRequest(_Measured):
 
 
 @dataclass(frozen=True)
+class AskRequest(Request):
+    """Ask the model before, the model after and a never-seen model the same question."""
+
+    model: Name = field(metadata={"help": "an output folder of a run, a whole model, or a Hub name"})
+    _: KW_ONLY
+    base: Name | None = field(default=None, metadata={"help": "the base model of an adapter"})
+    never_seen: Name | None = field(default=None, metadata={"help": "a model or adapter that never saw the forget set, to compare with"})
+    settings: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"help": "other keys of a recipe, such as load_in_4bit=true", "option": "set"}
+    )
+
+
+@dataclass(frozen=True)
 class MergeRequest(Request):
     """Merge a forgetting adapter into its base, shard by shard, measure what survives, and evaluate what was written."""
 

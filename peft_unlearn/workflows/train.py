@@ -16,6 +16,7 @@ def train(request: TrainRequest) -> TrainResult:
 
     values = checks.recipe_values(request)
     recipe.check_files(values)
+    checks.say_loading()
 
     from peft_unlearn.workflows import train_run
 

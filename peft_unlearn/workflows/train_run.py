@@ -4,6 +4,7 @@ import contextlib
 import copy
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -193,6 +194,8 @@ class Run:
                 if "p/forget" in line
             ],
         )
+        if self.plan.training.report_to:
+            self.trainer.log(tracked(made))
         report.write(made, output / "report.json")
         page.write(made, output / "report.html")
         self.trainer.create_model_card(
@@ -239,6 +242,17 @@ def _uploaded(args: UnlearnConfig, result: TrainResult) -> TrainResult:
 
 def _repository(args: UnlearnConfig, output: Path) -> str:
     return args.hub_model_id or output.resolve().name
+
+
+def tracked(made: Mapping[str, Any]) -> dict[str, float]:
+    """The means of a report as a tracker shows them: "forget/extraction_strength/before", and after and never-seen beside it."""
+    return {
+        f"{name}/{metric}/{view}": entry["mean"]
+        for name, views in made["results"].items()
+        for view, metrics in views.items()
+        for metric, entry in metrics.items()
+        if entry["mean"] is not None
+    }
 
 
 def disk_bytes(trainer: UnlearnTrainer) -> int:
