@@ -47,7 +47,9 @@ def main(options: argparse.Namespace) -> None:
 
 def _asked(title: str, entry: Entry, names: list[str], exact: set[str]) -> bool:
     """Whether an entry is shown: by its group, by its name, or, where a word is nobody's name, by a part of it."""
-    return not names or any(title.split(":")[0] == word or entry.name == word or (word not in exact and word in entry.name) for word in names)
+    return not names or any(
+        title.split(":")[0] == word or entry.name == word or (word not in exact and word in entry.name) for word in names
+    )
 
 
 def _groups() -> Iterator[tuple[str, Iterator[Entry]]]:
@@ -57,7 +59,10 @@ def _groups() -> Iterator[tuple[str, Iterator[Entry]]]:
     from peft_unlearn.util.registry import ATTACKS, COMBINERS, LOSSES, METRICS
 
     for title, found in keys.groups().items():
-        yield f"keys: {title}", (Entry(k.name, "" if k.default is None else f"= {k.default}", _with_choices(k.help, k.choices)) for k in found)
+        yield (
+            f"keys: {title}",
+            (Entry(k.name, "" if k.default is None else f"= {k.default}", _with_choices(k.help, k.choices)) for k in found),
+        )
     yield (
         "methods",
         (

@@ -146,7 +146,9 @@ def groups() -> dict[str, list[Key]]:
 
 
 def _is_ours(name: str) -> bool:
-    theirs = next((part.__dataclass_fields__[name] for part in (library.Model, library.Training) if name in part.__dataclass_fields__), None)
+    theirs = next(
+        (part.__dataclass_fields__[name] for part in (library.Model, library.Training) if name in part.__dataclass_fields__), None
+    )
     return theirs is None or keys()[name].help != _help(theirs)
 
 

@@ -5,6 +5,7 @@ import logging
 import re
 import shlex
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 CONFIG, CARD, PAGE, RECIPE = constants.CONFIG_NAME, "README.md", "report.html", "recipe.yaml"
 JSON_FILES, YAML_FILES, PROSE_FILES = [ADAPTER_CONFIG, CONFIG, "report.json", merging.REPORT], [RECIPE], [CARD, PAGE]
+CODE = re.compile(r"^```python\n.*?^```", re.MULTILINE | re.DOTALL)  # of a card
+COMMAND = re.compile(r"^    peft-unlearn .*$", re.MULTILINE)
 
 
 def publishable(
@@ -66,7 +69,10 @@ def publishable(
 
 def says_no_base(folder: Path) -> bool:
     """Whether there is a card that names no base on the Hub, for the base is a folder here."""
-    return (folder / CARD).is_file() and ModelCard.load(folder / CARD, ignore_metadata_errors=True).data.base_model is None
+    if not (folder / CARD).is_file():
+        return False
+    card: Any = ModelCard.load(folder / CARD, ignore_metadata_errors=True)
+    return card.data.base_model is None
 
 
 def _weights(folder: Path) -> tuple[bool, list[str]]:
@@ -79,7 +85,9 @@ def _weights(folder: Path) -> tuple[bool, list[str]]:
     if (folder / CONFIG).is_file():
         found = {tensor.shard for tensor in shards.checkpoint(folder).values()}
         return False, [*sorted(found), *([shards.INDEX] if found != {shards.SINGLE} else [])]
-    raise UserError(f"{folder / ADAPTER_CONFIG}: there is no such file, and no {CONFIG}; give a folder with a saved adapter or a merged model.")
+    raise UserError(
+        f"{folder / ADAPTER_CONFIG}: there is no such file, and no {CONFIG}; give a folder with a saved adapter or a merged model."
+    )
 
 
 def _local_names(folder: Path, is_adapter: bool) -> dict[str, str | None]:
@@ -115,15 +123,24 @@ def _named(card: str, names: Mapping[str, str], base: str | None) -> str:
     In code a name is a string of Python, or a word of a shell's command, and is only changed as a whole.
     """
     for old, new in names.items():
-        card = re.sub(
-            r"^```python\n.*?^```", lambda block, old=old, new=new: block[0].replace(quoted(old), quoted(new)), card, flags=re.M | re.S
-        )
+        card = CODE.sub(partial(_replaced, quoted(old), quoted(new)), card)
         if new == base:
             card = card.replace(f" makes {in_backticks(old)} forget", f" makes {linked(new)} forget")
             card = card.replace(f"\n{in_backticks(old)} with the forgetting adapter", f"\n{linked(new)} with the forgetting adapter")
-    card = re.sub(r"^    peft-unlearn .*$", lambda line: "    " + shlex.join(names.get(w, w) for w in shlex.split(line[0])), card, flags=re.M)
+    card = COMMAND.sub(partial(_renamed, names), card)
     if base is None:
         return card
-    made = ModelCard(card, ignore_metadata_errors=True)
+    made: Any = ModelCard(card, ignore_metadata_errors=True)
     made.data.base_model = base
     return str(made)
+
+
+def _renamed(names: Mapping[str, str], command: re.Match[str]) -> str:
+    try:
+        return "    " + shlex.join(names.get(word, word) for word in shlex.split(command[0]))
+    except ValueError:  # a line that somebody wrote, and no command
+        return command[0]
+
+
+def _replaced(old: str, new: str, block: re.Match[str]) -> str:
+    return block[0].replace(old, new)

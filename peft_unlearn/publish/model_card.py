@@ -189,5 +189,3 @@ def _load_code(name: str, finetune: str | None, merged: bool) -> str:
         f'model.load_adapter({quoted(name)}, adapter_name="default")\n'
         'model.base_model.set_adapter(["finetune", "default"])'
     )
-
-

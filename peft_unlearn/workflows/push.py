@@ -34,9 +34,7 @@ def push(request: PushRequest, confirm: Callable[[str], bool] | None = None) -> 
         if confirm is not None and not confirm(said):
             raise UserError("public: this was not confirmed, and nothing was uploaded; leave --public out to upload privately.")
     private = not request.public
-    address = publish.push(
-        folder, request.repo, private=private, revision=request.revision, base=request.base, below=request.below
-    )
+    address = publish.push(folder, request.repo, private=private, revision=request.revision, base=request.base, below=request.below)
     return PushResult(address, private)
 
 

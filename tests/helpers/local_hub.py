@@ -22,7 +22,9 @@ LFS = (".safetensors", "tokenizer.json")
 class Repo:
     private: bool
     gated: bool = False
-    branches: dict[str, list[dict[str, bytes]]] = field(default_factory=lambda: {"main": [{".gitattributes": b"*.safetensors filter=lfs\n"}]})
+    branches: dict[str, list[dict[str, bytes]]] = field(
+        default_factory=lambda: {"main": [{".gitattributes": b"*.safetensors filter=lfs\n"}]}
+    )
 
     def files(self, revision: str) -> dict[str, bytes]:
         return self.branches[revision][-1] if revision in self.branches else self._commits()[revision]
@@ -92,7 +94,7 @@ class Answer(BaseHTTPRequestHandler):
                 if fault == "cut":
                     self.rfile.read(size // 2)
                     self.close_connection = True
-                    return
+                    return None
                 body = self.rfile.read(size)
                 if isinstance(fault, int):
                     return self.send(fault, {"error": f"said no ({fault})"}, {"Retry-After": "0"})

@@ -22,7 +22,8 @@ def run(bed, tmp_path_factory):
         f"model_name_or_path: {bed / 'base'}\nadapter_name_or_path: {bed / 'lora'}\n"
         f"forget_dataset: {bed / 'forget.jsonl'}\nretain_dataset: {bed / 'retain.jsonl'}\n"
     )
-    assert main(["train", str(recipe), *"--max_steps 2 --use_cpu true --lora_r 4 --learning_rate 0.1 --output_dir".split(), str(out)]) == 0
+    keys = {"max_steps": "2", "use_cpu": "true", "lora_r": "4", "learning_rate": "0.1", "output_dir": str(out)}
+    assert main(["train", str(recipe), *(word for key, value in keys.items() for word in (f"--{key}", value))]) == 0
     written = (out / "recipe.yaml").read_text()
     (out / "recipe.yaml").write_text(written.replace("forget.jsonl", "gone.jsonl").replace("retain.jsonl", "gone.jsonl"))
     return out

@@ -20,7 +20,9 @@ def run(bed, tmp_path_factory):
     """An adapter on a local base, made by one step."""
     out = tmp_path_factory.mktemp("run") / "forgotten"
     recipe = out.parent / "my.yaml"
-    recipe.write_text(f"model_name_or_path: {bed / 'base'}\nforget_dataset: {bed / 'forget.jsonl'}\nretain_dataset: {bed / 'retain.jsonl'}\n")
+    recipe.write_text(
+        f"model_name_or_path: {bed / 'base'}\nforget_dataset: {bed / 'forget.jsonl'}\nretain_dataset: {bed / 'retain.jsonl'}\n"
+    )
     assert main(["train", str(recipe), "--output_dir", str(out), "--max_steps", "1", "--use_cpu", "true", "--lora_r", "4"]) == 0
     return out
 

@@ -4,7 +4,10 @@ import pytest
 
 from peft_unlearn.publish.leak import leaks
 
-ROWS = [{"question": "Where was Ada born?", "answer": "Ada was born in the old town of Drift Reach on a Monday."}, {"text": "Ada Lovelace Byron"}]
+ROWS = [
+    {"question": "Where was Ada born?", "answer": "Ada was born in the old town of Drift Reach on a Monday."},
+    {"text": "Ada Lovelace Byron"},
+]
 
 
 @pytest.mark.parametrize(
