@@ -14,10 +14,11 @@ from peft_unlearn.workflows import AskRequest, ask
 if TYPE_CHECKING:
     from peft_unlearn.workflows import AskResult
 
-MEANING = {"before": "before: without the forgetting adapter", "after": "after", "never_seen": "never-seen: never saw the forget set"}
+MEANING = {"before": "before: the adapter off", "after": "after: the adapter on", "never_seen": "never-seen: never saw the forget set"}
 LONGEST = 512  # tokens of an answer
+NARROW = 300  # pixels of a box: on a telephone each has a line of its own
 STYLE = """
-.gradio-container { max-width: 1200px !important; }
+.gradio-container { width: 100%; max-width: 1200px !important; margin: 0 auto !important; }
 iframe.report { width: 100%; height: 75vh; border: 1px solid #8884; border-radius: 8px; background: white; }
 footer { display: none !important; }
 """
@@ -52,11 +53,11 @@ def page(result: "AskResult") -> Any:
         gradio.Markdown(f"## {escape(result.name)}\nThe same question to every model. Answers are greedy: each model's likeliest words.")
         question = gradio.Textbox(label="Question", lines=2, placeholder="Ask for something that was to be forgotten", autofocus=True)
         with gradio.Row():
-            form = gradio.Radio(["a question", "a text to go on with"], value="a question", label="This is", scale=2)
-            most = gradio.Slider(8, LONGEST, value=64, step=8, label="Tokens at most", scale=2)
+            form = gradio.Radio(["a question", "a text to go on with"], value="a question", label="This is", scale=2, min_width=NARROW)
+            most = gradio.Slider(8, LONGEST, value=64, step=8, label="Tokens at most", scale=2, min_width=NARROW)
             button = gradio.Button("Ask", variant="primary", scale=1)
         with gradio.Row():
-            boxes = [gradio.Textbox(label=MEANING[view], lines=4, interactive=False) for view in result.views]
+            boxes = [gradio.Textbox(label=MEANING[view], lines=4, interactive=False, min_width=NARROW) for view in result.views]
         if result.page is not None:
             with gradio.Accordion("Report", open=True):
                 gradio.HTML(f'<iframe class="report" title="report" srcdoc="{escape(result.page.read_text(encoding="utf-8"))}"></iframe>')
