@@ -78,7 +78,7 @@ class Answer(BaseHTTPRequestHandler):
         ("POST", r"/api/models/(?P<repo>.+?)/commit/(?P<revision>[^/]+)", "commit"),
         ("POST", r"/api/models/(?P<repo>.+?)/branch/(?P<branch>[^/]+)", "branch"),
         ("DELETE", r"/api/models/(?P<repo>.+?)/branch/(?P<branch>[^/]+)", "unbranch"),
-        ("GET", r"/api/models/(?P<repo>.+?)/tree/(?P<revision>[^/]+)", "tree"),
+        ("GET", r"/api/models/(?P<repo>.+?)/tree/(?P<revision>[^/]+)(/(?P<path>.+))?", "tree"),
         ("GET", r"/api/models/(?P<repo>.+?)(/revision/(?P<revision>[^/]+))?", "info"),
         ("POST", r"/(?P<repo>.+?)\.git/info/lfs/objects/batch", "batch"),
         ("PUT", r"/lfs/(?P<oid>\w+)", "upload"),
@@ -104,7 +104,9 @@ class Answer(BaseHTTPRequestHandler):
                 revision = found.groupdict().get("revision")
                 if repo is not None and revision is not None and not self.server.repos[repo].has(revision):
                     return self.send(404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"})
-                getattr(self, route)(body, **{key: value or "main" for key, value in found.groupdict().items()})
+                getattr(self, route)(
+                    body, **{key: value or ("main" if key == "revision" else "") for key, value in found.groupdict().items()}
+                )
                 if fault == "lost":  # done, and nobody hears of it
                     self.close_connection = True
                 return None
@@ -176,9 +178,11 @@ class Answer(BaseHTTPRequestHandler):
         siblings = [{"rfilename": name} for name in files]
         self.send(200, {"id": repo, "private": found.private, "gated": found.gated, "sha": sha(files), "siblings": siblings})
 
-    def tree(self, body: bytes, repo: str, revision: str) -> None:
-        files = self.server.repos[repo].files(revision)
-        self.send(200, [{"type": "file", "path": n, "size": len(d), "oid": sha({n: d})} for n, d in files.items()])
+    def tree(self, body: bytes, repo: str, revision: str, path: str) -> None:
+        files = {name: data for name, data in self.server.repos[repo].files(revision).items() if not path or name.startswith(f"{path}/")}
+        if path and not files:
+            return self.send(404, {"error": "no such folder"}, {"X-Error-Code": "EntryNotFound"})
+        return self.send(200, [{"type": "file", "path": n, "size": len(d), "oid": sha({n: d})} for n, d in files.items()])
 
     def preupload(self, body: bytes, repo: str, revision: str) -> None:
         files = json.loads(body)["files"]
