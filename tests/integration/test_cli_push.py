@@ -53,6 +53,7 @@ def test_a_pushed_adapter_loads_by_the_code_of_its_card(run, bed, tmp_path):
         gated = elsewhere(hub, tmp_path / "other", PUSH, "merge", "me/forgets", "--output", str(tmp_path / "merged"), "--no-evaluate")
         assert gated.returncode == 2
         assert "base: 'org/base' is no folder here and did not come from the Hub" in gated.stderr
+        assert "ask for access on its page on the Hub" in gated.stderr
 
 
 @pytest.fixture
