@@ -298,10 +298,9 @@ def test_saving_and_pushing_uploads_the_student_and_a_card_and_nothing_else(priv
         def __init__(self, private):
             self.private = private
 
-    monkeypatch.setattr(
-        HfApi, "create_repo", lambda api, repo, *, private, exist_ok: made.append(private) or RepoUrl(f"https://hf.co/{repo}")
-    )
+    monkeypatch.setattr(HfApi, "create_repo", lambda api, repo, *, private: made.append(private) or RepoUrl(f"https://hf.co/{repo}"))
     monkeypatch.setattr(HfApi, "repo_info", lambda api, repo: Info(made[-1]))
+    monkeypatch.setattr(HfApi, "list_repo_files", lambda *_, **__: [])
     monkeypatch.setattr(
         HfApi,
         "create_commit",
@@ -313,7 +312,8 @@ def test_saving_and_pushing_uploads_the_student_and_a_card_and_nothing_else(priv
     assert made == []  # no repository for a run that is not finished
     trainer.save_model()
     assert made == [private is not False]
-    assert set(uploaded) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    tokenizers = {"tokenizer.json", "tokenizer_config.json"}
+    assert set(uploaded) == {"adapter_config.json", "adapter_model.safetensors", "README.md", *tokenizers}
     card = ModelCard(uploaded["README.md"].decode())
     assert {"unlearning", "mean_teacher"} <= set(card.data.tags)
     assert "| `max_steps` | 4 |" in card.text
