@@ -56,7 +56,7 @@ def test_the_saved_folder_gives_the_students_numbers_under_plain_peft(tmp_path):
     trainer = trained(tmp_path / "run", "mean_teacher", save_strategy="steps", save_steps=2)
     trainer.save_model()
     kept = {p.name for p in (tmp_path / "run").iterdir() if p.is_file()}
-    assert kept == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert kept == {"adapter_config.json", "adapter_model.safetensors", "README.md", "tokenizer.json", "tokenizer_config.json"}
     ids = torch.arange(3, 15).view(2, 6)
     fresh = PeftModel.from_pretrained(tiny_llama(), tmp_path / "run")
     trainer.model.eval()
