@@ -4,8 +4,8 @@ import argparse
 from typing import Any
 
 from peft_unlearn import cli
-from peft_unlearn.config import library, methods
-from peft_unlearn.config.keys import keys
+from peft_unlearn.config import methods
+from peft_unlearn.config.keys import groups
 from peft_unlearn.util.registry import ATTACKS, COMBINERS, LOSSES, METRICS
 
 REGISTRIES = {"losses": LOSSES, "combine": COMBINERS, "metrics": METRICS, "attacks": ATTACKS}
@@ -27,12 +27,8 @@ def options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 def own_keys() -> list[str]:
     """Keys that are ours: not those that transformers and TRL declare and help with in the same words."""
-    declared = {name: field for part in (library.Model, library.Training) for name, field in part.__dataclass_fields__.items()}
-
-    def words(name: str) -> str:
-        return " ".join(str(declared[name].metadata.get("help", "")).replace("%%", "%").split()) if name in declared else ""
-
-    return [name for name, key in keys().items() if key.help != words(name)]
+    *ours, _ = groups().values()
+    return [key.name for group in ours for key in group]
 
 
 def with_targets(name: str) -> dict[str, Any]:

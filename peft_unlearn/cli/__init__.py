@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from peft_unlearn import __version__
-from peft_unlearn.cli import audit, combine, demo, evaluate, export, keys, ledger, merge, plan, push, retrain_cost, train
+from peft_unlearn.cli import ask, audit, combine, demo, evaluate, export, keys, ledger, merge, plan, push, retrain_cost, train
 from peft_unlearn.util import disk, interrupts
 from peft_unlearn.util.errors import UserError, printable
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "retrain-cost": retrain_cost,
     "evaluate": evaluate,
     "audit": audit,
+    "ask": ask,
     "combine": combine,
     "ledger": ledger,
     "merge": merge,
@@ -29,6 +30,23 @@ COMMANDS = {
     "demo": demo,
     "keys": keys,
 }
+
+
+COMPLETION = ("bash", "zsh", "tcsh")
+# Whether each library that draws bars is told by the environment to leave them out; read when it is first imported.
+NO_BARS = ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+
+
+class PrintCompletion(argparse.Action):
+    """Print what a shell completes commands, options and choices by, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: object, values: object, option_string: str | None = None) -> None:
+        try:
+            import shtab
+        except ImportError as error:
+            raise UserError("print-completion: shtab is not installed, run pip install 'peft-unlearn[completion]'.") from error
+        print(shtab.complete(parser, str(values)))
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="peft-unlearn", description="Make a quantized language model forget texts with a LoRA adapter.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--print-completion", action=PrintCompletion, choices=COMPLETION, help="print what a shell completes commands by")
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__, allow_abbrev=False)
@@ -92,6 +111,9 @@ def _say(message: str) -> None:
 def _set_up_logs() -> None:
     """Our own messages from one process a machine, bars for what takes long, and no warning that its reader can do nothing about."""
     os.environ.setdefault("TQDM_DELAY", "2")  # seconds; read when tqdm is first imported
+    if not sys.stderr.isatty():  # a file keeps every state of a bar
+        for variable in NO_BARS:
+            os.environ.setdefault(variable, "1")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("peft_unlearn").setLevel(logging.INFO if _is_first() else logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|transformers|peft|trl|bitsandbytes|accelerate|datasets)\b")

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 from peft_unlearn.cli import options as fields
 from peft_unlearn.cli import screen
-from peft_unlearn.workflows import AuditRequest, EvaluateRequest, EvaluateResult, evaluate
+from peft_unlearn.workflows import AskRequest, AuditRequest, EvaluateRequest, EvaluateResult, evaluate
 
-Measured = TypeVar("Measured", EvaluateRequest, AuditRequest)
+Measured = TypeVar("Measured", EvaluateRequest, AuditRequest, AskRequest)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Write into a new folder what `push` would upload: adapter, tokenizer, card, recipe and report, without local paths."""
+"""Write into a new folder what `push` would upload: weights, tokenizer, card, recipe and report, without local paths."""
 
 import argparse
 
@@ -9,6 +9,8 @@ from peft_unlearn.workflows import ExportRequest, export
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     fields.add(parser, ExportRequest, "adapter")
     parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+    for name in ("base", "below"):
+        fields.add(parser, ExportRequest, name)
 
 
 def main(options: argparse.Namespace) -> None:

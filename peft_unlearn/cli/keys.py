@@ -2,67 +2,87 @@
 
 import argparse
 from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """A key or a part: its name, what stands beside it, and its help."""
+
+    name: str
+    beside: str
+    help: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "name", nargs="*", help="only what has one of these in its name, or all of: methods, losses, combiners, metrics, attacks"
+        "name",
+        nargs="*",
+        help="a key or part, or some of its name; or all of: keys, methods, losses, combiners, metrics, attacks",
     )
 
 
 def main(options: argparse.Namespace) -> None:
-    from rich import print as show
-    from rich.table import Column, Table
-    from rich.text import Text
+    from rich.padding import Padding
 
+    from peft_unlearn.cli import screen
     from peft_unlearn.util.errors import UserError
 
-    found = False
-    for title, columns, rows in _tables():
-        asked = [row for row in rows if not options.name or any(part == title or part in row[0] for part in options.name)]
-        if asked:
-            found = True
-            grid = Table(Column(columns[0], no_wrap=True), *columns[1:], title=title, title_justify="left")
-            for row in asked:
-                grid.add_row(*map(Text, row))  # as it stands: a help may hold brackets
-            show(grid)
-            if title == "keys":
-                show("A key without a default takes the value of its method.")
-    if not found:
+    console = screen.console(highlight=False)
+    groups = {title: list(entries) for title, entries in _groups()}
+    exact = {name for name in options.name for entries in groups.values() if any(entry.name == name for entry in entries)}
+    shown = {title: [entry for entry in entries if _asked(title, entry, options.name, exact)] for title, entries in groups.items()}
+    if not any(shown.values()):
         raise UserError(f"{options.name[0]}: no key and no part has that in its name; `peft-unlearn keys` prints them all.")
+    for title, entries in shown.items():
+        if entries:
+            console.print(f"\n{title}", style="bold underline")
+        for name, beside, text in entries:
+            fits = len(name) + len(beside) + 4 <= console.width
+            console.print(f"  {name}  {beside}".rstrip() if fits else f"  {name}", soft_wrap=True)
+            for line in (text,) if fits else (beside, text):
+                console.print(Padding(line, (0, 0, 0, 6), expand=False))
+    if any(title.startswith("keys") and entries for title, entries in shown.items()):
+        console.print("\nA key without a value takes that of its method. `peft-unlearn keys methods` prints them.")
 
 
-def _tables() -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """Title, columns and rows of each table; the first cell of a row is the name."""
-    from peft_unlearn.config.keys import keys
+def _asked(title: str, entry: Entry, names: list[str], exact: set[str]) -> bool:
+    """Whether an entry is shown: by its group, by its name, or, where a word is nobody's name, by a part of it."""
+    return not names or any(
+        title.split(":")[0] == word or entry.name == word or (word not in exact and word in entry.name) for word in names
+    )
+
+
+def _groups() -> Iterator[tuple[str, Iterator[Entry]]]:
+    """Titles, and what stands under them: our keys first."""
+    from peft_unlearn.config import keys
     from peft_unlearn.config.methods import METHODS
     from peft_unlearn.util.registry import ATTACKS, COMBINERS, LOSSES, METRICS
 
-    columns: tuple[str, ...] = ("key", "default", "what it does")
-    yield (
-        "keys",
-        columns,
-        [(k.name, "" if k.default is None else str(k.default), _with_choices(k.help, k.choices)) for k in keys().values()],
-    )
-    columns = ("method", "settings", "what it is", "papers (arXiv)")
+    for title, found in keys.groups().items():
+        yield (
+            f"keys: {title}",
+            (Entry(k.name, "" if k.default is None else f"= {k.default}", _with_choices(k.help, k.choices)) for k in found),
+        )
     yield (
         "methods",
-        columns,
-        [
-            (name, "\n".join(f"{key}: {value}" for key, value in method.settings.items()), method.help, ", ".join(method.papers))
-            for name, method in METHODS.items()
-        ],
+        (
+            Entry(name, ", ".join(f"{key} {value}" for key, value in one.settings.items()), _with_papers(one.help, one.papers))
+            for name, one in METHODS.items()
+        ),
     )
-    columns = ("name", "parameters", "what it is", "papers (arXiv)")
     for title, registry in (("losses", LOSSES), ("combiners", COMBINERS), ("metrics", METRICS), ("attacks", ATTACKS)):
         yield (
             title,
-            columns,
-            [
-                (part.name, "\n".join(f"{key}: {p}" for key, p in part.parameters.items()), part.help, ", ".join(part.papers))
+            (
+                Entry(part.name, ", ".join(f"{key}: {p}" for key, p in part.parameters.items()), _with_papers(part.help, part.papers))
                 for part in registry.values()
-            ],
+            ),
         )
+
+
+def _with_papers(help_text: str, papers: tuple[str, ...]) -> str:
+    said = help_text.rstrip(".") + "."
+    return f"{said} arXiv {', '.join(papers)}." if papers else said
 
 
 def _with_choices(help_text: str, choices: tuple[str, ...]) -> str:

@@ -133,10 +133,31 @@ def keys() -> dict[str, Key]:
                 # true is the last checkpoint; HfArgumentParser has no word for a type that is either
                 kinds = _kinds(bool | str | None if f.name == "resume_from_checkpoint" else hints[f.name])
                 default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-                help_text = " ".join(str(f.metadata.get("help", "")).replace("%%", "%").split())  # as argparse would show it
                 choices = enums.get(f.name) or tuple(f.metadata.get("choices", ()))
-                found[f.name] = Key(f.name, kinds, default, help_text, choices)
+                found[f.name] = Key(f.name, kinds, default, _help(f), choices)
     return found
+
+
+def groups() -> dict[str, list[Key]]:
+    """Every key in one of four groups: ours first, and last those that TRL and transformers declare and help with in the same words."""
+    names = {Model: "model and adapter", DataArguments: "data", Training: "unlearning"}
+    found: dict[str, list[Key]] = {name: [] for name in (*names.values(), "of transformers and TRL")}
+    for part, group in names.items():
+        for f in dataclasses.fields(part):
+            if f.init:
+                found[group if _is_ours(f.name) else "of transformers and TRL"].append(keys()[f.name])
+    return found
+
+
+def _is_ours(name: str) -> bool:
+    theirs = next(
+        (part.__dataclass_fields__[name] for part in (library.Model, library.Training) if name in part.__dataclass_fields__), None
+    )
+    return theirs is None or keys()[name].help != _help(theirs)
+
+
+def _help(f: Any) -> str:
+    return " ".join(str(f.metadata.get("help", "")).replace("%%", "%").split())  # as argparse would show it
 
 
 def read(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class MergeResult:
 
     folder: Path
     survival: dict[str, Survival]
+    base: str  # folder or Hub name
+    written: str  # what its weights are, such as "bf16" or "nf4"
 
 
 def merge(
@@ -104,7 +106,7 @@ def merge(
         names = {"adapter": public_name(str(adapter)), "base": public_name(str(source)), "below": [public_name(str(b)) for b in below]}
         facts = {**names, "onto": precision.onto, "written": precision.written, **as_json(survival)}
         (partial / REPORT).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    return MergeResult(Path(output), survival)
+    return MergeResult(Path(output), survival, str(source), precision.written)
 
 
 def check_tokenizers(base: Base, adapters: Sequence[Path]) -> None:

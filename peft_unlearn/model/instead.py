@@ -7,17 +7,18 @@ Source: that sum is decoupled knowledge distillation (arXiv 2203.08679, equation
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.model.lm_head import Forward, Head
 from peft_unlearn.model.scoring import at_labels, evaluating, labeled, longest_first
+from peft_unlearn.model.sharing import by_batches
 
 LIKELIEST = 64  # other tokens that are kept; all that are left count as one
 LEAST, LOWEST = (
@@ -29,15 +30,15 @@ LEAST, LOWEST = (
 def of_model(model: PreTrainedModel, rows: Dataset, batch_size: int) -> list[np.ndarray]:
     """What `model` would say instead of each row's T label tokens: (T, 2 K) fp32, the numbers of K other tokens and their log q'."""
     found = labeled(rows)
-    kept: dict[int, np.ndarray] = {}
-    with evaluating(model), tqdm(total=len(found), desc="distributions", unit="row", delay=2, leave=False) as bar:
-        for batch in longest_first(found, batch_size):
-            for i, read in zip(batch, at_labels(model, [found[i] for i in batch]), strict=True):
-                targets = torch.from_numpy(found[i].targets).to(read.states.device)
-                chunks = zip(read.states.split(read.head.at_once), targets.split(read.head.at_once), strict=True)
-                kept[i] = torch.cat([likeliest(read.head.logits(states), true) for states, true in chunks]).cpu().numpy()
-            bar.update(len(batch))
-    return [kept[i] for i in range(len(found))]
+
+    def said(batch: list[int]) -> Iterator[np.ndarray]:
+        for i, read in zip(batch, at_labels(model, [found[i] for i in batch]), strict=True):
+            targets = torch.from_numpy(found[i].targets).to(read.states.device)
+            parts = zip(torch.split(read.states, read.head.at_once), torch.split(targets, read.head.at_once), strict=True)
+            yield torch.cat([likeliest(read.head.logits(states), true) for states, true in parts]).cpu().numpy()
+
+    with evaluating(model):
+        return by_batches(longest_first(found, batch_size), said, "distributions")
 
 
 def likeliest(logits: Tensor, targets: Tensor) -> Tensor:

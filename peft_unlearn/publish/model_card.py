@@ -3,26 +3,34 @@
 PEFT's own card leaves out the quantization and shows local paths (measured, peft 0.21.2); write this one after `save_pretrained`.
 """
 
-import json
 import shlex
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 
 from peft_unlearn.config import methods
+from peft_unlearn.publish.card_parts import (
+    attack_table,
+    eval_results,
+    facts,
+    in_backticks,
+    in_cell,
+    linked,
+    metric_table,
+    plain,
+    quoted,
+    test_table,
+    verdict,
+)
 from peft_unlearn.publish.own_adapter import ALONE, Own
 from peft_unlearn.report.build import KINDS
-from peft_unlearn.report.criteria import FAILED
-from peft_unlearn.report.summary import NO_WORD, Summary, summarize
-from peft_unlearn.report.text import PASSED, criterion_limit, criterion_number, criterion_state, interval, label, union
+from peft_unlearn.report.summary import summarize
 from peft_unlearn.util import disk
-from peft_unlearn.util.numbers import show
 from peft_unlearn.util.parts import Part
-from peft_unlearn.util.redaction import is_local, public_name, publish
+from peft_unlearn.util.redaction import is_local, public_name
 from peft_unlearn.util.registry import COMBINERS, LOSSES
 
 # Of a run's settings and of its adapter's configuration.
@@ -63,8 +71,9 @@ Forgetting was tested by these metrics, on these weights, at this precision, and
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 base = AutoModelForCausalLM.from_pretrained({base}{revision})  # quantized as above, it gives the numbers above
 {load}
 ```
@@ -123,36 +132,38 @@ def write_card(
     """
     folder = Path(folder)
     name, shown, finetune = folder.resolve().name, public_name(base), public_name(below) if below else None
-    own = Own(_code(finetune), below_mode) if finetune else ALONE
+    own = Own(in_backticks(finetune), below_mode) if finetune else ALONE
     beside = finetune if below_mode != "continue" else None  # what is loaded with it
     results = report["results"] if report else {}
     said = summarize(report) if report else None
     kind = report["never_seen"]["kind"] if report else None
     data = ModelCardData(
         base_model=None if is_local(base) else base,  # the Hub would take a local name for one of its own
+        base_model_relation="adapter",
         library_name="peft",
         pipeline_tag="text-generation",
         tags=["unlearning", "lora", "peft-unlearn", method],
         model_name=name,
-        eval_results=_eval_results(results) or None,
-        unlearning={"verdict": report["verdict"]["word"], "never_seen": kind, "definitions": report["definitions"]} if report else None,
+        eval_results=eval_results(results) or None,
+        unlearning=facts(report) if report else None,
     )
     body = BODY.format(
-        name=_text(name),
-        base=_quoted(shown),
-        revision=f", revision={_quoted(revision)}" if revision else "",
-        base_link=_code(shown) if is_local(base) else f"[{_text(shown)}](https://huggingface.co/{quote(shown)})",
+        name=plain(name),
+        base=quoted(shown),
+        tokenizer=quoted(name if (folder / TOKENIZER_CONFIG_FILE).is_file() else shown),
+        revision=f", revision={quoted(revision)}" if revision else "",
+        base_link=in_backticks(shown) if is_local(base) else linked(shown),
         parts="\n".join(_parts(method, settings)),
         quantization=quantization or "16/32-bit weights, not quantized",
         own=own,
-        verdict=_verdict(said, bool(report["run"].get("stopped"))) if report and said else "",
-        tests=_test_table(said.criteria) if said else "",
-        metrics=_metric_table(results),
-        attacks=_attack_table(report.get("attacks") or {}) if report else "",
+        verdict=verdict(said, bool(report["run"].get("stopped"))) if report and said else "",
+        tests=test_table(said.criteria) if said else "",
+        metrics=metric_table(results),
+        attacks=attack_table(report.get("attacks") or {}) if report else "",
         never_seen=f" (here: {KINDS[kind]})" if kind else "",
         load=_load_code(name, beside, below_mode == "merge"),
         merge=shlex.join(["peft-unlearn", "merge", name, "--output", "merged", *(["--below", beside] if beside else [])]),
-        settings="\n".join(f"| `{key}` | {_cell(value)} |" for key, value in settings.items() if value is not None),
+        settings="\n".join(f"| `{key}` | {in_cell(value)} |" for key, value in settings.items() if value is not None),
     )
     disk.write_text(folder / "README.md", str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")))
     return folder / "README.md"
@@ -167,125 +178,18 @@ def _parts(method: str, settings: Mapping[str, Any]) -> list[str]:
     rows = []
     for what, name, part in named:
         papers = ", ".join(f"[arXiv {paper}](https://arxiv.org/abs/{paper})" for paper in part.papers)
-        rows.append(f"| {what} | `{name}`: {_cell(part.help.rstrip('.'))}{f' ({papers})' if papers else ''} |")
+        rows.append(f"| {what} | `{name}`: {in_cell(part.help.rstrip('.'))}{f' ({papers})' if papers else ''} |")
     return rows
 
 
-def _eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
-    """The means after unlearning, for the card's metadata."""
-    return [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type="unlearning",
-            dataset_name=f"{name} set",
-            dataset_split=name,  # results are told apart by the split, not by the name
-            metric_type=metric,
-            metric_name=f"{metric} after unlearning",
-            metric_value=entry["mean"],
-        )
-        for name, views in results.items()
-        for metric, entry in views.get("after", {}).items()
-        if entry["mean"] is not None
-    ]
-
-
-def _verdict(said: Summary, stopped: bool) -> str:
-    """The word, what happened in training and what it rests on, for the first paragraph; then what failed, and what to do next."""
-    training = [*said.training, "This is the last good adapter."] if stopped else said.training
-    first = [f"**{said.word}**: {said.meaning}", *training, said.measured, said.reference]
-    failed = [found["text"] for found in said.criteria if found["state"] == FAILED]
-    blocks = {"What failed": failed, "What to do next": said.following, "What was not tested": said.untested}
-    if said.word == NO_WORD:
-        first += said.deciding[:1]
-    lists = ["\n".join([f"{head}:\n", *(f"- {_sentence(line)}" for line in lines)]) for head, lines in blocks.items() if lines]
-    return "\n\n".join([" ".join(map(_sentence, first)), *lists])
-
-
-def _test_table(criteria: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each criterion: its question, its result, its number and what is allowed. Attacks have a table of their own."""
-    rows = [
-        f"| {_line(_sentence(found['question']))} | {criterion_state(found)} | {criterion_number(found)} | {criterion_limit(found)} |"
-        for found in criteria
-        if not found["name"].startswith("attack_")
-    ]
-    if not rows:
-        return ""
-    return "\n".join(["| question | result | measured | allowed |", "| --- | --- | --- | --- |", *rows]) + "\n\n"
-
-
-def _sentence(text: str) -> str:
-    """A sentence on one line, with a capital, and no markup but between backticks."""
-    text = escape(" ".join(text.split()), quote=False)
-    return f"{text[:1].upper()}{text[1:]}"
-
-
-def _line(text: str) -> str:
-    """Text within a row of a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _metric_table(results: Mapping[str, Any]) -> str:
-    """A row for each metric of each set, a column for each view."""
-    if not results:
-        return "This run was not evaluated."
-    views = union(results.values())
-    lines = [f"| set | metric | {' | '.join(label(view) for view in views)} | rows |", "| --- " * (len(views) + 3) + "|"]
-    for name, of_set in results.items():
-        for metric in union(of_set.values()):
-            entries = [of_set.get(view, {}).get(metric) for view in views]
-            rows = max(entry["n"] for entry in entries if entry)
-            lines.append(f"| {_cell(name)} | {label(metric)} | {' | '.join(map(_number, entries))} | {rows} |")
-    return "\n".join(lines)
-
-
-def _number(entry: Mapping[str, Any] | None) -> str:
-    if entry is None or entry["mean"] is None:
-        return "-"
-    return show(entry["mean"]) + interval(entry)
-
-
-def _attack_table(attacks: Mapping[str, Any]) -> str:
-    """A row for each attack of an audit: what it tried, and whether the model passed it."""
-    if not attacks:
-        return ""
-    rows = [
-        f"| {name} | {_cell(attack['title'])} | {PASSED[attack['passed']]}{_cell(f' ({reason})') if (reason := attack['reason']) else ''} |"
-        for name, attack in attacks.items()
-    ]
-    return "\n".join(["", "| attack | what was tried | |", "| --- | --- | --- |", *rows]) + "\n"
-
-
 def _load_code(name: str, finetune: str | None, merged: bool) -> str:
-    load = f"model = PeftModel.from_pretrained(base, {_quoted(name)})"
+    load = f"model = PeftModel.from_pretrained(base, {quoted(name)})"
     if finetune is None:
         return load
     if merged:
-        return f"base = PeftModel.from_pretrained(base, {_quoted(finetune)}).merge_and_unload()  # it is part of the base here\n{load}"
+        return f"base = PeftModel.from_pretrained(base, {quoted(finetune)}).merge_and_unload()  # it is part of the base here\n{load}"
     return (
-        f'model = PeftModel.from_pretrained(base, {_quoted(finetune)}, adapter_name="finetune")\n'
-        f'model.load_adapter({_quoted(name)}, adapter_name="default")\n'
+        f'model = PeftModel.from_pretrained(base, {quoted(finetune)}, adapter_name="finetune")\n'
+        f'model.load_adapter({quoted(name)}, adapter_name="default")\n'
         'model.base_model.set_adapter(["finetune", "default"])'
     )
-
-
-def _quoted(name: str) -> str:
-    """A name as Python writes it."""
-    return json.dumps(name, ensure_ascii=False)
-
-
-def _code(name: str) -> str:
-    """A name in backticks, which cannot hold one, within a table or a sentence."""
-    shown = _line(name).replace("`", "'")
-    return f"`{shown}`"
-
-
-def _text(value: str) -> str:
-    """What shows as it stands: HTML in a name is none."""
-    return escape(value, quote=False)
-
-
-def _cell(value: Any) -> str:
-    """A value on one line of a Markdown table, its paths cut short."""
-    value = publish(value, hidden=set())
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return _line(_text(text))

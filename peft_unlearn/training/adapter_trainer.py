@@ -137,13 +137,15 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         return results
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the student, and only it: an adapter that plain PEFT loads, and its card. With `args.push_to_hub`, upload them."""
+        """Write the student, and only it: an adapter that plain PEFT loads; beside it tokenizer and card. With `args.push_to_hub`, upload them."""
         output = Path(output_dir or self.args.output_dir)
         if self.args.should_save and _internal_call:  # into a checkpoint that is being written
             adapters.export(self.model, output)
         elif self.args.should_save:
             with checkpoint.replacing(output) as partial:
                 adapters.export(self.model, partial)
+                if self.processing_class is not None:  # beside the adapter, as TRL has it
+                    self.processing_class.save_pretrained(partial)
         if not _internal_call:
             self.create_model_card(output_dir)
             if self.args.push_to_hub:

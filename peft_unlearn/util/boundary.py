@@ -48,6 +48,8 @@ def brief(error: BaseException) -> str:
 def _mend(error: BaseException, mend: str) -> str:
     if isinstance(error, ImportError):
         return f"install that, or {mend}"
+    if type(error).__name__ == "GatedRepoError":
+        return f"ask for access on its page on the Hub and run `hf auth login`, or {mend}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return "the memory is too small for it: free some, hold the base in 4 bits (load_in_4bit), or write something smaller"
     return mend

@@ -1,6 +1,7 @@
 """Names that may be published: the paths of the machine that trained stay at home."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ def public_name(value: str) -> str:
     return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if is_local(value) else value
 
 
-def publish(data: Any, hidden: set[str]) -> Any:
-    """Nested mappings and lists with every local path cut to its last component; the paths are added to `hidden`."""
+def publish(data: Any, hidden: set[str], names: Mapping[str, str] | None = None) -> Any:
+    """Nested mappings and lists with every local path cut to its last component, or to what `names` has; the paths are added to `hidden`."""
     if isinstance(data, dict):
-        return {key: publish(value, hidden) for key, value in data.items()}
+        return {key: publish(value, hidden, names) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [publish(value, hidden) for value in data]
+        return [publish(value, hidden, names) for value in data]
     if isinstance(data, str) and is_local(data):
         hidden.add(data)
-        return public_name(data)
+        return (names or {}).get(data) or public_name(data)
     return data

@@ -4,9 +4,10 @@
     evaluate(EvaluateRequest("runs/forgotten", retain="texts.jsonl")).report["verdict"]
 
 They print nothing; logs and bars say how far they are. What is wrong with a request is a `UserError`, before torch is imported where it can be:
-the files that are named for a workflow import what is heavy when it runs (`loading`, `views`, `train_run`, `audit_run`, `merged`).
+the files that are named for a workflow import what is heavy when it runs (`loading`, `views`, `ask_run`, `train_run`, `audit_run`, `merged`).
 """
 
+from peft_unlearn.workflows.ask import ask
 from peft_unlearn.workflows.audit import audit
 from peft_unlearn.workflows.combine import combine
 from peft_unlearn.workflows.demo import demo
@@ -17,6 +18,7 @@ from peft_unlearn.workflows.plan import plan
 from peft_unlearn.workflows.push import push
 from peft_unlearn.workflows.requests import (
     AddRequest,
+    AskRequest,
     AuditRequest,
     CombineRequest,
     ComposeRequest,
@@ -32,6 +34,7 @@ from peft_unlearn.workflows.requests import (
     TrainRequest,
 )
 from peft_unlearn.workflows.results import (
+    AskResult,
     CombineResult,
     DemoResult,
     EvaluateResult,
@@ -49,6 +52,8 @@ from peft_unlearn.workflows.train import train
 
 __all__ = [
     "AddRequest",
+    "AskRequest",
+    "AskResult",
     "AuditRequest",
     "CombineRequest",
     "CombineResult",
@@ -73,6 +78,7 @@ __all__ = [
     "TrainRequest",
     "TrainResult",
     "Unfinished",
+    "ask",
     "audit",
     "combine",
     "demo",

@@ -21,6 +21,7 @@ def audit(request: AuditRequest) -> EvaluateResult:
     from peft_unlearn.workflows import checks
 
     checked = checks.measured(request)
+    checks.say_loading()
 
     from peft_unlearn import attacks, report
     from peft_unlearn.report import page

@@ -1,6 +1,8 @@
 """A request checked, before torch is imported: options, files and the recipe that they make."""
 
 import dataclasses
+import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,9 @@ from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, check_base, check_writable, locate, read_json
 from peft_unlearn.util.ranges import Range, check_number
-from peft_unlearn.workflows.requests import AuditRequest, EvaluateRequest, TrainRequest
+from peft_unlearn.workflows.requests import AskRequest, AuditRequest, EvaluateRequest, TrainRequest
+
+logger = logging.getLogger(__name__)
 
 FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors", recipe.FILE]
 KEYS = {
@@ -23,6 +27,12 @@ KEYS = {
     "rows": "eval_rows",
     "batch_size": "per_device_eval_batch_size",
 }
+
+
+def say_loading() -> None:
+    """Say what the next seconds go into, so that a command is heard within one: it is checked by now, and its libraries are not there yet."""
+    if "torch" not in sys.modules:
+        logger.info("Loading torch and transformers …")
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,20 @@ def measured(request: EvaluateRequest | AuditRequest) -> Checked:
     if not request.benchmark:
         recipe.check_files(values)
     return Checked(request, folder, is_adapter, values)
+
+
+def loaded(request: AskRequest) -> Checked:
+    """Check what is said of a model alone: no set is read, and those that stand in its folder need not be there.
+
+    Raises:
+        UserError: no such model, or options that do not go together.
+    """
+    asked = EvaluateRequest(request.model, base=request.base, never_seen=request.never_seen, settings=request.settings)
+    folder = locate(request.model, FILES, key="model")
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    none = dict.fromkeys(("retain_dataset", "holdout_dataset", "eval_dataset", "group_column"))
+    values = {**_values(asked, folder, is_adapter), **none, "forget_dataset": "none is read"}
+    return Checked(asked, folder, is_adapter, recipe.check({**values, "output_dir": str(folder)}))
 
 
 def new_folder(output: str | Path) -> None:

@@ -32,8 +32,11 @@ def demo(request: DemoRequest, begin: Callable[[str], object] = logger.info) -> 
     Raises:
         UserError: the output folder holds something else, before torch is imported; or what a run refuses.
     """
+    from peft_unlearn.workflows import checks
+
     output = Path(request.output)
     _clear(request, output)
+    checks.say_loading()
 
     from peft_unlearn import report
     from peft_unlearn.demo import model, people

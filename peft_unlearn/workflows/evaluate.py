@@ -20,6 +20,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
 
     tasks.check_installed(request.tasks)
     checked = checks.measured(request)
+    checks.say_loading()
     tasks.check(request.tasks)
 
     from peft_unlearn import report

@@ -1,5 +1,6 @@
 """A forgetting adapter merged into its base, and what is left of the forgetting there."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from peft_unlearn.util.errors import UserError
@@ -18,9 +19,11 @@ def merge(request: MergeRequest) -> MergeResult:
     from peft_unlearn.workflows import checks
 
     checks.new_folder(request.output)
+    checks.say_loading()
 
-    from peft_unlearn import merging
+    from peft_unlearn import merging, publish
     from peft_unlearn.config import recipe
+    from peft_unlearn.merging.survival import median_alpha
     from peft_unlearn.workflows import merged
 
     adapter = Path(request.adapter)
@@ -40,10 +43,19 @@ def merge(request: MergeRequest) -> MergeResult:
         below=(below,) if below else (),
         revision=None if request.base else settings.get("model_revision"),
     )
-    if not request.evaluate:
-        return MergeResult(result.folder, result.survival)
-    try:
-        return MergeResult(result.folder, result.survival, merged.evaluate(result.folder, adapter, settings))
-    except UserError as error:
-        wanted = merged.request(result.folder, settings) if settings.get("forget_dataset") else None
-        return MergeResult(result.folder, result.survival, None, str(error), wanted)
+    made = MergeResult(result.folder, result.survival)
+    if request.evaluate:
+        try:
+            made = replace(made, report=merged.evaluate(result.folder, adapter, settings))
+        except UserError as error:
+            wanted = merged.request(result.folder, settings) if settings.get("forget_dataset") else None
+            made = replace(made, not_evaluated=str(error), evaluation=wanted)
+    publish.write_merged_card(
+        result.folder,
+        base=result.base,
+        adapter=str(request.adapter),
+        weights=result.written,
+        kept=median_alpha(result.survival),
+        report=made.report,
+    )
+    return made

@@ -13,6 +13,7 @@ def plan(request: PlanRequest) -> PlanResult:
     from peft_unlearn.workflows import checks
 
     values = checks.recipe_values(request)
+    checks.say_loading()
 
     from peft_unlearn import planning
 

@@ -1,5 +1,9 @@
-"""What a run shows while it trains: a bar, how far it is from its targets and how long that may take, and what it answers by now."""
+"""What a run shows while it trains: a bar, how far it is from its targets and how long that may take, and what it answers by now.
 
+Where bars are off, as in a log file, it is a line now and then, and no answers.
+"""
+
+import logging
 from typing import Any
 
 from transformers import ProgressCallback
@@ -9,6 +13,9 @@ from peft_unlearn.model.generation import generate
 from peft_unlearn.training.pace import steps_left
 from peft_unlearn.training.trainer import UnlearnTrainer
 
+logger = logging.getLogger(__name__)
+
+LINES = 10  # of a run without a bar
 ASKED = 2  # forget rows that are asked on the way
 EVERY = 5  # checks between two times
 SHOWN = 160  # characters of an answer
@@ -23,7 +30,7 @@ class Bar(ProgressCallback):  # type: ignore[misc]  # annotations of transformer
 
     def __init__(self, trainer: UnlearnTrainer):
         super().__init__()
-        self.trainer, self.checks = trainer, 0
+        self.trainer, self.checks, self.told = trainer, 0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)
@@ -34,11 +41,25 @@ class Bar(ProgressCallback):  # type: ignore[misc]  # annotations of transformer
         if not state.is_world_process_zero or self.training_bar is None:
             return
         logs = logs or {}
+        if self.training_bar.disable:
+            self._tell(state.global_step, state.max_steps, logs)
+            return
         if "check/share" in logs:
             self._checked(state.global_step)
             return
         shown = {name: f"{value:.3g}" for name, value in logs.items() if name.startswith(("p/", "learning_rate"))}
         self.training_bar.set_postfix(shown)
+
+    def _tell(self, step: int, most: int, logs: dict[str, float]) -> None:
+        """Log a line at each tenth of the run, and at each check of its targets."""
+        if "check/share" in logs:
+            found = self.trainer.early_stop.last if self.trainer.early_stop else None
+            if found is not None:
+                logger.info("Step %d of at most %d: %.0f%% of the way.", step, most, 100 * min(found.share, 1))
+        elif step * LINES // max(most, 1) > self.told:
+            self.told = step * LINES // max(most, 1)
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in logs.items() if name.startswith("p/"))
+            logger.info("Step %d of at most %d%s.", step, most, f": {shown}" if shown else "")
 
     def _checked(self, step: int) -> None:
         """Say how far the run is, and now and then what it answers."""

@@ -119,6 +119,19 @@ class AuditRequest(_Measured):
 
 
 @dataclass(frozen=True)
+class AskRequest(Request):
+    """Ask the model before, the model after and a never-seen model the same question."""
+
+    model: Name = field(metadata={"help": "an output folder of a run, a whole model, or a Hub name"})
+    _: KW_ONLY
+    base: Name | None = field(default=None, metadata={"help": "the base model of an adapter"})
+    never_seen: Name | None = field(default=None, metadata={"help": "a model or adapter that never saw the forget set, to compare with"})
+    settings: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"help": "other keys of a recipe, such as load_in_4bit=true", "option": "set"}
+    )
+
+
+@dataclass(frozen=True)
 class MergeRequest(Request):
     """Merge a forgetting adapter into its base, shard by shard, measure what survives, and evaluate what was written."""
 
@@ -150,6 +163,10 @@ class MergeRequest(Request):
     )
     force: bool = field(default=False, metadata={"help": "merge in place into quantized weights, which erases small changes"})
     evaluate: bool = field(default=True, metadata={"help": "evaluate the merged folder", "option": "no-evaluate"})
+
+
+HUB_BASE = "the base's name on the Hub, where the adapter names a folder of this machine"
+HUB_BELOW = "the same for the adapter that this one was trained on top of"
 
 
 @dataclass(frozen=True)
@@ -203,21 +220,26 @@ class RevokeRequest(LedgerRequest):
 
 @dataclass(frozen=True)
 class ExportRequest(Request):
-    """Write into a new folder what `push` would upload: the adapter, its tokenizer, card, recipe and report, without local paths."""
+    """Write into a new folder what `push` would upload: weights, tokenizer, card, recipe and report, without local paths."""
 
-    adapter: str | Path = field(metadata={"help": "the output folder of a run"})
+    adapter: str | Path = field(metadata={"help": "the output folder of a run, or of `merge`"})
     output: str | Path = field(metadata={"help": "a new folder"})
+    _: KW_ONLY
+    base: str | None = field(default=None, metadata={"help": HUB_BASE})
+    below: str | None = field(default=None, metadata={"help": HUB_BELOW})
 
 
 @dataclass(frozen=True)
 class PushRequest(Request):
-    """Upload a forgetting adapter to the Hugging Face Hub, privately unless told otherwise."""
+    """Upload an adapter or a merged model to the Hugging Face Hub, privately unless told otherwise."""
 
-    adapter: str | Path = field(metadata={"help": "the output folder of a run"})
+    adapter: str | Path = field(metadata={"help": "the output folder of a run, or of `merge`"})
     repo: str = field(metadata={"help": "name of the repository, such as me/my-adapter"})
     _: KW_ONLY
     public: bool = field(default=False, metadata={"help": "anyone may then compare base and adapter, and see what was forgotten"})
     revision: str | None = field(default=None, metadata={"help": "branch to upload to"})
+    base: str | None = field(default=None, metadata={"help": HUB_BASE})
+    below: str | None = field(default=None, metadata={"help": HUB_BELOW})
 
 
 @dataclass(frozen=True, kw_only=True)

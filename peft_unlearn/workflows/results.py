@@ -1,6 +1,6 @@
 """What each workflow gives back. A report is what report.json holds (docs/reference/report-json.md)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,16 @@ class EvaluateResult:
     texts: dict[str, Any] | None = None  # "question", and "answers" by view, of the forget set; where the request asks for them
     output: Path | None = None  # the report as a file
     page: Path | None = None  # and as a page
+
+
+@dataclass(frozen=True)
+class AskResult:
+    """Models that are loaded and can be asked. `page` is the page of the run's report, where there is one."""
+
+    name: str
+    views: tuple[str, ...]  # "before", "after", "never_seen", as far as there are such models
+    answers: Callable[[str, bool, int], dict[str, str]]  # of (text, whether it is a question, new tokens at most), by view
+    page: Path | None = None
 
 
 @dataclass(frozen=True)

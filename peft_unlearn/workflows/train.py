@@ -15,6 +15,7 @@ def train(request: TrainRequest) -> TrainResult:
     from peft_unlearn.workflows import checks
 
     values = checks.checked_recipe(request)
+    checks.say_loading()
 
     from peft_unlearn.workflows import train_run
 

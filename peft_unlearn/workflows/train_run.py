@@ -4,7 +4,7 @@ import contextlib
 import copy
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from peft_unlearn.model import adapters
 from peft_unlearn.model.sharing import sharing
 from peft_unlearn.planning import host
 from peft_unlearn.report import page
-from peft_unlearn.training import checkpoint, datasets
+from peft_unlearn.training import datasets
 from peft_unlearn.training.trainer import UnlearnTrainer
 from peft_unlearn.util import launched
 from peft_unlearn.util.errors import UserError
@@ -78,9 +78,6 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None, callbacks: Seque
         current.train(resume)
         if current.main:
             current.trainer.save_model()  # before it is evaluated, which may be cut
-            if tokenizer.name_or_path == plan.model.adapter_name_or_path:  # and is not the base's, which lies beside the base
-                with checkpoint.replacing(output) as partial:
-                    tokenizer.save_pretrained(partial)
         current.evaluate("after", "student")
         if current.below and not plan.model.never_seen_model_name_or_path and never_seen is None:  # the same in every process
             current.evaluate("never_seen", "never_seen")  # the base without the user's own adapter
@@ -210,6 +207,8 @@ class Run:
                 if "p/forget" in line
             ],
         )
+        if self.plan.training.report_to:
+            self.trainer.log(tracked(made))
         report.write(made, output / "report.json")
         page.write(made, output / "report.html")
         self.trainer.create_model_card(
@@ -256,6 +255,17 @@ def _uploaded(args: UnlearnConfig, result: TrainResult) -> TrainResult:
 
 def _repository(args: UnlearnConfig, output: Path) -> str:
     return args.hub_model_id or output.resolve().name
+
+
+def tracked(made: Mapping[str, Any]) -> dict[str, float]:
+    """The means of a report as a tracker shows them: "forget/extraction_strength/before", and after and never-seen beside it."""
+    return {
+        f"{name}/{metric}/{view}": entry["mean"]
+        for name, views in made["results"].items()
+        for view, metrics in views.items()
+        for metric, entry in metrics.items()
+        if entry["mean"] is not None
+    }
 
 
 def disk_bytes(trainer: UnlearnTrainer) -> int:

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -266,14 +267,14 @@ def test_uploads_are_private_unless_told_otherwise(recipe, monkeypatch):
     calls = []
     monkeypatch.setattr(publish, "push", lambda folder, repo, **options: calls.append((str(folder), repo, options["private"])) or "address")
     monkeypatch.setattr(publish, "check", lambda repo, **options: None)
-    assert main(["push", "out", "me/adapter"]) == 0
-    assert main(["push", "out", "me/adapter", "--public"]) == 0
     assert main(["train", recipe(push_to_hub=True, hub_model_id="me/mine", max_steps=1)]) == 0
+    assert main(["push", "out", "me/adapter"]) == 0
+    assert main(["push", "out", "me/adapter", "--public", "--yes"]) == 0
     assert main(["train", recipe(push_to_hub=True, hub_private_repo=False, max_steps=1, output_dir="second")]) == 0
     assert calls == [
+        ("out", "me/mine", True),
         ("out", "me/adapter", True),
         ("out", "me/adapter", False),
-        ("out", "me/mine", True),
         ("second", "second", False),
     ]
 
@@ -317,11 +318,28 @@ def test_usage_errors_and_help(capsys):
     assert "RECIPE.yaml" in capsys.readouterr().out
     assert main(["keys", "lora"]) == 0
     assert "lora_target_modules" in capsys.readouterr().out
+    assert main(["keys", "stop_at"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ") and line[2] != " "] == ["  stop_at"]
     assert main(["keys"]) == 0
     shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    places = [
+        shown.index(f"\n{head}\n")
+        for head in ("keys: model and adapter", "keys: data", "keys: unlearning", "keys: of transformers and TRL")
+    ]
+    assert places == sorted(places)
+    assert places[2] < shown.index("\n  stop_at\n") < places[3] < shown.index("\n  activation_checkpointing_kwargs")
     assert "activation_checkpointing_kwargs" in shown  # whole, though 80 columns are narrow
     assert "%%" not in shown
     refused(capsys, ["keys", "nosuch"], "nosuch: no key and no part has that in its name")
+
+
+def test_a_shell_can_complete_commands_and_options(capsys):
+    pytest.importorskip("shtab")
+    assert main(["--print-completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).returncode == 0
+    assert {"ask", "audit", "--never-seen", "openunlearning"} <= set(re.findall(r"[\w-]+", script))
 
 
 def test_interrupt_is_one_line(recipe, capsys, monkeypatch):

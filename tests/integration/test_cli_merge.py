@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_bed import refused
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -17,9 +18,17 @@ from peft_unlearn.cli import main
 def test_merged_model_gives_the_logits_of_the_adapter(recipe, bed):
     assert main(["train", recipe(learning_rate="1e-2")]) == 0
     assert main(["merge", "out", "--output", "merged"]) == 0
+    card = ModelCard.load("merged/README.md")
+    assert (card.data.base_model, card.data.base_model_relation) == (None, "finetune")  # of a folder
+    results = json.loads(Path("merged/report.json").read_text())["results"]
+    assert {found.metric_value for found in card.data.eval_results} >= {
+        results["forget"][view]["loss"]["mean"] for view in ("before", "after")
+    }
+    loaded: dict = {}
+    exec(card.text.split("```python\n")[1].split("```")[0], loaded)
     ids = torch.tensor([[1, 5, 6, 7]])
     with torch.no_grad():
-        merged = AutoModelForCausalLM.from_pretrained("merged")(ids).logits
+        merged = loaded["model"](ids).logits
         trained = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(bed / "base"), "out")(ids).logits
     assert (merged - trained).norm() <= 1e-4 * trained.norm()
 

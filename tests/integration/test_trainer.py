@@ -56,7 +56,7 @@ def test_the_saved_folder_gives_the_students_numbers_under_plain_peft(tmp_path):
     trainer = trained(tmp_path / "run", "mean_teacher", save_strategy="steps", save_steps=2)
     trainer.save_model()
     kept = {p.name for p in (tmp_path / "run").iterdir() if p.is_file()}
-    assert kept == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert kept == {"adapter_config.json", "adapter_model.safetensors", "README.md", "tokenizer.json", "tokenizer_config.json"}
     ids = torch.arange(3, 15).view(2, 6)
     fresh = PeftModel.from_pretrained(tiny_llama(), tmp_path / "run")
     trainer.model.eval()
@@ -298,10 +298,9 @@ def test_saving_and_pushing_uploads_the_student_and_a_card_and_nothing_else(priv
         def __init__(self, private):
             self.private = private
 
-    monkeypatch.setattr(
-        HfApi, "create_repo", lambda api, repo, *, private, exist_ok: made.append(private) or RepoUrl(f"https://hf.co/{repo}")
-    )
+    monkeypatch.setattr(HfApi, "create_repo", lambda api, repo, *, private: made.append(private) or RepoUrl(f"https://hf.co/{repo}"))
     monkeypatch.setattr(HfApi, "repo_info", lambda api, repo: Info(made[-1]))
+    monkeypatch.setattr(HfApi, "list_repo_files", lambda *_, **__: [])
     monkeypatch.setattr(
         HfApi,
         "create_commit",
@@ -313,7 +312,8 @@ def test_saving_and_pushing_uploads_the_student_and_a_card_and_nothing_else(priv
     assert made == []  # no repository for a run that is not finished
     trainer.save_model()
     assert made == [private is not False]
-    assert set(uploaded) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    tokenizers = {"tokenizer.json", "tokenizer_config.json"}
+    assert set(uploaded) == {"adapter_config.json", "adapter_model.safetensors", "README.md", *tokenizers}
     card = ModelCard(uploaded["README.md"].decode())
     assert {"unlearning", "mean_teacher"} <= set(card.data.tags)
     assert "| `max_steps` | 4 |" in card.text

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -104,8 +105,8 @@ def test_a_retain_set_that_is_lost_weighs_as_many_times_more_in_every_objective_
 class Terminal:
     """What a bar of tqdm is told."""
 
-    def __init__(self):
-        self.total, self.description, self.written, self.beside = None, None, [], {}
+    def __init__(self, disable=False):
+        self.total, self.description, self.written, self.beside, self.disable = None, None, [], {}, disable
 
     def set_description(self, text, **how):
         self.description = text
@@ -151,6 +152,25 @@ def test_the_bar_says_how_far_a_run_is_and_every_fifth_check_what_it_answers(tmp
     assert terminal.description == f"training: 100% of the way, about {2 * trainer.check_every} steps left"
     bar.on_log(trainer.args, trainer.state, trainer.control, logs={"loss/forget": 1.0, "p/forget": 0.12345, "learning_rate": 1e-3})
     assert terminal.beside == {"p/forget": "0.123", "learning_rate": "0.001"}
+
+
+def test_without_a_bar_a_log_has_a_line_a_tenth_and_no_answer(tmp_path, caplog):
+    """tqdm is off where the errors go into a file: the texts to be forgotten are not for that."""
+    trainer = build(tmp_path, stop_at="never_seen", never_seen_model=never_seen(), max_steps=400)
+    bar, trainer.state.max_steps, trainer.state.is_world_process_zero = Bar(trainer), 400, True
+    bar.training_bar = terminal = Terminal(disable=True)
+    with caplog.at_level(logging.INFO, logger="peft_unlearn"):
+        for step in range(10, 401, 10):
+            trainer.state.global_step = step
+            bar.on_log(trainer.args, trainer.state, trainer.control, logs={"p/forget": 0.5, "learning_rate": 1e-3})
+        trainer.early_stop.last = early_stop.Found(0.5, 4.0, -0.5, 0.1)
+        bar.on_log(trainer.args, trainer.state, trainer.control, logs={"check/share": 0.5})
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        *(f"Step {step} of at most 400: p/forget 0.5." for step in range(40, 401, 40)),
+        "Step 400 of at most 400: 50% of the way.",
+    ]
+    assert (terminal.written, terminal.description) == ([], None)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- in the report

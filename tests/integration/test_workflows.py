@@ -197,11 +197,15 @@ def test_export_writes_what_push_uploads(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     monkeypatch.setattr(HfApi, "create_repo", lambda api, repo_id, **_: RepoUrl(f"https://huggingface.co/{repo_id}"))
     monkeypatch.setattr(HfApi, "repo_info", lambda *_: type("Info", (), {"private": True}))
+    monkeypatch.setattr(HfApi, "list_repo_files", lambda *_, **__: [])
     monkeypatch.setattr(HfApi, "create_commit", create_commit)
     pushed = push(PushRequest(run, "me/forgets"))
     assert (pushed.address, pushed.private) == ("https://huggingface.co/me/forgets", True)
     result = export(ExportRequest(run, "exported"))
     assert capsys.readouterr().out == ""
+    card = Path("exported/README.md").read_text()  # which loads from there
+    uploaded["README.md"] = uploaded["README.md"].replace(b'"me/forgets"', b'"out"').replace(b"merge me/forgets ", b"merge out ")
+    assert card.count('"out"') >= 2
     assert {path.name: path.read_bytes() for path in Path("exported").iterdir()} == uploaded
     assert set(result.files) == set(uploaded) >= {"adapter_model.safetensors", "README.md", "recipe.yaml", "report.json"}
     assert str(tmp_path) not in "".join(text.decode(errors="ignore") for text in uploaded.values())

@@ -27,9 +27,11 @@ def test_card_metadata_reads_back(tmp_path: Path) -> None:
     data = card(tmp_path).data
     assert (data.base_model, data.library_name, data.pipeline_tag) == ("org/base-1b", "peft", "text-generation")
     assert set(data.tags) == {"unlearning", "lora", "peft-unlearn", "ngdiff"}
-    assert {(r.dataset_name, r.metric_type, r.metric_value) for r in data.eval_results} == {
-        ("forget set", "extraction_strength", 0.01234),
-        ("retain set", "extraction_strength", 0.9),
+    assert data.base_model_relation == "adapter"
+    assert {(r.dataset_name, r.metric_type, r.metric_name, r.metric_value) for r in data.eval_results} == {
+        ("forget set", "extraction_strength", "extraction strength, before", 0.98765),
+        ("forget set", "extraction_strength", "extraction strength, after", 0.01234),
+        ("retain set", "extraction_strength", "extraction strength, after", 0.9),
     }
 
 
