@@ -134,8 +134,7 @@ def write_card(
     name, shown, finetune = folder.resolve().name, public_name(base), public_name(below) if below else None
     own = Own(in_backticks(finetune), below_mode) if finetune else ALONE
     beside = finetune if below_mode != "continue" else None  # what is loaded with it
-    results = report["results"] if report else {}
-    said = summarize(report) if report else None
+    results, said = (report["results"], summarize(report)) if report else ({}, None)
     kind = report["never_seen"]["kind"] if report else None
     data = ModelCardData(
         base_model=None if is_local(base) else base,  # the Hub would take a local name for one of its own

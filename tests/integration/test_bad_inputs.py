@@ -44,7 +44,7 @@ def test_a_bad_input_is_refused_in_one_sentence(case, bed, watched, monkeypatch)
     assert found == "", said
 
 
-@pytest.mark.parametrize("part", fuzz.PARTS)
+@pytest.mark.parametrize("part", sorted(fuzz.PARTS.keys() - {"reports", "checkpoints"}))  # those are of a run that was made
 def test_random_inputs_are_read_or_refused(part, tmp_path, watched, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = fuzz.Fuzz(tmp_path)

@@ -79,7 +79,7 @@ def test_what_is_left_out_are_whole_subjects_the_nearest_of_each_part(sizes, eno
     subjects = [n for n, size in enumerate(sizes) for _ in range(size)]
     if len(subjects) < 32:
         subjects += [subjects[-1]] * enough
-    near = [random.random() for _ in subjects]
+    near = random.sample(range(10**6), len(subjects))
     out, count = budget.left_out(len(subjects), subjects, near), len(set(subjects))
     assert list(out) == sorted(out)
     if count < 6 or count == len(subjects):

@@ -81,7 +81,7 @@ def test_mapping_takes_splits_slices_folders_and_globs(tmp_path, monkeypatch):
         ({"hf_args": {"path": "locuslab/TOFU"}}, "hf_args is another tool's key, write its own keys, path, name and split, in its place"),
         ({"path": "story.jsonl", "text_key": "story"}, "text_key is another tool's key, write rename_columns: {its name: question}"),
         ({"path": "story.jsonl", "rename_columns": "story"}, "rename_columns is 'story', write {its name: the name it shall have}"),
-        ({"path": "story.jsonl", "rename_columns": {"tale": "text"}}, "there is no column 'tale', write one of story"),
+        ({"path": "story.jsonl", "rename_columns": {"tale": "text"}}, "there is no column 'tale', write one that the rows have"),
         ({"path": "story.jsonl", "rename_columns": {"a": "text", "b": "text"}}, "gives two columns one name"),
         ("preferred.jsonl", r"write rename_columns: {chosen: completion} or {rejected: completion}"),
         ("./nowhere", "nowhere does not exist"),
