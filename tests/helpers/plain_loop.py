@@ -168,16 +168,17 @@ def taught(model, rows):
 
 
 def instead(model, never_seen, rows, whole, target_logps):
-    """Token by token, of the other 63: KL(never seen || model), as much of it as the target leaves to them; the mean over tokens."""
+    """Of all other tokens KL(never seen || model), as much of it as a token's target leaves to them; the mean over tokens."""
     found = []
-    for row, full, targets in zip(rows, whole, target_logps, strict=True):
-        (here, there), labels = (logits(m, batch([r]))[0] for m, r in ((model, row), (never_seen, full))), batch([row])[2][0]
-        places, places_there = ((x != -100).nonzero().flatten().tolist() for x in (labels, batch([full])[2][0]))
-        for place, place_there, target in zip(places, places_there, targets, strict=True):
-            others = [v for v in range(here.shape[-1]) if v != labels[place]]
-            p, q = here[place][others].softmax(-1), there[place_there][others].softmax(-1).detach()
-            found.append((1 - target.exp()) * (q * (q / p).log()).sum())
-    return sum(found) / len(found)
+    for row, full, target in zip(rows, whole, target_logps, strict=True):
+        (z, y), (z0, y0) = (
+            (logits(m, b)[0][b[2][0] != -100], b[2][0][b[2][0] != -100]) for m, b in ((model, batch([row])), (never_seen, batch([full])))
+        )
+        assert torch.equal(y, y0)
+        others = torch.arange(z.shape[-1]) != y[:, None]
+        p, q = (x[others].view(len(y), -1).softmax(-1) for x in (z, z0.detach()))
+        found.append((1 - target.exp()) * (q * (q / p).log()).sum(-1))
+    return torch.cat(found).mean()
 
 
 def flat(tensors):
