@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.model import adapters, instead
-from peft_unlearn.training import answers, checks, targets
+from peft_unlearn.training import answers, checks, objectives, targets
 from peft_unlearn.training.early_stop import sampled
 from peft_unlearn.util.errors import UserError
 
@@ -48,7 +48,7 @@ def told(
     found = dict(sets) | targets.of_never_seen(model, tokenizer, sets, size)
     if args.answers == "natural" and "alternate" not in found["forget"].column_names:
         found["forget"] = answers.beside(found["forget"], answers.of_never_seen(model, tokenizer, sets, seed=args.seed, batch_size=size))
-    if args.answers == "natural":
+    if objectives.says_instead(args):
         found["forget"] = instead.beside(found["forget"], instead.of_model(model, sets["forget"], size))
     if args.logit_lens_coef and "target_inner" not in found["forget"].column_names:
         recalls = dict(zip(sampled(len(sets["forget"])), checks.inner_recalls(model, tokenizer, sets["forget"], size), strict=True))

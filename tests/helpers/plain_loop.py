@@ -270,7 +270,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         if args.holdout_kl != "none":
             fresh = batch([e["holdout"] for e in examples])
             losses.append((args.kl_coef, divergence(args.divergence, student, anchors[args.holdout_kl], fresh)))
-        if target_logps and args.answers == "natural":
+        if target_logps and args.answers == "natural" and args.retain_loss != "none":
             losses.append((args.answers_coef, instead(student, never_seen, rows, whole, target_logps)))
         if "answers" in examples[0]:
             losses.append((args.answers_coef, taught(student, [e["answers"] for e in examples])))
@@ -285,7 +285,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                 p.data.add_(piece.view_as(p))
             there = forget_loss(args, student, reference, rows, layers, target_logps, scale, inner_layer, first)
             grads[0] = flat(torch.autograd.grad(there, params))
-            if target_logps and args.answers == "natural":
+            if target_logps and args.answers == "natural" and args.retain_loss != "none":
                 said = len(losses) - 1 - ("answers" in examples[0])
                 grads[said] = flat(torch.autograd.grad(instead(student, never_seen, rows, whole, target_logps), params))
         if target_logps and args.combine == "ngdiff":  # unit vectors, of which forgetting has the root of what is still to go

@@ -193,7 +193,7 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
         if args.retain_kl != "none":
             anchor = teacher if args.retain_kl == "teacher" else reference
             losses.append((args.kl_coef, lambda: divergence(seen, anchor, retain)))  # noqa: B023
-        if targets and args.answers == "natural":
+        if targets and args.answers == "natural" and args.retain_loss != "none":
             losses.append((args.answers_coef, lambda: instead(seen, never_seen, forget, targets)))  # noqa: B023
         if "answers" in examples[0]:
             other = [e["answers"] for e in examples]
@@ -209,7 +209,14 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
                 p.data.add_(piece.view_as(p))
             if args.train_quantized != "none":
                 seen = shipped(load(family, quantization), student, names, args.train_quantized)
-            for k in (0, *([len(losses) - 1 - ("answers" in examples[0])] if targets and args.answers == "natural" else [])):
+            for k in (
+                0,
+                *(
+                    [len(losses) - 1 - ("answers" in examples[0])]
+                    if targets and args.answers == "natural" and args.retain_loss != "none"
+                    else []
+                ),
+            ):
                 grads[k] = flat(torch.autograd.grad(losses[k][1](), params, materialize_grads=True, retain_graph=True))
         coefs = [coef for coef, _ in losses]
         if targets and args.combine == "ngdiff":
