@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -21,10 +22,8 @@ from peft_unlearn.model.scoring import at_labels, evaluating, labeled, longest_f
 from peft_unlearn.model.sharing import by_batches
 
 LIKELIEST = 64  # other tokens that are kept; all that are left count as one
-LEAST, LOWEST = (
-    1e-6,
-    -1e4,
-)  # probability that these have at least, and log p of a token, or there is no gradient where a model has them at -inf
+LEAST = 1e-6  # probability that these have at least
+LOWEST = -1e4  # log p of a token at least, or there is no gradient where a model has all of them at -inf
 
 
 def of_model(model: PreTrainedModel, rows: Dataset, batch_size: int) -> list[np.ndarray]:
@@ -50,12 +49,12 @@ def likeliest(logits: Tensor, targets: Tensor) -> Tensor:
 
 def beside(rows: Dataset, found: list[np.ndarray]) -> Dataset:
     """Tokenized rows with a column `instead`: for each label token what `of_model` found, zeros elsewhere."""
-    column = []
-    for labels, own in zip(rows["labels"], found, strict=True):
-        aligned = np.zeros((len(labels), own.shape[-1]), np.float32)
-        aligned[1:][np.asarray(labels[1:]) != IGNORE] = own
-        column.append(aligned.tolist())
-    return rows.add_column("instead", column)
+    lengths = [len(labels) for labels in rows["labels"]]
+    whole = np.zeros((sum(lengths), found[0].shape[-1]), np.float32)
+    labels = np.concatenate([[IGNORE, *labels[1:]] for labels in rows["labels"]])  # the first token of a row is never predicted
+    whole[labels != IGNORE] = np.concatenate(found)
+    tokens = pa.FixedSizeListArray.from_arrays(pa.array(whole.ravel()), whole.shape[-1])
+    return rows.add_column("instead", pa.ListArray.from_arrays(np.cumsum([0, *lengths], dtype=np.int32), tokens))
 
 
 def anchor(instead: Tensor, places: Tensor) -> Forward:

@@ -19,6 +19,7 @@ from peft_unlearn.publish.card_parts import (
     verdict,
 )
 from peft_unlearn.report.summary import summarize
+from peft_unlearn.util import disk
 from peft_unlearn.util.redaction import is_local, public_name
 
 BODY = """
@@ -86,5 +87,5 @@ def write_merged_card(
         metrics=metric_table(report["results"] if report else {}),
         attacks=attack_table(report.get("attacks") or {}) if report else "",
     )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n{body}").save(folder / "README.md")
+    disk.write_text(folder / "README.md", str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")))
     return folder / "README.md"

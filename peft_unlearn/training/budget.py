@@ -1,6 +1,6 @@
 """A budget for what forgetting may cost: the divergence from the reference on retain rows that are not trained on stays under `retain_kl_max`.
 
-What is compared with the budget is the mean over these rows and three standard errors more, so that it holds for other rows of their kind. On the
+What is compared with the budget is the mean over these rows and some standard errors more, so that it holds for other rows of their kind. On the
 way the objectives on the retain set weigh more, the nearer a run is to its budget. Where that does not help, as under combiners in which weights
 count for little, the run goes back to its last state inside, and on at half the rate or less; and it ends in one.
 """
@@ -60,7 +60,7 @@ def begin(
     if args.retain_kl_max is None:
         return None
     trained["retain"], rows, parts = divided(model, args, tokenizer, trained["retain"], trained["forget"], subjects)
-    errors = ERRORS_NEAREST if set(parts) & set(subjects) else ERRORS
+    errors = ERRORS_NEAREST if parts and are_enough(subjects) else ERRORS
     return Budget(args.retain_kl_max, model, rows, parts, args.per_device_eval_batch_size, errors)
 
 
@@ -99,14 +99,19 @@ def divided(
     return retain, texts.rows, []
 
 
+def are_enough(subjects: Sequence[int]) -> bool:
+    """Whether some of the subjects of so many rows can be left out as a whole."""
+    return 2 * SUBJECTS <= len(set(subjects)) < len(subjects)
+
+
 def left_out(rows: int, subjects: Sequence[int] = (), near: Sequence[float] = ()) -> dict[int, int]:
     """The numbers of the rows that are left out of so many, in order, and to which part each belongs: a subject as a whole, or a block.
 
     Subjects are put in order of how near they are to the forget set, and that order is cut into equal parts. Of each the nearest is left out: what
     is nearest moves most, by up to a hundred times more than the rest (docs/studies/retain-budget.md).
     """
-    found = [*dict.fromkeys(subjects)]
-    if 2 * SUBJECTS <= len(found) < rows:
+    if are_enough(subjects):
+        found = [*dict.fromkeys(subjects)]
         nearest = {subject: max(near[row] for row in range(rows) if subjects[row] == subject) for subject in found}
         found.sort(key=lambda subject: -nearest[subject])
         count = max(SUBJECTS, min(rows // PART, MOST) * len(found) // rows)

@@ -17,9 +17,7 @@ from peft_unlearn.metrics.words import words
 COMMON = 0.05  # share of other answers from which on a word of them tells nothing
 TOLD = 1 / 3  # share of an answer's telling words that another answer may have by chance
 VERBATIM = 0.5  # share of an answer that may come in one piece
-MANY = (
-    100  # forgotten answers: a run of words that more of them have is a template's; looking into all would cost the square of their number
-)
+MANY = 100  # forgotten answers: a run of words that more of them have is a template's, and looking into all would cost its square
 CLOSEST = 4  # like questions that are tried
 _SENTENCE = re.compile(r"(?:[.!?।](?=[\"'”’)]*(?:\s|$))|[。！？])[\"'”’)」』]*")  # no space follows a sentence in Chinese and Japanese
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")

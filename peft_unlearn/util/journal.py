@@ -6,13 +6,13 @@ elsewhere for that.
 
 import hashlib
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from peft_unlearn.util import disk
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import read_json
 
@@ -53,11 +53,5 @@ def append(path: Path, entry: Entry) -> Entry:
         entries = read(path)
         at = datetime.now(UTC).isoformat(timespec="seconds")
         entry = {"at": at, **entry, BEFORE: checksum(entries[-1]) if entries else None}
-        beside = path.with_name(f"{path.name}.tmp")
-        with open(beside, "w", encoding="utf-8") as file:
-            json.dump({"entries": [*entries, entry]}, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        disk.write_text(path, json.dumps({"entries": [*entries, entry]}, indent=1, ensure_ascii=False) + "\n")
     return entry

@@ -28,8 +28,8 @@ def retrain_cost(request: RetrainCostRequest) -> RetrainCost:
     from peft_unlearn.config import recipe
     from peft_unlearn.workflows import checks
 
-    values = checks.recipe_values(request)
-    recipe.check_files(values)
+    values = checks.checked_recipe(request)
+    checks.say_loading()
 
     from peft_unlearn import data
     from peft_unlearn.util.folders import read_json

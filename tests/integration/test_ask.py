@@ -63,7 +63,10 @@ def test_without_gradio_it_is_one_sentence_before_a_model_is_loaded(run, capsys,
     assert "gradio is not installed, run pip install 'peft-unlearn[ask]'" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="gradio is an extra")
+@pytest.mark.skipif(
+    importlib.util.find_spec("gradio") is None,
+    reason="the extra [ask] is not installed: gradio draws the page, and what it asks is tested above",
+)
 def test_the_page_has_a_box_for_each_model_and_the_report(run):
     made = command.page(ask(AskRequest(run)))
     parts = [part["props"] for part in made.get_config_file()["components"]]

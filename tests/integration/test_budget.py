@@ -115,6 +115,13 @@ def test_rows_of_a_subject_are_not_trained_on_where_one_of_them_is_measured_on(t
     assert trainer.budget.spent == pytest.approx(rows.mean() + 2 * error, rel=1e-3)
 
 
+def test_too_few_subjects_leave_blocks_and_three_errors_whatever_their_numbers_are(tmp_path):
+    retain = RETAIN.add_column("author", [row // 8 for row in range(32)])
+    trainer = build(tmp_path, "npo", retain_kl_max=1e3, **(QUICK | {"retain_dataset": retain}))
+    assert list(budget.left_out(32, retain["author"])) == list(budget.left_out(32))
+    assert trainer.budget.errors == 3
+
+
 def test_what_is_spent_is_the_mean_and_three_standard_errors_on_rows_left_out(tmp_path):
     trainer = build(tmp_path, "npo", retain_kl_max=1e3, **QUICK)
     out = budget.left_out(32)

@@ -335,7 +335,6 @@ def test_usage_errors_and_help(capsys):
 
 
 def test_a_shell_can_complete_commands_and_options(capsys):
-    pytest.importorskip("shtab")
     assert main(["--print-completion", "bash"]) == 0
     script = capsys.readouterr().out
     assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).returncode == 0

@@ -29,7 +29,7 @@ def test_what_has_no_number_is_not_tracked():
 
 
 def test_tensorboard_has_before_and_after(recipe, monkeypatch):
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="tensorboard, which a user of it has, is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "board")
@@ -43,7 +43,7 @@ def test_tensorboard_has_before_and_after(recipe, monkeypatch):
 
 
 def test_wandb_has_before_and_after(recipe, monkeypatch, tmp_path):
-    wandb = pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb", reason="wandb, which a user of it has, is not installed")
     for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
         monkeypatch.setenv(name, value)
     try:
