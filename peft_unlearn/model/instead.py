@@ -10,9 +10,8 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -53,8 +52,8 @@ def beside(rows: Dataset, found: list[np.ndarray]) -> Dataset:
     whole = np.zeros((sum(lengths), found[0].shape[-1]), np.float32)
     labels = np.concatenate([[IGNORE, *labels[1:]] for labels in rows["labels"]])  # the first token of a row is never predicted
     whole[labels != IGNORE] = np.concatenate(found)
-    tokens = pa.FixedSizeListArray.from_arrays(pa.array(whole.ravel()), whole.shape[-1])
-    return rows.add_column("instead", pa.ListArray.from_arrays(np.cumsum([0, *lengths], dtype=np.int32), tokens))
+    column = Dataset.from_dict({"instead": np.split(whole, np.cumsum(lengths)[:-1])})
+    return concatenate_datasets([rows, column], axis=1)
 
 
 def anchor(instead: Tensor, places: Tensor) -> Forward:
