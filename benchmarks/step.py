@@ -110,40 +110,38 @@ def compare(what: str, passes: str, ours: list[float], beside: str, their_passes
     row(what, passes, times[0], beside, their_passes, times[1], f"{ratio:.3f}", f"{ratios.min():.3f}", f"{ratios.max():.3f}", bar)
 
 
+def loss_inputs(vocabulary: int, tokens: int, hidden: int, device: str) -> tuple[Head, Tensor, Tensor]:
+    """A head of random weights, and the hidden states and labels of so many tokens."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    weight, states = (torch.randn(n, hidden, device=device, dtype=dtype) for n in (vocabulary, tokens))
+    weight /= hidden**0.5
+    targets = torch.randint(vocabulary, (tokens,), device=device)
+    return Head(lambda h: (h @ weight.T).float(), vocabulary), states.requires_grad_(), targets
+
+
+def whole_loss(head: Head, states: Tensor, targets: Tensor) -> None:
+    logps = head.logits(states).log_softmax(-1).gather(-1, targets[:, None])
+    torch.autograd.grad(-logps.mean(), states)
+
+
+def chunked_loss(head: Head, states: Tensor, targets: Tensor) -> None:
+    (logps,) = logprobs.by_chunks([(logprobs.true_logps, None)], states, head, targets)
+    torch.autograd.grad(-logps.mean(), states)
+
+
 def losses(options: argparse.Namespace) -> None:
     """Chunked cross-entropy with its gradient to the hidden states beside that of whole logits."""
     print(f"The loss of {options.tokens} tokens, hidden size {options.hidden}: chunked beside whole logits\n")
     table("vocabulary", "whole, ms", "chunked, ms", "ratio", "bar", "whole, MB beyond inputs", "chunked", "ratio", "bar")
-    dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
     for vocabulary in options.vocabularies:
-        weight, states = (torch.randn(n, options.hidden, device=options.device, dtype=dtype) for n in (vocabulary, options.tokens))
-        weight /= options.hidden**0.5
-        states.requires_grad_()
-        targets = torch.randint(vocabulary, (options.tokens,), device=options.device)
-        head = Head(lambda h, weight=weight: (h @ weight.T).float(), vocabulary)
-
-        def whole(head: Head = head, states: Tensor = states, targets: Tensor = targets) -> None:
-            logps = head.logits(states).log_softmax(-1).gather(-1, targets[:, None])
-            torch.autograd.grad(-logps.mean(), states)
-
-        def chunked(head: Head = head, states: Tensor = states, targets: Tensor = targets) -> None:
-            (logps,) = logprobs.by_chunks([(logprobs.true_logps, None)], states, head, targets)
-            torch.autograd.grad(-logps.mean(), states)
-
-        bytes_whole, bytes_chunked = peak(options.device, whole), peak(options.device, chunked)
-        seconds = in_turns({"whole": whole, "chunked": chunked}, options.repeats, options.device)
-        a, b = (statistics.median(seconds[name]) for name in ("whole", "chunked"))
+        inputs = loss_inputs(vocabulary, options.tokens, options.hidden, options.device)
+        ways = {"whole": partial(whole_loss, *inputs), "chunked": partial(chunked_loss, *inputs)}
+        bytes_whole, bytes_chunked = (peak(options.device, way) for way in ways.values())
+        seconds = in_turns(ways, options.repeats, options.device)
+        a, b = (statistics.median(seconds[name]) for name in ways)
         memory = [f"{found / 1e6:.0f}" for found in (bytes_whole, bytes_chunked)]
-        row(
-            f"{vocabulary}",
-            f"{1000 * a:.0f}",
-            f"{1000 * b:.0f}",
-            f"{b / a:.3f}",
-            "1.1",
-            *memory,
-            f"{bytes_chunked / bytes_whole:.3f}",
-            "0.1",
-        )
+        times = [f"{1000 * a:.0f}", f"{1000 * b:.0f}", f"{b / a:.3f}"]
+        row(f"{vocabulary}", *times, "1.1", *memory, f"{bytes_chunked / bytes_whole:.3f}", "0.1")
 
 
 def main() -> None:
