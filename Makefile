@@ -9,7 +9,7 @@ help:
 	@echo "demo      fictional people, a small model that memorized them, three methods that make it forget eight of them"
 	@echo "test      what CI runs: lint, type, tests (some ten minutes on two cores)"
 	@echo "fast      quick tests alone (under two minutes)"
-	@echo "test-all  test, the docs without a warning, and KILLS=60 runs that are killed"
+	@echo "test-all  test, the long tests, the docs without a warning, and KILLS=60 runs that are killed"
 	@echo "lint, type, docs, coverage, surface (renew tests/surface.txt), clean"
 
 .venv/ready: pyproject.toml constraints.txt
@@ -31,14 +31,15 @@ type: .venv/ready
 	$(BIN)/mypy
 
 fast: .venv/ready
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not long"
 
 test: lint type
-	$(PYTEST)
+	$(PYTEST) -m "not long"
 
 KILLS ?= 60
 
 test-all: test docs
+	$(PYTEST) -m long
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/kills.py --runs $(KILLS)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/kills.py --damage
 

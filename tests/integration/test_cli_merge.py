@@ -99,7 +99,7 @@ def test_a_merged_model_has_the_numbers_of_its_adapter_on_the_same_base(recipe, 
         assert loss != pytest.approx(trained[name]["after"]["loss"]["mean"], rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("kind", ["nf4", pytest.param("int8", marks=pytest.mark.long)])
 def test_merge_evaluates_the_quantized_folder_that_it_wrote(kind, recipe, bed, capsys, caplog):
     """The numbers are those of the 32-bit merge put into the same format by transformers, and stand beside the adapter's own."""
     assert main(["train", recipe(learning_rate="1e-2", max_steps=4, holdout_dataset=str(bed / "holdout.jsonl"))]) == 0

@@ -119,7 +119,7 @@ def test_a_process_that_dies_ends_all_and_is_named(capfd):
     assert "Traceback" not in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_write_the_report_of_one(recipe):
     gc.collect()
     gc.freeze()  # what this process has of threads from other tests, a fork must not take down

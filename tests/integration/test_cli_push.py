@@ -34,6 +34,7 @@ def elsewhere(hub: Hub, cache: Path, program: str, *arguments: str, says: str = 
     return subprocess.run(process, input=says, capture_output=True, text=True, env={**os.environ, **settings}, cwd=cache)
 
 
+@pytest.mark.long
 def test_a_pushed_adapter_loads_by_the_code_of_its_card(run, bed, tmp_path):
     with Hub() as hub:
         hub.repos["org/base"] = Repo(private=False)

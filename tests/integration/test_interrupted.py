@@ -112,6 +112,7 @@ def test_sigterm_in_a_merge_leaves_no_partial_folder(bed, capsys, tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_goes_on_to_the_bytes_of_one_that_was_not(tmp_path, monkeypatch):
     """`benchmarks/kills.py` has many more."""
     monkeypatch.chdir(tmp_path)

@@ -34,7 +34,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("method", RUNS)
+@pytest.mark.parametrize("method", [m if m == "ngdiff" else pytest.param(m, marks=pytest.mark.long) for m in RUNS])
 def test_a_run_without_memory_for_its_micro_batches_ends_where_one_with_smaller_ones_does(method, tmp_path, caplog):
     """What is out shows in the fifth forward of the second step: two micro-batches of 4 rows are in the sums by then."""
     small = build(tmp_path, method, size=2, accumulation=8, **RUNS[method])

@@ -136,12 +136,14 @@ def test_models_and_tokenizer_do_not_hear_of_fresh_rows(tmp_path):
     assert beds[0].tokenizer.get_vocab() == beds[1].tokenizer.get_vocab()
 
 
+@pytest.mark.long
 def test_beds_of_other_sizes_and_memory_have_other_folders(tmp_path):
     made = [recipe(light=light, size=size, nf4=nf4) for light in (False, True) for size in SIZES for nf4 in (False, True)]
     kind = few(INVENTED["authors"], 2)
     assert len({Bed(kind, tmp_path, one).folder for one in made}) == len(made)
 
 
+@pytest.mark.long
 def test_the_memory_of_an_nf4_bed_is_that_of_its_nf4_weights(tmp_path):
     """Rounding to NF4 makes a model worse, unless it was trained under it: then it is worse without."""
     shape = dataclasses.replace(TINY, vocabulary=600, num_hidden_layers=2, max_epochs=120, decay_epochs=120, goal=0.0)

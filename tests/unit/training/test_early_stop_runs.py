@@ -45,7 +45,7 @@ def beside_the_holdout(model) -> float:
     return mean(model, FORGET) / mean(model, HOLDOUT)
 
 
-@pytest.mark.parametrize(("method", "stop_at"), [("ngdiff", "auto"), ("graddiff", "never_seen")])
+@pytest.mark.parametrize(("method", "stop_at"), [pytest.param("ngdiff", "auto", marks=pytest.mark.long), ("graddiff", "never_seen")])
 def test_a_run_ends_where_a_twin_is_that_never_saw_the_forget_rows(method, stop_at, tmp_path):
     learnt, twin = twins()
     assert mean(learnt, FORGET) > -0.1  # by heart
@@ -73,6 +73,7 @@ def test_a_model_that_does_not_know_the_rows_has_nothing_to_forget(tmp_path, cap
         assert any(record.getMessage().startswith(said) for record in caplog.records) is told
 
 
+@pytest.mark.long
 def test_a_run_that_refuses_ends_when_it_does_and_says_other_things_of_others(tmp_path):
     """A refusal is the same for all rows, and begins where each answer would."""
     refusal, model = [61, 60, 59], copy.deepcopy(twins()[0])
