@@ -11,6 +11,7 @@ from peft_unlearn.workflows import TrainRequest, TrainResult, Unfinished, train
 from peft_unlearn.workflows.checks import checked_recipe
 
 R = TypeVar("R", bound=TrainRequest)
+OPTION = {"train": "[--processes N] ", "plan": "[--timed] "}  # behind the recipe, among its keys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_recipe(parser: argparse.ArgumentParser, command: str) -> None:
     """The recipe that `train` and `plan` read."""
-    parser.usage = f"peft-unlearn {command} RECIPE.yaml {'[--processes N] ' if command == 'train' else ''}[--key value ...]"
+    parser.usage = f"peft-unlearn {command} RECIPE.yaml {OPTION.get(command, '')}[--key value ...]"
     fields.add(parser, TrainRequest, "recipe")
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="--key value", help="keys that differ from the recipe's")
 

@@ -44,6 +44,7 @@ from peft_unlearn.workflows.results import (
     PushResult,
     RetrainCost,
     ScoreResult,
+    Times,
     TrainResult,
     Unfinished,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "RetrainCostRequest",
     "RevokeRequest",
     "ScoreResult",
+    "Times",
     "TrainRequest",
     "TrainResult",
     "Unfinished",

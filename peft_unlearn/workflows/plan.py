@@ -7,16 +7,25 @@ from peft_unlearn.workflows.results import PlanResult
 def plan(request: PlanRequest) -> PlanResult:
     """Take a step of a recipe on tensors without data, and where a card is too small also of each change that would save memory.
 
+    Where it is to be `timed`, the run is begun for real as well, and what is written is thrown away.
+
     Raises:
         UserError: what is wrong with the recipe, before torch is imported; no model's config; or what `planning.measure` refuses.
     """
     from peft_unlearn.workflows import checks
 
-    values = checks.recipe_values(request)
+    values = checks.checked_recipe(request) if request.timed else checks.recipe_values(request)
     checks.say_loading()
 
     from peft_unlearn import planning
 
     base = planning.read_base(values)
     memory = planning.measure(values, base)
-    return PlanResult(values, memory, planning.changes(values, base, memory) if memory.too_small else [])
+    changes = planning.changes(values, base, memory) if memory.too_small else []
+    if not request.timed:
+        return PlanResult(values, memory, changes)
+
+    from peft_unlearn.config import recipe
+    from peft_unlearn.workflows import timing
+
+    return PlanResult(values, memory, changes, timing.times(recipe.build(values)))

@@ -46,7 +46,10 @@ class TrainRequest(Request):
 
 @dataclass(frozen=True)
 class PlanRequest(TrainRequest):
-    """What GPU memory a recipe's run would take. Its data need not be there, its model's config must be."""
+    """What GPU memory a recipe's run would take. Its data need not be there, its model's config must be; to be `timed`, all must be there."""
+
+    _: KW_ONLY
+    timed: bool = field(default=False, metadata={"help": "begin the run on this machine, a few steps of it, and tell its minutes as well"})
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,32 @@ class PlanResult:
     values: dict[str, Any]  # the recipe's keys
     memory: "Memory"
     changes: "Sequence[Change]"  # what would save memory, where a card is too small
+    times: "Times | None" = None  # where they were asked for
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of a run's parts on this machine.
+
+    Attributes:
+        prepare: until its first step, evaluations aside: the base is loaded, targets and other answers are found.
+        evaluate: one evaluation of all its sets; there are so many `evaluations`.
+        step, check: one of each; a check comes `every` so many steps, 0 where there are none.
+        steps: that the run takes; None where it ends by its targets.
+    """
+
+    prepare: float
+    evaluate: float
+    evaluations: int
+    step: float
+    check: float
+    every: int
+    steps: int | None
+
+    def run(self, steps: int) -> float:
+        """Seconds of a run of so many steps."""
+        checks = steps // self.every if self.every else 0
+        return self.prepare + self.evaluations * self.evaluate + steps * self.step + checks * self.check
 
 
 @dataclass(frozen=True)

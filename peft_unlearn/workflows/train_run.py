@@ -72,8 +72,8 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None, callbacks: Seque
             ", ".join(f"{name} {len(found.rows)} rows" for name, found in probes.items()),
             plan.model.model_name_or_path,
         )
-        probes, never_seen = _consult_never_seen(plan, tokenizer, probes, never_seen)
-        current = _start(plan, settings, tokenizer, probes, callbacks)
+        probes, never_seen = consult_never_seen(plan, tokenizer, probes, never_seen)
+        current = start(plan, settings, tokenizer, probes, callbacks)
         current.evaluate("before", "reference")
         current.train(resume)
         if current.main:
@@ -89,7 +89,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None, callbacks: Seque
 
 
 @sharing()
-def _consult_never_seen(
+def consult_never_seen(
     plan: recipe.Recipe, tokenizer: PreTrainedTokenizerBase, probes: dict[str, Probe], never_seen: Sets | None
 ) -> tuple[dict[str, Probe], Sets | None]:
     """Load the never-seen model where the recipe names one, read the targets from it, and evaluate it unless that was done."""
@@ -107,7 +107,7 @@ def _consult_never_seen(
     return probes, never_seen
 
 
-def _start(
+def start(
     plan: recipe.Recipe,
     settings: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,

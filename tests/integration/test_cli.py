@@ -359,6 +359,7 @@ def test_bugs_keep_their_traceback(recipe, monkeypatch):
         main(["train", recipe()])
 
 
+@pytest.mark.long
 def test_as_a_program_and_quickly_for_help(recipe, bed):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     program = [sys.executable, "-X", "importtime", "-m", "peft_unlearn"]

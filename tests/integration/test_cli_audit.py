@@ -64,6 +64,7 @@ def audited(bed):
         }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "word", "failed"),
     [
@@ -83,6 +84,7 @@ def test_real_cases_are_told_apart(audited, model, word, failed):
     assert verdict.judge(found) == found["verdict"]
 
 
+@pytest.mark.long
 def test_what_each_case_shows(audited):
     passed = {model: {name: attack["passed"] for name, attack in found["attacks"].items()} for model, found in audited.items()}
     for model in ("ours", "hardened"):
@@ -103,6 +105,7 @@ def test_what_each_case_shows(audited):
     assert back["refusing"] > 1.5 * back["ours"]
 
 
+@pytest.mark.long
 def test_an_audit_adds_to_the_report_of_the_training(bed, audited):
     found = audited["ours"]
     assert found["run"]["settings"]["method"] == "mollm"
@@ -116,6 +119,7 @@ def test_an_audit_adds_to_the_report_of_the_training(bed, audited):
     assert audited["refusing"]["run"]["command"].startswith("peft-unlearn audit")
 
 
+@pytest.mark.long
 def test_an_audit_brings_the_model_card_up_to_date(bed, audited):
     """It says what the report says now; of the settings it shows what the training wrote."""
     shutil.copytree(bed / "ours", bed / "carded")
@@ -133,6 +137,7 @@ def test_an_audit_brings_the_model_card_up_to_date(bed, audited):
     assert (bed / "carded" / "README.md").read_text() == "mine"
 
 
+@pytest.mark.long
 def test_never_seen_is_attacked_in_the_same_way(audited):
     """Audited itself, it shows what it showed beside ours, for the same luck and the same fresh adapter."""
     control = {

@@ -12,6 +12,7 @@ from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from peft import LoraConfig
 from plain_loop import train as plain_train
+from thinned import thinned
 from tiny_models import tiny_llama
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerFast
@@ -207,7 +208,7 @@ ONE_BY_ONE = {"answers": "none", "logit_lens_coef": 0.0, "prompt_dropout": 0.0}
 MIXES = {name: (ONE_BY_ONE if how["method"] in OURS else {}) | how for name, how in MIXES.items()}
 
 
-@pytest.mark.parametrize("name", MIXES)
+@pytest.mark.parametrize("name", thinned(MIXES, every=2))
 def test_trainer_equals_the_plain_loop(name, whole):
     trainer = whole(name)
     assert trainer.state.global_step == STEPS
@@ -224,7 +225,7 @@ PER_SEQUENCE = "a target for each sequence, with alternates"
 SPLITS = [(4, 2, False), (2, 4, True)]
 
 
-@pytest.mark.parametrize("name", [*METHODS, PER_SEQUENCE, FOUR, FIVE])
+@pytest.mark.parametrize("name", thinned([*METHODS, PER_SEQUENCE, FOUR, FIVE], every=3))
 def test_batch_splits_and_checkpointing_change_nothing(name, whole, tmp_path):
     for size, accumulation, checkpointing in SPLITS if name in OURS else SPLITS[-1:]:
         changes = {"size": size, "accumulation": accumulation, "gradient_checkpointing": checkpointing}

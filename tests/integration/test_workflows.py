@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from peft_unlearn.workflows import (
     MergeRequest,
     PlanRequest,
     PushRequest,
+    Times,
     TrainRequest,
     audit,
     evaluate,
@@ -183,6 +185,26 @@ def test_plan_gives_what_the_command_prints(recipe, capsys):
     assert all(item in shown for item in result.memory.items)
     assert result.memory.too_small == []
     assert result.changes == []
+
+
+@pytest.mark.parametrize("ends", ["by its steps", "by its targets"])
+def test_a_timed_plan_begins_the_run_and_leaves_nothing(ends, recipe, bed, capsys):
+    """Four rows in batches of two: an epoch is two steps."""
+    own = {"max_steps": "left out", "num_train_epochs": 3, "method": "graddiff"}
+    path = recipe(**own if ends == "by its steps" else {"method": "auto", "holdout_dataset": str(bed / "holdout.jsonl")})
+    before = sorted(Path.cwd().iterdir())
+    assert main(["plan", path, "--timed", "--max_length", "32"]) == 0
+    shown = capsys.readouterr().out
+    assert sorted(Path.cwd().iterdir()) == before
+    runs = re.findall(r"a run of (\d+) steps", shown)
+    assert runs == (["6"] if ends == "by its steps" else ["100", "200", "400"])
+    assert ("a check of" in shown) == ("It ends by its targets" in shown) == (ends == "by its targets")
+
+
+def test_the_time_of_a_run_is_the_sum_of_its_parts():
+    times = Times(prepare=5.0, evaluate=7.0, evaluations=3, step=2.0, check=11.0, every=10, steps=None)
+    assert times.run(25) == 5 + 3 * 7 + 25 * 2 + 2 * 11
+    assert dataclasses.replace(times, every=0).run(25) == 5 + 21 + 50
 
 
 def test_export_writes_what_push_uploads(run, tmp_path, monkeypatch, capsys):

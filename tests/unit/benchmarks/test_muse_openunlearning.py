@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
+from thinned import thinned
 from tiny_tokenizers import byte_level, llama_style
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -85,7 +86,7 @@ def gpt2(tokenizer, data, seed):
 BEDS = {"llama": (llama_style, llama), "gpt2": (lambda: byte_level(eos_token="<|endoftext|>"), gpt2)}
 
 
-@pytest.fixture(scope="module", params=BEDS)
+@pytest.fixture(scope="module", params=thinned(BEDS, every=2))
 def bed(request, data, folder):
     make_tokenizer, make_model = BEDS[request.param]
     tokenizer = make_tokenizer()

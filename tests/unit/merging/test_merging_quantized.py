@@ -9,6 +9,7 @@ import torch
 from merge_folders import CASES, adapted_logits, folders, gpt2, llama, logits, refused, relative_error, save_adapter, save_base
 from peft import PeftModel
 from safetensors.torch import load_file
+from thinned import thinned
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from peft_unlearn.merging.merging import merge
@@ -83,7 +84,7 @@ def test_experts_stay_as_they_are_beside_quantized_attention(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("on_disk", thinned([False, True], every=2))
 @pytest.mark.parametrize(("config", "targets"), [(llama(), None), (gpt2(), CONV1D)], ids=["Linear", "Conv1D"])
 def test_dequantized_base_is_the_one_that_the_adapter_was_trained_on(kind, on_disk, config, targets, tmp_path: Path) -> None:
     """transformers dequantizes the model it had quantized, PEFT merges into that: the same logits, up to fp32 rounding."""

@@ -13,6 +13,7 @@ from adapter_forms import ATTENTION, FORMS, MODES, NO_MERGE_BELOW, REFUSED, UNME
 from families import tiny
 from merge_folders import relative_error
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
+from thinned import thinned
 from tiny_models import tiny_llama
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -111,7 +112,7 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", thinned(FORMS, every=3))
 def test_views_are_what_plain_peft_says_through_saving_loading_and_merging(form, mode, made, tmp_path):
     base, below, alone, tuned = made(form)
     wanted = arguments(base, below, mode)

@@ -106,6 +106,7 @@ def test_a_holdout_of_another_kind_is_told(caplog):
         assert any(record.getMessage().startswith("holdout_dataset: these rows are unlike") for record in caplog.records) is told
 
 
+@pytest.mark.long
 def test_a_model_that_forgot_too_much_is_brought_back_up(tmp_path):
     burnt, twin = run(tmp_path / "burnt", twins()[0], method="graddiff", max_steps=50).model.merge_and_unload(), twins()[1]
     assert beside_the_holdout(burnt) > 1.5
