@@ -132,10 +132,12 @@ class EarlyStop:
         """Of a sample's rows of (T,) values those that tell something, without the tokens that have no target."""
         return [row[int(self.begins_otherwise) :] for row, tells in zip(rows, self.tells, strict=True) if tells]
 
-    def follow(self, holdout: np.ndarray | None) -> None:
-        """Move the targets with the holdout, whose rows' Min-K is now `holdout`."""
-        if self.holdout is not None and holdout is not None:
-            self.holdout_shift = holdout_shift(holdout, self.holdout)
+    def follow(self, holdout: np.ndarray | None) -> np.ndarray | None:
+        """Move the targets with the holdout, whose rows' Min-K is now `holdout`; these rows where the shift would have them."""
+        if self.holdout is None or holdout is None:
+            return None
+        self.holdout_shift = holdout_shift(holdout, self.holdout)
+        return holdout * max(1.0, 1 / self.holdout_shift)
 
     def check(
         self,
@@ -156,12 +158,12 @@ class EarlyStop:
             answers: share of the answers to be given instead that greedy decoding would not give.
             inner: gives recall by the inner layers now, and is asked where nothing else is missed.
         """
-        self.follow(holdout)
+        unseen = self.follow(holdout)
         counted = self.counted(forget)
         target, now, rows = self.mean * self.holdout_shift, mean(counted), min_ks(counted, self.ends)
-        if self.auc is not None and holdout is not None:
-            missing = missing_factor(rows, holdout, self.auc)
-            beside = (float(auc(rows, holdout)) - self.auc) / TOLERANCE_AUC
+        if self.auc is not None and unseen is not None:
+            missing = missing_factor(rows, unseen, self.auc)
+            beside = (float(auc(rows, unseen)) - self.auc) / TOLERANCE_AUC
         else:
             missing = float(self.min_ks.mean() * self.holdout_shift / rows.mean())
             beside = (1 - 1 / missing) / TOLERANCE_MIN_K

@@ -79,6 +79,12 @@ def average(values):
     return sum(values) / len(values)
 
 
+def moved_by(now, then):
+    """How far unseen text has moved; where it has become likelier, half of that way on a scale of logs."""
+    grown = average(now) / average(then)
+    return grown if grown > 1 else math.exp(math.log(grown) / 2)
+
+
 def corrected(target_logps, answer, shift, least, rest):
     """A row's targets, moved with the holdout; the least likely 40 % of its answer and the others are corrected as well."""
     lowest = sorted(range(answer), key=lambda t: target_logps[t].item())[: fewest(answer)]
@@ -239,7 +245,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         )
     layers, depth = args.hidden_layer or 1, student.config.num_hidden_layers
     place = min_ks(never_seen, list(holdout)) if never_seen and holdout else None
-    shift, least, rest = average(min_ks(reference, list(holdout))) / average(place) if place else 1.0, 1.0, 1.0
+    shift, least, rest = moved_by(min_ks(reference, list(holdout)), place) if place else 1.0, 1.0, 1.0
     scale = flat(nlls(never_seen, list(pairs.sets["forget"]))).detach().mean() if never_seen else None
     rates, rate, calibrated, multiplier = [], args.learning_rate, 0.0, args.retain_coef
     history, before_training = [], retained(reference, pairs)
@@ -318,15 +324,17 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                     t.copy_(t + (1 - args.teacher_decay) * c * (s - t))
         if never_seen and step % checks.EVERY == 0:
             now_there = min_ks(student, list(holdout)) if place else None
-            shift = average(now_there) / average(place) if place else 1.0
-            forget = list(pairs.sets["forget"])
+            shift = moved_by(now_there, place) if place else 1.0
+            counts = answers(pairs.sets["forget"])
+            forget = [row for row, answer in zip(pairs.sets["forget"], counts, strict=True) if answer > first]  # the others tell nothing
             target, now = (-average([nll[first:].mean().item() for nll in nlls(m, forget)]) for m in (never_seen, student))
             target, there, here = target * shift, min_ks(never_seen, forget, first), min_ks(student, forget, first)
             missing = average(there) * shift / average(here)
             beside = (1 - 1 / missing) / early_stop.TOLERANCE_MIN_K
             if place:
                 told = auc(there, place)
-                missing, beside = missing_factor(here, now_there, told), (auc(here, now_there) - told) / early_stop.TOLERANCE_AUC
+                there_now = [row / min(1, shift) for row in now_there]  # where that shift would have them
+                missing, beside = missing_factor(here, there_now, told), (auc(here, there_now) - told) / early_stop.TOLERANCE_AUC
             near = early_stop.APPROACH <= now / target <= 1 / early_stop.APPROACH
             lost = (before_training - retained(student, pairs)) / early_stop.RETAIN_LOSS
             gone = [
@@ -338,8 +346,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             history.append(((1 - now / target) / early_stop.TOLERANCE, beside, lost, near))
             if near:
                 low, high = early_stop.CORRECTION
-                counts = answers(pairs.sets["forget"])
-                shares = [fewest(answer - first) / (answer - first + 1) for answer in counts]  # every row of these ends
+                shares = [fewest(answer - first) / (answer - first + 1) for answer in counts if answer > first]  # every row of these ends
                 part = average(shares) * average(here)
                 wanted = (target - missing * part) / (now - part)
                 least = least if gone[1] else min(high, max(low, least * min(high, max(low, missing)) ** early_stop.GAIN))
