@@ -6,12 +6,13 @@ that, the forget set would stand as unseen text does in this model, and be more 
 round. So half of it counts, in logs.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 
 def holdout_shift(now: Sequence[float] | np.ndarray, then: Sequence[float] | np.ndarray) -> float:
-    """The factor that moves log-probabilities: mean(now) / mean(then), both the Min-K of holdout rows in nats (n,), and its root where that is below 1."""
+    """What moves log-probabilities: mean(now) / mean(then) of the Min-K of holdout rows in nats, (n,) each, and its root where that is below 1."""
     grown = float(np.mean(now) / np.mean(then))
-    return max(grown, grown**0.5)
+    return max(grown, math.sqrt(grown))

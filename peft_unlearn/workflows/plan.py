@@ -26,6 +26,6 @@ def plan(request: PlanRequest) -> PlanResult:
         return PlanResult(values, memory, changes)
 
     from peft_unlearn.config import recipe
-    from peft_unlearn.workflows import timing
+    from peft_unlearn.workflows import precision, timing
 
-    return PlanResult(values, memory, changes, timing.times(recipe.build(values)))
+    return PlanResult(values, memory, changes, timing.times(recipe.build(precision.chosen(values))))

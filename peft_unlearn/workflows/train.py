@@ -17,6 +17,6 @@ def train(request: TrainRequest) -> TrainResult:
     values = checks.checked_recipe(request)
     checks.say_loading()
 
-    from peft_unlearn.workflows import train_run
+    from peft_unlearn.workflows import precision, train_run
 
-    return train_run.run(recipe.build(values))
+    return train_run.run(recipe.build(precision.chosen(values)))

@@ -177,6 +177,7 @@ class Run:
             if self.bar.training_bar is not None:
                 self.bar.training_bar.close()
         self.seconds = time.monotonic() - began
+        self.trainer.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # "after" is computed as "before", without autocast
         unmoved = [name for name, p in adapters.lora_b(self.model).items() if p.equal(start[name])]
         self.unmoved = len(unmoved)
         if unmoved and self.stopped is None:
