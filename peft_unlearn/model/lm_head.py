@@ -38,7 +38,7 @@ class Forward(NamedTuple):
 
     states: Tensor  # (B, S, H) in the model's dtype
     head: Head
-    output: Any = None  # the model's own, with logits of the last position only
+    output: Any = None  # the model's own, with logits of the last position or of none
 
 
 def forward(model: nn.Module, **inputs: Any) -> Forward:
@@ -51,14 +51,15 @@ def forward(model: nn.Module, **inputs: Any) -> Forward:
     causal = _causal(model)
     body = causal.get_decoder() if isinstance(causal, PreTrainedModel) else None
     seen: list[tuple[Any, tuple[bool, torch.dtype]]] = []
-    if body is None or body is causal or _head_is_trained(causal, body):
+    places = _PLACES.get(causal, 1)
+    if body is None or body is causal or places is None or _head_is_trained(causal, body):
         return _whole(model, inputs)
     device = inputs["input_ids"].device.type
     hook = body.register_forward_hook(
         lambda _module, _inputs, output: seen.append((output, (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))))
     )
     try:
-        output = model(**inputs, use_cache=False, logits_to_keep=1)
+        output = model(**inputs, use_cache=False, logits_to_keep=places)
     finally:
         hook.remove()
     if not seen or isinstance(seen[-1][0], Tensor):  # what transformers takes for the body is not what the model runs, or only a part of it
@@ -66,19 +67,31 @@ def forward(model: nn.Module, **inputs: Any) -> Forward:
     (given, (autocast, dtype)) = seen[-1]
     states, kind = given[0], type(given)  # and no more of it: the head lives as long as what was made with it
 
-    def logits(states: Tensor) -> Tensor:
+    def logits(states: Tensor, **kept: Any) -> Tensor:
         alone = (states[None],) if issubclass(kind, tuple) else kind(last_hidden_state=states[None])
         ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
         with _giving(body, alone), torch.autocast(device, dtype=dtype, enabled=autocast):
-            found: Tensor = causal(input_ids=ids, use_cache=False).logits[0].float()
+            found: Tensor = causal(input_ids=ids, use_cache=False, **kept).logits[0].float()
             return found
 
-    if causal not in _ALONE:
-        _ALONE[causal] = _stands_alone(logits, states, output.logits)
-    return Forward(states, Head(logits, output.logits.shape[-1]), output) if _ALONE[causal] else _whole(model, inputs)
+    if causal not in _PLACES:
+        stands = _stands_alone(logits, states, output.logits)
+        _PLACES[causal] = _fewest(logits, states, output.logits.shape[-1]) if stands else None
+    return Forward(states, Head(logits, output.logits.shape[-1]), output) if _PLACES[causal] is not None else _whole(model, inputs)
 
 
-_ALONE: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()  # models, and whether their heads do
+# What a model's forward may leave of its logits: those of no position, or of one; None where its head does not stand alone.
+_PLACES: "weakref.WeakKeyDictionary[nn.Module, Tensor | int | None]" = weakref.WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _fewest(head: Callable[..., Tensor], states: Tensor, vocabulary: int) -> Tensor | int:
+    """No position where the model takes that, or one, whose logits for each row of a batch read all of the head's weights."""
+    none = torch.zeros(0, dtype=torch.long, device=states.device)
+    try:
+        return none if head(states[0, -1:], logits_to_keep=none).shape == (0, vocabulary) else 1
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError):
+        return 1
 
 
 @torch.no_grad()

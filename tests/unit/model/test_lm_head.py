@@ -235,3 +235,16 @@ def test_a_model_whose_body_is_not_found_gives_whole_logits(monkeypatch):
     model, b = made("llama").requires_grad_(False), batch()
     monkeypatch.setattr(model, "get_decoder", lambda: torch.nn.Identity())
     assert torch.allclose(score(model, b).logps[score(model, b).mask], -F.cross_entropy(*whole(model, b), reduction="none"), atol=1e-5)
+
+
+def test_a_models_own_forward_makes_no_logits_from_its_second_on():
+    """Those of one position a row would read all of the head's weights for each row."""
+    model, seen = tiny_llama().requires_grad_(False), []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[:2])))
+    ids = torch.arange(12).view(3, 4)
+    first = lm_head.forward(model, input_ids=ids)
+    seen.clear()
+    second = lm_head.forward(model, input_ids=ids)
+    assert seen == [(3, 0)]
+    assert torch.equal(first.states, second.states)
+    assert torch.equal(second.head.logits(second.states[0]), model(input_ids=ids).logits[0].float())
