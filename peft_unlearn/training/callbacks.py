@@ -61,7 +61,7 @@ class AroundSteps(TrainerCallback):  # type: ignore[misc]  # annotations of tran
             return SPENT
         if self.early_stop is not None and self.early_stop.reached and (self.budget is None or self.budget.inside):
             return REACHED
-        if self.early_stop is not None and self.early_stop.pace.stalled:
+        if self.early_stop is not None and self.early_stop.stalled:
             return NO_NEARER
         late = args.max_minutes is not None and now - self.started >= 60 * args.max_minutes
         return MINUTES if late else None

@@ -206,6 +206,11 @@ class EarlyStop:
         """
         return self.within_tolerance >= IN_A_ROW
 
+    @property
+    def stalled(self) -> bool:
+        """Whether it no longer comes nearer, and the last check did not find it there: then the next one decides."""
+        return self.pace.stalled and not self.within_tolerance
+
     def state_dict(self) -> dict[str, Tensor]:
         """What earlier checks have found."""
         found = (

@@ -27,6 +27,7 @@ from peft_unlearn.training.early_stop import (
     EarlyStop,
     missing_factor,
 )
+from peft_unlearn.training.pace import PATIENCE
 from peft_unlearn.util.errors import UserError
 
 # Six rows of ten tokens: the four lowest of each have the mean -5 over rows, all ten -2.9.
@@ -220,6 +221,15 @@ def test_targets_go_half_of_the_way_with_a_holdout_that_has_become_likelier():
     for share, expected in ((0.81, False), (0.9, True), (1.0, False)):
         assert reached([(share, share)] * IN_A_ROW, holdout=held, now=held * 0.81) is expected
     assert checked([], holdout=held, now=held * 0.81).holdout_shift == pytest.approx(0.9)
+
+
+def test_a_run_does_not_give_up_at_a_check_that_finds_it_there():
+    off = (1.0, 1.12)
+    assert checked([AT, *[off] * PATIENCE]).stalled
+    there = checked([AT, *[off] * (PATIENCE - 1), AT])
+    assert there.pace.stalled
+    assert not there.stalled
+    assert checked([AT, *[off] * (PATIENCE - 1), AT, AT]).reached
 
 
 def test_with_a_holdout_membership_tells_and_not_the_mean_of_the_lowest_tokens():
