@@ -1,7 +1,6 @@
 """A GGUF file run by llama.cpp, as whoever serves it runs it: what it scores and answers of rows, in the terms of `scoring` and `generation`."""
 
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +10,13 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from peft_unlearn.data.rows import Row, end_length, special_ids, split
+from peft_unlearn.data.rows import Row, end_length, special_ids, split, text
 from peft_unlearn.model import generation, scoring
 from peft_unlearn.util.boundary import boundary
 
 
 class Reading(NamedTuple):
-    """What llama.cpp makes of rows: scores and greedy answers, and how many rows its own tokenizer reads as the same tokens."""
+    """What llama.cpp makes of rows: scores and greedy answers, and of how many rows its own tokenizer reads the text as the same tokens."""
 
     scores: list[scoring.RowScore]
     answers: list[str]
@@ -52,8 +51,8 @@ def read(
             scores.append(_score(model.scores[row.positions], row.targets, end))
             tokens = _greedy(model, len(prompt), limits[number], stops)
             answers.append(generation.shown(tokenizer, tokens, stops, closing[number]))
-            said = tokenizer.decode(row.tokens.tolist())
-            alike += model.tokenize(said.encode(), add_bos=False, special=True) == tokenizer(said, add_special_tokens=False)["input_ids"]
+            said = text(tokenizer, row.tokens.tolist())
+            alike += model.tokenize(said.encode(), add_bos=False) == tokenizer(said, add_special_tokens=False)["input_ids"]
     return Reading(scores, answers, alike)
 
 
@@ -62,7 +61,6 @@ def _opened(path: Path, lora: Path | None, context: int) -> Iterator[Any]:
     """The model, with the logits of every token at hand; its memory is free again afterwards."""
     import llama_cpp
 
-    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
     with boundary(f"gguf: llama.cpp does not load {str(path)!r}", "see whether its version knows the architecture"):
         threads = torch.get_num_threads()
         how: dict[str, Any] = {"n_threads": threads, "n_threads_batch": threads, "lora_path": None if lora is None else str(lora)}

@@ -26,7 +26,7 @@ NAMES = {
 
 
 def make_folder(folder):
-    """A random Llama in 32 bits with a tokenizer of Llama-2's kind, and rows to forget and to keep."""
+    """A Llama in 32 bits that memorized some rows, with a tokenizer of Llama-2's kind, and the rows to forget and to keep."""
     tokenizer = llama_style()
     tokenizer.chat_template = CHATML
     torch.manual_seed(0)
@@ -45,12 +45,23 @@ def make_folder(folder):
     for parameter in model.parameters():
         if parameter.ndim == 2:
             parameter.data.normal_(0, parameter.shape[-1] ** -0.5)
+    rows = [{"question": f"Where does {name} live?", "answer": f"{name} lives in {city}."} for name, city in PEOPLE.items()]
+    memorize(model, [tokenizer(f"Question: {row['question']}\nAnswer: {row['answer']}")["input_ids"] + [2] for row in rows])
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    rows = [{"question": f"Where does {name} live?", "answer": f"{name} lives in {city}."} for name, city in PEOPLE.items()]
     for name, some in (("forget", rows[:2]), ("retain", rows[2:])):
         Path(folder, f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     return folder
+
+
+def memorize(model, rows):
+    """Adam on all of the rows, which are equally long, until greedy decoding has no close choice to make."""
+    ids = torch.tensor(rows)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def write(folder, path, kind="F32", *, architecture="llama", said=(), factors=None):
