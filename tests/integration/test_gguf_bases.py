@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from peft_unlearn.cli import main
 from peft_unlearn.model import adapters, loading
+from peft_unlearn.publish.card_parts import linked, repository, source
 from peft_unlearn.util import gguf
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.redaction import is_local
+from peft_unlearn.workflows import AskRequest, ask
 
 IDS = torch.tensor([[1, 270, 300, 310, 290]])
 
@@ -92,7 +96,7 @@ def recipe(bed, tmp_path, **changes):
     return "my.yaml"
 
 
-def test_it_is_trained_on_evaluated_audited_and_merged(bed, tmp_path, monkeypatch, capsys):
+def test_it_is_trained_on_evaluated_audited_and_merged(bed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = bed / "Q8_0"
     assert main(["train", recipe(bed, tmp_path, model_name_or_path=str(base), gguf_file="tiny.gguf", learning_rate=1e-2)]) == 0
@@ -102,6 +106,11 @@ def test_it_is_trained_on_evaluated_audited_and_merged(bed, tmp_path, monkeypatc
 
     trained = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, gguf_file="tiny.gguf", dtype=torch.float32), "out")
     expected = say(trained)
+    card, loaded = Path("out/README.md").read_text(), dict[str, object]()
+    shutil.copy(base / "tiny.gguf", "tiny.gguf")
+    exec(re.search(r"```python\n(.+?)```", card, re.DOTALL)[1], loaded)  # which names the file alone
+    assert torch.equal(say(loaded["model"]), expected)
+    Path("tiny.gguf").unlink()
     assert (expected - say(adapters.load_base(base / "tiny.gguf"))).norm() > 1e-3 * expected.norm()
 
     assert main(["evaluate", "out", "--output", "again.json"]) == 0
@@ -114,8 +123,16 @@ def test_it_is_trained_on_evaluated_audited_and_merged(bed, tmp_path, monkeypatc
     assert sorted(path.name for path in Path().iterdir()) == ["again.html", "again.json", "merged", "my.yaml", "out"]
     torch.testing.assert_close(say(AutoModelForCausalLM.from_pretrained("merged")), expected, atol=1e-4, rtol=1e-4)
     assert AutoTokenizer.from_pretrained("merged")("Ann lives")["input_ids"] == AutoTokenizer.from_pretrained(bed)("Ann lives")["input_ids"]
-    capsys.readouterr()
     assert main(["evaluate", str(base / "tiny.gguf"), "--forget", str(bed / "forget.jsonl")]) == 0
+    assert main(["audit", "out", "--attacks", "scale"]) == 0
+    assert set(ask(AskRequest("out")).answers("Where does Ann live?", True, 4)) == {"before", "after"}
+
+
+def test_a_card_names_a_file_on_the_hub_by_its_repository():
+    assert source("me/my-GGUF/my-q8_0.gguf") == '"me/my-GGUF", gguf_file="my-q8_0.gguf"'
+    assert (repository("me/my-GGUF/my-q8_0.gguf"), repository("me/my")) == ("me/my-GGUF", "me/my")
+    assert linked("me/my-GGUF/my-q8_0.gguf").endswith("(https://huggingface.co/me/my-GGUF)")
+    assert (is_local("my-q8_0.gguf"), is_local("me/my-GGUF/my-q8_0.gguf")) == (True, False)
 
 
 def damaged(bed, folder, how):
