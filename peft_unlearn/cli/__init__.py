@@ -118,6 +118,8 @@ def _set_up_logs() -> None:
     logging.getLogger("peft_unlearn").setLevel(logging.INFO if _is_first() else logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|transformers|peft|trl|bitsandbytes|accelerate|datasets)\b")
     warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator is found")
+    # PEFT looks for a config.json beside a base in a GGUF file.
+    warnings.filterwarnings("ignore", message=r"Could not find a config file in .*\.gguf")
     # PEFT looks for experts among modules alone: they are parameters, and do get the rank of their pattern.
     warnings.filterwarnings("ignore", message=r".*_pattern keys did not match any targeted module.*gate_up_proj")
     # Trainer takes the tokenizer's special tokens over into the model's config, as it should.

@@ -27,6 +27,10 @@ class ModelSettings:
             "choices": ["auto", "bfloat16", "float16", "float32"],
         },
     )
+    gguf_file: str | None = field(
+        default=None,
+        metadata={"help": "The GGUF file in the folder or Hub repository model_name_or_path; one beside you is named there by itself."},
+    )
     use_peft: bool = field(default=True, metadata={"help": "Always true: what is trained is an adapter."})
     lora_r: Annotated[int, Range("from 1 to 8192")] = field(default=16, metadata={"help": "Rank of the adapter."})
     lora_alpha: Annotated[int, Range("above 0")] = field(

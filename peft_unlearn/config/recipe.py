@@ -18,6 +18,8 @@ from peft_unlearn.config import dataset_specs, keys, reading
 from peft_unlearn.config.model_settings import DataArguments
 from peft_unlearn.util import disk
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.gguf import is_gguf, located
+from peft_unlearn.util.redaction import is_local
 
 if TYPE_CHECKING:
     from peft_unlearn.config.unlearn_config import ModelArguments, UnlearnConfig
@@ -78,9 +80,9 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
         UserError: an unknown key, a missing one, a value of another type, outside its choices or out of its range, or one that does not go
             with the others.
     """
-    given = keys.read(values)
+    given = _with_gguf(keys.read(values))
     for key, example in (
-        ("model_name_or_path", "a folder or a Hub name"),
+        ("model_name_or_path", "a folder, a GGUF file or a Hub name"),
         ("forget_dataset", "the texts to forget"),
         ("output_dir", "a new folder"),
     ):
@@ -100,16 +102,32 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_files(given: Mapping[str, Any]) -> None:
-    """See that the local files are there that checked values name as sets.
+    """See that the local files are there that checked values name as sets and as a GGUF base.
 
     Raises:
-        UserError: one that is not, or a set that `load_dataset` could not be asked for.
+        UserError: one that is not, a GGUF file without a language model, or a set that `load_dataset` could not be asked for.
     """
+    if is_gguf(name := str(given.get("model_name_or_path"))) and is_local(name):
+        located(name, key="model_name_or_path")
     sets = {key: given.get(key) for key in ("forget_dataset", "retain_dataset", "holdout_dataset")}
     sets |= {f"eval_dataset.{name}": spec for name, spec in (given.get("eval_dataset") or {}).items()}
     for name, spec in sets.items():
         if spec is not None:
             dataset_specs.load_arguments(spec, name)
+
+
+def _with_gguf(given: dict[str, Any]) -> dict[str, Any]:
+    """Values whose `gguf_file` stands behind its folder or repository, which is how a base is named from there on.
+
+    Raises:
+        UserError: it is the name of no GGUF file.
+    """
+    file, folder = given.pop("gguf_file", None), given.get("model_name_or_path")
+    if file is None:
+        return given
+    if not is_gguf(file) or not folder or is_gguf(str(folder)):
+        raise UserError(f"gguf_file: {file!r} must be the name of a .gguf file, in the folder or repository model_name_or_path.")
+    return {**given, "model_name_or_path": f"{str(folder).rstrip('/')}/{file}"}
 
 
 def _stop_at(given: Mapping[str, Any]) -> str:

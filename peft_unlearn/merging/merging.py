@@ -5,11 +5,12 @@ W + scaling * B A is computed in fp32, in blocks of rows, rounded once, and then
 that are quantized afterwards keep nearly all of it. How much was kept is measured on what is written.
 """
 
+import contextlib
 import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from peft_unlearn.merging.precision import decide
 from peft_unlearn.merging.quantized import Format
 from peft_unlearn.merging.survival import Survival, as_json
 from peft_unlearn.merging.weights import Merger, Write
-from peft_unlearn.model import loading
+from peft_unlearn.model import gguf, loading
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, check_base, locate, read_json, same_model
 from peft_unlearn.util.redaction import public_name
@@ -89,24 +90,35 @@ def merge(
     if not base:
         check_base(source, adapter)
     revision = _revision(source, revision, dict(zip((*below, adapter), configs, strict=True)))
-    folder = locate(source, BASE_FILES, key="base", revision=revision)
-    opened = open_base(folder, lora.entries(folders, skeleton(folder)))
-    check_tokenizers(opened, folders)
-    precision = decide(opened, dtype=dtype, quantize=quantize, onto=onto, trained=trained, force=force)
-    updates = [part_by_part(opened, lora.collect(one, opened.skeleton())) for one in folders]
-    writes, untied = plan(opened.skeleton(), opened, {name for update in updates for name in update.names})
+    with _folder(source, output, revision) as folder:
+        opened = open_base(folder, lora.entries(folders, skeleton(folder)))
+        check_tokenizers(opened, folders)
+        precision = decide(opened, dtype=dtype, quantize=quantize, onto=onto, trained=trained, force=force)
+        updates = [part_by_part(opened, lora.collect(one, opened.skeleton())) for one in folders]
+        writes, untied = plan(opened.skeleton(), opened, {name for update in updates for name in update.names})
 
-    size = sum(precision.held.size(w.parameter, opened.shape(w.source, w.parameter), opened.tensors[w.source].itemsize) for w in writes)
-    with shards.written_whole(Path(output), size) as partial:
-        survival = write_shards(partial, Merger(opened, updates, precision), writes)
-        shards.copy_files(opened.folder, partial, [*shards.MODEL_FILES, *shards.LICENSE_FILES])
-        for one in folders:
-            shards.copy_files(one, partial, shards.TOKENIZER_FILES)
-        write_config(partial / "config.json", precision.held, untied, opened.entries)
-        names = {"adapter": public_name(str(adapter)), "base": public_name(str(source)), "below": [public_name(str(b)) for b in below]}
-        facts = {**names, "onto": precision.onto, "written": precision.written, **as_json(survival)}
-        (partial / REPORT).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        size = sum(precision.held.size(w.parameter, opened.shape(w.source, w.parameter), opened.tensors[w.source].itemsize) for w in writes)
+        with shards.written_whole(Path(output), size) as partial:
+            survival = write_shards(partial, Merger(opened, updates, precision), writes)
+            shards.copy_files(opened.folder, partial, [*shards.MODEL_FILES, *shards.LICENSE_FILES])
+            for one in folders:
+                shards.copy_files(one, partial, shards.TOKENIZER_FILES)
+            write_config(partial / "config.json", precision.held, untied, opened.entries)
+            names = {"adapter": public_name(str(adapter)), "base": public_name(str(source)), "below": [public_name(str(b)) for b in below]}
+            facts = {**names, "onto": precision.onto, "written": precision.written, **as_json(survival)}
+            (partial / REPORT).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return MergeResult(Path(output), survival, str(source), precision.written)
+
+
+@contextlib.contextmanager
+def _folder(source: str | Path, output: str | Path, revision: str | None) -> Iterator[Path]:
+    """The folder of a base; of a GGUF file one that is made beside the `output`, and gone afterwards."""
+    found = locate(source, BASE_FILES, key="base", revision=revision)
+    if found.is_dir():
+        yield found
+    else:
+        with gguf.folder_of(found, Path(output), key="base") as folder:
+            yield folder
 
 
 def check_tokenizers(base: Base, adapters: Sequence[Path]) -> None:

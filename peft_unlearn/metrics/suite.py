@@ -27,7 +27,7 @@ from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.metrics.rouge_l import rouge_l
 from peft_unlearn.metrics.verbatim import verbatim
 from peft_unlearn.model import generation
-from peft_unlearn.model.scoring import score
+from peft_unlearn.model.scoring import RowScore, score
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.parts import Metric
 from peft_unlearn.util.registry import METRICS
@@ -70,19 +70,39 @@ def evaluate(
         UserError: a metric of another package asks for what there is not.
     """
     rows, variants = list(rows), variants or {}
-    of_rows = _scored(model, tokenizer, rows, variants, batch_size, label)
-    values = _measured("scores", of_rows)
-    answers: list[str] = []
-    if generate:
-        answers = generation.generate(model, tokenizer, rows, batch_size=batch_size, progress=f"{label}: answering")
-        texts = {"question": _questions(tokenizer, rows), "reference": answer_texts(tokenizer, rows), "answer": answers}
-        known = {name: [value] * len(rows) for name, value in (shared or {}).items()}
-        values |= _measured("text", {**of_rows, **texts, **known})
-    evaluation = Evaluation(values, answers)
+    further = [row for groups in variants.values() for group in groups for row in group]
+    scores = score(model, [*rows, *further], tokenizer, batch_size=batch_size, progress=f"{label}: scoring")
+    answers = generation.generate(model, tokenizer, rows, batch_size=batch_size, progress=f"{label}: answering") if generate else None
+    evaluation = told(tokenizer, rows, scores, answers, variants=variants, shared=shared)
     for name, metric in needing("layers").items() if lens else ():
         progress = f"{label}: {name.replace('_', ' ')}"
         evaluation[name] = metric(model, tokenizer, rows, batch_size=batch_size, progress=progress)
     return evaluation
+
+
+def told(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    scores: Sequence[RowScore],
+    answers: list[str] | None,
+    *,
+    variants: Variants | None = None,
+    shared: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """What scores and answers tell of rows, whatever gave them: the metrics of scores, and of text where there are answers.
+
+    Args:
+        scores: of the rows, and then of their other wordings, in the order of `variants`.
+        answers: to the rows, greedy.
+        variants, shared: as in `evaluate`.
+    """
+    of_rows = _columns(tokenizer, rows, scores, variants or {})
+    values = _measured("scores", of_rows)
+    if answers is not None:
+        texts = {"question": _questions(tokenizer, rows), "reference": answer_texts(tokenizer, rows), "answer": answers}
+        known = {name: [value] * len(rows) for name, value in (shared or {}).items()}
+        values |= _measured("text", {**of_rows, **texts, **known})
+    return Evaluation(values, answers or [])
 
 
 def sampled(
@@ -118,12 +138,10 @@ def described(key: str) -> Metric | None:
     return METRICS[key] if key in METRICS else next(family, None)
 
 
-def _scored(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[Row], variants: Variants, batch_size: int, label: str
+def _columns(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], scores: Sequence[RowScore], variants: Variants
 ) -> dict[str, Sequence[Any]]:
-    """What metrics of scores can read, a value for each row; all is scored in one go."""
-    further = [row for groups in variants.values() for group in groups for row in group]
-    scores = score(model, [*rows, *further], tokenizer, batch_size=batch_size, progress=f"{label}: scoring")
+    """What metrics of scores can read, a value for each row."""
     own, rest = scores[: len(rows)], iter(scores[len(rows) :])
     others = {kind: [[next(rest) for _ in group] for group in groups] for kind, groups in variants.items()}
     if asked := [others[kind] for kind in ASKED if kind in others]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -89,15 +89,10 @@ def _answers(
     special = special_ids(tokenizer)
     pairs = [split(row, special) for row in rows]
     causal = cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
-    stops, shown, closing = _ends(tokenizer, special, pairs)
+    context = context_length(causal)
+    stops, limits, closing = bounds(tokenizer, pairs, context, own_end_tokens(causal), max_new_tokens)
     if end_tokens is not None:
         stops, closing = set(end_tokens), [()] * len(pairs)
-    else:
-        stops |= own_end_tokens(causal)
-    context = context_length(causal)
-    limits = [max_new_tokens or len(answer) + MARGIN * end for (_, answer), end in zip(pairs, shown, strict=True)]
-    # The last token is not fed back, hence + 1.
-    limits = [max(1, min(limit, context + 1 - len(prompt))) for limit, (prompt, _) in zip(limits, pairs, strict=True)]
 
     repeats = 1 if seeds is None else len(seeds)
     prompts = [prompt for prompt, _ in pairs for _ in range(repeats)]
@@ -119,8 +114,7 @@ def _answers(
         with running(causal, "write texts"):
             output = causal.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, logits_processor=draws)
         for i, tokens in zip(batch, output[:, width:].tolist(), strict=True):
-            stop = next((n for n, token in enumerate(tokens) if token in stops), len(tokens))
-            yield _text(tokenizer, tokens[: min(stop, limits[i])], [*stop_strings, *closing[i // repeats]])
+            yield shown(tokenizer, tokens[: limits[i]], stops, [*stop_strings, *closing[i // repeats]])
 
     # Steps cost more than padding: batches of rows that may run equally long.
     order = sorted(range(len(prompts)), key=lambda i: (-limits[i], -len(prompts[i])))
@@ -162,10 +156,34 @@ class _Otherwise(LogitsProcessor):  # type: ignore[misc]  # a class of an untype
         return scores
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stop_strings: Sequence[str]) -> str:
-    """Tokens as text up to the first of `stop_strings`. They may begin with white space, so that is cut last."""
-    answer = str(tokenizer.decode(tokens, skip_special_tokens=True))
-    found = [position for stop in stop_strings if (position := answer.find(stop)) >= 0]
+class Bounds(NamedTuple):
+    """Where answers end: at tokens, of each row after so many, and before the first of its closing texts."""
+
+    stops: set[int]
+    limits: list[int]
+    closing: list[tuple[str, ...]]
+
+
+def bounds(
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    context: int,
+    end_tokens: set[int],
+    max_new_tokens: int | None = None,
+) -> Bounds:
+    """Where the answers to (prompt, answer) of each row end, as `generate` says it, of a model with that context and those end tokens of its own."""
+    stops, ended, closing = _ends(tokenizer, special_ids(tokenizer), pairs)
+    limits = [max_new_tokens or len(answer) + MARGIN * end for (_, answer), end in zip(pairs, ended, strict=True)]
+    # The last token is not fed back, hence + 1.
+    limits = [max(1, min(limit, context + 1 - len(prompt))) for limit, (prompt, _) in zip(limits, pairs, strict=True)]
+    return Bounds(stops | end_tokens, limits, closing)
+
+
+def shown(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], stops: set[int], closing: Sequence[str]) -> str:
+    """Tokens as text up to the first that ends an answer, or the first closing text. They may begin with white space, so that is cut last."""
+    stop = next((n for n, token in enumerate(tokens) if token in stops), len(tokens))
+    answer = str(tokenizer.decode(tokens[:stop], skip_special_tokens=True))
+    found = [position for text in closing if (position := answer.find(text)) >= 0]
     return answer[: min(found, default=len(answer))].strip()
 
 
@@ -176,7 +194,7 @@ def own_end_tokens(model: PreTrainedModel) -> set[int]:
 
 
 def _ends(
-    tokenizer: PreTrainedTokenizerBase, special: set[int], pairs: list[tuple[list[int], list[int]]]
+    tokenizer: PreTrainedTokenizerBase, special: set[int], pairs: Sequence[tuple[list[int], list[int]]]
 ) -> tuple[set[int], list[bool], list[tuple[str, ...]]]:
     """Tokens that end an answer to the tokenizer, the chat template or a row; whether each row shows its end; each answer's closing text.
 

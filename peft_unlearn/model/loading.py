@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from peft_unlearn.model import files, prequantized
+from peft_unlearn.model import files, gguf, prequantized
 from peft_unlearn.model.files import AGAIN
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG
+from peft_unlearn.util.gguf import is_gguf, located
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +40,15 @@ def config(name: str | Path, *, revision: str | None = None, key: str = "model_n
     """
     if (Path(name) / ADAPTER_CONFIG).is_file() and not (Path(name) / "config.json").is_file():
         raise UserError(f"{key}: {str(name)!r} is an adapter, write its base there and it as adapter_name_or_path.")
+    file = located(name, key=key, revision=revision) if is_gguf(name) else None
     with boundary(
         f"{key}: {str(name)!r} is no folder with a model's config.json, and no model on the Hub that answers",
         "write a folder or a Hub name of a causal language model that transformers can read",
     ):
-        found = AutoConfig.from_pretrained(str(name), revision=revision or "main", trust_remote_code=False)
+        if file is not None:
+            found = gguf.config(file, key=key)
+        else:
+            found = AutoConfig.from_pretrained(str(name), revision=revision or "main", trust_remote_code=False)
         text = {**found.to_dict(), **found.get_text_config().to_dict()}
     for size, fewest in FEWEST.items():
         if isinstance(text.get(size), int) and text[size] < fewest:
@@ -76,8 +82,13 @@ def tokenizer(name: str | Path, *, revision: str | None = None, key: str = "mode
     Raises:
         UserError: none there, or one that does not work.
     """
+    file = located(name, key=key, revision=revision) if is_gguf(name) else None
     with boundary(f"{key}: {str(name)!r} has no tokenizer that loads", "put the base's tokenizer files beside its weights"):
-        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(name), revision=revision or "main", trust_remote_code=False)
+        found: PreTrainedTokenizerBase
+        if file is not None:
+            found = gguf.tokenizer(file)
+        else:
+            found = AutoTokenizer.from_pretrained(str(name), revision=revision or "main", trust_remote_code=False)
         tokens = found(PROBE)["input_ids"]
         found.decode(tokens)
         found.convert_tokens_to_ids(found.all_special_tokens)  # which never ends where <unk> is no token
@@ -158,14 +169,16 @@ def base(name: str | Path, *, key: str = "model_name_or_path", **kwargs: Any) ->
     how = {"quantization": kwargs.get("quantization_config"), "attention": kwargs.get("attn_implementation")}
     found = config(name, revision=kwargs.get("revision"), key=key)
     if dequantized := prequantized.brought(found):
-        kwargs["config"] = copy.deepcopy(found)  # `checked` makes a skeleton of it, with an attention of its own
+        kwargs["config"] = found
     elif prequantized.method(found) not in (None, "bitsandbytes"):
         kwargs.setdefault("device_map", {"": PartialState().device})
-    checked(found, name, **how, key=key)
+    checked(copy.deepcopy(found), name, **how, key=key)  # which makes a skeleton of it, with an attention of its own
     with boundary(f"{key}: {str(name)!r} cannot be loaded", "write a local folder or a Hub name of a model in safetensors"):
-        model, info = AutoModelForCausalLM.from_pretrained(
-            str(name), trust_remote_code=False, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
-        )
+        if is_gguf(name):
+            load = partial(gguf.weights, located(name, key=key, revision=kwargs.get("revision")), found)
+        else:
+            load = partial(AutoModelForCausalLM.from_pretrained, str(name), trust_remote_code=False, use_safetensors=True)
+        model, info = load(ignore_mismatched_sizes=True, output_loading_info=True, **kwargs)
     if dequantized:
         prequantized.even(model, kwargs.get("dtype", "auto"))
         logger.info("%s is quantized by %s, which no adapter can be trained on, and is held in %s.", name, dequantized, model.dtype)
@@ -176,6 +189,7 @@ def base(name: str | Path, *, key: str = "model_name_or_path", **kwargs: Any) ->
     for tensor, values in _numbers(model):
         if not torch.stack(torch.aminmax(values)).isfinite().all():
             raise UserError(f"{key}: tensor {tensor} of {str(name)!r} holds numbers that are not finite; {AGAIN}.")
+    model.name_or_path = model.config._name_or_path = str(name)  # of a GGUF file transformers says its folder
     return model
 
 

@@ -3,6 +3,7 @@
 | quantized by | held |
 | --- | --- |
 | bitsandbytes | as it is |
+| llama.cpp, in a GGUF file | in the dtype of the recipe, each weight what its numbers are worth |
 | FP8 and MXFP8 in blocks, MXFP4, compressed-tensors | in the dtype of the recipe, each weight what its numbers are worth |
 | AWQ, GPTQ, HQQ, AQLM, EETQ and torchao, if the package that each needs is installed | as it is |
 | all else | not at all |
@@ -19,6 +20,7 @@ from transformers.quantizers.auto import get_hf_quantizer
 
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.gguf import is_gguf
 
 DEQUANTIZED = ("fp8", "mxfp8", "mxfp4", "compressed-tensors")  # whose kernels have no backward pass, or none on every device
 TRAINED = ("bitsandbytes", "awq", "gptq", "hqq", "aqlm", "eetq", "torchao")  # by transformers and PEFT, each with a package of its own
@@ -65,10 +67,13 @@ def check(config: PreTrainedConfig, name: str | Path, quantization: Any = None, 
     if own is None and quantization is None:
         return
     by = (own or {}).get("quant_method", "bitsandbytes")
-    if own is not None and quantization is not None:
-        asked = "load_in_8bit" if quantization.load_in_8bit else "load_in_4bit"
-        if by != "bitsandbytes" or not own.get(asked):  # transformers would load it in its own bits
-            raise UserError(f"{asked}: {str(name)!r} is quantized otherwise by {by} already; leave the key out, or {SIXTEEN}.")
+    asked = "load_in_8bit" if quantization is not None and quantization.load_in_8bit else "load_in_4bit"
+    if is_gguf(name):
+        raise UserError(f"{asked}: a GGUF file, such as {str(name)!r}, is held as what its numbers are worth; leave the key out.")
+    if (
+        own is not None and quantization is not None and (by != "bitsandbytes" or not own.get(asked))
+    ):  # transformers would load it in its own bits
+        raise UserError(f"{asked}: {str(name)!r} is quantized otherwise by {by} already; leave the key out, or {SIXTEEN}.")
     with boundary(f"{key}: {str(name)!r} is quantized by {by} and cannot be loaded here", SIXTEEN):
         if by not in (*DEQUANTIZED, *TRAINED):
             raise ValueError("no adapter can be trained on that")

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult
 from peft_unlearn.report.criteria import FAILED
 from peft_unlearn.report.summary import NO_WORD, Summary
 from peft_unlearn.report.text import PASSED, criterion_limit, criterion_number, criterion_state, interval, label, union
+from peft_unlearn.util.gguf import is_gguf, is_hub_name, on_hub
 from peft_unlearn.util.numbers import show
 from peft_unlearn.util.redaction import publish
 
@@ -110,9 +111,22 @@ def quoted(name: str) -> str:
     return json.dumps(name, ensure_ascii=False)
 
 
+def source(name: str) -> str:
+    """What `from_pretrained` is given for a model, as Python writes it: its name; of a GGUF file its repository or folder, and the file."""
+    if not is_gguf(name):
+        return quoted(name)
+    folder, file = on_hub(name) if is_hub_name(name) else (".", name)
+    return f"{quoted(folder)}, gguf_file={quoted(file)}"
+
+
+def repository(name: str) -> str:
+    """The repository of a model on the Hub, also where the model is a GGUF file in it."""
+    return on_hub(name)[0] if is_hub_name(name) else name
+
+
 def linked(name: str) -> str:
     """A name on the Hub, with its address."""
-    return f"[{plain(name)}](https://huggingface.co/{quote(name)})"
+    return f"[{plain(name)}](https://huggingface.co/{quote(repository(name))})"
 
 
 def in_backticks(name: str) -> str:

@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, ModelCard, constants
 
 from peft_unlearn.config import reading
 from peft_unlearn.merging import lora, merging, shards
-from peft_unlearn.publish.card_parts import in_backticks, linked, quoted
+from peft_unlearn.publish.card_parts import in_backticks, linked, repository, source
 from peft_unlearn.report import page
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
@@ -135,7 +135,7 @@ def _named(card: str, names: Mapping[str, str], base: str | None) -> str:
     In code a name is a string of Python, or a word of a shell's command, and is only changed as a whole.
     """
     for old, new in names.items():
-        card = CODE.sub(partial(_replaced, quoted(old), quoted(new)), card)
+        card = CODE.sub(partial(_replaced, source(old), source(new)), card)
         if new == base:
             card = card.replace(f" makes {in_backticks(old)} forget", f" makes {linked(new)} forget")
             card = card.replace(f"\n{in_backticks(old)} with the forgetting adapter", f"\n{linked(new)} with the forgetting adapter")
@@ -143,7 +143,7 @@ def _named(card: str, names: Mapping[str, str], base: str | None) -> str:
     if base is None:
         return card
     made: Any = ModelCard(card, ignore_metadata_errors=True)
-    made.data.base_model = base
+    made.data.base_model = repository(base)
     return str(made)
 
 

@@ -15,6 +15,7 @@ from peft_unlearn.publish.card_parts import (
     metric_table,
     plain,
     quoted,
+    repository,
     test_table,
     verdict,
 )
@@ -66,7 +67,7 @@ def write_merged_card(
     name, shown = folder.resolve().name, public_name(base)
     said = summarize(report) if report else None
     data = ModelCardData(
-        base_model=None if is_local(base) or Path(base).is_dir() else base,
+        base_model=None if is_local(base) or Path(base).is_dir() else repository(base),
         base_model_relation="quantized" if weights in ("nf4", "int8") else "finetune",
         library_name="transformers",
         pipeline_tag="text-generation",

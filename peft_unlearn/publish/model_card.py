@@ -22,6 +22,8 @@ from peft_unlearn.publish.card_parts import (
     metric_table,
     plain,
     quoted,
+    repository,
+    source,
     test_table,
     verdict,
 )
@@ -29,6 +31,7 @@ from peft_unlearn.publish.own_adapter import ALONE, Own
 from peft_unlearn.report.build import KINDS
 from peft_unlearn.report.summary import summarize
 from peft_unlearn.util import disk
+from peft_unlearn.util.gguf import is_gguf
 from peft_unlearn.util.parts import Part
 from peft_unlearn.util.redaction import is_local, public_name
 from peft_unlearn.util.registry import COMBINERS, LOSSES
@@ -71,10 +74,10 @@ Forgetting was tested by these metrics, on these weights, at this precision, and
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer{imported}
 
 tokenizer = AutoTokenizer.from_pretrained({tokenizer})
-base = AutoModelForCausalLM.from_pretrained({base}{revision})  # quantized as above, it gives the numbers above
+base = AutoModelForCausalLM.from_pretrained({base}{revision}{dequantized})  # quantized as above, it gives the numbers above
 {load}
 ```
 
@@ -137,7 +140,7 @@ def write_card(
     results, said = (report["results"], summarize(report)) if report else ({}, None)
     kind = report["never_seen"]["kind"] if report else None
     data = ModelCardData(
-        base_model=None if is_local(base) else base,  # the Hub would take a local name for one of its own
+        base_model=None if is_local(base) else repository(base),  # the Hub would take a local name for one of its own
         base_model_relation="adapter",
         library_name="peft",
         pipeline_tag="text-generation",
@@ -148,8 +151,10 @@ def write_card(
     )
     body = BODY.format(
         name=plain(name),
-        base=quoted(shown),
-        tokenizer=quoted(name if (folder / TOKENIZER_CONFIG_FILE).is_file() else shown),
+        base=source(shown),
+        imported=", GgufConfig" if is_gguf(base) else "",
+        dequantized=", quantization_config=GgufConfig(dequantize=True)" if is_gguf(base) else "",
+        tokenizer=source(name if (folder / TOKENIZER_CONFIG_FILE).is_file() else shown),
         revision=f", revision={quoted(revision)}" if revision else "",
         base_link=in_backticks(shown) if is_local(base) else linked(shown),
         parts="\n".join(_parts(method, settings)),

@@ -20,8 +20,8 @@ COUNTED = {"recited_rows", "recited_elsewhere", "secrets"}  # rows of which one 
 
 
 def label(name: str) -> str:
-    """A key in words: "never-seen", "extraction strength"."""
-    return name.replace("never_seen", "never-seen").replace("_", " ")
+    """A key in words: "never-seen", "extraction strength". A name with capitals is one of others, such as Q4_K_M, and stays."""
+    return name.replace("never_seen", "never-seen").replace("_", " ") if name == name.lower() else name
 
 
 def interval(entry: Mapping[str, Any]) -> str:

@@ -14,19 +14,22 @@ from safetensors import SafetensorError
 
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.gguf import is_gguf, located
 from peft_unlearn.util.redaction import is_local
 
 ADAPTER_CONFIG = "adapter_config.json"  # a folder that holds one is an adapter's
 
 
 def locate(name: str | Path, patterns: list[str], *, key: str, revision: str | None = None) -> Path:
-    """The folder of `name`: a local one, or a snapshot of the Hub repository with the files that match `patterns`.
+    """The folder of `name`: a local one, or a snapshot of the Hub repository with the files that match `patterns`; or the GGUF file of that name.
 
     Raises:
         UserError: neither a folder nor a repository that can be reached; the message names `key`.
     """
     if Path(name).is_dir() and str(name).strip():
         return Path(name)
+    if is_gguf(name):
+        return located(name, key=key, revision=revision)
 
     from huggingface_hub import snapshot_download
 
@@ -49,13 +52,13 @@ def check_base(base: Any, adapter: str | Path) -> None:
 
 
 def is_gone(name: str) -> bool:
-    """Whether a name is that of a folder which is not on this machine."""
-    return is_local(name) and not Path(name).is_dir()
+    """Whether a name is that of a folder or a GGUF file which is not on this machine."""
+    return is_local(name) and not (Path(name).is_dir() or (is_gguf(name) and Path(name).is_file()))
 
 
 def has_file(name: str | Path, file: str) -> bool:
     """Whether a local folder, or a repository on the Hub that answers, has a file."""
-    if Path(name).is_dir():
+    if Path(name).is_dir() or is_gguf(name):
         return (Path(name) / file).is_file()
 
     from huggingface_hub import hf_hub_download

@@ -5,11 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from peft_unlearn.util.gguf import is_gguf, is_hub_name
+
 PATH = re.compile(r"([/~\\]|\.\.?[/\\]|[A-Za-z]:[/\\]).*\w")
 
 
 def is_local(value: str) -> bool:
     """Whether a string is a path on this machine, and no Hub name."""
+    if is_gguf(value) and not is_hub_name(value):
+        return True
     return bool(PATH.match(value)) or (value.strip("/").count("/") > 0 and Path(value).exists())
 
 

@@ -4,7 +4,7 @@
     evaluate(EvaluateRequest("runs/forgotten", retain="texts.jsonl")).report["verdict"]
 
 They print nothing; logs and bars say how far they are. What is wrong with a request is a `UserError`, before torch is imported where it can be:
-the files that are named for a workflow import what is heavy when it runs (`loading`, `views`, `ask_run`, `train_run`, `audit_run`, `merged`).
+the files that are named for one import what is heavy when it runs (`loading`, `views`, `ask_run`, `train_run`, `audit_run`, `merged`, `exported`).
 """
 
 from peft_unlearn.workflows.ask import ask

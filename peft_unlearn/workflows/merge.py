@@ -1,10 +1,12 @@
 """A forgetting adapter merged into its base, and what is left of the forgetting there."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.workflows.requests import MergeRequest
+from peft_unlearn.workflows.requests import MergeRequest, Name
 from peft_unlearn.workflows.results import MergeResult
 
 
@@ -28,9 +30,7 @@ def merge(request: MergeRequest) -> MergeResult:
 
     adapter = Path(request.adapter)
     settings = recipe.known(recipe.written(adapter))
-    below = request.below
-    if below is None and settings.get("adapter_mode") != "continue":
-        below = settings.get("adapter_name_or_path")
+    below = below_of(request.below, settings)
     result = merging.merge(
         request.adapter,
         request.output,
@@ -59,3 +59,8 @@ def merge(request: MergeRequest) -> MergeResult:
         report=made.report,
     )
     return made
+
+
+def below_of(asked: Name | None, settings: Mapping[str, Any]) -> Name | None:
+    """The adapter that lies below a forgetting adapter: the one that is asked for, or that the run's recipe names; one that was continued is gone."""
+    return settings.get("adapter_name_or_path") if asked is None and settings.get("adapter_mode") != "continue" else asked

@@ -14,6 +14,7 @@ from typing import Any
 
 from peft_unlearn.config.methods import METHODS, OURS
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.llama_cpp import TYPES, VARIABLE
 from peft_unlearn.util.ranges import Range, check_number
 
 Name = str | Path  # a local folder, or a name on the Hub
@@ -142,10 +143,7 @@ class MergeRequest(Request):
     output: str | Path = field(metadata={"help": "a new folder for the merged model"})
     _: KW_ONLY
     base: Name | None = field(default=None, metadata={"help": "the base; the one that the adapter names if left out"})
-    below: Name | None = field(
-        default=None,
-        metadata={"help": "the adapter that this one was trained on top of; the one that its recipe.yaml names if left out"},
-    )
+    below: Name | None = field(default=None, metadata={"help": "the adapter that this one was trained on; its recipe.yaml's if left out"})
     dtype: str | None = field(
         default=None,
         metadata={
@@ -223,13 +221,21 @@ class RevokeRequest(LedgerRequest):
 
 @dataclass(frozen=True)
 class ExportRequest(Request):
-    """Write into a new folder what `push` would upload: weights, tokenizer, card, recipe and report, without local paths."""
+    """Write into a new folder what `push` would upload, without local paths; or GGUF files for llama.cpp, Ollama and LM Studio, and measure them."""
 
     adapter: str | Path = field(metadata={"help": "the output folder of a run, or of `merge`"})
     output: str | Path = field(metadata={"help": "a new folder"})
     _: KW_ONLY
-    base: str | None = field(default=None, metadata={"help": HUB_BASE})
+    base: str | None = field(default=None, metadata={"help": f"{HUB_BASE}; with --gguf the base to merge into"})
     below: str | None = field(default=None, metadata={"help": HUB_BELOW})
+    gguf: Sequence[str] = field(
+        default=(), metadata={"help": "GGUF files instead: types that the merged model is written in, or lora", "choices": TYPES}
+    )
+    llama_cpp: str | Path | None = field(
+        default=None, metadata={"help": f"the folder of llama.cpp's source, whose converters are run; ${VARIABLE} if left out"}
+    )
+    before: bool = field(default=False, metadata={"help": "also ask the base, exported as the first type"})
+    evaluate: bool = field(default=True, metadata={"help": "do not ask the GGUF files", "option": "no-evaluate"})
 
 
 @dataclass(frozen=True)

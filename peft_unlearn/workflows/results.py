@@ -108,6 +108,8 @@ class ScoreResult:
 class ExportResult:
     folder: Path
     files: tuple[str, ...]
+    gguf: dict[str, Any] | None = None  # what gguf.json holds, of GGUF files
+    not_evaluated: str | None = None  # why those were not asked, where they were to be
 
 
 @dataclass(frozen=True)
