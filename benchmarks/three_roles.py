@@ -93,7 +93,6 @@ def book(folder: Path) -> None:
     said = Said(folder)
     said.run("peft-unlearn plan my-recipe.yaml")
     said.run("peft-unlearn train my-recipe.yaml")
-    said.run("peft-unlearn evaluate runs/forgotten")
     said.run("peft-unlearn merge runs/forgotten --output runs/merged")
 
 
@@ -114,9 +113,10 @@ def publish(folder: Path) -> None:
         hub.repos["org/model"].branches["main"].append({path.name: path.read_bytes() for path in (made / "model").iterdir()})
         online = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_x", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
         said = Said(author, **online, HF_HOME=str(folder / "author-cache"))
-        said.run("peft-unlearn export runs/forgotten --output to-share --base org/model")
+        said.run("peft-unlearn push runs/forgotten me/forgotten")
         said.run("peft-unlearn push runs/forgotten me/forgotten --base org/model")
         said = Said(judge, **online, HF_HOME=str(folder / "judge-cache"))
+        said.run("peft-unlearn evaluate me/forgotten")
         sets = "--forget book.txt --retain other-books --holdout never-read.txt"
         said.run(f"peft-unlearn evaluate me/forgotten {sets}")
         said.run(f"peft-unlearn audit me/forgotten {sets} --output audit/report.json")
