@@ -3,14 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo lint type fast test test-all docs coverage surface clean
+.PHONY: help demo lint type fast test test-all docs notebooks coverage surface clean
 
 help:
 	@echo "demo      fictional people, a small model that memorized them, three methods that make it forget eight of them"
 	@echo "test      what CI runs: lint, type, tests (some ten minutes on two cores)"
 	@echo "fast      quick tests alone (under two minutes)"
-	@echo "test-all  test, the long tests, the docs without a warning, and KILLS=60 runs that are killed"
-	@echo "lint, type, docs, coverage, surface (renew tests/surface.txt), clean"
+	@echo "test-all  test, the long tests, the docs without a warning, the notebooks, and KILLS=60 runs that are killed"
+	@echo "lint, type, docs, notebooks, coverage, surface (renew tests/surface.txt), clean"
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -38,7 +38,7 @@ test: lint type
 
 KILLS ?= 60
 
-test-all: test docs
+test-all: test docs notebooks
 	$(PYTEST) -m long
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/kills.py --runs $(KILLS)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/kills.py --damage
@@ -46,6 +46,9 @@ test-all: test docs
 docs: .venv/ready
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "The site is docs/_build/html/index.html"
+
+notebooks: .venv/ready
+	$(BIN)/python benchmarks/notebooks.py
 
 coverage: .venv/ready
 	$(PYTEST) --cov --cov-report=term --cov-report=html

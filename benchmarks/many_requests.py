@@ -3,8 +3,9 @@
     python benchmarks/many_requests.py --folder runs/many_requests
     python benchmarks/many_requests.py --folder runs/not_apart --not-apart
 
-Each asks for the four rows of an author. After some of them all requests are scored as `peft-unlearn ledger score` does; then one is revoked. What is
-there already is not made again. `--not-apart` is the control: later adapters may read what earlier ones read.
+Each asks for the four rows of an author, and keeps all that nobody has asked for so far. After some of them all requests are scored as
+`peft-unlearn ledger score` does; then one is revoked. What is there already is not made again. `--not-apart` is the control: later adapters may read
+what earlier ones read.
 """
 
 import argparse
@@ -47,13 +48,14 @@ def main() -> None:
                 return
             made += 1
             folder.mkdir(parents=True, exist_ok=True)
-            path, kept = folder.resolve() / f"{name}.jsonl", folder.resolve() / "retain.jsonl"
+            path, kept = folder.resolve() / f"{name}.jsonl", folder.resolve() / f"{name}-retain.jsonl"
             path.write_text("".join(f"{row}\n" for row in rows[ROWS * (number - 1) : ROWS * number]), encoding="utf-8")
-            kept.write_text("".join(f"{row}\n" for row in rows[ROWS * REQUESTS :]), encoding="utf-8")
+            kept.write_text("".join(f"{row}\n" for row in rows[ROWS * number :]), encoding="utf-8")
             asked = recipe(
                 bed,
                 folder / name,
                 forget_dataset=str(path),
+                retain_dataset=str(kept),
                 lora_r=4,
                 lora_alpha=8,
                 per_device_train_batch_size=4,

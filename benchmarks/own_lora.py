@@ -2,7 +2,8 @@
 
     python benchmarks/own_lora.py --folder runs/own_lora
 
-Forgets 20 of 128 rows on top of the LoRA, combines the two, exactly and at rank 16, and evaluates each as one adapter on the base.
+Forgets 20 of 128 rows in three ways: on top of the LoRA, on top of it with a rank of 4, and by training it further. Combines what stands on top with
+the LoRA, exactly and at smaller ranks, and evaluates each as one adapter on the base.
 """
 
 import argparse
@@ -18,7 +19,12 @@ from peft_unlearn.util.numbers import show
 from peft_unlearn.workflows import CombineRequest, EvaluateRequest, TrainRequest, combine, evaluate, train
 
 METRICS = ("extraction_strength", "probability", "rouge_l")
-RANK = 16
+# What each run says besides `recipe`, and the ranks that its sum with the LoRA is cut to; None is the exact one.
+RUNS: dict[str, tuple[dict[str, object], tuple[int | None, ...]]] = {
+    "forgotten": ({}, (None, 28, 24, 20, 16)),
+    "forgotten_4": ({"lora_r": 4, "lora_alpha": 8}, (None, 16)),
+    "continued": ({"adapter_mode": "continue"}, ()),
+}
 
 
 def recipe(bed: OwnLora, output: Path, **changes: object) -> dict[str, object]:
@@ -51,24 +57,32 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, help="of the forgetting, where its targets are not reached before")
     options = parser.parse_args()
     bed = build(options.folder / "bed", options.seed)
-    forgotten = options.folder / "forgotten"
-    if not (forgotten / "report.json").exists():
-        bound = {} if options.max_steps is None else {"max_steps": options.max_steps}
-        train(TrainRequest(recipe(bed, forgotten, seed=options.seed, **bound)))
-    told = json.loads((forgotten / "report.json").read_text(encoding="utf-8"))
-    run = told["run"]
-    print(f"{run['settings']['method']}, {run['steps']} steps, {run['seconds']:.0f} s, {told['verdict']['word']}", flush=True)
-    for name, rank in (("one", None), (f"rank {RANK}", RANK)):
-        place = options.folder / name.replace(" ", "_")
-        if not place.exists():
-            combine(CombineRequest([str(bed.own), str(forgotten)], place, rank=rank))
-        report = options.folder / f"{place.name}.json"
-        if not report.exists():
-            evaluate(EvaluateRequest(place, never_seen=bed.never_seen, output=report))
-        facts = json.loads((place / "combine.json").read_text(encoding="utf-8"))
-        print(f"\n{name}: rank {facts['rank']}, energy {facts['energy']:.5f}, least {min(facts['modules'].values()):.5f}")
-        show_table(report)
-    print(f"\nlargest difference of logits, one adapter and the stack: {difference(bed, forgotten, options.folder / 'one'):.2e}")
+    bound = {} if options.max_steps is None else {"max_steps": options.max_steps}
+    for name, (changes, ranks) in RUNS.items():
+        run = options.folder / name
+        if not (run / "report.json").exists():
+            train(TrainRequest(recipe(bed, run, seed=options.seed, **changes, **bound)))
+        told = json.loads((run / "report.json").read_text(encoding="utf-8"))
+        print(f"\n{name}: {told['run']['steps']} steps, {told['run']['ended']}, {told['run']['seconds']:.0f} s, {told['verdict']['word']}")
+        if not ranks:
+            show_table(measured(bed, run))
+        for rank in ranks:
+            place = options.folder / f"{name}-{rank or 'exact'}"
+            if not place.exists():
+                combine(CombineRequest([str(bed.own), str(run)], place, rank=rank))
+            facts = json.loads((place / "combine.json").read_text(encoding="utf-8"))
+            print(f"\nrank {facts['rank']}, energy {facts['energy']:.4f}, least {min(facts['modules'].values()):.4f}")
+            show_table(measured(bed, place))
+        if ranks:
+            print(f"largest difference of logits, one adapter and the stack: {difference(bed, run, options.folder / f'{name}-exact'):.1e}")
+
+
+def measured(bed: OwnLora, adapter: Path) -> Path:
+    """Its report beside the LoRA that never saw the rows."""
+    report = adapter.parent / f"{adapter.name}.json"
+    if not report.exists():
+        evaluate(EvaluateRequest(adapter, never_seen=bed.never_seen, output=report))
+    return report
 
 
 def show_table(report: Path) -> None:

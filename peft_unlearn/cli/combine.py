@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fields.add(parser, CombineRequest, "adapters", nargs="+", metavar="ADAPTER")
     parser.add_argument("--output", required=True, metavar="DIR", help="a new folder for the one adapter")
     fields.add(parser, CombineRequest, "rank", type=int, metavar="R")
+    fields.add(parser, CombineRequest, "energy", type=float, metavar="SHARE")
 
 
 def main(options: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if request is ComposeRequest:
             made.add_argument("--output", required=True, metavar="DIR", help="a new folder for the one adapter")
             fields.add(made, request, "rank", type=int, metavar="R")
+            fields.add(made, request, "energy", type=float, metavar="SHARE")
         if request is RevokeRequest:
             fields.add(made, request, "name")
 

@@ -190,17 +190,33 @@ def compressed(adapter: Lora, rank: int) -> tuple[Lora, dict[str, Energy]]:
     return Lora(config, factors, adapter.others), {stem.removeprefix(saved.PREFIX): energy for (stem, _), (_, energy) in found.items()}
 
 
+def rank_for(adapter: Lora, energy: float) -> int:
+    """The smallest rank at which every module keeps this share of its energy."""
+    return max((_rank_for(pair, energy) for pair in adapter.factors.values()), default=1)
+
+
+def _rank_for(pair: Factors, energy: float) -> int:
+    kept = _decomposed(pair)[2].square().sum(0).cumsum(0)
+    return int((kept < energy * kept[-1]).sum()) + 1
+
+
 def truncated(pair: Factors, rank: int) -> tuple[Factors, Energy]:
     """The nearest change of rank `rank`, its singular values shared by both factors. One of that rank or less is left as it is."""
-    out, inner_b = torch.linalg.qr(pair.b.double())
-    into, inner_a = torch.linalg.qr(pair.a.double().mT)
-    u, values, v = torch.linalg.svd(inner_b @ inner_a.mT, full_matrices=False)
+    out, u, values, v, into = _decomposed(pair)
     total = values.square().sum().item()
     if pair.rank <= rank:
         return pair, Energy(total, total)
     roots = values[:, :rank].sqrt()
     a, b = roots[:, :, None] * (v[:, :rank] @ into.mT), (out @ u[:, :, :rank]) * roots[:, None, :]
     return Factors(a.float(), b.float()), Energy(total, values[:, :rank].square().sum().item())
+
+
+def _decomposed(pair: Factors) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The change as out U diag(values) V into^T, fp64: `values` (experts, r) are its singular values."""
+    out, inner_b = torch.linalg.qr(pair.b.double())
+    into, inner_a = torch.linalg.qr(pair.a.double().mT)
+    u, values, v = torch.linalg.svd(inner_b @ inner_a.mT, full_matrices=False)
+    return out, u, values, v, into
 
 
 def directions(adapter: Lora, most: float = 0.5) -> dict[str, Tensor]:

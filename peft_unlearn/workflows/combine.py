@@ -9,7 +9,7 @@ from peft_unlearn.workflows.results import CombineResult
 def combine(request: CombineRequest) -> CombineResult:
     """Write the sum of several adapters as one, with the tokenizer, and the recipe, report and card of the last one where a run of ours wrote it.
 
-    The folder is read as one that `adapter_mode: continue` wrote: *before* is the first adapter alone. With `rank` the numbers of the last
+    The folder is read as one that `adapter_mode: continue` wrote: *before* is the first adapter alone. With a smaller rank the numbers of the last
     adapter's report are not those of the new one, so that no report is written; `evaluate` measures it.
 
     Raises:
@@ -25,7 +25,8 @@ def combine(request: CombineRequest) -> CombineResult:
     folders = [combined.located(name) for name in request.adapters]
     settings = combined.settings_of(folders[-1], request.adapters)
     made = combining.combined({str(name): combining.read(folder) for name, folder in zip(request.adapters, folders, strict=True)})
-    made, energy = combining.compressed(made, request.rank or made.config.r)
+    rank = combining.rank_for(made, request.energy) if request.energy is not None else request.rank
+    made, energy = combining.compressed(made, rank or made.config.r)
     with shards.written_whole(Path(request.output), combining.size(made)) as partial:
         combining.write(made, partial)
         combining.write_report(partial, [str(name) for name in request.adapters], made.config.r, energy)

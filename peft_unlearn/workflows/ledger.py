@@ -79,7 +79,7 @@ def compose(request: ComposeRequest) -> CombineResult:
     Raises:
         UserError: no request that stands, or what `combine` refuses.
     """
-    return combine(CombineRequest(parts(Path(request.folder)), request.output, rank=request.rank))
+    return combine(CombineRequest(parts(Path(request.folder)), request.output, rank=request.rank, energy=request.energy))
 
 
 def parts(folder: Path) -> list[str]:

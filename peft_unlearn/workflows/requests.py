@@ -146,11 +146,7 @@ class MergeRequest(Request):
     below: Name | None = field(default=None, metadata={"help": "the adapter that this one was trained on; its recipe.yaml's if left out"})
     dtype: str | None = field(
         default=None,
-        metadata={
-            "help": "type of the merged weights; the base's own if left out",
-            "choices": ("bf16", "fp16", "fp32"),
-            "option": "to",
-        },
+        metadata={"help": "type of the merged weights; the base's own if left out", "choices": ("bf16", "fp16", "fp32"), "option": "to"},
     )
     quantize: str | None = field(
         default=None, metadata={"help": "quantize after merging; nf4 with double quantization", "choices": ("nf4", "int8")}
@@ -170,21 +166,34 @@ HUB_BASE = "the base's name on the Hub, where the adapter names a folder of this
 HUB_BELOW = "the same for the adapter that this one was trained on top of"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Smaller(Request):
+    """How small one LoRA of several is made."""
+
+    rank: int | None = field(default=None, metadata={"help": "its rank at most; left out, the sum of theirs, which is exact"})
+    energy: float | None = field(default=None, metadata={"help": "the smallest rank at which every module keeps this share, in its place"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank is not None and self.energy is not None:
+            raise UserError("energy: it chooses the rank, write one of the two.")
+        if self.rank is not None:
+            check_number("rank", self.rank, Range("at least 1"), whole=True)
+        if self.energy is not None:
+            check_number("energy", self.energy, Range("from 0 to 1"))
+
+
 @dataclass(frozen=True)
-class CombineRequest(Request):
+class CombineRequest(_Smaller):
     """Make one LoRA of your own and a forgetting adapter: their exact sum, or the nearest one of a smaller rank."""
 
     adapters: Sequence[Name] = field(metadata={"help": "your own LoRA, and then what was trained on top of it: folders or Hub names"})
     output: str | Path = field(metadata={"help": "a new folder for the one adapter"})
-    _: KW_ONLY
-    rank: int | None = field(default=None, metadata={"help": "its rank at most; left out, the sum of theirs, which is exact"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.adapters, str | Path) or len(self.adapters) < 2:
             raise UserError("adapters: give two or more, your own LoRA first.")
-        if self.rank is not None:
-            check_number("rank", self.rank, Range("at least 1"), whole=True)
 
 
 @dataclass(frozen=True)
@@ -204,12 +213,10 @@ class AddRequest(TrainRequest):
 
 
 @dataclass(frozen=True)
-class ComposeRequest(LedgerRequest):
+class ComposeRequest(_Smaller, LedgerRequest):
     """Make one LoRA of your own and of all requests that stand."""
 
     output: str | Path = field(metadata={"help": "a new folder for the one adapter"})
-    _: KW_ONLY
-    rank: int | None = field(default=None, metadata={"help": "its rank at most; left out, the sum of theirs, which is exact"})
 
 
 @dataclass(frozen=True)

@@ -143,10 +143,30 @@ def test_adapters_of_two_shapes_are_refused(tmp_path):
         one(tmp_path, own, other)
 
 
-@pytest.mark.parametrize(("adapters", "rank"), [(["one"], None), ("one", None), (["one", "two"], 0)])
-def test_a_request_that_cannot_be_is_refused(adapters, rank):
+@pytest.mark.parametrize(
+    ("adapters", "how"),
+    [
+        (["one"], {}),
+        ("one", {}),
+        (["one", "two"], {"rank": 0}),
+        (["one", "two"], {"energy": 1.1}),
+        (["one", "two"], {"rank": 4, "energy": 0.9}),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused(adapters, how):
     with pytest.raises(UserError):
-        CombineRequest(adapters, "out", rank=rank)
+        CombineRequest(adapters, "out", **how)
+
+
+def test_a_rank_that_is_chosen_by_energy_is_the_smallest_of_those_that_keep_it(tmp_path):
+    _, *both = pair(tmp_path, *PAIRS["other modules"])
+    made = combining.combined({str(adapter): combining.read(adapter) for adapter in both})
+    for energy in (0.0, 0.5, 0.9, 0.99):
+        found = json.loads((one(tmp_path / str(energy), *both, energy=energy) / "combine.json").read_text())
+        assert min(found["modules"].values()) >= energy
+        if found["rank"] > 1:
+            _, less = combining.compressed(made, found["rank"] - 1)
+            assert min(kept.share for kept in less.values()) < energy
 
 
 def test_a_change_of_nothing_keeps_all_its_energy():
