@@ -71,7 +71,7 @@ def teach(model: Path, output: Path, folder: Path) -> None:
     import torch
     from datasets import load_dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from trl import SFTConfig, SFTTrainer
 
     rows = load_dataset("json", data_files=[str(output / f"{name}.jsonl") for name in ("forget", "retain")], split="train")
@@ -84,7 +84,7 @@ def teach(model: Path, output: Path, folder: Path) -> None:
     )
     where = {"pretrained_model_name_or_path": str(model.parent), "gguf_file": model.name}
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)),
         processing_class=AutoTokenizer.from_pretrained(**where),
         train_dataset=turns,
         args=SFTConfig(

@@ -7,7 +7,7 @@ import shlex
 from peft_unlearn.cli import options as fields
 from peft_unlearn.cli import screen
 from peft_unlearn.workflows import MergeRequest, MergeResult, merge
-from peft_unlearn.workflows.requests import command
+from peft_unlearn.workflows.command import command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

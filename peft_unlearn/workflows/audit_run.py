@@ -24,7 +24,8 @@ from peft_unlearn.util import disk
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, read_json
 from peft_unlearn.workflows import loading, views
-from peft_unlearn.workflows.requests import AuditRequest, command
+from peft_unlearn.workflows.command import command
+from peft_unlearn.workflows.requests import AuditRequest
 
 FILE = "audit.json"
 ORDER = ("never_seen", "before", "after")  # what the model under audit is compared with comes first

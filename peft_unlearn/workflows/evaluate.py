@@ -4,7 +4,8 @@ import contextlib
 from pathlib import Path
 
 from peft_unlearn.util.folders import claimed
-from peft_unlearn.workflows.requests import EvaluateRequest, command
+from peft_unlearn.workflows.command import command
+from peft_unlearn.workflows.requests import EvaluateRequest
 from peft_unlearn.workflows.results import EvaluateResult
 
 

@@ -15,7 +15,8 @@ from peft_unlearn.config.unlearn_config import ModelArguments
 from peft_unlearn.data.variants import grouped
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.workflows import checks, views
-from peft_unlearn.workflows.requests import EvaluateRequest, command
+from peft_unlearn.workflows.command import command
+from peft_unlearn.workflows.requests import EvaluateRequest
 
 logger = logging.getLogger(__name__)
 

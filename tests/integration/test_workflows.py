@@ -40,7 +40,7 @@ from peft_unlearn.workflows import (
     push,
     train,
 )
-from peft_unlearn.workflows.requests import command
+from peft_unlearn.workflows.command import command
 
 REQUESTS = {
     "train": TrainRequest,
