@@ -104,7 +104,7 @@ def theirs(method: str, checkout: str, rows: dict[str, Any], folder: str) -> Any
     return lambda base: Adapted(model=base, args=arguments, train_dataset=data, data_collator=collator)
 
 
-def ours(method: str, rows: dict[str, Any], folder: str) -> Any:
+def ours(method: str, rows: dict[str, Any], folder: str, options: argparse.Namespace) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback
 
@@ -118,7 +118,8 @@ def ours(method: str, rows: dict[str, Any], folder: str) -> Any:
             UnlearnConfig(
                 folder,
                 method=method.lower(),
-                per_device_train_batch_size=ROWS,
+                per_device_train_batch_size=ROWS // options.pieces,
+                gradient_accumulation_steps=options.pieces,
                 max_steps=WARM + STEPS,
                 learning_rate=1e-4,
                 logging_steps=1000,
@@ -150,7 +151,7 @@ def measured(side: str, options: argparse.Namespace) -> dict[str, float]:
     (method,) = options.methods
     rows, _ = tokenized({"forget": options.forget, "retain": options.retain}, options.count)
     with tempfile.TemporaryDirectory() as folder:
-        build = theirs(method, options.checkout, rows, folder) if side == "theirs" else ours(method, rows, folder)
+        build = theirs(method, options.checkout, rows, folder) if side == "theirs" else ours(method, rows, folder, options)
         base = model()
         loaded = resident()
         trainer = build(base)
@@ -174,6 +175,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--count", type=int, default=200, help="rows of each set")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pieces", type=int, default=2, choices=(1, 2, 4), help="micro-batches that our step of as many rows is taken in")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
