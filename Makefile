@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo lint type fast test test-all docs notebooks coverage surface clean
+.PHONY: help demo demo-real lint type fast test test-all docs notebooks coverage surface clean
 
 help:
 	@echo "demo      fictional people, a small model that memorized them, three methods that make it forget eight of them"
+	@echo "demo-real the same on SmolLM2-135M, from its file to an answer of llama.cpp (20 minutes, downloads)"
 	@echo "test      what CI runs: lint, type, tests (some ten minutes on two cores)"
 	@echo "fast      quick tests alone (under two minutes)"
 	@echo "test-all  test, the long tests, the docs without a warning, the notebooks, and KILLS=60 runs that are killed"
@@ -22,6 +23,11 @@ help:
 
 demo: .venv/ready
 	$(BIN)/peft-unlearn demo
+
+# llama-cpp-python is compiled, which takes some ten minutes once.
+demo-real: .venv/ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[gguf,llama-cpp]"
+	$(BIN)/python benchmarks/demo_real.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .
