@@ -17,6 +17,7 @@ from peft_unlearn.util.errors import UserError
 logger = logging.getLogger(__name__)
 
 SETTLED = ("dtype", "bf16", "fp16", "load_in_4bit", "load_in_8bit", "train_quantized")  # who writes one of these has decided
+BF16 = {"bf16": True, "use_cpu": True}  # transformers refuses the one without the other where there is no GPU
 NARROWEST = 512  # hidden size under which most of a step is not multiplication
 FASTER = 1.3  # a step of SmolLM2-135M gained 1.4 times where products gained 2.2 (AMD EPYC with AVX512-BF16, one thread)
 ROWS, TRIES = 256, 5
@@ -27,12 +28,12 @@ def chosen(values: Mapping[str, Any], speedup: Callable[[int], float] | None = N
 
     A run that goes on computes as it began. Several processes might find different answers, and take none.
     """
-    on_gpu = torch.cuda.is_available() and not values.get("use_cpu")
-    if on_gpu or "WORLD_SIZE" in os.environ or not values.keys().isdisjoint(SETTLED):
+    on_device = torch.accelerator.is_available() and not values.get("use_cpu")
+    if on_device or "WORLD_SIZE" in os.environ or not values.keys().isdisjoint(SETTLED):
         return dict(values)
     begun = Path(str(values["output_dir"])) / recipe.FILE
     if begun.is_file():
-        return {**values, "bf16": bool(reading.load(begun).get("bf16"))}
+        return {**values, **BF16} if reading.load(begun).get("bf16") else dict(values)
     try:
         config = loading.config(str(values["model_name_or_path"]), revision=values.get("model_revision"))
     except UserError:
@@ -44,7 +45,7 @@ def chosen(values: Mapping[str, Any], speedup: Callable[[int], float] | None = N
     if times < FASTER:
         return dict(values)
     logger.info("bf16: true, which this CPU multiplies %.1f times as fast as float32; write bf16: false to compute in float32.", times)
-    return {**values, "bf16": True}
+    return {**values, **BF16}
 
 
 def measured(width: int) -> float:

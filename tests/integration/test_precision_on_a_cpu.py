@@ -44,7 +44,14 @@ def test_a_run_goes_on_as_it_began(values):
     out.mkdir()
     for began in (True, False):
         (out / "recipe.yaml").write_text(yaml.safe_dump({**values, "bf16": began}))
-        assert precision.chosen(values, faster)["bf16"] is began
+        assert ("bf16" in precision.chosen(values, faster)) is began
+
+
+def test_a_command_that_takes_it_writes_it_down(recipe, monkeypatch):
+    monkeypatch.setattr(precision, "NARROWEST", 1)
+    monkeypatch.setattr(precision, "measured", faster)
+    assert main(["train", recipe(use_cpu="left out")]) == 0
+    assert yaml.safe_load(Path("out/recipe.yaml").read_text())["bf16"] is True
 
 
 def test_a_speed_is_measured():
