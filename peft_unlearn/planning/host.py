@@ -10,6 +10,7 @@ from trl import get_peft_config  # type: ignore[attr-defined]
 from peft_unlearn.config.recipe import Recipe
 from peft_unlearn.model import adapters, loading, prequantized
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.gguf import is_gguf
 
 GB = 1e9  # bytes, as memory is sold and free disk space counted
 FP32 = 4
@@ -66,4 +67,4 @@ def _smaller(recipe: Recipe) -> list[str]:
     if model.load_in_4bit:
         return [""]
     half = [] if model.load_in_8bit or model.dtype in ("bfloat16", "float16") else ["dtype: bfloat16"]
-    return [*half, "load_in_4bit: true", ""]
+    return [*half, *([] if is_gguf(model.model_name_or_path or "") else ["load_in_4bit: true"]), ""]

@@ -15,6 +15,7 @@ from peft_unlearn.model.readout import depth as layers_of
 from peft_unlearn.planning.ledger import Items
 from peft_unlearn.planning.step import trace
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.gguf import is_gguf
 
 GB = 1 << 30  # bytes, as cards are sold and `nvidia-smi` counts
 CARDS = (8, 12, 16, 24)  # GB
@@ -143,9 +144,9 @@ def _settings(plan: recipe.Recipe) -> Iterator[dict[str, Any]]:
         yield {"per_device_train_batch_size": rows // 2, "gradient_accumulation_steps": steps * rows // (rows // 2)}
     if args.max_length > 128:
         yield {"max_length": args.max_length // 2}
-    if not model.load_in_4bit:
+    if not model.load_in_4bit and not is_gguf(model.model_name_or_path or ""):
         yield {"load_in_4bit": True, "load_in_8bit": False, "use_bnb_nested_quant": True}
-    elif not model.use_bnb_nested_quant:
+    elif model.load_in_4bit and not model.use_bnb_nested_quant:
         yield {"use_bnb_nested_quant": True}
     optimizer = OptimizerNames(args.optim).value
     if "adam" in optimizer and "8bit" not in optimizer:

@@ -77,7 +77,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer{imported}
 
 tokenizer = AutoTokenizer.from_pretrained({tokenizer})
-base = AutoModelForCausalLM.from_pretrained({base}{revision}{dequantized})  # quantized as above, it gives the numbers above
+base = AutoModelForCausalLM.from_pretrained({base})  # quantized as above, it gives the numbers above
 {load}
 ```
 
@@ -151,11 +151,9 @@ def write_card(
     )
     body = BODY.format(
         name=plain(name),
-        base=source(shown),
+        base=_loaded(shown, revision),
         imported=", GgufConfig" if is_gguf(base) else "",
-        dequantized=", quantization_config=GgufConfig(dequantize=True)" if is_gguf(base) else "",
         tokenizer=source(name if (folder / TOKENIZER_CONFIG_FILE).is_file() else shown),
-        revision=f", revision={quoted(revision)}" if revision else "",
         base_link=in_backticks(shown) if is_local(base) else linked(shown),
         parts="\n".join(_parts(method, settings)),
         quantization=quantization or "16/32-bit weights, not quantized",
@@ -184,6 +182,12 @@ def _parts(method: str, settings: Mapping[str, Any]) -> list[str]:
         papers = ", ".join(f"[arXiv {paper}](https://arxiv.org/abs/{paper})" for paper in part.papers)
         rows.append(f"| {what} | `{name}`: {in_cell(part.help.rstrip('.'))}{f' ({papers})' if papers else ''} |")
     return rows
+
+
+def _loaded(base: str, revision: str | None) -> str:
+    """What `from_pretrained` is given for the base, so that it is the one that the adapter was trained on."""
+    of_revision = f", revision={quoted(revision)}" if revision else ""
+    return source(base) + of_revision + (", quantization_config=GgufConfig(dequantize=True)" if is_gguf(base) else "")
 
 
 def _load_code(name: str, finetune: str | None, merged: bool) -> str:

@@ -31,6 +31,7 @@ from peft_unlearn.workflows.results import ExportResult
 logger = logging.getLogger(__name__)
 
 REPORT, MODELFILE = "gguf.json", "Modelfile"
+SIXTEEN = ("f16", "bf16")
 UNLIKE = (
     "use_rslora",
     "use_dora",
@@ -51,6 +52,7 @@ class Export:
     work: Path
     settings: Mapping[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
+    sixteen: dict[Path, Path] = field(default_factory=dict)  # of a model's folder, what others are quantized from
 
     @property
     def is_adapter(self) -> bool:
@@ -86,7 +88,7 @@ def as_gguf(request: ExportRequest, source: Path) -> ExportResult:
             check_lora(job)
         whole = _whole(job) if set(request.gguf) - {"lora"} else None
         files = {kind: partial_folder / f"{folder.resolve().name}-{kind}.gguf" for kind in dict.fromkeys(request.gguf)}
-        for kind, file in files.items():
+        for kind, file in sorted(files.items(), key=lambda one: one[0] not in SIXTEEN):
             _write_lora(job, file) if kind == "lora" else _write(job, whole or folder, kind, file)
         if whole is not None:
             shards.copy_files(whole, partial_folder, shards.LICENSE_FILES)
@@ -136,13 +138,15 @@ def _write(job: Export, whole: Path, kind: str, file: Path) -> None:
     if kind in llama_cpp.DIRECT:
         with job.timed(f"converting to {kind}"):
             llama_cpp.convert(job.source, llama_cpp.MODEL, whole, "--outfile", file, "--outtype", kind)
+        if kind in SIXTEEN:
+            job.sixteen.setdefault(whole, file)
         return
-    sixteen = job.work / f"{whole.name}-16.gguf"
-    if not sixteen.is_file():
+    if whole not in job.sixteen:
+        job.sixteen[whole] = job.work / f"{whole.name}-16.gguf"
         with job.timed("converting to 16 bits"):
-            llama_cpp.convert(job.source, llama_cpp.MODEL, whole, "--outfile", sixteen, "--outtype", "auto")
+            llama_cpp.convert(job.source, llama_cpp.MODEL, whole, "--outfile", job.sixteen[whole], "--outtype", "auto")
     with job.timed(f"quantizing to {kind}"):
-        llama_cpp.quantize(sixteen, file, kind, job.source)
+        llama_cpp.quantize(job.sixteen[whole], file, kind, job.source)
 
 
 def _write_lora(job: Export, file: Path) -> None:
@@ -155,13 +159,13 @@ def _write_lora(job: Export, file: Path) -> None:
 
 
 def _write_modelfile(job: Export, folder: Path, files: Mapping[str, Path]) -> None:
-    """For `ollama create`: the first file; or the adapter on its base, where that is a GGUF file here."""
+    """For `ollama create`: the first file; or the adapter on its base, where that is a GGUF file, without the way to it on this machine."""
     kind, file = next(iter(files.items()))
     lines = [f"FROM ./{file.name}"]
     if kind == "lora":
         if not is_gguf(job.base):
             return
-        lines = [f"FROM {Path(job.base).resolve()}", f"ADAPTER ./{file.name}"]
+        lines = ["# The base lies beside this file.", f"FROM ./{Path(job.base).name}", f"ADAPTER ./{file.name}"]
     disk.write_text(folder / MODELFILE, "\n".join(lines) + "\n")
 
 

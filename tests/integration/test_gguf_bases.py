@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import gguf_files
+import huggingface_hub
 import pytest
 import torch
 import yaml
@@ -20,7 +21,7 @@ from peft_unlearn.publish.card_parts import linked, repository, source
 from peft_unlearn.util import gguf
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.redaction import is_local
-from peft_unlearn.workflows import AskRequest, ask
+from peft_unlearn.workflows import AskRequest, PlanRequest, ask, plan
 
 IDS = torch.tensor([[1, 270, 300, 310, 290]])
 
@@ -126,6 +127,24 @@ def test_it_is_trained_on_evaluated_audited_and_merged(bed, tmp_path, monkeypatc
     assert main(["evaluate", str(base / "tiny.gguf"), "--forget", str(bed / "forget.jsonl")]) == 0
     assert main(["audit", "out", "--attacks", "scale"]) == 0
     assert set(ask(AskRequest("out")).answers("Where does Ann live?", True, 4)) == {"before", "after"}
+
+
+def test_a_plan_counts_it_and_offers_no_bits_on_top(bed, tmp_path):
+    values = yaml.safe_load((tmp_path / recipe(bed, tmp_path, model_name_or_path=str(bed / "Q8_0" / "tiny.gguf"))).read_text())
+    found = plan(PlanRequest({**values, "use_cpu": False}))
+    assert found.memory.peak > 0
+    assert [key for change in found.changes for key in change.settings if "bit" in key and "adam" not in key] == []
+
+
+def test_a_file_on_the_hub_is_named_behind_its_repository(bed, tmp_path, monkeypatch):
+    cached = tmp_path / "models--me--tiny-GGUF"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("a" * 40)
+    shutil.copytree(bed / "Q8_0", cached / "snapshots" / ("a" * 40))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert torch.equal(say(adapters.load_base("me/tiny-GGUF/tiny.gguf")), say(adapters.load_base(bed / "Q8_0" / "tiny.gguf")))
+    with pytest.raises(UserError, match=r"^model_name_or_path: 'me/tiny-GGUF/other.gguf' is no file here and did not come from the Hub"):
+        loading.config("me/tiny-GGUF/other.gguf")
 
 
 def test_a_card_names_a_file_on_the_hub_by_its_repository():

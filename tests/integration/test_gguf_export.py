@@ -7,6 +7,9 @@ import importlib.util
 import json
 import math
 import os
+import re
+import shlex
+import shutil
 from pathlib import Path
 
 import gguf_files
@@ -138,6 +141,19 @@ def test_an_adapter_that_has_no_place_in_gguf_is_refused(bed, stand_in, tmp_path
     get_peft_model(AutoModelForCausalLM.from_pretrained(bed), config).save_pretrained(tmp_path / "rs")
     command = ["export", "rs", "--output", "out", "--gguf", "lora", "--llama-cpp", stand_in]
     refused(capsys, command, "gguf: an adapter with use_rslora has no place in GGUF; write a type that it is merged for")
+
+
+@source
+@binding
+@pytest.mark.parametrize("page", ["gguf.md", "serve.md"])
+def test_the_commands_of_the_pages_run(page, bed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bed / "mine", "runs/forgotten")
+    text = (Path(__file__).parents[2] / "docs/howto" / page).read_text(encoding="utf-8")
+    (command,) = re.findall(r"^    peft-unlearn (export .+)$", text, re.MULTILINE)
+    assert main(shlex.split(command)) == 0
+    assert {path.name for path in Path("shipped").iterdir()} == {"Modelfile", "gguf.json", "forgotten-q4_k_m.gguf"}
+    assert set(re.findall(r"shipped/([\w.-]+)", text)) <= {path.name for path in Path("shipped").iterdir()}
 
 
 @source
