@@ -122,6 +122,34 @@ def publish(folder: Path) -> None:
         said.run(f"peft-unlearn audit me/forgotten {sets} --output audit/report.json")
 
 
+SHOWN = (
+    "loss ",
+    "probability ",
+    "extraction strength ",
+    "rouge l ",
+    "verbatim ",
+    "min k auc ",
+    "retain kl ",
+)  # lines of tables that a page has
+
+
+def shortened(said: str) -> str:
+    """What was said without most lines of tables and of progress, for a page."""
+    kept: list[str] = []
+    for line in said.splitlines():
+        row = line.startswith(" ") and re.match(r" [a-z]", line) is not None
+        progress = re.match(r"Step \d+ of", line) is not None and any(re.match(r"Step \d+ of", one) for one in kept[-2:])
+        if (row and not line[1:].startswith(SHOWN)) or progress or not line.strip():
+            if kept and kept[-1] != "…" and line.strip():
+                kept.append("…")
+            continue
+        if line.startswith("exit status"):
+            kept += [] if line.endswith(" 0") else ["", line]
+        else:
+            kept += ["", line, ""] if line.startswith("    peft-unlearn") else [line.rstrip()]
+    return "\n".join(kept)
+
+
 ROLES = {"lora": lora, "book": book, "publish": publish}
 
 
@@ -159,9 +187,16 @@ class Said:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("roles", nargs="+", choices=ROLES, metavar="ROLE", help=", ".join(ROLES))
+    parser.add_argument(
+        "roles", nargs="+", choices=(*ROLES, "page"), metavar="ROLE", help=f"{', '.join(ROLES)}; or page, which shows what is there"
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/three_roles"))
     options = parser.parse_args()
+    if options.roles == ["page"]:
+        for role in ROLES:
+            for page in sorted((options.folder / role).rglob("said.md")):
+                print(f"## {page.parent.relative_to(options.folder)}\n\n{shortened(page.read_text(encoding='utf-8'))}\n")
+        return
     for role in options.roles:
         place = (options.folder / role).resolve()
         shutil.rmtree(place, ignore_errors=True)
