@@ -178,7 +178,7 @@ def run_all(only: Sequence[str], early: bool) -> None:
         os.chdir(bed)
         make_run(bed)
         if early:
-            train_run._start = loads
+            train_run.start = loads
         for case in cases():
             if not case.name.startswith(tuple(only)) or case.name.startswith(RIGHT):
                 continue

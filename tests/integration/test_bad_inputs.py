@@ -30,7 +30,7 @@ def bed(tmp_path_factory):
 @pytest.fixture
 def watched(monkeypatch, request):
     """A clock that ends what hangs, and no training."""
-    monkeypatch.setattr(train_run, "_start", bad_inputs.loads)
+    monkeypatch.setattr(train_run, "start", bad_inputs.loads)
     before = signal.signal(signal.SIGALRM, bad_inputs.alarmed)
     yield
     signal.signal(signal.SIGALRM, before)
