@@ -171,7 +171,7 @@ def looks() -> dict[str, dict[str, float]]:
         return call
 
     def train(folder: Path, *, shared: bool) -> dict[str, float]:
-        for owner, name in ((Checks, "begin"), (Checks, "check"), (train_run.Run, "evaluate"), (train_run, "_consult_never_seen")):
+        for owner, name in ((Checks, "begin"), (Checks, "check"), (train_run.Run, "evaluate"), (train_run, "consult_never_seen")):
             setattr(owner, name, timed("checks" if owner is Checks else "evaluations", getattr(owner, name)))
         if not shared:
             model_sharing._place = lambda: (1, 0)
