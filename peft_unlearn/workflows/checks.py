@@ -163,6 +163,8 @@ def _values(request: EvaluateRequest | AuditRequest, folder: Path, is_adapter: b
     if is_adapter:
         own = {f.name for part in (keys.Model, DataArguments) for f in dataclasses.fields(part)}
         own |= {"max_length", "chat_template_kwargs", "per_device_eval_batch_size"}
+        if request.holdout is None:
+            own.add("holdout_kl")  # the rows that a run held where they were say nothing of unseen text afterwards either
         settings = recipe.written(folder)
         base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
         values = {"model_name_or_path": base} | {key: settings[key] for key in settings.keys() & own}

@@ -101,7 +101,7 @@ def prepare(checked: checks.Checked, *, definitions: str = benchmarks.DEFINITION
     else:
         rows, column = plan.data.eval_rows, plan.data.group_column
         probes = datasets.tokenize(plan.training, tokenizer, length, sets, reword=True, reword_rows=rows, group_column=column)
-        found = Own(probes, rows)
+        found = Own(datasets.evaluated(plan.training, probes), rows)
     how = benchmarks.How(definitions, plan.training.per_device_eval_batch_size, samples)
     return Job(request, plan, folder, checked.is_adapter, found, how, tokenizer, never_seen, tasks)
 

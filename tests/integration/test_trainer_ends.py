@@ -17,6 +17,7 @@ from test_trainer import Watch, build
 from test_trainer_equivalence import HOLDOUT, never_seen, tokenizer
 from transformers import TrainerCallback
 
+from peft_unlearn.cli import main
 from peft_unlearn.model.generation import generate
 from peft_unlearn.report.advice import training
 from peft_unlearn.training import callbacks, checks, early_stop, pace
@@ -201,9 +202,13 @@ def test_a_report_says_why_its_run_ended_and_what_that_missed(recipe, bed):
 
 @pytest.mark.parametrize(("held", "rows"), [("reference", 20), ("none", 30)])
 def test_a_run_is_judged_on_the_holdout_rows_that_it_left_alone(held, rows, recipe):
-    found = report(recipe, method="graddiff", holdout_dataset=str(Path(holdout(30)).resolve()), holdout_kl=held)
+    given = str(Path(holdout(30)).resolve())
+    found = report(recipe, method="graddiff", holdout_dataset=given, holdout_kl=held)
     for view in ("before", "after"):
         assert found["results"]["holdout"][view]["probability"]["n"] == rows
+    for named, expected in (([], rows), (["--holdout", given], 30)):  # and so it is afterwards, unless a holdout is named
+        assert main(["evaluate", "out", "--output", "again.json", *named]) == 0
+        assert json.loads(Path("again.json").read_text())["results"]["holdout"]["after"]["probability"]["n"] == expected
 
 
 @pytest.mark.parametrize(
