@@ -175,6 +175,7 @@ def main() -> None:
         "method": "auto",
         "max_length": 128,
         "per_device_train_batch_size": 4,
+        "max_minutes": 10,
         "output_dir": str(forgotten),
     } | {f"{name}_dataset": str(output / f"{name}.jsonl") for name in SETS}
     (output / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
