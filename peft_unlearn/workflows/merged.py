@@ -89,7 +89,11 @@ def _same_rows(found: Mapping[str, Mapping[str, Any]], evaluation: Mapping[str, 
 def request(folder: Path, settings: Mapping[str, Any]) -> EvaluateRequest:
     """What is asked of a merged folder: the sets of its adapter's recipe, the weights in the type that they were written in."""
     sets = {name: settings[f"{name}_dataset"] for name in ("forget", "retain", "holdout") if settings.get(f"{name}_dataset")}
-    kept = {key: settings[key] for key in ("max_length", "eval_dataset", "chat_template_kwargs", "group_column", "holdout_kl") if settings.get(key)}
+    kept = {
+        key: settings[key]
+        for key in ("max_length", "eval_dataset", "chat_template_kwargs", "group_column", "holdout_kl")
+        if settings.get(key)
+    }
     return EvaluateRequest(
         str(folder),
         **sets,
