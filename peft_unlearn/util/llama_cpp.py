@@ -18,6 +18,7 @@ MODEL, LORA = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
 DIRECT = ("f32", "f16", "bf16", "q8_0")  # what the converter writes by itself
 QUANTIZED = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q4_0", "q3_k_m", "q2_k")
 TYPES = ("lora", *DIRECT, *QUANTIZED)
+IMPORTED = ("gguf", "sentencepiece")  # by the converters
 BINDING = "pip install 'peft-unlearn[llama-cpp]'"
 CHECKOUT = "git clone --depth 1 https://github.com/ggml-org/llama.cpp"
 TOOL = "llama-quantize"
@@ -50,7 +51,7 @@ def check(types: Sequence[str], folder: Path) -> None:
     Raises:
         UserError: a package that they import is not there, or nothing that quantizes.
     """
-    if gone := [name for name in ("gguf", "sentencepiece") if importlib.util.find_spec(name) is None]:
+    if gone := [name for name in IMPORTED if importlib.util.find_spec(name) is None]:
         raise UserError(f"gguf: {gone[0]} is not installed, which llama.cpp's converters import; run {BINDING}.")
     asked = [one for one in types if one in QUANTIZED]
     if asked and not has_binding() and _tool(folder) is None:

@@ -55,6 +55,7 @@ def stand_in(tmp_path, monkeypatch):
     (folder / tools.MODEL).touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tools, "convert", convert)
+    monkeypatch.setattr(tools, "IMPORTED", ("gguf",))  # which the tests' own writer imports
     return str(folder)
 
 
@@ -114,6 +115,7 @@ def test_without_the_binding_the_files_are_there_and_not_asked(bed, stand_in, mo
 
 def test_what_llama_cpp_refuses_is_told_and_leaves_nothing(bed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tools, "IMPORTED", ())
     (tmp_path / tools.MODEL).write_text("raise NotImplementedError('BPE pre-tokenizer was not recognized')")
     words = "gguf: llama.cpp's converter failed (NotImplementedError: BPE pre-tokenizer was not recognized); see whether"
     refused(capsys, ["export", str(bed / "mine"), "--output", "out", "--gguf", "f16", "--llama-cpp", "."], words)
