@@ -113,7 +113,9 @@ def test_a_model_that_forgot_too_much_is_brought_back_up(tmp_path):
     trainer = run(tmp_path / "back", burnt, method="graddiff", stop_at="never_seen")
     assert trainer.early_stop.reached
     assert trainer.state.global_step < 300
-    assert beside_the_holdout(trainer.model) == pytest.approx(beside_the_holdout(twin), rel=0.1)
+    own, beside = mean(trainer.model, FORGET) / mean(twin, FORGET), beside_the_holdout(trainer.model) / beside_the_holdout(twin)
+    assert own <= 1 <= beside  # its unseen text is likelier than the twin's: half-way between the twin's own level and that
+    assert own * beside == pytest.approx(1, rel=0.1)
 
 
 def test_a_run_that_does_not_get_there_ends_at_its_last_step(tmp_path):
