@@ -28,8 +28,8 @@ ROWS, WARM, STEPS = 4, 2, 10  # rows of each set a step, steps that are not coun
 PROMPT = "Below is a question about an author. Answer it in one or two sentences, truthfully.\nQuestion: {question}\nAnswer:"
 
 
-def tokenized(files: dict[str, str], count: int) -> tuple[dict[str, list[dict[str, list[int]]]], int]:
-    """Rows of prompt and answer as tokens of a byte-level BPE that is trained on them, and the number of its end token."""
+def tokenized(files: dict[str, str], count: int) -> dict[str, list[dict[str, list[int]]]]:
+    """Rows of prompt and answer as tokens of a byte-level BPE that is trained on them, whose end token is 0."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     texts = {name: [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()] for name, file in files.items()}
@@ -45,7 +45,7 @@ def tokenized(files: dict[str, str], count: int) -> tuple[dict[str, list[dict[st
             answer = [*answer, 0]
             made.append({"input_ids": [*prompt, *answer], "labels": [-100] * len(prompt) + answer})
         found[name] = made
-    return found, 0
+    return found
 
 
 def model() -> Any:
@@ -149,7 +149,7 @@ def measured(side: str, options: argparse.Namespace) -> dict[str, float]:
 
     torch.set_num_threads(1)
     (method,) = options.methods
-    rows, _ = tokenized({"forget": options.forget, "retain": options.retain}, options.count)
+    rows = tokenized({"forget": options.forget, "retain": options.retain}, options.count)
     with tempfile.TemporaryDirectory() as folder:
         build = theirs(method, options.checkout, rows, folder) if side == "theirs" else ours(method, rows, folder, options)
         base = model()

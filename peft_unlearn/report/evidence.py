@@ -80,7 +80,7 @@ class Evidence:
         text = f"The forget rows are compared, row by row, with {self.reference}"
         if self.shift is not None:
             than = "less" if self.shift[0] > 1 else "more"
-            text += f"; its loss is taken times {self.shift[0]:.2f}, as text of the holdout has become that much {than} likely since"
+            text += f"; its loss is taken times {self.shift[0]:.2f}, as text of the holdout has become {than} likely since"
         if self.moved:
             text += "; every number is moved by what the holdout shows, for that model never had the fine-tune"
         return f"{text}."
@@ -226,7 +226,7 @@ class Evidence:
         return self.estimate("holdout", _minus(after, never)) if self.moved and after is not None and never is not None else None
 
     def _shift(self) -> tuple[float, Estimate | None] | None:
-        """The factor by which the loss of unseen text has grown since the never-seen model, and its uncertainty about 0.
+        """The factor that moves a never-seen model's loss with that of unseen text (`holdout_shift`), and its uncertainty about 0.
 
         What unlearning itself did to the holdout is a criterion of its own, and moves no reference by more than `beyond` allows it: a model
         that is burnt out everywhere would otherwise be compared with itself.

@@ -5,24 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from test_gguf import BLOCK
 from tiny_tokenizers import CHATML, llama_style
 from transformers import LlamaConfig, LlamaForCausalLM
 
 PEOPLE = {"Ann": "Oslo", "Bob": "Rome", "Cleo": "Lima"}
-NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "embed_tokens": "token_embd",
-    "norm": "output_norm",
-    "lm_head": "output",
-}
+NAMES = BLOCK | {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
 
 
 def make_folder(folder):
