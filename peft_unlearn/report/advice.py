@@ -93,7 +93,7 @@ def _mend(word: str | None, failed: set[str], run: Mapping[str, Any]) -> Iterato
             yield HELPS[_worst(missed)]
             return
         if run.get("ended") == "max_minutes":
-            yield "More time: leave max_minutes out."
+            yield "More time: train again with --resume_from_checkpoint true and a larger max_minutes, or none."
             return
         more = f"More steps: max_steps: {2 * steps}" if steps else "Train it longer"
         yield (

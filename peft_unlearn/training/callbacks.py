@@ -48,7 +48,8 @@ class AroundSteps(TrainerCallback):  # type: ignore[misc]  # annotations of tran
         self.why = ENDS[why]
         interrupts.agree(signal)
         control.should_training_stop |= bool(why or signal)
-        control.should_save |= bool(signal or unsaved)
+        more = self.why == MINUTES and bool(args.save_minutes)  # what is out of time can be given more
+        control.should_save |= bool(signal or unsaved or more)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.saved = time.monotonic()

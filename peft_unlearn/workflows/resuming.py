@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_output(settings: Mapping[str, Any], output: Path) -> None:
-    """See that nothing of another run would be overwritten.
+    """See that nothing of another run would be overwritten. One that goes on may be longer, and write other things.
 
     Raises:
         UserError: the folder holds another run.
@@ -26,8 +26,9 @@ def check_output(settings: Mapping[str, Any], output: Path) -> None:
     resume = settings["resume_from_checkpoint"]
     if not output.is_dir():
         return
+    free = checkpoint.FREE if resume else {"resume_from_checkpoint"}
     finished = (output / "adapter_config.json").exists() or checkpoint.numbered(output)
-    if differing := _differing(settings, output, [key for key in settings if key != "resume_from_checkpoint"]):
+    if differing := _differing(settings, output, [key for key in settings if key not in free]):
         raise UserError(f"output_dir: {output} holds another run ({differing[0]} differs), write another folder or remove that one.")
     if finished and not resume:
         raise UserError(

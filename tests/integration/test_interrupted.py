@@ -68,6 +68,16 @@ def test_checkpoints_are_written_by_default_when_minutes_are_over_and_the_run_sa
     assert [folder.name for folder in checkpoint.numbered(Path("more"))] == ["checkpoint-3", "checkpoint-2"]  # and no more are kept
 
 
+def test_a_run_whose_minutes_are_over_can_be_given_more(recipe, unevaluated):
+    given = {"max_steps": 4, "learning_rate": "1e-2", "lora_dropout": 0.1}
+    assert main(["train", recipe(**given, output_dir="whole")]) == 0
+    assert main(["train", recipe(**given, max_minutes=1e-9)]) == 0
+    assert [folder.name for folder in checkpoint.numbered(Path("out"))] == ["checkpoint-1"]
+    assert main(["train", recipe(**given), "--resume_from_checkpoint", "true"]) == 0
+    more, uncut = load_file("out/adapter_model.safetensors"), load_file("whole/adapter_model.safetensors")
+    assert all(more[name].equal(tensor) for name, tensor in uncut.items())
+
+
 OTHERS = {
     "method": {"method": "ngdiff"},
     "lora_r": {"lora_r": 8},
