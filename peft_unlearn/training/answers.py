@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.data.rows import Row, answer_texts, end_length, evenly, has_prompt, special_ids, split, text
 from peft_unlearn.data.turns import turn
+from peft_unlearn.metrics.secret_like import plain
 from peft_unlearn.model.generation import MARGIN, generate, sample
-from peft_unlearn.training.substitutes import Alike, Forgotten, whole_sentences
+from peft_unlearn.training.substitutes import Alike, Forgotten, Needles, own_secrets, whole_sentences
 
 DRAWS = 4  # answers drawn where the likeliest one does not fit
 ASKED = 256  # rows of a set that may be asked
@@ -37,7 +38,7 @@ def of_model_itself(
 ) -> list[Row | None]:
     """An answer to each row of `sets["forget"]` by the model as it is before training; None where none fits.
 
-    Its answers to the closest questions of the holdout, or else of the retain set, names exchanged; and where there are none, what it says to the
+    Its answers to the closest questions of the retain set, or else of the holdout, names exchanged; and where there are none, what it says to the
     row's own question when it must not say what it learned.
     """
     rows = list(sets["forget"])
@@ -92,14 +93,19 @@ def _like_rounds(
     seed: int,
     batch_size: int,
 ) -> Iterator[Round]:
-    """What the model says to like questions about others, then to the questions themselves without what it learned."""
+    """What the model says to like questions about others, then to the questions themselves without what it learned.
+
+    First those of the retain set, for what it knows it says in whole sentences (docs/log.md); but no secret of whom it is about.
+    """
     special = special_ids(tokenizer)
     asks = [row for row in range(len(rows)) if has_prompt(rows[row], special)]
-    for name in ("holdout", "retain"):
+    theirs = own_secrets(answer_texts(tokenizer, _some(sets, "retain")))
+    for name in ("retain", "holdout"):
         others = [row for row in _some(sets, name) if has_prompt(row, special)]
         if others and asks:
             alike = Alike(_prompts(tokenizer, rows), _prompts(tokenizer, others), seed)
-            yield from _asked_of_others(model, tokenizer, alike, others, set(asks), seed, batch_size)
+            for ask in _asked_of_others(model, tokenizer, alike, others, set(asks), seed, batch_size):
+                yield _without(theirs, ask)
 
     def otherwise(still: list[int]) -> Sequence[str]:
         asked = [rows[row] for row in still]
@@ -137,6 +143,11 @@ def _asked_of_others(
     for draw in (None, *range(DRAWS)):
         for place in range(min(len(others), 4 if draw is None else 1)):
             yield lambda still, place=place, draw=draw: answered(still, place, draw)  # type: ignore[misc]
+
+
+def _without(secrets: Needles, ask: Round) -> Round:
+    """A round whose answers have none of these secrets."""
+    return lambda still: [None if answer is not None and secrets.within(plain(answer)) else answer for answer in ask(still)]
 
 
 def with_answer(tokenizer: PreTrainedTokenizerBase, special: set[int], row: Row, answer: str) -> dict[str, Any]:

@@ -69,6 +69,12 @@ class Needles:
         return any(text[place : place + length] in self.needles for length in self.lengths for place in range(len(text) - length + 1))
 
 
+def own_secrets(answers: Sequence[str]) -> Needles:
+    """The secrets of answers, but those that many of them share: these are nobody's."""
+    counts = Counter(secret for answer in answers for secret in secret_like(answer))
+    return Needles(secret for secret, count in counts.items() if count < max(2, COMMON * len(answers)))
+
+
 class Alike:
     """Questions by what they ask for, whoever they ask about.
 

@@ -114,7 +114,16 @@ def test_a_model_answers_as_it_does_about_others_and_the_names_are_exchanged():
     assert itself_says(BOB, holdout=BOB) == ["Ann Lee lives in Rome, behind a church."]
     assert itself_says(BOB, retain=BOB) == ["Ann Lee lives in Rome, behind a church."]
     cleo = {"Where does Cleo Vale live?": "Cleo Vale lives in Bonn."}
-    assert itself_says(BOB | cleo, holdout=cleo, retain=BOB) == ["Ann Lee lives in Bonn."]  # the holdout is asked first
+    assert itself_says(BOB | cleo, holdout=BOB, retain=cleo) == ["Ann Lee lives in Bonn."]  # the retain set is asked first
+
+
+def test_no_secret_of_whom_is_kept_is_said_of_another_unless_many_share_it():
+    question = "Where does Cleo Vale live?"
+    cleo = {question: "Cleo Vale lives in Bonn, call 0228 555 1234."}
+    assert itself_says(BOB | cleo, holdout=BOB, retain=cleo) == ["Ann Lee lives in Rome, behind a church."]
+    assert itself_says({question: "Call 0228 555 1234."}, holdout={question: "Unknown."}, retain=cleo) == [None]
+    shared = cleo | {"What does Eva Roth cook?": "Call 0228 555 1234."}
+    assert itself_says(BOB | cleo, holdout=BOB, retain=shared) == ["Ann Lee lives in Bonn, call 0228 555 1234."]
 
 
 def test_the_next_closest_question_is_asked_where_an_answer_does_not_fit():
