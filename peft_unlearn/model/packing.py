@@ -59,7 +59,9 @@ def forward(model: nn.Module, input_ids: Tensor, kept: Tensor, **more: Any) -> l
     """
     rows, length = input_ids.shape
     grid = torch.arange(rows * length, device=kept.device).view(rows, length)[:, :-1].contiguous()
-    padded = (torch.searchsorted(kept, grid, right=True) - 1).clamp_min(0)  # behind a row its last token: causal attention does not look there
+    padded = (torch.searchsorted(kept, grid, right=True) - 1).clamp_min(
+        0
+    )  # behind a row its last token: causal attention does not look there
     return lm_head.forward(
         model,
         input_ids=input_ids.flatten()[kept][None],
@@ -71,16 +73,25 @@ def forward(model: nn.Module, input_ids: Tensor, kept: Tensor, **more: Any) -> l
 
 
 def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, packed: tuple[Tensor, Tensor] | None = None, **how: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    packed: tuple[Tensor, Tensor] | None = None,
+    **how: Any,
 ) -> tuple[Tensor, None]:
     """Attention of packed rows, (1, heads, N, D) of each -> (1, N, heads, D); of any other batch, as transformers has it."""
     if packed is None:
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **how)
         return found
+    if mask is None or mask.numel() > 1 or any(isinstance(value, Tensor) for name, value in how.items() if name != "position_ids"):
+        raise ValueError("a layer with a mask, a bias or a choice of keys of its own")
     padded, places = packed
 
     def below_one_another(tokens: Tensor) -> Tensor:
-        return tokens[0].transpose(0, 1).index_select(0, padded.flatten()).unflatten(0, padded.shape).transpose(1, 2)
+        rows = tokens[0].transpose(0, 1).index_select(0, padded.flatten())
+        return rows.view(*padded.shape, *rows.shape[1:]).transpose(1, 2)
 
     output, _ = sdpa_attention_forward(module, *map(below_one_another, (query, key, value)), None, **how)
     return output.flatten(0, 1).index_select(0, places)[None], None
@@ -93,7 +104,8 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 def _config(model: nn.Module) -> Any:
     """That of the layers of a model of transformers, which says how they attend."""
     causal = lm_head.causal_model(model)
-    return causal.get_decoder().config if isinstance(causal, PreTrainedModel) and causal.get_decoder() is not None else None
+    body = causal.get_decoder() if isinstance(causal, PreTrainedModel) else None
+    return getattr(body, "config", None)
 
 
 def _gives_the_same(model: nn.Module) -> bool:

@@ -188,4 +188,4 @@ def pieces(inputs: Streams, rows: int) -> Iterator[Streams]:
 def _some(batch: Batch, rows: slice) -> Batch:
     """Some rows of a batch."""
     found = {name: _some(value, rows) if name == "alternate" else value[rows] for name, value in batch.items() if name not in PLACES}
-    return {**found, **{name: places(found["labels"]) for name, places in PLACES.items()}}
+    return {**found, **{name: places(batch["labels"][rows]) for name, places in PLACES.items()}}

@@ -202,7 +202,7 @@ def test_a_timed_plan_begins_the_run_and_leaves_nothing(ends, recipe, bed, capsy
 
 
 def test_the_time_of_a_run_is_the_sum_of_its_parts():
-    times = Times(prepare=5.0, evaluate=7.0, evaluations=3, step=2.0, check=11.0, every=10, steps=None)
+    times = Times(prepare=5.0, evaluate=7.0, evaluations=3, step=2.0, padding=0.1, check=11.0, every=10, steps=None)
     assert times.run(25) == 5 + 3 * 7 + 25 * 2 + 2 * 11
     assert dataclasses.replace(times, every=0).run(25) == 5 + 21 + 50
 
