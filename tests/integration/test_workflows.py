@@ -198,6 +198,7 @@ def test_a_timed_plan_begins_the_run_and_leaves_nothing(ends, recipe, bed, capsy
     assert sorted(Path.cwd().iterdir()) == before
     runs = re.findall(r"a run of (\d+) steps", shown)
     assert runs == (["6"] if ends == "by its steps" else ["100", "200", "400"])
+    assert re.search(r"100 steps of [\d.]+ s, \d+% of their tokens padding", shown)
     assert ("a check of" in shown) == ("It ends by its targets" in shown) == (ends == "by its targets")
 
 
