@@ -91,11 +91,12 @@ log-probabilities are those of a plain forward, and the merged folder says what 
 largest logit. {refused} are refused by a command or more, each in a sentence, and {failed} end in another way.
 
 *Lens* says whether inner layers can be read with the final norm and the head: `logit_lens` is measured and `logit_lens_coef` trained where
-they can, and left out where not. A tiny model says nothing of how well a large one forgets. Experts that are stacked in one parameter stay
-in 16 or 32 bits under `load_in_4bit`; training and `plan` say how much that is.
+they can, and left out where not. *Packed* says whether training takes rows one behind the other, without padding; {packed} do, and give the
+log-probabilities that padded rows have, to 1e-4 of the largest. Others are padded. A tiny model says nothing of how well a large one
+forgets. Experts that are stacked in one parameter stay in 16 or 32 bits under `load_in_4bit`; training and `plan` say how much that is.
 
-| architecture | class | lens | what came of it |
-| --- | --- | --- | --- |
+| architecture | class | lens | packed | what came of it |
+| --- | --- | --- | --- | --- |
 """
 
 
@@ -125,8 +126,12 @@ def table() -> str:
         small=len(small),
         tried=len(tried),
         works=len(works),
+        packed=sum(entry.get("packed", False) for entry in found),
     )
-    lines = [f"| {e['name']} | {e['class']} | {'yes' if e.get('lens') else 'no'} | {said(e)} |" for e in found]
+    lines = [
+        f"| {e['name']} | {e['class']} | {'yes' if e.get('lens') else 'no'} | {'yes' if e.get('packed') else 'no'} | {said(e)} |"
+        for e in found
+    ]
     return head + "\n".join(lines) + "\n"
 
 

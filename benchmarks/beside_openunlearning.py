@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--count", type=int, default=200, help="rows of each set")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pieces", type=int, default=2, choices=(1, 2, 4), help="micro-batches that our step of as many rows is taken in")
+    parser.add_argument("--pieces", type=int, default=1, choices=(1, 2, 4), help="micro-batches that our step of as many rows is taken in")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:

@@ -18,7 +18,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from beds.small_configs import VOCABULARY, small_config
 from peft_unlearn import workflows
+from peft_unlearn.data import collate_rows
+from peft_unlearn.model import packing
 from peft_unlearn.model.lm_head import forward
+from peft_unlearn.model.logprobs import score
 from peft_unlearn.model.readout import find_readout
 from peft_unlearn.report import plots
 from peft_unlearn.util.errors import UserError
@@ -95,6 +98,20 @@ def check_forward(model: PreTrainedModel) -> None:
     same(found.head.logits(found.states.flatten(0, 1)).view(2, 12, -1), say(model), "logits by chunks and those of a plain forward")
 
 
+@torch.no_grad()
+def packs(model: PreTrainedModel) -> bool:
+    """Whether training packs its rows; then their scores are those of padded rows, or an error says that they are not."""
+    ids = torch.randint(4, VOCABULARY // 2, (4, 24), generator=torch.Generator().manual_seed(6)).tolist()
+    rows = [{"input_ids": row[:length], "labels": row[:length]} for row, length in zip(ids, (24, 9, 17, 12), strict=True)]
+    batch = collate_rows(rows, pad_token_id=0)
+    with packing.packing(model):
+        if not packing.takes(model, 23):
+            return False
+        found = score(model, batch).logps
+    same(found, score(model, batch).logps, "log-probabilities of packed rows and of padded ones")
+    return True
+
+
 def check_merge() -> None:
     workflows.merge(workflows.MergeRequest("out", "merged", evaluate=False))
     base = say(load("base"))
@@ -148,6 +165,10 @@ def one(name: str, folder: str, wanted: Sequence[str]) -> None:
         result["lens"] = find_readout(model) is not None
     except Exception as error:
         failed("lens", error)
+    try:
+        result["packed"] = packs(model)
+    except Exception as error:
+        failed("packed", error)
     for step, do in steps(model).items():
         if step not in wanted or (step in ("evaluate", "audit", "merge") and result["steps"].get("train") != "works"):
             continue

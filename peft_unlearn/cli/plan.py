@@ -49,7 +49,7 @@ def _times(times: "Times") -> "Table":
     grid.columns[1].justify = "right"
     grid.add_row("until the first step", f"{times.prepare / 60:.1f}")
     grid.add_row(f"{times.evaluations} evaluations", f"{times.evaluations * times.evaluate / 60:.1f}")
-    grid.add_row(f"100 steps of {times.step:.2f} s", f"{100 * times.step / 60:.1f}")
+    grid.add_row(f"100 steps of {times.step:.2f} s, {times.padding:.0%} of their tokens padding", f"{100 * times.step / 60:.1f}")
     if times.every:
         grid.add_row(f"a check of {times.check:.1f} s every {times.every} steps, in 100", f"{100 / times.every * times.check / 60:.1f}")
     grid.add_section()

@@ -8,7 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from peft_unlearn.data.labels import IGNORE, label_places
+from peft_unlearn.data.labels import IGNORE, kept_places, label_places
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ def collate_rows(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, Any
     Rows may bring their `number` in a set (then `rows` has them all), `target_logps` (0 on padding; fp32), and each an `alternate`, a row of its own,
     which become a batch within the batch.
 
-    `places` (N,) are the numbers, row by row, of the positions that predict a label: finding them on a GPU would make the host wait for it.
+    `places` (N,) are the numbers, row by row, of the positions that predict a label, and `kept` of all up to each row's last one: finding them on a
+    GPU would make the host wait for it.
 
     Padding is told by a row's length, never by its token: where pad and EOS are the same token, real EOS keep their mask and their label.
     """
@@ -40,7 +41,7 @@ def collate_rows(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, Any
         "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
         "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE),
     }
-    batch["places"] = label_places(batch["labels"])
+    batch["places"], batch["kept"] = label_places(batch["labels"]), kept_places(batch["labels"])
     if "number" in rows[0]:
         batch["rows"] = [row["number"] for row in rows]
     if "target_logps" in rows[0]:

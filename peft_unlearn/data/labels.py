@@ -12,6 +12,12 @@ def label_places(labels: Tensor) -> Tensor:
     return F.pad(labels[:, 1:] != IGNORE, (0, 1)).flatten().nonzero().squeeze(1)
 
 
+def kept_places(labels: Tensor) -> Tensor:
+    """What a causal model has to read: of each row all up to where its last label is predicted, (B, S) -> (N,) numbers of positions, row by row."""
+    ahead = F.pad(labels[:, 1:] != IGNORE, (0, 1)).flip(1).cumsum(1).flip(1)
+    return (ahead > 0).flatten().nonzero().squeeze(1)
+
+
 def fault(ids: np.ndarray, labels: np.ndarray, length: int, vocabulary: int | None = None) -> str | None:
     """What keeps a row of tokens from being trained on; None if nothing does.
 

@@ -48,7 +48,7 @@ def forward(model: nn.Module, **inputs: Any) -> Forward:
     with these states in place of what its body would give; the first forward of a model shows whether that is so. Where it is not, where what
     follows the body is trained or has an adapter, or where the model is none of transformers', `states` are the logits themselves.
     """
-    causal = _causal(model)
+    causal = causal_model(model)
     body = causal.get_decoder() if isinstance(causal, PreTrainedModel) else None
     seen: list[tuple[Any, tuple[bool, torch.dtype]]] = []
     places = _PLACES.get(causal, 1)
@@ -112,7 +112,7 @@ def _whole(model: nn.Module, inputs: dict[str, Any]) -> Forward:
     return Forward(output.logits, Head(Tensor.float, output.logits.shape[-1], trained=True), output)
 
 
-def _causal(model: nn.Module) -> nn.Module:
+def causal_model(model: nn.Module) -> nn.Module:
     """The causal model inside adapters and DistributedDataParallel."""
     inner = getattr(model, "module", model)
     return inner.get_base_model() if isinstance(inner, PeftModel) else inner

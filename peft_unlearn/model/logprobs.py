@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peft_unlearn.data.labels import IGNORE, label_places
+from peft_unlearn.model import packing
 from peft_unlearn.model.lm_head import Forward, Head, forward
 
 FP16_SCALE = 256.0  # gradients within a chunk are this many times too long where the head computes in fp16, or small ones vanish
@@ -70,13 +71,13 @@ def score(
     mask = batch["labels"][:, 1:] != IGNORE
     places = batch["places"] if "places" in batch else label_places(batch["labels"])
     targets = batch["labels"].flatten()[places + 1]
-    # Padding stands behind its row, where a causal model does not look; without a mask attention takes its fastest kernel.
-    found = forward(
-        model,
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"] if dense else None,
-        output_hidden_states=layer is not None or inner is not None,
-    )
+    more = {"output_hidden_states": layer is not None or inner is not None}
+    if not dense and "kept" in batch and len(batch["kept"]) < mask.numel() and packing.takes(model, mask.shape[1]):
+        found = packing.forward(model, batch["input_ids"], batch["kept"], **more)
+        places = torch.searchsorted(batch["kept"], places)
+    else:
+        # Padding stands behind its row, where a causal model does not look; without a mask attention takes its fastest kernel.
+        found = forward(model, input_ids=batch["input_ids"], attention_mask=batch["attention_mask"] if dense else None, **more)
     states, layers = found.states.flatten(0, 1)[places], found.output.hidden_states
     wanted: dict[str, tuple[OfLogits, Scores | Forward | None]] = {
         **({"": (true_logps if trained else _fixed_logps, None)} if logps else {}),

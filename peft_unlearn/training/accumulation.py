@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import reduce
 from torch import Tensor, nn
 
-from peft_unlearn.data.labels import label_places
+from peft_unlearn.data.labels import kept_places, label_places
 from peft_unlearn.model import adapters
 from peft_unlearn.model.logprobs import mean_nll, row_means, score
 from peft_unlearn.model.scoring import evaluating
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 Batch = dict[str, Any]
 Streams = dict[str, Batch]
 Counts = Mapping[str, dict[str, Tensor]]
+PLACES = {"places": label_places, "kept": kept_places}  # of a batch, which its rows tell
 
 
 class Accumulation:
@@ -186,5 +187,5 @@ def pieces(inputs: Streams, rows: int) -> Iterator[Streams]:
 
 def _some(batch: Batch, rows: slice) -> Batch:
     """Some rows of a batch."""
-    found = {name: _some(value, rows) if name == "alternate" else value[rows] for name, value in batch.items() if name != "places"}
-    return {**found, "places": label_places(batch["labels"][rows])}
+    found = {name: _some(value, rows) if name == "alternate" else value[rows] for name, value in batch.items() if name not in PLACES}
+    return {**found, **{name: places(batch["labels"][rows]) for name, places in PLACES.items()}}

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME
 
 from peft_unlearn import data, metrics, publish
-from peft_unlearn.model import adapters, saved
+from peft_unlearn.model import adapters, packing, saved
 from peft_unlearn.model.sharing import sharing
 from peft_unlearn.publish.model_card import shown
 from peft_unlearn.training import checkpoint
@@ -91,6 +91,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
             micro = data.by_length(micro)
         batches = [self.collate(pairs) if pairs else {} for pairs in micro]  # of the last rows of an epoch this process may have none
         empty, computed = map(sum, zip(*map(data.padding, batches), strict=True))
+        longest = max((rows["labels"].shape[1] for batch in batches for rows in batch.values()), default=1)
+        empty = 0 if packing.takes(self.model, longest - 1) else empty
         self._metrics["padding"].append(torch.tensor(empty / max(1, computed), dtype=torch.float64))
         return batches, self._get_num_items_in_batch(batches, device)
 

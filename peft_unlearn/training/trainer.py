@@ -6,6 +6,7 @@ automatic learning rate probes, the teacher follows.
 """
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from peft_unlearn import data
 from peft_unlearn.config import methods
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.model import adapters
+from peft_unlearn.model import adapters, packing
 from peft_unlearn.model.dropout import trains_as_it_evaluates
 from peft_unlearn.model.fake_quant import deployed
 from peft_unlearn.model.lm_head import Forward
@@ -277,7 +278,9 @@ class UnlearnTrainer(AdapterTrainer):
         if self.negation is not None and self.negation.negated:
             self.negation.flip()
         try:
-            with interrupts.deferred(self._left):
+            # OpenUnlearning's losses read padding too.
+            packed = packing.packing(self.model) if self.args.definitions == "peft-unlearn" else nullcontext()
+            with interrupts.deferred(self._left), packed:
                 result = super().train(*args, **kwargs)
             self.safety.end(self.state.global_step, self._accumulation.retain_loss())
             return result

@@ -128,6 +128,7 @@ class Times:
         prepare: until its first step, evaluations aside: the base is loaded, targets and other answers are found.
         evaluate: one evaluation of all its sets; there are so many `evaluations`.
         step, check: one of each; a check comes `every` so many steps, 0 where there are none.
+        padding: share of a step's tokens that is padding, no seconds.
         steps: that the run takes; None where it ends by its targets.
     """
 
@@ -135,6 +136,7 @@ class Times:
     evaluate: float
     evaluations: int
     step: float
+    padding: float
     check: float
     every: int
     steps: int | None

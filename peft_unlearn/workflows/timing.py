@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -67,6 +68,7 @@ def times(plan: Recipe) -> Times:
             evaluate=evaluated * _rows(whole) / rows,
             evaluations=2 + bool(plan.model.never_seen_model_name_or_path or run.below),
             step=(counted[-1] - counted[0]) / (len(counted) - 1),
+            padding=mean(line["padding"] for line in run.trainer.state.log_history if "padding" in line),
             check=0.0 if checks is None else _seconds(lambda: run.trainer.checks.check(copy.deepcopy(checks))),
             every=run.trainer.check_every if checks is not None else 0,
             steps=None if checks is not None else steps if steps > 0 else math.ceil(epochs * an_epoch),
@@ -77,6 +79,7 @@ def _short(plan: Recipe, output: Path) -> Recipe:
     """The same run, which writes nothing that stays and ends after a few steps."""
     training = copy.copy(plan.training)
     training.output_dir, training.max_steps, training.save_strategy, training.save_minutes = str(output), WARM + STEPS, "no", 0
+    training.logging_strategy, training.logging_steps = "steps", 1  # each says its padding
     training.push_to_hub, training.report_to, training.max_minutes = False, [], None
     return dataclasses.replace(
         plan,

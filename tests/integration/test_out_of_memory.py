@@ -17,7 +17,8 @@ def tight(trainer, rows, from_step=0, spared=0):
 
     def hook(module, args, kwargs):
         ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        if torch.is_grad_enabled() and trainer.state.global_step >= from_step and len(ids) > rows:
+        taken = int((kwargs["position_ids"] == 0).sum()) if "position_ids" in kwargs else len(ids)
+        if torch.is_grad_enabled() and trainer.state.global_step >= from_step and taken > rows:
             passed.append(1)
             if len(passed) > spared:
                 raise torch.OutOfMemoryError("CUDA out of memory.")

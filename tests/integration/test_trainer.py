@@ -251,6 +251,22 @@ def test_reentrant_checkpointing_takes_the_same_steps(tmp_path):
     assert difference(checkpointed.student, plain.student) < 1e-6
 
 
+@pytest.mark.parametrize("method", ["mollm", "idkdpo", "npo"])
+def test_a_run_on_packed_rows_ends_where_one_on_padded_rows_does(method, tmp_path):
+    """Eager attention knows no packed rows."""
+    padded_model = tiny_llama()
+    padded_model.set_attn_implementation("eager")
+    changes = {"size": 4, "accumulation": 2} | ({"answers": "column"} if method == "idkdpo" else {})
+    packed, padded = build(tmp_path / "a", method, **changes), build(tmp_path / "b", method, padded_model, **changes)
+    for run in (packed, padded):
+        run.train()
+    assert difference(packed.student, padded.student) < 1e-6
+    shares = [{line["padding"] for line in run.state.log_history if "padding" in line} for run in (packed, padded)]
+    assert shares[0] == {0.0}
+    assert all(0 < share < 1 for share in shares[1])
+    assert packed.model.config._attn_implementation == "sdpa"
+
+
 # ----------------------------------------------------------------------------------------------------------- Trainer's own settings
 
 

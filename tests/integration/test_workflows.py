@@ -198,11 +198,12 @@ def test_a_timed_plan_begins_the_run_and_leaves_nothing(ends, recipe, bed, capsy
     assert sorted(Path.cwd().iterdir()) == before
     runs = re.findall(r"a run of (\d+) steps", shown)
     assert runs == (["6"] if ends == "by its steps" else ["100", "200", "400"])
+    assert re.search(r"100 steps of [\d.]+ s, \d+% of their tokens padding", shown)
     assert ("a check of" in shown) == ("It ends by its targets" in shown) == (ends == "by its targets")
 
 
 def test_the_time_of_a_run_is_the_sum_of_its_parts():
-    times = Times(prepare=5.0, evaluate=7.0, evaluations=3, step=2.0, check=11.0, every=10, steps=None)
+    times = Times(prepare=5.0, evaluate=7.0, evaluations=3, step=2.0, padding=0.1, check=11.0, every=10, steps=None)
     assert times.run(25) == 5 + 3 * 7 + 25 * 2 + 2 * 11
     assert dataclasses.replace(times, every=0).run(25) == 5 + 21 + 50
 
