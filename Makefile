@@ -7,7 +7,7 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-
 
 help:
 	@echo "demo      fictional people, a small model that memorized them, three methods that make it forget eight of them"
-	@echo "demo-real the same on SmolLM2-135M, from its file to an answer of llama.cpp (downloads; not yet seen to its end)"
+	@echo "demo-real the same on SmolLM2-135M, from its file to an answer of llama.cpp (downloads; half an hour on two cores)"
 	@echo "test      what CI runs: lint, type, tests (some ten minutes on two cores)"
 	@echo "fast      quick tests alone (under two minutes)"
 	@echo "test-all  test, the long tests, the docs without a warning, the notebooks, and KILLS=60 runs that are killed"
