@@ -12,7 +12,7 @@ from tiny_models import tiny_llama
 
 from peft_unlearn import UnlearnConfig
 from peft_unlearn.data import collate_rows
-from peft_unlearn.data.labels import label_places
+from peft_unlearn.data.labels import kept_places, label_places
 from peft_unlearn.losses import LOSSES
 from peft_unlearn.model.logprobs import Dense, score
 from peft_unlearn.util.errors import UserError
@@ -56,9 +56,9 @@ def wider(batch, padding):
     padded = {
         key: wider(value, padding) if key == "alternate" else F.pad(value, (0, padding), value=-100 if key == "labels" else 0)
         for key, value in batch.items()
-        if key not in ("places", "rows")
+        if key not in ("places", "kept", "rows")
     }
-    return {**batch, **padded, "places": label_places(padded["labels"])}
+    return {**batch, **padded, "places": label_places(padded["labels"]), "kept": kept_places(padded["labels"])}
 
 
 def outputs(model, rows, padding=0):
