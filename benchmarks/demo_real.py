@@ -29,7 +29,7 @@ SETS = {"forget": ("forget", 3), "retain": ("retain", 9), "holdout": ("never_use
 FACTS = 5  # of a person's six rows: those without the life in a few words
 EPOCHS, SHOWN = 15, 8
 # Minutes of each step on two idle cores, by which it is told how long the rest may take.
-MINUTES = {"fetch": 1.0, "teach": 4.0, "forget": 6.0, "audit": 3.0, "export": 3.0}
+MINUTES = {"fetch": 0.5, "teach": 4.5, "forget": 13.5, "audit": 6.0, "export": 2.5}
 
 
 def cache() -> Path:
