@@ -30,7 +30,9 @@ def packing(model: nn.Module) -> Iterator[None]:
     Forwards of padded batches, and what is recomputed in a backward pass, go on as they would.
     """
     config = _config(model)
-    if config is None or config._attn_implementation != "sdpa":
+    # bitsandbytes picks outlier features of 8 bits by batch, padding among it.
+    int8 = getattr(lm_head.causal_model(model), "is_loaded_in_8bit", False)
+    if config is None or config._attn_implementation != "sdpa" or int8:
         yield
         return
     config._attn_implementation = ATTENTION
