@@ -15,6 +15,7 @@ from peft_unlearn.metrics.secret_like import plain, secret_like
 from peft_unlearn.metrics.words import words
 
 COMMON = 0.05  # share of other answers from which on a word of them tells nothing
+SHARED = 5  # answers that a secret must at least be in to be nobody's: one person may have several rows
 TOLD = 1 / 3  # share of an answer's telling words that another answer may have by chance
 VERBATIM = 0.5  # share of an answer that may come in one piece
 MANY = 100  # forgotten answers: a run of words that more of them have is a template's, and looking into all would cost its square
@@ -72,7 +73,7 @@ class Needles:
 def own_secrets(answers: Sequence[str]) -> Needles:
     """The secrets of answers, but those that many of them share: these are nobody's."""
     counts = Counter(secret for answer in answers for secret in secret_like(answer))
-    return Needles(secret for secret, count in counts.items() if count < max(2, COMMON * len(answers)))
+    return Needles(secret for secret, count in counts.items() if count < max(SHARED, COMMON * len(answers)))
 
 
 class Alike:

@@ -25,8 +25,14 @@ from peft_unlearn.cli import main
 from peft_unlearn.model import adapters, generation, llama_cpp, loading, scoring
 from peft_unlearn.util import llama_cpp as tools
 
-binding = pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
-source = pytest.mark.skipif(not os.environ.get(tools.VARIABLE), reason="LLAMA_CPP names no source of llama.cpp")
+binding = pytest.mark.skipif(
+    importlib.util.find_spec("llama_cpp") is None,
+    reason="the extra [llama-cpp] is not installed, which asks the exported files; it is compiled for some minutes",
+)
+source = pytest.mark.skipif(
+    not os.environ.get(tools.VARIABLE),
+    reason="LLAMA_CPP names no folder with llama.cpp's converters, which are in no package (docs/howto/gguf.md)",
+)
 
 
 @pytest.fixture(scope="module")

@@ -122,8 +122,9 @@ def test_no_secret_of_whom_is_kept_is_said_of_another_unless_many_share_it():
     cleo = {question: "Cleo Vale lives in Bonn, call 0228 555 1234."}
     assert itself_says(BOB | cleo, holdout=BOB, retain=cleo) == ["Ann Lee lives in Rome, behind a church."]
     assert itself_says({question: "Call 0228 555 1234."}, holdout={question: "Unknown."}, retain=cleo) == [None]
-    shared = cleo | {"What does Eva Roth cook?": "Call 0228 555 1234."}
-    assert itself_says(BOB | cleo, holdout=BOB, retain=shared) == ["Ann Lee lives in Bonn, call 0228 555 1234."]
+    for others, said in ((3, "Ann Lee lives in Rome, behind a church."), (4, "Ann Lee lives in Bonn, call 0228 555 1234.")):
+        shared = cleo | {f"What does cook {n} bake?": "Call 0228 555 1234." for n in range(others)}
+        assert itself_says(BOB | shared, holdout=BOB, retain=shared) == [said]
 
 
 def test_the_next_closest_question_is_asked_where_an_answer_does_not_fit():
