@@ -19,6 +19,7 @@ from peft_unlearn.model.scoring import RowScore, score
 from peft_unlearn.model.sharing import sharing
 from peft_unlearn.training.early_stop import EarlyStop, sampled
 from peft_unlearn.training.objectives import Objective
+from peft_unlearn.training.parting import Parting
 from peft_unlearn.training.targets import end_lengths, mean, min_ks, read
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ class Checks(NamedTuple):
     """What a check sees: samples of a run's sets, under the adapters that are active.
 
     Args:
-        taught: what is to be said instead, where it begins otherwise, as a refusal does.
+        taught: other answers that a run waits for.
+        parting: where these part from the forget rows.
     """
 
     model: PeftModel
@@ -40,6 +42,7 @@ class Checks(NamedTuple):
     sets: Mapping[str, Dataset]
     batch_size: int
     taught: Dataset | None = None
+    parting: Parting | None = None
 
     def every(self, objectives: Sequence[Objective], batch_size: int) -> int:
         """Steps between two checks: so many that checking is at most a tenth of what is computed, a backward pass counted as two forwards."""
@@ -57,11 +60,12 @@ class Checks(NamedTuple):
             estimated: see `EarlyStop`.
         """
         rows = self.sets["forget"]
-        how: dict[str, Any] = {"estimated": estimated, "inner": inner_target, "begins_otherwise": self.taught is not None}
+        parting = () if self.parting is None else self.parting.rows
+        how: dict[str, Any] = {"estimated": estimated, "inner": inner_target, "parting": parting}
         found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, **how)
         found.follow(self.holdout_min_ks())
         self._warn_of_unlike_rows()
-        now, unseen = mean(found.counted(_logps(self.scores("forget")))), found.mean * found.holdout_shift
+        now, unseen = mean(_logps(self.scores("forget"))), found.mean * found.holdout_shift
         if now <= UNKNOWN * unseen:
             logger.warning(
                 "forget_dataset: there is nothing to forget, the model does not know these rows: their mean log-probability is %.2f, and %.2f is "
@@ -101,10 +105,12 @@ class Checks(NamedTuple):
         )
 
     def _lacking(self) -> float:
-        """Share of what is to be said instead that greedy decoding would not say word for word."""
-        if self.taught is None:
+        """Share of the other answers that greedy decoding would not go into, where they part from the forgotten ones."""
+        if self.taught is None or self.parting is None:
             return 0.0
-        return 1 - float(np.mean([row.correct.all() for row in self._scored(self.taught)]))
+        places = [self.parting.answers[row] for row in sampled(len(self.taught))]
+        said = [row.correct[place : place + 1].all() for row, place in zip(self._scored(self.taught), places, strict=True)]
+        return 1 - float(np.mean(said))
 
     def scores(self, name: str) -> list[RowScore]:
         """A sample of a set, row by row."""

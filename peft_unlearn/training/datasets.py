@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -20,16 +20,15 @@ from peft_unlearn.data.formats import is_tokenized, settled
 from peft_unlearn.data.variants import REWORDED, Probe, probe
 from peft_unlearn.model import adapters
 from peft_unlearn.model.sharing import sharing
-from peft_unlearn.training import answers, objectives, targets
+from peft_unlearn.training import answers, held, objectives, targets
 from peft_unlearn.training import never_seen as never_seen_model
 from peft_unlearn.training.checks import mean_recall
 from peft_unlearn.training.early_stop import sampled
+from peft_unlearn.training.parting import Parting, parted
 from peft_unlearn.util.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FEWEST_HELD = 24  # holdout rows below which all are looked at, and none is held
-BLOCKS = 6
 SELF_RETAIN_LENGTH = 256  # tokens a text that the model writes itself; each costs a forward step
 NEUTRAL_LENGTH, NEUTRAL_BATCH = 96, 48  # of those that are held beside the user's rows
 KEYS = {"forget": "forget_dataset", "retain": "retain_dataset", "holdout": "holdout_dataset"}  # any other set is one of eval_dataset
@@ -41,7 +40,8 @@ class Streams(NamedTuple):
     That is "forget", "retain", as "holdout" a part of it that `sets` has not beside texts that the model wrote itself, and other "answers" where they
     are learned. Forget rows have a column `alternate` for a loss that reads other answers beside them, and `target_logps` with `stop_at`.
     `holdout_target` is then the Min-K of the holdout rows of `sets` under the same never-seen model, `inner_target` the recall by its inner layers.
-    `subjects` has a number for each retain row that rows which belong together share; it is empty where each stands alone.
+    `subjects` has a number for each retain row that rows which belong together share; it is empty where each stands alone. `parting` is there where a
+    run waits until other answers are said.
     """
 
     sets: dict[str, Dataset]
@@ -49,6 +49,7 @@ class Streams(NamedTuple):
     holdout_target: np.ndarray | None
     inner_target: float | None
     subjects: Sequence[int] = ()
+    parting: Parting | None = None
 
 
 def named(
@@ -166,9 +167,9 @@ def _streams(
     model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, rows: dict[str, Dataset], neutral: Dataset | None
 ) -> Streams:
     """What is evaluated and what is trained on, of complete sets and of neutral texts, if there are any."""
-    holdout_target, held, checked = None, list[int](), list[int]()
+    holdout_target, kept, checked = None, list[int](), list[int]()
     if "holdout" in rows:
-        held, checked = split_holdout(len(rows["holdout"]), args.holdout_kl)
+        kept, checked = held.split(len(rows["holdout"]), args.holdout_kl)
     inner_target = mean_recall(rows["forget"]["target_inner"]) if "target_inner" in rows["forget"].column_names else None
     rows["forget"] = _without(rows["forget"], "target_inner")
     if args.stop_at == "none":
@@ -178,8 +179,8 @@ def _streams(
         rows["forget"], holdout_target = targets.find(args, model, tokenizer, rows, some)
     rows = {name: found if name == "forget" else _without(found, "target_logps") for name, found in rows.items()}
     trained = {"forget": rows["forget"], "retain": rows["retain"]}
-    if held or neutral is not None:
-        trained["holdout"] = _unchanged(rows["holdout"].select(held) if held else None, neutral)
+    if kept or neutral is not None:
+        trained["holdout"] = held.unchanged(rows["holdout"].select(kept) if kept else None, neutral)
     if "holdout" in rows:
         rows["holdout"] = rows["holdout"].select(checked)
     lacking = list(rows["forget"]["alternate"]).count(None) if args.answers != "none" else 0
@@ -188,6 +189,8 @@ def _streams(
             f"answers: {args.forget_loss} prefers another answer to each forget row, and {lacking} of {len(rows['forget'])} have none; "
             "write answers: refuse."
         )
+    awaited = objectives.answers_are_awaited(args) and lacking < len(rows["forget"])
+    parting = parted(rows["forget"]) if awaited else None
     if objectives.teaches_answers(args):
         found = [row for row in rows["forget"]["alternate"] if row is not None]
         if found:
@@ -195,37 +198,14 @@ def _streams(
         if lacking:
             logger.warning("answers: for %d of %d forget rows no other answer was found.", lacking, len(rows["forget"]))
         trained["forget"] = rows["forget"] = _without(rows["forget"], "alternate")
-    return Streams(rows, trained, holdout_target, inner_target)
-
-
-def _unchanged(held: Dataset | None, neutral: Dataset | None) -> Dataset:
-    """What shall stay as it was: rows of the holdout, and about as many neutral ones, whichever are fewer in as many copies as that takes."""
-    if held is None or neutral is None:
-        found = neutral if held is None else held
-        assert found is not None
-        return found
-    most = max(len(held), len(neutral))
-    sides = [side.select_columns(["input_ids", "labels"]) for side in (held, neutral)]
-    copies = [side.select([*range(len(side))] * max(1, round(most / len(side)))) for side in sides]
-    return concatenate_datasets([copy.cast(copies[0].features) for copy in copies])
-
-
-def split_holdout(rows: int, holdout_kl: str) -> tuple[list[int], list[int]]:
-    """Numbers of the holdout rows that a run holds where they are, and of those that it only looks at: of few rows it holds none.
-
-    Blocks, for rows of one author mostly stand together: of six, the first and the fourth are held.
-    """
-    if holdout_kl == "none" or rows < FEWEST_HELD:
-        return [], list(range(rows))
-    held = [row for row in range(rows) if row * BLOCKS // rows % 3 == 0]
-    return held, [row for row in range(rows) if row * BLOCKS // rows % 3]
+    return Streams(rows, trained, holdout_target, inner_target, parting=parting)
 
 
 def evaluated(args: UnlearnConfig, probes: Mapping[str, Probe]) -> dict[str, Probe]:
     """The sets of a run without the holdout rows that it trains on: what it has held in its place says nothing of unseen text."""
     if "holdout" not in probes:
         return dict(probes)
-    return {**probes, "holdout": probes["holdout"].select(split_holdout(len(probes["holdout"].rows), args.holdout_kl)[1])}
+    return {**probes, "holdout": probes["holdout"].select(held.split(len(probes["holdout"].rows), args.holdout_kl)[1])}
 
 
 def _probe(

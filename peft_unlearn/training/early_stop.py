@@ -13,8 +13,8 @@ from peft_unlearn.metrics.membership import auc
 from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model.logprobs import lowest, matched, ranks
 from peft_unlearn.training.pace import Pace
+from peft_unlearn.training.parting import LEFT
 from peft_unlearn.training.targets import mean, min_ks
-from peft_unlearn.util.errors import UserError
 
 # By how much a check may miss: the mean in shares of its target, membership in AUC, or Min-K in shares of its target.
 TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
@@ -69,7 +69,8 @@ class EarlyStop:
     A never-seen model tells each token's target. An estimate tells a row's targets, and they go to its tokens in the order of their
     log-probabilities, so that the model decides which of them can be guessed. But a memorized row recalls itself the better, the more of it has
     been read, and its end would keep all of the high targets. So each token falls back in the order by `later` of its place in the row, as far
-    as takes extraction strength down to the holdout's.
+    as takes extraction strength down to the holdout's. Where another answer is taught, its first token that is another one leaves the row's own what
+    is left.
 
     Args:
         target_logps: of all forget rows, (T,) each, in nats.
@@ -78,10 +79,7 @@ class EarlyStop:
         holdout: (n,) Min-K of the holdout rows in nats where the targets were taken; None without a holdout.
         estimated: whether targets are a row's, in any order, and not each token's own.
         inner: recall of the sample's tokens by the inner layers of a never-seen model; None where that is not known.
-        begins_otherwise: whether another answer is taught to begin where a row's first token stands, which has no target then and is not counted.
-
-    Raises:
-        UserError: no row has a second token.
+        parting: of each forget row how many of its T tokens come before the one in whose place another answer is taught; empty where none is awaited.
     """
 
     def __init__(
@@ -93,19 +91,12 @@ class EarlyStop:
         *,
         estimated: bool = False,
         inner: float | None = None,
-        begins_otherwise: bool = False,
+        parting: Sequence[int] = (),
     ):
         self.row_ends, self.retain, self.holdout, self.estimated = torch.tensor(ends), retain, holdout, estimated
         self.inner, self.inner_weight, self.looks = inner, 1.0, 0
-        self.begins_otherwise, some = begins_otherwise, sampled(len(ends))
-        self.tells = [not begins_otherwise or len(target_logps[i]) - ends[i] > 1 for i in some]
-        if not any(self.tells):
-            raise UserError(
-                "answers: what is taught begins at the first token of a forget row, and all rows are one token long: none is left to tell where to "
-                "stop, write stop_at: none."
-            )
-        self.ends = [ends[i] for i, tells in zip(some, self.tells, strict=True) if tells]
-        checked = self.counted([target_logps[i] for i in some])
+        self.parting, some = torch.tensor(parting), sampled(len(ends))
+        self.ends, checked = [ends[i] for i in some], [target_logps[i] for i in some]
         self.mean, self.min_ks = mean(checked), min_ks(checked, self.ends)
         shares = [max(1, int(LOWEST * (len(row) - end))) / len(row) for row, end in zip(checked, self.ends, strict=True) if len(row) > end]
         self.share_lowest = float(np.mean(shares))  # of a row's tokens, those that Min-K is of
@@ -122,15 +113,13 @@ class EarlyStop:
         text = mask & (left > self.row_ends[list(rows)].to(mask.device, non_blocking=True).unsqueeze(-1))
         correction = torch.where(lowest(target_logps, text, LOWEST), self.correction_lowest, self.correction_rest)
         now = self.holdout_shift * target_logps * correction
-        places = mask.cumsum(-1)
-        counted = mask & (places > 1) if self.begins_otherwise else mask
+        before = mask.cumsum(-1) - 1  # tokens of a row before each
         if self.estimated:
-            now = matched(now, ranks(logps, mask) - self.later * places, counted)
-        return torch.where(counted | ~mask, now, logps)
-
-    def counted(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Of a sample's rows of (T,) values those that tell something, without the tokens that have no target."""
-        return [row[int(self.begins_otherwise) :] for row, tells in zip(rows, self.tells, strict=True) if tells]
+            now = matched(now, ranks(logps, mask) - self.later * before, mask)
+        if not len(self.parting):
+            return now
+        parts = before == self.parting[list(rows)].to(mask.device, non_blocking=True).unsqueeze(-1)
+        return torch.where(mask & parts, torch.minimum(now.clamp_max(LEFT), logps), now)  # at most: less is not raised
 
     def follow(self, holdout: np.ndarray | None) -> np.ndarray | None:
         """Move the targets with the holdout, whose rows' Min-K is now `holdout`; these rows where the shift would have them."""
@@ -159,8 +148,7 @@ class EarlyStop:
             inner: gives recall by the inner layers now, and is asked where nothing else is missed.
         """
         unseen = self.follow(holdout)
-        counted = self.counted(forget)
-        target, now, rows = self.mean * self.holdout_shift, mean(counted), min_ks(counted, self.ends)
+        target, now, rows = self.mean * self.holdout_shift, mean(forget), min_ks(forget, self.ends)
         if self.auc is not None and unseen is not None:
             missing = missing_factor(rows, unseen, self.auc)
             beside = (float(auc(rows, unseen)) - self.auc) / TOLERANCE_AUC
@@ -178,7 +166,7 @@ class EarlyStop:
         )
         self.last = found = self._looked(found, inner)
         near = APPROACH <= found.share <= 1 / APPROACH
-        self.pace.check((found.mean, found.membership), found.retain, near, (found.extraction, found.answers))
+        self.pace.check((found.mean, found.membership), found.retain, near, found.extraction, found.answers)
         self.within_tolerance = self.within_tolerance + 1 if found.miss <= 1 else 0
         if near:
             self.later = min(max(self.later + LATER * found.extraction, 0.0), 1.0)

@@ -121,9 +121,9 @@ def says_instead(args: UnlearnConfig) -> bool:
     return args.stop_at == "never_seen" and args.answers == "natural" and args.retain_loss != "none"
 
 
-def answers_begin_otherwise(args: UnlearnConfig) -> bool:
-    """Whether a forget row's first token stands against what is taught: a refusal begins where the answer would, and shall be likelier."""
-    return teaches_answers(args) and args.answers != "natural"
+def answers_are_awaited(args: UnlearnConfig) -> bool:
+    """Whether a run goes on until what is taught is said. A never-seen model's own answers, beside its targets for each token, need no more."""
+    return teaches_answers(args) and (args.answers != "natural" or args.stop_at == "auto")
 
 
 def hidden_layer(args: UnlearnConfig, depth: int) -> int | None:

@@ -19,43 +19,53 @@ class Pace:
     """What checks have found on the way.
 
     Around its targets a run swings, and the swing is the larger, the higher the rate. So the rate falls at each check that finds a missed target on
-    the other side than the check before, and rises again where one stays missed on the same side, or only what has no other side: the retain
-    set, extraction strength, answers.
+    the other side than where it was missed last. It rises again where one stays missed on the same side, or where for a while nothing swings
+    and only that is missed which has no other side: the retain set, extraction strength, answers.
 
     Attributes:
         rate: share of the learning rate that is used.
-        keep: by how much the objectives on the retain set weigh more than they are told to: as many times as it is missed, in tolerances.
+        keep, teach: by how much the objectives on the retain set, and that on other answers, weigh more than they are told to: as many times as they
+            are missed, in tolerances; answers only near the targets, for on the way everything has to be learned yet.
         best: the least that was missed so far, in tolerances beyond the first.
         since: checks since then.
         above, below: checks in a row that found each of the two targets missed on that side.
+        sides: where each was missed last: 1 above, -1 below.
+        calm: checks since the last swing.
     """
 
     rate: float = 1.0
     keep: float = 1.0
+    teach: float = 1.0
     best: float = math.inf
     since: int = 0
     above: tuple[int, int] = (0, 0)
     below: tuple[int, int] = (0, 0)
+    sides: tuple[int, int] = (0, 0)
+    calm: int = SAME_SIDE
 
-    def check(self, misses: Sequence[float], retain: float, near: bool, others: Sequence[float] = ()) -> None:
+    def check(self, misses: Sequence[float], retain: float, near: bool, extraction: float = 0.0, answers: float = 0.0) -> None:
         """A check found this.
 
         Args:
             misses: by how many tolerances the forget set's mean and its membership are above their targets, below them if negative.
             retain: the same of what the retain set has lost.
             near: whether the forget set is near its targets.
-            others: by how many tolerances what else is to be reached is missed.
+            extraction, answers: by how many tolerances these are missed.
         """
         above, below = [miss > 1 for miss in misses], [miss < -1 for miss in misses]
-        swung = any(now and before for now, before in zip((*above, *below), (*self.below, *self.above), strict=True))
+        now = [high - low for high, low in zip(above, below, strict=True)]
+        swung = any(one * before < 0 for one, before in zip(now, self.sides, strict=True))
         self.above, self.below = _counted(self.above, above), _counted(self.below, below)
-        stays = max(*self.above, *self.below) >= SAME_SIDE or (not any(above + below) and max((retain, *others)) > 1)
+        first, second = (one or before for one, before in zip(now, self.sides, strict=True))
+        self.sides, self.calm = (first, second), 0 if swung else self.calm + 1
+        others_alone = not any(now) and max(retain, extraction, answers) > 1
+        stays = max(*self.above, *self.below) >= SAME_SIDE or (others_alone and self.calm >= SAME_SIDE)
         if near and swung:
             self.rate = max(LOWEST, self.rate * FALL)
         elif near and stays:
             self.rate = min(1.0, self.rate * RISE)
-        self.keep = min(max(1.0, retain), HEAVIEST)
-        missed = sum(max(0.0, miss - 1) for miss in (*map(abs, misses), retain, *others))
+        self.keep, self.teach = (min(max(1.0, miss), HEAVIEST) for miss in (retain, answers if near else 0.0))
+        missed = sum(max(0.0, miss - 1) for miss in (*map(abs, misses), retain, extraction, answers))
         nearer = missed < self.best * (1 - GAINED)
         self.best, self.since = (missed, 0) if nearer else (self.best, self.since + 1)
 
@@ -66,14 +76,17 @@ class Pace:
 
     def state(self) -> Tensor:
         """All of it, in one row."""
-        return torch.tensor([self.rate, self.keep, self.best, self.since, *self.above, *self.below], dtype=torch.float64)
+        return torch.tensor(
+            [self.rate, self.keep, self.teach, self.best, self.since, *self.above, *self.below, *self.sides, self.calm], dtype=torch.float64
+        )
 
     @classmethod
     def of(cls, state: Tensor) -> "Pace":
         """What `state` was made of."""
-        rate, keep, best, *counts = state.tolist()
-        since, *sides = map(int, counts)
-        return cls(rate, keep, best, since, (sides[0], sides[1]), (sides[2], sides[3]))
+        rate, keep, teach, best, *counts = state.tolist()
+        since, *pairs, calm = map(int, counts)
+        above, below, sides = zip(pairs[::2], pairs[1::2], strict=True)
+        return cls(rate, keep, teach, best, since, above, below, sides, calm)
 
 
 def _counted(before: tuple[int, int], missed: Sequence[bool]) -> tuple[int, int]:

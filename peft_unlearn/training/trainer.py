@@ -33,6 +33,7 @@ from peft_unlearn.training.combine_step import Combined, combine_step, described
 from peft_unlearn.training.damage import Moving
 from peft_unlearn.training.gradients import Gradients
 from peft_unlearn.training.negation import Negation
+from peft_unlearn.training.pace import Pace
 from peft_unlearn.training.passes import Passes, layer_read, read_inner_layers
 from peft_unlearn.training.reference_cache import References
 from peft_unlearn.training.safety import Safety
@@ -93,8 +94,8 @@ class UnlearnTrainer(AdapterTrainer):
         model = setup.adapt(model, args, peft_config)
 
         streams = datasets.prepare(model, args, processing_class, sets, never_seen_model)
-        self.sets, self.trained, holdout_target, inner_target, subjects = streams
-        self.budget = budget.begin(model, args, processing_class, self.trained, subjects)
+        self.sets, self.trained = streams.sets, streams.trained
+        self.budget = budget.begin(model, args, processing_class, self.trained, streams.subjects)
         pairs = data.Pairs(self.trained, args.seed if args.data_seed is None else args.data_seed, args.prompt_dropout)
 
         super().__init__(model=model, args=args, pairs=pairs, processing_class=processing_class, callbacks=callbacks, optimizers=optimizers)
@@ -102,12 +103,12 @@ class UnlearnTrainer(AdapterTrainer):
             datasets.KEYS[name]: (self.sets if name == "retain" else self.trained)[name] for name in self.trained.keys() & sets.keys()
         }
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)
-        taught = self.trained.get("answers") if objectives.answers_begin_otherwise(args) else None
-        self.checks = Checks(model, processing_class, self.sets, args.per_device_eval_batch_size, taught)
+        awaited = None if streams.parting is None else self.trained["answers"]
+        self.checks = Checks(model, processing_class, self.sets, args.per_device_eval_batch_size, awaited, streams.parting)
         self.early_stop = None
         if args.stop_at != "none":
             with adapters.view(model, "reference"):
-                self.early_stop = self.checks.begin(holdout_target, inner_target, estimated=args.stop_at == "auto")
+                self.early_stop = self.checks.begin(streams.holdout_target, streams.inner_target, estimated=args.stop_at == "auto")
         self.components = components.make(args, model, self.early_stop, self.budget)
         self.teacher, self.auto_lr, self.lagrangian, self.sam, *_ = self.components
         self.negation = Negation(model) if args.negate else None
@@ -223,11 +224,11 @@ class UnlearnTrainer(AdapterTrainer):
         return found[: objectives**2].view(objectives, objectives), dict(zip(sums, found[objectives**2 :], strict=True))
 
     def _coefs(self) -> list[float]:
-        """Of each objective; the retain loss under a bound has its multiplier, and a retain set that is lost more weight."""
+        """Of each objective; the retain loss under a bound has its multiplier, and a retain set that is lost, or answers not said, more weight."""
         coefs = [o.coef if self.lagrangian is None or o.name != "retain" else self.lagrangian.multiplier for o in self.objectives]
-        keep = 1.0 if self.early_stop is None else self.early_stop.pace.keep
-        keep *= 1.0 if self.budget is None else self.budget.keep
-        return [coef * keep if o.stream == "retain" else coef for o, coef in zip(self.objectives, coefs, strict=True)]
+        pace = Pace() if self.early_stop is None else self.early_stop.pace
+        weights = {"retain": pace.keep * (1.0 if self.budget is None else self.budget.keep), "answers": pace.teach}
+        return [coef * weights.get(o.stream, 1.0) for o, coef in zip(self.objectives, coefs, strict=True)]
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Nothing: clipping happened in `_combine`, before damping."""

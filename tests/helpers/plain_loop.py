@@ -66,12 +66,9 @@ def fewest(answer):
     return max(1, int(0.4 * answer))
 
 
-def min_ks(model, rows, first=0):
-    """Of each row the mean of the least likely 40 % of its answer's tokens from `first` on; a row of nothing but its end has none."""
-    found = [
-        sorted((-nll).tolist()[first:answer])[: fewest(answer - first)]
-        for nll, answer in zip(nlls(model, rows), answers(rows), strict=True)
-    ]
+def min_ks(model, rows):
+    """Of each row the mean of the least likely 40 % of its answer's tokens; a row of nothing but its end has none."""
+    found = [sorted((-nll).tolist()[:answer])[: fewest(answer)] for nll, answer in zip(nlls(model, rows), answers(rows), strict=True)]
     return [sum(row) / len(row) for row in found if row]
 
 
@@ -91,10 +88,37 @@ def corrected(target_logps, answer, shift, least, rest):
     return torch.stack([target * shift * (least if t in lowest else rest) for t, target in enumerate(target_logps)])
 
 
-def away(model, rows, target_logps, first=0):
-    """The mean over all tokens of how far they are from their target_logps, which tokens before `first` have none of."""
-    pairs = [zip((-nll).tolist(), target.tolist(), strict=True) for nll, target in zip(nlls(model, rows), target_logps, strict=True)]
-    return average([abs(now - target) * (t >= first) for row in pairs for t, (now, target) in enumerate(row)])
+def parting(rows, others):
+    """The place among each row's labels at which the other answer that is taught for it has another token."""
+    found = []
+    for row in rows:
+        own, other = ([label for label in one["labels"] if label != -100] for one in (row, others[row["number"]]))
+        place = 0
+        while own[place] == other[place]:
+            place += 1
+        found.append(place)
+    return found
+
+
+def at_most(target, place, logps):
+    """A row's targets with that at `place` no more than .3, and no more than the token's own log-probability: what is taught there has the rest."""
+    if place is None:
+        return target
+    return torch.stack([min(t, torch.tensor(math.log(0.3)), logps[n]) if n == place else t for n, t in enumerate(target)])
+
+
+def away(model, rows, target_logps, places):
+    """The mean over all tokens of how far they are from their target_logps."""
+    logps = [-nll.detach() for nll in nlls(model, rows)]
+    targets = [at_most(*given) for given in zip(target_logps, places, logps, strict=True)]
+    return average(
+        [abs(now - then) for pair in zip(logps, targets, strict=True) for now, then in zip(*map(torch.Tensor.tolist, pair), strict=True)]
+    )
+
+
+def unsaid(model, others, places):
+    """The share of other answers whose token at its place is not the likeliest."""
+    return average([int(z[place].argmax() != y[place]) for (z, y, _), place in zip(readings(model, others, 1), places, strict=True)])
 
 
 def auc(rows, others):
@@ -127,7 +151,7 @@ def inner(model, layer, row, target_logps, scale):
     return away * (p.log() - (1.02 - p).log())
 
 
-def forget_loss(args, model, reference, rows, layers, target_logps, scale, inner_layer=None, first=0):
+def forget_loss(args, model, reference, rows, layers, target_logps, scale, inner_layer=None, places=None):
     """The mean over tokens or sequences of what each row's loss is, less what is forgotten, or weighted by the distance from `target_logps`."""
     name, floor = args.forget_loss, args.forget_floor
     alternates = [row.get("alternate") for row in rows]
@@ -136,14 +160,14 @@ def forget_loss(args, model, reference, rows, layers, target_logps, scale, inner
         sums = [(a.sum(), b.sum().detach()) for a, b in zip(nlls(model, alternates), nlls(reference, alternates), strict=True)]
     total = count = 0
     student, anchor = readings(model, rows, layers), readings(reference, rows, layers)
-    given = zip(rows, student, anchor, sums, target_logps or [None] * len(rows), strict=True)
-    for row, (z, y, h), (z0, _, _), (alternate, alternate0), target in given:
+    given = zip(rows, student, anchor, sums, target_logps or [None] * len(rows), places or [None] * len(rows), strict=True)
+    for row, (z, y, h), (z0, _, _), (alternate, alternate0), target, place in given:
         losses = loss_of_row(name, z, y, h, z0.detach(), alternate, alternate0, args.forget_loss_args)
         nll = F.cross_entropy(z, y, reduction="none")
         p = torch.exp(-nll.detach())
         count += 1 if name in SEQUENCE else len(y)
         if target is not None:
-            target = torch.cat([-nll[:first].detach(), target[first:]])  # a token before `first` stands at its own
+            target = at_most(target, place, -nll.detach())
             pulls, units = (nll.mean(), (-nll - target).mean()) if name in SEQUENCE else (nll, -nll - target)
             away = units.detach() / scale
             total = total + torch.where(away > 0, away * losses, -away * pulls).sum()
@@ -248,10 +272,11 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
     shift, least, rest = moved_by(min_ks(reference, list(holdout)), place) if place else 1.0, 1.0, 1.0
     scale = flat(nlls(never_seen, list(pairs.sets["forget"]))).detach().mean() if never_seen else None
     rates, rate, calibrated, multiplier = [], args.learning_rate, 0.0, args.retain_coef
-    history, before_training = [], retained(reference, pairs)
+    history, weighed, before_training = [], (0.0, 0.0), retained(reference, pairs)
+    awaited = never_seen and "answers" in pairs.sets and args.answers != "natural"  # then a run goes on until they are said
     for step in range(steps):
         scheduled = 1 - step / steps if args.lr_scheduler_type == "linear" else plain_pace.rate(history)
-        keep = plain_pace.weight(history)
+        keep, teach = (plain_pace.weight(miss) for miss in weighed)
         optimizer.param_groups[0]["lr"] = rate * scheduled
         examples = [pairs[n] for n in range(step * size, (step + 1) * size)]
         rows, retain = [e["forget"] for e in examples], batch([e["retain"] for e in examples])
@@ -261,9 +286,9 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             target_logps = [corrected(-nll.detach(), answer, shift, least, rest) for nll, answer in told]
         else:
             target_logps = None
-        first = int("answers" in examples[0] and args.answers != "natural")  # where a taught answer begins otherwise
+        places = parting(rows, pairs.sets["answers"]) if awaited else [None] * len(rows)
         inner_layer = 1 + step // 2 % (depth - 1)
-        losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, target_logps, scale, inner_layer, first))]
+        losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, target_logps, scale, inner_layer, places))]
         if args.retain_loss == "nll":
             losses.append((multiplier * keep, ce(student, retain)))
         elif args.retain_loss == "hidden":
@@ -279,7 +304,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         if target_logps and args.answers == "natural" and args.retain_loss != "none":
             losses.append((args.answers_coef, instead(student, never_seen, rows, whole, target_logps)))
         if "answers" in examples[0]:
-            losses.append((args.answers_coef, taught(student, [e["answers"] for e in examples])))
+            losses.append((args.answers_coef * teach, taught(student, [e["answers"] for e in examples])))
         grads = [flat(torch.autograd.grad(loss, params, materialize_grads=True)) for _, loss in losses]
         unmoved = [p.detach().clone() for p in params]
         if args.sam_rho and step % 2 == 0:
@@ -289,13 +314,13 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             way = -args.sam_rho * grown.norm() * lesson / lesson.norm()
             for p, piece in zip(params, way.split([p.numel() for p in params]), strict=True):
                 p.data.add_(piece.view_as(p))
-            there = forget_loss(args, student, reference, rows, layers, target_logps, scale, inner_layer, first)
+            there = forget_loss(args, student, reference, rows, layers, target_logps, scale, inner_layer, places)
             grads[0] = flat(torch.autograd.grad(there, params))
             if target_logps and args.answers == "natural" and args.retain_loss != "none":
                 said = len(losses) - 1 - ("answers" in examples[0])
                 grads[said] = flat(torch.autograd.grad(instead(student, never_seen, rows, whole, target_logps), params))
         if target_logps and args.combine == "ngdiff":  # unit vectors, of which forgetting has the root of what is still to go
-            losses[0] = (args.forget_coef * (away(student, rows, target_logps, first) / scale.item()) ** 0.5, losses[0][1])
+            losses[0] = (args.forget_coef * (away(student, rows, target_logps, places) / scale.item()) ** 0.5, losses[0][1])
         for p, value in zip(params, unmoved, strict=True):
             p.data.copy_(value)
         g = combine(args.combine, grads, [c for c, _ in losses])
@@ -326,9 +351,9 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             now_there = min_ks(student, list(holdout)) if place else None
             shift = moved_by(now_there, place) if place else 1.0
             counts = answers(pairs.sets["forget"])
-            forget = [row for row, answer in zip(pairs.sets["forget"], counts, strict=True) if answer > first]  # the others tell nothing
-            target, now = (-average([nll[first:].mean().item() for nll in nlls(m, forget)]) for m in (never_seen, student))
-            target, there, here = target * shift, min_ks(never_seen, forget, first), min_ks(student, forget, first)
+            forget = list(pairs.sets["forget"])
+            target, now = (-average([nll.mean().item() for nll in nlls(m, forget)]) for m in (never_seen, student))
+            target, there, here = target * shift, min_ks(never_seen, forget), min_ks(student, forget)
             missing = average(there) * shift / average(here)
             beside = (1 - 1 / missing) / early_stop.TOLERANCE_MIN_K
             if place:
@@ -343,10 +368,14 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                     ((1 - now / target) / early_stop.TOLERANCE, beside), history[-1][:2] if history else (0, 0), strict=True
                 )
             ]
-            history.append(((1 - now / target) / early_stop.TOLERANCE, beside, lost, near))
+            others = list(pairs.sets["answers"]) if awaited else []
+            numbered = [dict(row, number=n) for n, row in enumerate(forget)]
+            lacking = unsaid(student, others, parting(numbered, others)) / early_stop.TOLERANCE_ANSWERS if awaited else 0.0
+            weighed = lost, lacking if near else 0.0
+            history.append(((1 - now / target) / early_stop.TOLERANCE, beside, max(lost, lacking), near))
             if near:
                 low, high = early_stop.CORRECTION
-                shares = [fewest(answer - first) / (answer - first + 1) for answer in counts if answer > first]  # every row of these ends
+                shares = [fewest(answer) / (answer + 1) for answer in counts if answer]  # every row of these ends
                 part = average(shares) * average(here)
                 wanted = (target - missing * part) / (now - part)
                 least = least if gone[1] else min(high, max(low, least * min(high, max(low, missing)) ** early_stop.GAIN))

@@ -8,25 +8,34 @@ def side(miss: float) -> int:
     return (miss > 1) - (miss < -1)
 
 
+def swings(found: list[tuple[int, int]]) -> list[bool]:
+    """Whether each check found a target missed on the other side than where it was missed last."""
+    return [
+        any(found[n][k] == -next((sides[k] for sides in reversed(found[:n]) if sides[k]), 0) != 0 for k in (0, 1))
+        for n in range(len(found))
+    ]
+
+
 def rate(history: list[tuple[float, float, float, bool]]) -> float:
     """Share of the learning rate after checks, of which each found (mean, membership, retain, whether it is near), in tolerances."""
     found, share = [(side(mean), side(membership)) for mean, membership, _, _ in history], 1.0
+    swung = swings(found)
     for n, (_, _, retain, near) in enumerate(history):
-        now, before = found[n], found[n - 1] if n else (0, 0)
-        last = found[max(0, n - pace.SAME_SIDE + 1) : n + 1]
+        first = max(0, n - pace.SAME_SIDE + 1)
+        last = found[first : n + 1]
         stuck = len(last) == pace.SAME_SIDE and any(set(sides) in ({1}, {-1}) for sides in zip(*last, strict=True))
         if not near:
             continue
-        if -1 in (a * b for a, b in zip(now, before, strict=True)):
+        if swung[n]:
             share = max(pace.LOWEST, share * pace.FALL)
-        elif stuck or (now == (0, 0) and retain > 1):
+        elif stuck or (found[n] == (0, 0) and retain > 1 and not any(swung[first : n + 1])):
             share = min(1.0, share * pace.RISE)
     return share
 
 
-def weight(history: list[tuple[float, float, float, bool]]) -> float:
-    """How many times the objectives on the retain set weigh what they are told to."""
-    return min(pace.HEAVIEST, max(1.0, history[-1][2])) if history else 1.0
+def weight(miss: float) -> float:
+    """How many times objectives weigh what they are told to, by how many tolerances are missed of what they are for."""
+    return min(pace.HEAVIEST, max(1.0, miss))
 
 
 def since(history: list[tuple[float, float, float, bool]]) -> int:

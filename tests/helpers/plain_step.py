@@ -36,14 +36,28 @@ def off_target(logps, targets, scale):
     return torch.tensor([(now - target) / scale for now, target in zip(logps.tolist(), targets.tolist(), strict=True)])
 
 
+def lowered(targets, place, logps):
+    """A row's targets; at `place` another answer is taught, which leaves .3, and a token that has less stays as it is."""
+    found = targets.clone()
+    if place is not None:
+        found[place] = min(targets[place].item(), math.log(0.3), logps[place].item())
+    return found
+
+
+def parting(row, other):
+    """How many labels a row and its other answer begin with alike."""
+    own, said = ([label for label in one["labels"] if label != -100] for one in (row, other))
+    return next(n for n, (a, b) in enumerate(zip(own, said, strict=False)) if a != b)
+
+
 def by_rank(logps, targets):
     """The targets in the order of the tokens' log-probabilities."""
     found = dict(zip(sorted(range(len(logps)), key=lambda t: logps[t].item()), sorted(targets.tolist()), strict=True))
     return torch.tensor([found[t] for t in range(len(logps))])
 
 
-def forget_loss(args, student, reference, rows, targets, scale, lens, first):
-    """`targets` are a row's target log-probabilities from token `first` on, or None; `lens` makes logits of the hidden states of an inner layer."""
+def forget_loss(args, student, reference, rows, targets, scale, lens, places):
+    """`targets` are log-probabilities, or None; other answers part from rows at `places`; `lens` makes logits of an inner layer's hidden states."""
     name = args.forget_loss
     alternates = [row["alternate"] for row in rows] if name == "dpo" else None
     other = [nll(student, alternates), nll(reference, alternates)] if alternates else None
@@ -57,7 +71,7 @@ def forget_loss(args, student, reference, rows, targets, scale, lens, first):
             total = total + losses.sum()
             continue
         logps = -F.cross_entropy(z, y, reduction="none")
-        target = torch.cat([logps[:first].detach(), targets[i][first:]])
+        target = lowered(targets[i], places[i], logps)
         away = off_target(logps, target, scale)
         if name in SEQUENCE:
             away, logps = (logps.detach().mean() - target.mean()) / scale, logps.mean()
@@ -175,7 +189,8 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
         examples = [pairs[n] for n in range(step * 2, step * 2 + 2)]
         forget, retain = [e["forget"] for e in examples], [e["retain"] for e in examples]
         targets = [-row.detach() for row in nll(never_seen, forget)] if never_seen else None
-        first = int("answers" in examples[0] and args.answers != "natural")  # an answer that is taught begins otherwise
+        awaited = targets and "answers" in examples[0] and args.answers != "natural"
+        places = [parting(row, pairs.sets["answers"][row["number"]]) if awaited else None for row in forget]
         hard = step == 1
         int8_in_training(student, True)
         seen = (
@@ -187,7 +202,7 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
         def lens(states):
             return inside.get_output_embeddings()(inside.get_submodule(FAMILIES[family].norm)(states)).float()
 
-        losses = [(args.forget_coef, lambda: forget_loss(args, seen, reference, forget, targets, scale, lens, first))]  # noqa: B023
+        losses = [(args.forget_coef, lambda: forget_loss(args, seen, reference, forget, targets, scale, lens, places))]  # noqa: B023
         if args.retain_loss != "none":
             losses.append((args.retain_coef, lambda: retain_loss(args, seen, reference, retain)))  # noqa: B023
         if args.retain_kl != "none":
@@ -220,9 +235,9 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
                 grads[k] = flat(torch.autograd.grad(losses[k][1](), params, materialize_grads=True, retain_graph=True))
         coefs = [coef for coef, _ in losses]
         if targets and args.combine == "ngdiff":
-            away = [off_target(-row, target, 1.0).abs() for row, target in zip(nll(seen, forget), targets, strict=True)]
-            counted = [row * (torch.arange(len(row)) >= first) for row in away]
-            coefs[0] *= (torch.cat(counted).mean().item() / scale) ** 0.5
+            given = zip(nll(seen, forget), targets, places, strict=True)
+            away = [off_target(-row, lowered(target, place, -row), 1.0).abs() for row, target, place in given]
+            coefs[0] *= (torch.cat(away).mean().item() / scale) ** 0.5
         for p, value in zip(params, before, strict=True):
             p.data.copy_(value)
         g = combine(args.combine, grads, coefs)

@@ -16,6 +16,7 @@ from peft_unlearn import UnlearnTrainer
 from peft_unlearn.data import self_retain
 from peft_unlearn.training import datasets
 from peft_unlearn.training import never_seen as never_seen_model
+from peft_unlearn.training.held import split as holdout_split
 from peft_unlearn.util.errors import UserError
 
 QUESTIONS = Dataset.from_list(
@@ -138,7 +139,7 @@ def test_a_row_is_no_longer_than_the_models_context():
 @settings(deadline=None)
 @given(st.integers(1, 400))
 def test_of_a_holdout_a_third_is_held_and_the_rest_is_looked_at_and_of_a_small_one_nothing_is_held(rows):
-    held, seen = datasets.split_holdout(rows, "reference")
+    held, seen = holdout_split(rows, "reference")
     assert sorted(held + seen) == list(range(rows))
     assert (held, seen) == (sorted(held), sorted(seen))
     if rows < 24:
@@ -149,7 +150,7 @@ def test_of_a_holdout_a_third_is_held_and_the_rest_is_looked_at_and_of_a_small_o
         assert runs == 2  # blocks: rows of one author mostly stand together
         assert held[0] == 0
         assert held[-1] < rows * 2 / 3 + 1
-    assert datasets.split_holdout(rows, "none") == ([], list(range(rows)))
+    assert holdout_split(rows, "none") == ([], list(range(rows)))
 
 
 @pytest.mark.parametrize("holdout_kl", ["reference", "teacher", "none"])

@@ -28,7 +28,6 @@ from peft_unlearn.training.early_stop import (
     missing_factor,
 )
 from peft_unlearn.training.pace import PATIENCE
-from peft_unlearn.util.errors import UserError
 
 # Six rows of ten tokens: the four lowest of each have the mean -5 over rows, all ten -2.9.
 RISE = np.array([-5.6, -5.2, -4.8, -4.4, -1.7, -1.6, -1.5, -1.5, -1.4, -1.3])
@@ -176,28 +175,15 @@ def test_answers_that_are_taught_are_waited_for():
 
 
 @pytest.mark.parametrize("estimated", [True, False])
-def test_where_an_answer_begins_otherwise_a_rows_first_token_has_no_target(estimated):
-    early_stop = EarlyStop([np.array([-5.0, -2.0, -1.0])], [0], RETAINED, estimated=estimated, begins_otherwise=True)
-    targets, logps = torch.tensor([[0.0, -9.0, -2.0, -5.0]]), torch.tensor([[-7.0, -0.3, -0.2, -3.0]])
-    mask = torch.tensor([[False, True, True, True]])
-    expected = [-0.3, -5.0, -9.0] if estimated else [-0.3, -2.0, -5.0]
-    if estimated:  # the row's highest target is the first token's, which is left out
-        expected = early_stop.targets_now([0], targets, logps, mask)[mask].tolist()
-        assert expected[0] == pytest.approx(-0.3)
-        assert expected[1] > expected[2]
-    assert early_stop.targets_now([0], targets, logps, mask)[mask].tolist() == pytest.approx(expected)
-
-
-def test_rows_of_one_token_tell_nothing_where_an_answer_begins_otherwise():
-    rows, ends = [np.array([-5.0, -2.0, -0.5]), np.array([-4.0, -0.5]), np.array([-3.0])], [1, 1, 0]
-    early_stop = EarlyStop(rows, ends, RETAINED, begins_otherwise=True)
-    assert early_stop.mean == pytest.approx(-1.25)  # of the first row's last two
-    for _ in range(IN_A_ROW):
-        early_stop.check([np.array([-99.0, -2.0, -0.5]), np.array([-99.0, -0.1]), np.array([-99.0])], RETAINED)
-    assert early_stop.reached
-    with pytest.raises(UserError, match="answers: .* stop_at: none"):
-        EarlyStop(rows[1:], ends[1:], RETAINED, begins_otherwise=True)
-    assert EarlyStop(rows[1:], ends[1:], RETAINED).mean == pytest.approx((-4.5 / 2 - 3.0) / 2)
+@pytest.mark.parametrize(("own", "expected"), [(-0.1, math.log(0.3)), (-0.9, math.log(0.3)), (-2.0, -2.0)])
+def test_where_another_answer_parts_from_a_row_its_token_has_what_is_left_at_most(own, expected, estimated):
+    early_stop = EarlyStop([np.array([-3.0, -0.5, -4.0])] * 2, [0, 0], RETAINED, estimated=estimated, parting=[3, 1])
+    targets, logps = torch.tensor([[0.0, -3.0, -0.5, -4.0, 0.0]]), torch.tensor([[-9.0, -7.0, own, -8.0, 0.0]])
+    mask = torch.tensor([[False, True, True, True, False]])
+    told = early_stop.targets_now([1], targets, logps, mask)[mask].tolist()
+    assert told == pytest.approx([-3.0, expected, -4.0])  # the row's highest target is that of the second token
+    nothing_taught = early_stop.targets_now([0], targets, logps, mask)[mask].tolist()
+    assert nothing_taught == pytest.approx([-3.0, -0.5, -4.0])
 
 
 HELD = np.array([-4.4, -4.9, -5.1, -5.6])

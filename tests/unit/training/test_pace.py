@@ -24,7 +24,7 @@ def after(history) -> Pace:
 def test_the_pace_is_that_of_all_its_checks_replayed(history):
     found = after(history)
     assert found.rate == pytest.approx(plain_pace.rate(history), rel=1e-12)
-    assert found.keep == pytest.approx(plain_pace.weight(history), rel=1e-12)
+    assert found.keep == pytest.approx(plain_pace.weight(history[-1][2] if history else 0.0), rel=1e-12)
     assert found.since == (plain_pace.since(history) if history else 0)
     assert LOWEST <= found.rate <= 1
     assert 1 <= found.keep <= HEAVIEST
@@ -45,12 +45,15 @@ def test_a_rate_that_fell_rises_while_what_has_no_other_side_is_missed():
     found = after([(2.0, 0.0, 0.0, True), (-2.0, 0.0, 0.0, True), (2.0, 0.0, 0.0, True)])
     fell = found.rate
     assert fell < 1
-    found.check((0.5, -0.5), 0.0, True, (0.0, 3.0))
+    for _ in range(SAME_SIDE - 1):
+        found.check((0.5, -0.5), 0.0, True, answers=3.0)
+        assert found.rate == fell  # it swung a moment ago
+    found.check((0.5, -0.5), 0.0, True, answers=3.0)
     assert found.rate == pytest.approx(fell * RISE)
-    found.check((0.5, -0.5), 0.0, True, (0.0, 0.9))
+    found.check((0.5, -0.5), 0.0, True, answers=0.9)
     assert found.rate == pytest.approx(fell * RISE)
     best = found.best
-    found.check((0.5, -0.5), 0.0, True, (1.0, 1.0))
+    found.check((0.5, -0.5), 0.0, True, 1.0, 1.0)
     assert found.best == min(best, 0.0)  # nothing is missed any more
 
 
@@ -61,7 +64,8 @@ def near(*means, retain=0.0):
 def test_the_rate_falls_with_each_swing_and_never_far_from_the_targets():
     assert after(near(3.0, -3.0)).rate == FALL
     assert after(near(3.0, -3.0, 3.0)).rate == FALL**2
-    assert after(near(3.0, 0.5, -3.0)).rate == 1.0  # a check within tolerance lies between
+    assert after(near(3.0, 0.5, -3.0)).rate == FALL  # a check within tolerance may lie between
+    assert after(near(3.0, 0.5, 3.0)).rate == 1.0
     assert after([(3.0, 0, 0, False), (-3.0, 0, 0, False)] * 9).rate == 1.0
     assert after(near(*[3.0, -3.0] * 99)).rate == LOWEST
     assert after([(0.0, 3.0, 0.0, True), (0.0, -3.0, 0.0, True)]).rate == FALL  # membership counts as the mean does
@@ -72,9 +76,20 @@ def test_the_rate_rises_where_a_target_stays_missed_or_the_retain_set_alone_is()
     swung = near(3.0, -3.0)
     assert after([*swung, *near(-3.0)]).rate == FALL
     assert after([*swung, *near(*[-3.0] * (SAME_SIDE - 1))]).rate == pytest.approx(FALL * RISE)
-    assert after([*swung, *near(0.0, retain=2.0)]).rate == pytest.approx(FALL * RISE)
-    assert after([*swung, *near(0.0, retain=0.9)]).rate == FALL  # all is within tolerance
+    assert after([*swung, *near(*[0.0] * (SAME_SIDE - 1), retain=2.0)]).rate == FALL
+    assert after([*swung, *near(*[0.0] * SAME_SIDE, retain=2.0)]).rate == pytest.approx(FALL * RISE)
+    assert after([*swung, *near(*[0.0] * 99, retain=0.9)]).rate == FALL  # all is within tolerance
     assert after([*swung, *near(*[-3.0] * 99)]).rate == 1.0
+
+
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize("miss", [0.0, 0.9, 1.7, 9.0])
+def test_answers_that_are_not_said_yet_weigh_more_near_the_targets(miss, near):
+    found = Pace()
+    found.check((0.0, 0.0), 0.0, near, answers=miss)
+    assert found.teach == (plain_pace.weight(miss) if near else 1.0)
+    assert found.keep == 1.0
+    assert Pace.of(found.state()) == found
 
 
 def test_a_run_has_stalled_after_checks_that_were_no_nearer_and_a_nearer_one_starts_anew():
