@@ -65,7 +65,7 @@ class Checks(NamedTuple):
         found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, **how)
         found.follow(self.holdout_min_ks())
         self._warn_of_unlike_rows()
-        now, unseen = mean(_logps(self.scores("forget"))), found.mean * found.holdout_shift
+        now, unseen = mean(found.counted(_logps(self.scores("forget")))), found.mean * found.holdout_shift
         if now <= UNKNOWN * unseen:
             logger.warning(
                 "forget_dataset: there is nothing to forget, the model does not know these rows: their mean log-probability is %.2f, and %.2f is "

@@ -79,7 +79,8 @@ class EarlyStop:
         holdout: (n,) Min-K of the holdout rows in nats where the targets were taken; None without a holdout.
         estimated: whether targets are a row's, in any order, and not each token's own.
         inner: recall of the sample's tokens by the inner layers of a never-seen model; None where that is not known.
-        parting: of each forget row how many of its T tokens come before the one in whose place another answer is taught; empty where none is awaited.
+        parting: of each forget row how many of its T tokens come before the one in whose place another answer is taught, which then is not counted;
+            T and more for none. Empty where no other answer is awaited.
     """
 
     def __init__(
@@ -95,8 +96,13 @@ class EarlyStop:
     ):
         self.row_ends, self.retain, self.holdout, self.estimated = torch.tensor(ends), retain, holdout, estimated
         self.inner, self.inner_weight, self.looks = inner, 1.0, 0
-        self.parting, some = torch.tensor(parting), sampled(len(ends))
-        self.ends, checked = [ends[i] for i in some], [target_logps[i] for i in some]
+        lengths = [len(row) for row in target_logps]
+        alone = [length - end < 2 for length, end in zip(lengths, ends, strict=True)]  # a word alone has nothing else to tell by
+        parts = [length if one else place for place, length, one in zip(parting, lengths, alone, strict=True)] if parting else lengths
+        self.parting, some = torch.tensor(parts), sampled(len(ends))
+        self.left_out = [parts[i] for i in some]
+        self.ends = [ends[i] - (lengths[i] - ends[i] <= parts[i] < lengths[i]) for i in some]
+        checked = self.counted([target_logps[i] for i in some])
         self.mean, self.min_ks = mean(checked), min_ks(checked, self.ends)
         shares = [max(1, int(LOWEST * (len(row) - end))) / len(row) for row, end in zip(checked, self.ends, strict=True) if len(row) > end]
         self.share_lowest = float(np.mean(shares))  # of a row's tokens, those that Min-K is of
@@ -114,12 +120,15 @@ class EarlyStop:
         correction = torch.where(lowest(target_logps, text, LOWEST), self.correction_lowest, self.correction_rest)
         now = self.holdout_shift * target_logps * correction
         before = mask.cumsum(-1) - 1  # tokens of a row before each
+        parts = mask & (before == self.parting[list(rows)].to(mask.device, non_blocking=True).unsqueeze(-1))
+        bound = torch.minimum(now.clamp_max(LEFT), logps)  # at most: what is less is not raised
         if self.estimated:
-            now = matched(now, ranks(logps, mask) - self.later * before, mask)
-        if not len(self.parting):
-            return now
-        parts = before == self.parting[list(rows)].to(mask.device, non_blocking=True).unsqueeze(-1)
-        return torch.where(mask & parts, torch.minimum(now.clamp_max(LEFT), logps), now)  # at most: less is not raised
+            now = matched(now, ranks(logps, mask) - self.later * before, mask & ~parts)
+        return torch.where(parts, bound, now)
+
+    def counted(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The (T,) values of the sample's rows without the token in whose place another answer is taught."""
+        return [np.delete(row, range(place, min(place + 1, len(row)))) for row, place in zip(rows, self.left_out, strict=True)]
 
     def follow(self, holdout: np.ndarray | None) -> np.ndarray | None:
         """Move the targets with the holdout, whose rows' Min-K is now `holdout`; these rows where the shift would have them."""
@@ -148,7 +157,8 @@ class EarlyStop:
             inner: gives recall by the inner layers now, and is asked where nothing else is missed.
         """
         unseen = self.follow(holdout)
-        target, now, rows = self.mean * self.holdout_shift, mean(forget), min_ks(forget, self.ends)
+        counted = self.counted(forget)
+        target, now, rows = self.mean * self.holdout_shift, mean(counted), min_ks(counted, self.ends)
         if self.auc is not None and unseen is not None:
             missing = missing_factor(rows, unseen, self.auc)
             beside = (float(auc(rows, unseen)) - self.auc) / TOLERANCE_AUC

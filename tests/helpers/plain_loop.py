@@ -66,10 +66,16 @@ def fewest(answer):
     return max(1, int(0.4 * answer))
 
 
-def min_ks(model, rows):
-    """Of each row the mean of the least likely 40 % of its answer's tokens; a row of nothing but its end has none."""
-    found = [sorted((-nll).tolist()[:answer])[: fewest(answer)] for nll, answer in zip(nlls(model, rows), answers(rows), strict=True)]
-    return [sum(row) / len(row) for row in found if row]
+def without(values, place):
+    """A row's values without that at `place`, of which there may be none."""
+    return [value for n, value in enumerate(values) if n != place]
+
+
+def min_ks(model, rows, places=None):
+    """Of each row the mean of the least likely 40 % of its answer's tokens, without that at its place; a row of nothing but its end has none."""
+    given = zip(nlls(model, rows), answers(rows), places or [None] * len(rows), strict=True)
+    found = [without((-nll).tolist()[:answer], place) for nll, answer, place in given]
+    return [average(sorted(row)[: fewest(len(row))]) for row in found if row]
 
 
 def average(values):
@@ -89,14 +95,14 @@ def corrected(target_logps, answer, shift, least, rest):
 
 
 def parting(rows, others):
-    """The place among each row's labels at which the other answer that is taught for it has another token."""
+    """The place among each row's labels at which the other answer that is taught for it has another token; None where its answer is one token."""
     found = []
-    for row in rows:
+    for row, answer in zip(rows, answers(rows), strict=True):
         own, other = ([label for label in one["labels"] if label != -100] for one in (row, others[row["number"]]))
         place = 0
         while own[place] == other[place]:
             place += 1
-        found.append(place)
+        found.append(place if answer > 1 else None)
     return found
 
 
@@ -116,9 +122,14 @@ def away(model, rows, target_logps, places):
     )
 
 
-def unsaid(model, others, places):
-    """The share of other answers whose token at its place is not the likeliest."""
-    return average([int(z[place].argmax() != y[place]) for (z, y, _), place in zip(readings(model, others, 1), places, strict=True)])
+def unsaid(model, others, rows):
+    """The share of other answers in which the first token that is not the row's own is not the likeliest."""
+    count = 0
+    for (z, y, _), row in zip(readings(model, others, 1), rows, strict=True):
+        own = [label for label in row["labels"] if label != -100]
+        place = next(n for n, token in enumerate(y.tolist()) if n == len(own) or token != own[n])
+        count += int(z[place].argmax() != y[place])
+    return count / len(others)
 
 
 def auc(rows, others):
@@ -352,8 +363,13 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             shift = moved_by(now_there, place) if place else 1.0
             counts = answers(pairs.sets["forget"])
             forget = list(pairs.sets["forget"])
-            target, now = (-average([nll.mean().item() for nll in nlls(m, forget)]) for m in (never_seen, student))
-            target, there, here = target * shift, min_ks(never_seen, forget), min_ks(student, forget)
+            others = list(pairs.sets["answers"]) if awaited else []
+            parts = parting([dict(row, number=n) for n, row in enumerate(forget)], others) if awaited else [None] * len(forget)
+            target, now = (
+                -average([average(without(nll.tolist(), place)) for nll, place in zip(nlls(m, forget), parts, strict=True)])
+                for m in (never_seen, student)
+            )
+            target, there, here = target * shift, min_ks(never_seen, forget, parts), min_ks(student, forget, parts)
             missing = average(there) * shift / average(here)
             beside = (1 - 1 / missing) / early_stop.TOLERANCE_MIN_K
             if place:
@@ -368,14 +384,16 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                     ((1 - now / target) / early_stop.TOLERANCE, beside), history[-1][:2] if history else (0, 0), strict=True
                 )
             ]
-            others = list(pairs.sets["answers"]) if awaited else []
-            numbered = [dict(row, number=n) for n, row in enumerate(forget)]
-            lacking = unsaid(student, others, parting(numbered, others)) / early_stop.TOLERANCE_ANSWERS if awaited else 0.0
+            lacking = unsaid(student, others, forget) / early_stop.TOLERANCE_ANSWERS if awaited else 0.0
             weighed = lost, lacking if near else 0.0
             history.append(((1 - now / target) / early_stop.TOLERANCE, beside, max(lost, lacking), near))
             if near:
                 low, high = early_stop.CORRECTION
-                shares = [fewest(answer) / (answer + 1) for answer in counts if answer]  # every row of these ends
+                texts = [answer - (place is not None and place < answer) for answer, place in zip(counts, parts, strict=True)]
+                ends = [
+                    1 - (place is not None and place >= answer) for answer, place in zip(counts, parts, strict=True)
+                ]  # every row of these ends
+                shares = [fewest(text) / (text + end) for text, end in zip(texts, ends, strict=True) if text]
                 part = average(shares) * average(here)
                 wanted = (target - missing * part) / (now - part)
                 least = least if gone[1] else min(high, max(low, least * min(high, max(low, missing)) ** early_stop.GAIN))

@@ -45,9 +45,9 @@ def lowered(targets, place, logps):
 
 
 def parting(row, other):
-    """How many labels a row and its other answer begin with alike."""
+    """How many labels a row and its other answer begin with alike; None where the row has but one and its end."""
     own, said = ([label for label in one["labels"] if label != -100] for one in (row, other))
-    return next(n for n, (a, b) in enumerate(zip(own, said, strict=False)) if a != b)
+    return next(n for n, (a, b) in enumerate(zip(own, said, strict=False)) if a != b) if len(own) > 2 else None
 
 
 def by_rank(logps, targets):
