@@ -14,6 +14,7 @@ from peft_unlearn.util.errors import UserError
 
 SUFFIX = ".gguf"
 INSTALL = "gguf is not installed, without which no GGUF file is read; run pip install 'peft-unlearn[gguf]'"
+UNPACKED = "a GGUF file, such as {!r}, is held as what its numbers are worth; leave the key out"
 PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 # What other files of the format hold, by the type or the architecture that they name.
 OTHERS = {

@@ -220,7 +220,9 @@ def test_what_is_no_base_is_refused_before_a_model_is_loaded(how, bed, tmp_path,
 )
 def test_what_does_not_go_with_a_file_is_refused(changes, word, bed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    refused(capsys, ["train", recipe(bed, tmp_path, model_name_or_path=str(bed / "Q8_0" / "tiny.gguf"), **changes)], word)
+    made = recipe(bed, tmp_path, model_name_or_path=str(bed / "Q8_0" / "tiny.gguf"), **changes)
+    for command in ("train", "plan"):
+        refused(capsys, [command, made], word)
 
 
 def test_the_package_that_reads_it_is_named(bed, tmp_path, monkeypatch, capsys):
