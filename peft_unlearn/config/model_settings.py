@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from peft_unlearn.config import validation
 from peft_unlearn.util.errors import UserError
+from peft_unlearn.util.gguf import UNPACKED, is_gguf
 from peft_unlearn.util.ranges import Range
 
 # Inits that leave the base's weights and outputs as they are; PiSSA, OLoRA, CorDA and LoftQ rewrite the base (measured: logits off by 1.1-1.3).
@@ -119,6 +120,8 @@ def _check_together(model: Any) -> None:
     if model.load_in_4bit and model.load_in_8bit:
         raise UserError("load_in_8bit: load_in_4bit is given as well, leave one of the two out.")
     quantized = "load_in_4bit" if model.load_in_4bit else "load_in_8bit" if model.load_in_8bit else None
+    if quantized and is_gguf(model.model_name_or_path or ""):
+        raise UserError(f"{quantized}: {UNPACKED.format(model.model_name_or_path)}.")
     if quantized and model.dtype == "auto":
         raise UserError(f"dtype: 'auto' does not say what {quantized} computes in, write bfloat16, float16 or float32.")
     if quantized and model.adapter_name_or_path and model.adapter_mode == "merge":

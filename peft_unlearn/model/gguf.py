@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from peft_unlearn.util import gguf
+from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import check_room
 
@@ -31,7 +32,7 @@ def config(path: Path, *, key: str) -> PreTrainedConfig:
     """The config that a GGUF file's metadata make.
 
     Raises:
-        UserError: the file scales its positions in a way that transformers does not read out of it.
+        UserError: transformers does not read the architecture, or the file scales its positions in a way that transformers does not read out of it.
     """
     return copy.deepcopy(_config(path, path.stat().st_mtime_ns, key))
 
@@ -68,7 +69,8 @@ def folder_of(path: Path, beside: Path, *, key: str) -> Iterator[Path]:
 
 @lru_cache(maxsize=2)  # to read a vocabulary takes seconds
 def _config(path: Path, changed: int, key: str) -> PreTrainedConfig:
-    with _alone(path) as folder:
+    unread = f"{key}: transformers does not read the model in {str(path)!r}"
+    with _alone(path) as folder, boundary(unread, "give the base's own folder or Hub name, and export GGUF files of what it becomes"):
         found = AutoConfig.from_pretrained(folder, gguf_file=path.name)
     factors = gguf.rope_factors(path)
     if factors:

@@ -19,7 +19,7 @@ from peft_unlearn.model.files import AGAIN
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG
-from peft_unlearn.util.gguf import is_gguf, located
+from peft_unlearn.util.gguf import SUFFIX, is_gguf, located
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ def config(name: str | Path, *, revision: str | None = None, key: str = "model_n
     """
     if (Path(name) / ADAPTER_CONFIG).is_file() and not (Path(name) / "config.json").is_file():
         raise UserError(f"{key}: {str(name)!r} is an adapter, write its base there and it as adapter_name_or_path.")
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file() and (held := sorted(Path(name).glob(f"*{SUFFIX}"))):
+        raise UserError(f"{key}: the folder {str(name)!r} holds GGUF files and no config.json; write the file itself, such as {held[0]}.")
     file = located(name, key=key, revision=revision) if is_gguf(name) else None
     with boundary(
         f"{key}: {str(name)!r} is no folder with a model's config.json, and no model on the Hub that answers",

@@ -20,7 +20,7 @@ from transformers.quantizers.auto import get_hf_quantizer
 
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.gguf import is_gguf
+from peft_unlearn.util.gguf import UNPACKED, is_gguf
 
 DEQUANTIZED = ("fp8", "mxfp8", "mxfp4", "compressed-tensors")  # whose kernels have no backward pass, or none on every device
 TRAINED = ("bitsandbytes", "awq", "gptq", "hqq", "aqlm", "eetq", "torchao")  # by transformers and PEFT, each with a package of its own
@@ -69,7 +69,7 @@ def check(config: PreTrainedConfig, name: str | Path, quantization: Any = None, 
     by = (own or {}).get("quant_method", "bitsandbytes")
     asked = "load_in_8bit" if quantization is not None and quantization.load_in_8bit else "load_in_4bit"
     if is_gguf(name):
-        raise UserError(f"{asked}: a GGUF file, such as {str(name)!r}, is held as what its numbers are worth; leave the key out.")
+        raise UserError(f"{asked}: {UNPACKED.format(str(name))}.")
     if (
         own is not None and quantization is not None and (by != "bitsandbytes" or not own.get(asked))
     ):  # transformers would load it in its own bits

@@ -14,6 +14,7 @@ from peft_unlearn.util.errors import UserError
 
 SUFFIX = ".gguf"
 INSTALL = "gguf is not installed, without which no GGUF file is read; run pip install 'peft-unlearn[gguf]'"
+UNPACKED = "a GGUF file, such as {!r}, is held as what its numbers are worth; leave the key out"
 PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 # What other files of the format hold, by the type or the architecture that they name.
 OTHERS = {
@@ -21,6 +22,7 @@ OTHERS = {
     "imatrix": "an importance matrix, which llama.cpp quantizes by",
     "mmproj": "the part of a model that sees or hears",
     "clip": "the part of a model that sees or hears",
+    "controlvector": "a control vector, which steers a model",
 }
 ROPE_FACTORS = "rope_freqs.weight"
 
@@ -73,11 +75,13 @@ def check(path: Path, *, key: str) -> None:
     if not path.stat().st_size:
         raise UserError(f"{key}: {str(path)!r} is empty; fetch it again.")
     facts = _facts(path, path.stat().st_size, path.stat().st_mtime_ns, key)
-    what = OTHERS.get(facts["type"]) or OTHERS.get(facts["architecture"])
-    if what or facts["type"] != "model":
-        raise UserError(f"{key}: {str(path)!r} holds {what or facts['type']} and no language model; write the file of the model itself.")
     if facts["parts"] > 1:
         raise UserError(f"{key}: {_of_parts(path, facts['parts'])}.")
+    what = OTHERS.get(facts["type"]) or OTHERS.get(facts["architecture"])
+    if facts["type"] == "model" and not facts["tensors"]:
+        what = "a vocabulary"
+    if what or facts["type"] != "model":
+        raise UserError(f"{key}: {str(path)!r} holds {what or facts['type']}, and no language model; write the file of the model itself.")
 
 
 def rope_factors(path: Path) -> list[float]:
@@ -95,13 +99,16 @@ def _facts(path: Path, size: int, changed: int, key: str) -> dict[str, Any]:
         reader = GGUFReader(path)
         said = {name: reader.get_field(name) for name in ("general.architecture", "general.type", "split.count")}
         found = {name: field.contents() for name, field in said.items() if field is not None}
-        if "general.architecture" not in found:
+        kind, parts = str(found.get("general.type", "model")), int(found.get("split.count", 1))
+        # An importance matrix names none, nor does a part after the first.
+        if kind == "model" and parts == 1 and "general.architecture" not in found:
             raise ValueError("it names no architecture")
     factors = [tensor.data.tolist() for tensor in reader.tensors if tensor.name == ROPE_FACTORS]
     return {
-        "architecture": found["general.architecture"],
-        "type": found.get("general.type", "model"),
-        "parts": found.get("split.count", 1),
+        "architecture": str(found.get("general.architecture")),
+        "type": kind,
+        "parts": parts,
+        "tensors": len(reader.tensors),
         "rope_factors": factors[0] if factors else [],
     }
 

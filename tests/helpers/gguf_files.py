@@ -52,13 +52,16 @@ def memorize(model, rows):
         optimizer.zero_grad()
 
 
-def write(folder, path, kind="F32", *, architecture="llama", said=(), factors=None):
-    """Write the GGUF file of a folder of `make_folder`, its matrices in one of GGUF's types. `said` are further pairs of its metadata."""
+def write(folder, path, kind="F32", *, architecture="llama", said=(), factors=None, tensors=True, per_part=0):
+    """Write the GGUF file of a folder of `make_folder`, its matrices in one of GGUF's types.
+
+    `said` are further pairs of its metadata; `per_part` tensors at most lie in each of several files, which are named as llama.cpp names them.
+    """
     import gguf
     from gguf.quants import quantize
 
     config = json.loads(Path(folder, "config.json").read_text())
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=per_part)
     writer.add_type("model")
     writer.add_name("tiny")
     writer.add_context_length(config["max_position_embeddings"])
@@ -76,18 +79,36 @@ def write(folder, path, kind="F32", *, architecture="llama", said=(), factors=No
     _add_vocabulary(writer, Path(folder))
     if factors is not None:
         writer.add_tensor("rope_freqs.weight", np.asarray(factors, np.float32))
-    for name, tensor in LlamaForCausalLM.from_pretrained(folder).state_dict().items():
+    for name, tensor in LlamaForCausalLM.from_pretrained(folder).state_dict().items() if tensors else ():
         values = tensor.float().numpy()
         heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(name.split(".")[-2])
         if heads:  # llama.cpp turns neighbors, transformers halves
             values = values.reshape(heads, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
         held = gguf.GGMLQuantizationType[kind if values.ndim == 2 else "F32"]
         writer.add_tensor(_name(name), quantize(np.ascontiguousarray(values), held), raw_dtype=held)
+    _close(writer)
+    return path
+
+
+def write_imatrix(path):
+    """An importance matrix as llama-imatrix writes it: its metadata name no architecture."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "none")
+    writer.kv_data[0].clear()
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["calibration.txt"])
+    writer.add_uint32("imatrix.chunk_count", 3)
+    writer.add_tensor("blk.0.attn_q.weight.in_sum2", np.ones((1, 64), np.float32))
+    _close(writer)
+    return path
+
+
+def _close(writer):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
 def _name(name):

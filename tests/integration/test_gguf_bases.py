@@ -159,12 +159,23 @@ def damaged(bed, folder, how):
     whole, path = (bed / "F32" / "tiny.gguf").read_bytes(), folder / "bad.gguf"
     if how == "encoder":
         return gguf_files.write(bed, path, architecture="bert")
-    if how in ("imatrix", "mmproj"):
-        return gguf_files.write(bed, path, said=[("general.type", how)])
-    if how == "clip":
-        return gguf_files.write(bed, path, architecture="clip")
-    if how == "part":
-        return gguf_files.write(bed, folder / "big-00001-of-00003.gguf", said=[("split.count", 3)])
+    if how == "vocabulary":
+        return gguf_files.write(bed, path, tensors=False)
+    if how == "imatrix":
+        return gguf_files.write_imatrix(path)
+    if how == "mmproj":
+        return gguf_files.write(bed, path, architecture="clip", said=[("general.type", how)])
+    if how in ("clip", "controlvector"):
+        return gguf_files.write(bed, path, architecture=how)
+    if how in ("all parts", "one part", "a later part"):
+        gguf_files.write(bed, folder / "big.gguf", per_part=8)
+        assert len(list(folder.glob("big-*-of-00003.gguf"))) == 3
+        if how == "one part":
+            (folder / "big-00002-of-00003.gguf").unlink()
+        return folder / f"big-0000{3 if how == 'a later part' else 1}-of-00003.gguf"
+    if how == "folder":
+        gguf_files.write(bed, path)
+        return folder
     if how == "text":
         whole = b"no model at all"
     if how != "gone":
@@ -173,11 +184,16 @@ def damaged(bed, folder, how):
 
 
 BAD = {
-    "encoder": "architecture bert is not supported",
-    "imatrix": "holds an importance matrix, which llama.cpp quantizes by and no language model; write the file of the model itself",
-    "mmproj": "holds the part of a model that sees or hears and no language model",
-    "clip": "holds the part of a model that sees or hears and no language model",
-    "part": "is one of 3 parts, of which big-00002-of-00003.gguf is not there; fetch it, and join them by llama-gguf-split --merge",
+    "encoder": "transformers does not read the model in ",
+    "vocabulary": "holds a vocabulary, and no language model",
+    "imatrix": "holds an importance matrix, which llama.cpp quantizes by, and no language model; write the file of the model itself",
+    "mmproj": "holds the part of a model that sees or hears, and no language model",
+    "clip": "holds the part of a model that sees or hears, and no language model",
+    "controlvector": "holds a control vector, which steers a model, and no language model",
+    "all parts": "is one of 3 parts; join them by llama-gguf-split --merge, and write the file that it makes",
+    "one part": "is one of 3 parts, of which big-00002-of-00003.gguf is not there; fetch it, and join them by llama-gguf-split --merge",
+    "a later part": "is one of 3 parts; join them by llama-gguf-split --merge, and write the file that it makes",
+    "folder": "holds GGUF files and no config.json; write the file itself, such as ",
     "text": "is no GGUF file, or one that is cut or damaged",
     "empty": "is empty; fetch it again",
     "cut header": "is no GGUF file, or one that is cut or damaged",
@@ -204,7 +220,9 @@ def test_what_is_no_base_is_refused_before_a_model_is_loaded(how, bed, tmp_path,
 )
 def test_what_does_not_go_with_a_file_is_refused(changes, word, bed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    refused(capsys, ["train", recipe(bed, tmp_path, model_name_or_path=str(bed / "Q8_0" / "tiny.gguf"), **changes)], word)
+    made = recipe(bed, tmp_path, model_name_or_path=str(bed / "Q8_0" / "tiny.gguf"), **changes)
+    for command in ("train", "plan"):
+        refused(capsys, [command, made], word)
 
 
 def test_the_package_that_reads_it_is_named(bed, tmp_path, monkeypatch, capsys):
