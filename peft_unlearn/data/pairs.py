@@ -27,7 +27,8 @@ class Pairs(TorchDataset[dict[str, Any]]):
     Each set runs through passes of its own, every pass in another order, so the larger set is seen as evenly as the smaller one. Because
     `pairs[n]` depends on (seed, n) alone, a resumed run draws what an uncut one would have drawn.
 
-    In every second pass over the forget set and the other answers, `prompt_dropout` of a prompt's tokens are left out.
+    Every second time that a row of the forget set or another answer comes, `PromptDropout` changes its prompt. In each pass these are half of the
+    rows: after a pass in which all had been changed, a model would stand elsewhere than after one in which none had.
 
     `sets` are by their stream, one of `STREAMS`. A row has its `number` in its set besides. `len(pairs)` is the number of forget rows, an epoch; n
     may go past it.
@@ -49,7 +50,7 @@ class Pairs(TorchDataset[dict[str, Any]]):
         place_of = STREAMS.index(stream)
         number = int(_permutation(self.seed, place_of, turn, len(rows))[place])
         row = {**rows[number], "number": number}
-        if stream in self.dropout and turn % 2:
+        if stream in self.dropout and (turn + number) % 2:
             return self.dropout[stream](row, np.random.default_rng([self.seed, place_of, turn, number]))
         return row
 

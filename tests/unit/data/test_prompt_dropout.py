@@ -126,18 +126,22 @@ def pairs(share: float, seed: int = 5, answers: int = 9) -> Pairs:
     return Pairs({name: Dataset.from_list(rows) for name, rows in sets.items()}, seed, share)
 
 
-def test_every_second_pass_over_forget_rows_and_answers_has_gaps_and_retain_rows_have_none():
+def test_every_second_time_a_forget_row_or_an_answer_has_gaps_and_retain_rows_have_none():
     dropped, whole = pairs(0.5), pairs(0.0)
     for n in range(60):
         for stream, size in (("forget", 10), ("retain", 7), ("answers", 9)):
             found, before = dropped[n][stream], whole[n][stream]
             assert found["number"] == before["number"]  # the order is the same
-            if stream == "retain" or n // size % 2 == 0:
+            if stream == "retain" or (n // size + found["number"]) % 2 == 0:
                 assert found == before
             else:
                 assert is_part_beside_a_piece(found["input_ids"], before["input_ids"])
-    lost = [len(whole[n]["forget"]["input_ids"]) - len(dropped[n]["forget"]["input_ids"]) for n in range(10, 20)]
-    assert sum(lost) > 10
+    for turn in range(3):  # of half of the rows in each pass
+        lost = [
+            len(set(whole[n]["forget"]["input_ids"]) - set(dropped[n]["forget"]["input_ids"])) for n in range(10 * turn, 10 * turn + 10)
+        ]
+        assert 3 <= sum(count > 0 for count in lost) <= 5
+        assert sum(lost) > 5
 
 
 def test_gaps_depend_on_seed_and_number_alone():
@@ -146,4 +150,4 @@ def test_gaps_depend_on_seed_and_number_alone():
     assert [again[n] for n in reversed(range(40))] == forwards[::-1]
     assert [pairs(0.5, seed=6)[n] for n in range(40)] != forwards
     first, third = ([once[n]["forget"] for n in range(start, start + 10)] for start in (10, 30))
-    assert sorted(map(str, first)) != sorted(map(str, third))  # other gaps in each pass
+    assert sorted(map(str, first)) != sorted(map(str, third))  # other gaps each time
