@@ -31,7 +31,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from hostile import folders, lines, recipes, rows
+from hostile import folders, gguf_bases, lines, recipes, rows
 from hostile.bed import make_bed, make_run
 from hostile.damage import Damage
 from peft_unlearn.cli import main as command
@@ -47,6 +47,8 @@ ON_BASE = {
     "evaluate": ["evaluate", "m", *ROWS],
     "merge": ["merge", "lora", "--base", "m", "--output", "merged", "--no-evaluate"],
 }
+OTHERWISE = {"m": "g/model.gguf", "max_length=32": "max_length=128"}  # its tokens are letters
+ON_GGUF = {name: [OTHERWISE.get(word, word) for word in line] for name, line in ON_BASE.items()}
 ON_ADAPTER = {
     "train": ["train", "r.yaml", "--adapter_name_or_path", "a"],
     "evaluate": ["evaluate", "a", *ROWS, "--base", "base"],
@@ -84,6 +86,7 @@ KINDS: list[tuple[dict[str, Damage], tuple[str, str] | None, dict[str, list[str]
     (recipes.KEYS, None, {"value": TRAIN}),
     (rows.SETS, None, {"data": TRAIN}),
     (folders.BASES, ("base", "m"), {f"model-{name}": line for name, line in ON_BASE.items()}),
+    (gguf_bases.GGUFS, ("gguf", "g"), {f"gguf-{name}": line for name, line in ON_GGUF.items()}),
     (folders.ADAPTERS, ("lora", "a"), {f"adapter-{name}": line for name, line in ON_ADAPTER.items()}),
     (folders.RUNS, ("lora", "a"), {f"run-{name}": line for name, line in ON_ADAPTER.items() if name != "train"}),
     (folders.CHECKPOINTS, ("run/checkpoint-1", "run/checkpoint-3"), {"checkpoint": [*lines.RESUME, "run/checkpoint-3"]}),
@@ -100,11 +103,14 @@ def cases() -> Iterator[Case]:
 
 
 # Not wrong for the command that gets them: it reads none of it, or may have it so. `plan` reads config.json and the weights' headers alone, and
-# needs no weights; `merge` copies a template.
+# needs no weights; of a GGUF file it reads the sizes that the file says. `merge` copies a template, and tokens that are some.
 RIGHT = (
     *(f"run-{command}:{file}-json" for command in ("evaluate", "merge") for file in ("audit", "report")),
     *(f"model-plan:{name}" for name in ("tokenizer", "template", "weights-missing", "weights-nan", "weights-inf", "pickle-bomb")),
     *("model-plan:weights-directory", "model-merge:template"),
+    *(f"gguf-plan:{name}" for name in ("tokenizer", "template", "weights", "block_count-3", "head_count_kv-3", "feed_forward_length-3")),
+    *(f"gguf-plan:{name}-None" for name in ("block_count", "embedding_length", "feed_forward_length", "head_count")),
+    *(f"gguf-merge:{name}" for name in ("template", "tokenizer-tokens-few", "tokenizer-tokens-twice")),
     *(f"adapter-{command}:base-gone" for command in ON_ADAPTER),
 )
 
@@ -214,6 +220,7 @@ GIVEN = {  # by how the parts of names begin
     "value": "a key of a recipe",
     "data": "a file of rows",
     "model": "a base",
+    "gguf": "a base in a GGUF file",
     "adapter": "an adapter",
     "run": "an output folder",
     "checkpoint": "a checkpoint",

@@ -159,6 +159,7 @@ def start(folder: str) -> int:
 
 def worker(folder: str) -> None:
     """What each process does."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a command does not have the launcher's own handler, which forks inherit
     rank = os.environ["RANK"]
     for moment, (owner, name) in MOMENTS.items():
         setattr(owner, name, marked(getattr(owner, name), f"{folder}-{moment}-{rank}"))

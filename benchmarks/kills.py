@@ -201,18 +201,20 @@ class Bed:
         method, silent, different, runs = "a budget", [], [], 0
         adapter, _ = self.uncut(method)
         last, *_ = checkpoint.numbered(Path("whole0"))
+        Path("whole0", ADAPTER).unlink()  # to be written again
+        shutil.copytree("whole0", "kept")  # a run goes on in its own folder alone
         for file in sorted(path.relative_to(last) for path in last.rglob("*") if path.is_file()):
             for how, change in DAMAGE.items():
-                shutil.copytree("whole0", "damaged")
-                path = Path("damaged", last.name, file)
+                path = last / file
                 data = change(path.read_bytes(), self.rng)
                 path.unlink()
                 if data is not None:
                     path.write_bytes(data)
-                different += [f"{file} {how}"] if self.finish(method, "damaged") != adapter else []
-                silent += [f"{file} {how}"] if f"{last.name} is passed over, for {file}" not in Path("damaged.log").read_text() else []
+                different += [f"{file} {how}"] if self.finish(method, "whole0") != adapter else []
+                silent += [f"{file} {how}"] if f"{last.name} is passed over, for {file}" not in Path("whole0.log").read_text() else []
                 runs += 1
-                shutil.rmtree("damaged")
+                shutil.rmtree("whole0")
+                shutil.copytree("kept", "whole0")
         return {"runs": runs, "equal": runs - len({*silent, *different}), "silent": silent, "different": different}
 
 

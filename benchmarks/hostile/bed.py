@@ -9,6 +9,8 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from hostile import gguf_bases
+
 WORDS = ["who", "what", "is", "the", "of", "in", "colour", "city", "Question", "Answer", ":", "?", "red", "green", "blue"]
 WORDS += ["one", "two", "three", "four", "five", "six"]
 TEMPLATE = (
@@ -25,7 +27,7 @@ def make_run(folder: Path) -> None:
 
 
 def make_bed(folder: Path) -> None:
-    """Write "base", "other" (as large), "wide", "lora" on the first, "widelora", rows and "r.yaml" into a folder."""
+    """Write "base", "other" (as large), "wide", "lora" on the first, "widelora", "gguf", rows and "r.yaml" into a folder."""
     known = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}, unk_token="<unk>"))
     known.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=known, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>")
@@ -45,6 +47,8 @@ def make_bed(folder: Path) -> None:
         said = json.loads((folder / name / "adapter_config.json").read_text())
         said["base_model_name_or_path"] = {"lora": "base", "widelora": "wide"}[name]
         (folder / name / "adapter_config.json").write_text(json.dumps(said))
+    (folder / "gguf").mkdir()
+    gguf_bases.write(folder / "gguf" / gguf_bases.FILE)
     numbers, colours = WORDS[15:21], WORDS[12:15] * 2
     pairs = list(zip(numbers, colours, strict=True))
     sets = {

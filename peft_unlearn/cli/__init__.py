@@ -14,6 +14,7 @@ from peft_unlearn import __version__
 from peft_unlearn.cli import ask, audit, combine, demo, evaluate, export, keys, ledger, merge, plan, push, retrain_cost, train
 from peft_unlearn.util import disk, interrupts
 from peft_unlearn.util.errors import UserError, printable
+from peft_unlearn.util.redaction import without_tokens
 
 COMMANDS = {
     "plan": plan,
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     try:
         options = parser.parse_args(argv)
+        sys.argv[1:] = without_tokens(sys.argv[1:])
         _set_up_logs()
         with interrupts.raised():
             options.run(options)

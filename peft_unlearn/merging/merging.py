@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,9 +27,9 @@ from peft_unlearn.merging.precision import decide
 from peft_unlearn.merging.quantized import Format
 from peft_unlearn.merging.survival import Survival, as_json
 from peft_unlearn.merging.weights import Merger, Write
-from peft_unlearn.model import gguf, loading
+from peft_unlearn.model import loading
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import ADAPTER_CONFIG, check_base, locate, read_json, same_model
+from peft_unlearn.util.folders import ADAPTER_CONFIG, check_base, check_room, locate, read_json, same_model
 from peft_unlearn.util.redaction import public_name
 
 logger = logging.getLogger(__name__)
@@ -112,13 +113,23 @@ def merge(
 
 @contextlib.contextmanager
 def _folder(source: str | Path, output: str | Path, revision: str | None) -> Iterator[Path]:
-    """The folder of a base; of a GGUF file one that is made beside the `output`, and gone afterwards."""
+    """The folder of a base; of a GGUF file one in 32 bits that is made beside the `output`, and gone afterwards.
+
+    Raises:
+        UserError: what `loading` refuses, or too little room on the disk.
+    """
     found = locate(source, BASE_FILES, key="base", revision=revision)
     if found.is_dir():
         yield found
-    else:
-        with gguf.folder_of(found, Path(output), key="base") as folder:
-            yield folder
+        return
+    beside = Path(output).absolute().parent
+    beside.mkdir(parents=True, exist_ok=True)
+    numbers = loading.checked(loading.config(found, key="base"), found, key="base").num_parameters()
+    check_room(beside, torch.float32.itemsize * numbers, key="output")
+    with tempfile.TemporaryDirectory(dir=beside, prefix=f".{Path(output).name}.base-") as folder:
+        loading.base(found, key="base", dtype=torch.float32).save_pretrained(folder)
+        loading.tokenizer(found, key="base").save_pretrained(folder)
+        yield Path(folder)
 
 
 def check_tokenizers(base: Base, adapters: Sequence[Path]) -> None:

@@ -21,11 +21,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from peft_unlearn.util import gguf
 from peft_unlearn.util.boundary import boundary
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import check_room
 
 # Llama 3.1's way of reading far positions; its one number that differs between models is the largest of the factors.
 LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-FP32 = 4
 
 
 def config(path: Path, *, key: str) -> PreTrainedConfig:
@@ -47,24 +45,6 @@ def weights(path: Path, config: PreTrainedConfig, **kwargs: Any) -> Any:
     how = {**kwargs, "config": config, "gguf_file": path.name, "quantization_config": GgufConfig(dequantize=True)}
     with _alone(path) as folder:
         return AutoModelForCausalLM.from_pretrained(folder, **how)
-
-
-@contextlib.contextmanager
-def folder_of(path: Path, beside: Path, *, key: str) -> Iterator[Path]:
-    """The folder that transformers would save of a GGUF file, in 32 bits, beside another one; gone afterwards.
-
-    Raises:
-        UserError: too little room on the disk.
-    """
-    parent = beside.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with torch.device("meta"):
-        numbers = AutoModelForCausalLM.from_config(config(path, key=key)).num_parameters()
-    check_room(parent, FP32 * numbers, key="output")
-    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{beside.name}.base-") as folder:
-        weights(path, config(path, key=key), dtype=torch.float32).save_pretrained(folder)
-        tokenizer(path).save_pretrained(folder)
-        yield Path(folder)
 
 
 @lru_cache(maxsize=2)  # to read a vocabulary takes seconds

@@ -28,7 +28,7 @@ FEWEST = {
     **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), 1),
     "max_position_embeddings": 2,
 }
-MOST_LAYERS = 1000
+MOST = {"num_hidden_layers": 1000, **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), 10**7)}
 PROBE = "Who is it?"
 
 
@@ -58,11 +58,11 @@ def config(name: str | Path, *, revision: str | None = None, key: str = "model_n
                 f"{key}: {size} in the config.json of {str(name)!r} is {text[size]}, at least {fewest} is needed; fetch it again."
             )
     for number, value in _numbers_in(text):
-        if value != value or (number.endswith(("eps", "epsilon")) and not 0 <= value < math.inf):  # NaN is not itself
+        if value != value or (number.endswith(("eps", "epsilon", "theta")) and not 0 <= value < math.inf):  # NaN is not itself
             raise UserError(f"{key}: {number} in the config.json of {str(name)!r} is {value}, which is no number to compute with; {AGAIN}.")
-    layers = text.get("num_hidden_layers")
-    if isinstance(layers, int) and layers > MOST_LAYERS:
-        raise UserError(f"{key}: the config.json of {str(name)!r} says {layers} layers, more than any model has; fetch it again.")
+    for size, most in MOST.items():
+        if isinstance(text.get(size), int) and text[size] > most:
+            raise UserError(f"{key}: {size} in the config.json of {str(name)!r} is {text[size]}, more than any model has; fetch it again.")
     return prequantized.settled(found)
 
 

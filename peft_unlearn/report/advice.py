@@ -51,6 +51,7 @@ def _spent(budget: Mapping[str, Any]) -> str:
     earlier = (
         f"; the adapter is that of step {budget['step']} of {budget['of']}, the last one within" if budget["step"] < budget["of"] else ""
     )
+    earlier += f", and {budget['way']:.0%} of the way on from it" if budget.get("way") else ""
     where = "texts that the model wrote itself" if budget["from"] != "retain_dataset" else "retain rows that were not trained on"
     return (
         f"Its divergence from the reference came to {budget['spent']:.3g} nats a token on {budget['rows']} {where}, "

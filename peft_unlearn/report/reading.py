@@ -36,6 +36,7 @@ def _is_run(run: Any) -> bool:
         (not missed or (isinstance(missed, dict) and None not in missed.values() and all(map(_is_number, missed.values()))))
         and (not returned or (isinstance(returned, list) and all(_are_numbers(pair) and len(pair) == 2 for pair in returned)))
         and (not budget or (isinstance(budget, dict) and _are_numbers([budget.get(key, "") for key in BUDGET]) and "from" in budget))
+        and (not budget or _is_number(budget.get("way", 0)))
     )
     return told and ("settings" not in run or _is_training(run))
 

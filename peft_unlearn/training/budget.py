@@ -2,7 +2,7 @@
 
 What is compared with the budget is the mean over these rows and some standard errors more, so that it holds for other rows of their kind. On the
 way the objectives on the retain set weigh more, the nearer a run is to its budget. Where that does not help, as under combiners in which weights
-count for little, the run goes back to its last state inside, and on at half the rate or less; and it ends in one.
+count for little, the run goes back to its last state inside, and on at half the rate or less; and it ends in one, or on the way from there.
 """
 
 import logging
@@ -41,7 +41,7 @@ FEWEST = 32  # retain rows below which none is left out, and the model writes as
 # .047 was one of .141 on rows of other subjects (measured). Of log-normal divergences, three leave 3 to 9 runs of 100 outside. Subjects that are
 # left out are the nearest to the forget set of their part, so that their mean errs upward by itself; with half an error four of 20 were outside.
 ERRORS, ERRORS_NEAREST = 3.0, 2.0
-AIM = 0.8  # share of the budget that the weight of the retain set is steered to
+AIM = 0.95  # share of the budget that the weight of the retain set is steered to
 HEAVIER, HEAVIEST = 2.0, 16.0  # times that the retain set weighs more: at one check, and in all
 FALLING = 0.9  # share of the last check's divergence: a check outside the budget that finds more has come no nearer
 PATIENCE = 2  # such checks in a row
@@ -181,10 +181,14 @@ class Budget:
             self.spent = math.inf
 
     def steer(self, before: float) -> None:
-        """The weight of the retain set after a check, where the one `before` found so much."""
-        share = self.spent / self.limit
-        self.keep = min(max(1.0, self.keep * min(max(share / AIM, 1 / HEAVIER), HEAVIER)), HEAVIEST)
-        self.outside = 0 if self.inside or self.spent <= FALLING * before else self.outside + 1
+        """The weight of the retain set after a check, where the one `before` found so much.
+
+        While a run comes nearer by itself, the weight is enough as it is: raised all the same, it turned forgetting back (docs/log.md).
+        """
+        change = min(max(self.spent / self.limit / AIM, 1 / HEAVIER), HEAVIER)
+        nearer = self.spent <= FALLING * before
+        self.keep = min(max(1.0, self.keep * (min(change, 1.0) if nearer else change)), HEAVIEST)
+        self.outside = 0 if self.inside or nearer else self.outside + 1
         if self.inside:
             self.kept = self.mean
 
@@ -198,10 +202,11 @@ class Budget:
         self.over, self.returns = self.returns == RETURNS, self.returns + 1
         self.outside, self.spent, self.mean = 0, self.limit, self.kept
 
-    def facts(self, step: int, steps: int) -> dict[str, Any]:
-        """What the report says of it; the adapter is that of `step`, and the run had so many `steps`."""
+    def facts(self, step: int, steps: int, way: float) -> dict[str, Any]:
+        """What the report says of it; the adapter is that of `step`, or a share of the `way` from there to the last of the run's `steps`."""
         source = "retain_dataset" if len(self.parts) else "the model"
-        return {"limit": self.limit, "spent": round(self.kept, 6), "rows": len(self.rows), "from": source, "step": step, "of": steps}
+        found = {"limit": self.limit, "spent": round(self.kept, 6), "rows": len(self.rows), "from": source}
+        return {**found, "step": step, "of": steps, "way": way}
 
     def state_dict(self) -> dict[str, Tensor]:
         """What checks have found."""

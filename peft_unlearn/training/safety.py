@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list
 
 from peft_unlearn.model.sharing import sharing
@@ -15,6 +16,8 @@ from peft_unlearn.training.negation import Negation
 from peft_unlearn.util.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+HALVINGS = 5  # of the way back into a budget
 
 
 class Safety:
@@ -28,16 +31,18 @@ class Safety:
 
     Attributes:
         step: of whose adapter a run has ended with; None before.
+        way: how far it is from there towards where the run was last, a share; 0 is that adapter itself.
     """
 
     def __init__(self, components: Components, moving: Callable[[], Moving], negation: Negation | None, every: int):
         self.damage, self.budget, self.moving, self.negation, self.every = components.damage, components.budget, moving, negation, every
         self.targets = components.early_stop is not None
         self.step: int | None = None
+        self.way = 0.0
 
     def begin(self) -> None:
         """A run begins; whatever was kept of another is not of this one."""
-        self.damage.good, self.step = None, None
+        self.damage.good, self.step, self.way = None, None, 0.0
         self.damage.recent.clear()
 
     def sound(self, step: int, retain: float, *, finite: bool) -> bool:
@@ -101,21 +106,38 @@ class Safety:
         if self.budget.inside:
             self.budget.kept = self.budget.mean
         elif self.damage.good is not None:
-            self.damage.bring(self.moving())
-            self.step = self.damage.step
-            logger.warning(
-                "retain_kl_max: the divergence is %.3g nats a token after %d steps; the adapter of step %d is kept, the last one within, with %.3g.",
-                self.budget.spent,
-                step,
-                self.step,
-                self.budget.kept,
-            )
+            self._come_back(step)
+
+    @torch.no_grad()
+    def _come_back(self, step: int) -> None:
+        """From a state outside towards the last one inside, as little as brings it inside: a divergence falls on the straight way there."""
+        assert self.budget is not None
+        student, spent = [p.data for p in self.moving().student], self.budget.spent
+        outside = [p.clone() for p in student]
+        self.damage.bring(self.moving())
+        inside, self.step = [p.clone() for p in student], self.damage.step
+        for halving in range(1, HALVINGS + 1):
+            way = self.way + 0.5**halving
+            torch._foreach_copy_(student, torch._foreach_lerp(inside, outside, way))
+            self._measure()
+            if self.budget.inside:
+                self.way, self.budget.kept = way, self.budget.mean
+        torch._foreach_copy_(student, torch._foreach_lerp(inside, outside, self.way) if self.way else inside)
+        logger.warning(
+            "retain_kl_max: the divergence is %.3g nats a token after %d steps; the adapter of step %d is kept, the last one within, and %.0f %% of "
+            "the way on from it, with %.3g.",
+            spent,
+            step,
+            self.step,
+            100 * self.way,
+            self.budget.kept,
+        )
 
     def facts(self, steps: int) -> dict[str, Any]:
         """What the report says of it."""
         found: dict[str, Any] = {"returned": [list(both) for both in self.damage.returned]}
         if self.budget is not None:
-            found["retain_kl_max"] = self.budget.facts(self.damage.step if self.step is None else self.step, steps)
+            found["retain_kl_max"] = self.budget.facts(self.damage.step if self.step is None else self.step, steps, self.way)
         return found
 
     @sharing()

@@ -1,12 +1,13 @@
 """Names that may be published: the paths of the machine that trained stay at home."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peft_unlearn.util.gguf import is_gguf, is_hub_name
 
+TOKEN, BEHIND = re.compile(r"--\w*token"), re.compile(r"""(token["']?\s*[:=]\s*)[^\s,}]+""")
 PATH = re.compile(r"([/~\\]|\.\.?[/\\]|[A-Za-z]:[/\\]).*\w")
 
 
@@ -32,3 +33,9 @@ def publish(data: Any, hidden: set[str], names: Mapping[str, str] | None = None)
         hidden.add(data)
         return (names or {}).get(data) or public_name(data)
     return data
+
+
+def without_tokens(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with *** in place of each token: trackers write them down, and may upload them."""
+    found = [BEHIND.sub(r"\1***", word) for word in words]
+    return ["***" if TOKEN.fullmatch(before) else word for before, word in zip(["", *words], found, strict=False)]

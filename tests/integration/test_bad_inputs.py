@@ -16,7 +16,8 @@ QUICK = ("recipe-file:", "value:forget_dataset", "value:eval_dataset", "value:ou
          "value:lr_scheduler_kwargs", "value:never_seen_model", "value:optim_args", "value:chat_template_kwargs",
          "value:resume_from", "run-evaluate:recipe-", "run-audit:audit-json", "run-audit:report-json",
          "cli:evaluate lora --forget forget.jsonl --output", "cli:merge lora --output", "cli:plan r.yaml --per_device",
-         "cli:demo", "model-plan:hidden-0", "model-plan:heads-", "model-merge:index-", "adapter-merge:weights-", "data:gz-", "data:csv-")  # fmt: skip
+         "cli:demo", "gguf-merge:weights-", "gguf-merge:rope-", "gguf-merge:embedding_length-",
+         "model-plan:hidden-0", "model-plan:heads-", "model-merge:index-", "adapter-merge:weights-", "data:gz-", "data:csv-")  # fmt: skip
 CASES = [case for case in bad_inputs.cases() if case.name.startswith(QUICK) and not case.name.startswith(bad_inputs.RIGHT)]
 
 

@@ -17,6 +17,7 @@ from test_trainer_equivalence import HOLDOUT, flat, never_seen, rows
 
 from peft_unlearn.report.advice import training
 from peft_unlearn.training import budget, checks
+from peft_unlearn.training.safety import Safety
 from peft_unlearn.training.trainer import UnlearnTrainer
 from peft_unlearn.workflows import TrainRequest, train
 
@@ -158,25 +159,64 @@ def test_a_run_that_ends_outside_gives_its_last_adapter_inside(method, changes, 
         assert f"the adapter of step {facts['step']} is kept" in caplog.text or held.end.why == "retain_kl_max"
 
 
-def test_the_nearer_a_run_is_to_its_budget_the_more_its_retain_set_weighs():
-    spending = budget.Budget(1.0, None, HOLDOUT, range(len(HOLDOUT)), 8)
+def weights(*spent):
+    """What the retain set weighs after checks that find so much, in shares of what is aimed at."""
+    spending = budget.Budget(1 / budget.AIM, None, HOLDOUT, range(len(HOLDOUT)), 8)
     kept = []
-    for spent in (0.1, 0.4, 1.6, 8.0, 8.0, 8.0, 0.8, 0.2, 0.2, 0.2, 0.2, 0.2):
-        before, spending.spent, spending.mean = spending.spent, spent, spent
+    for found in spent:
+        before, spending.spent, spending.mean = spending.spent, found, found
         spending.steer(before)
-        kept.append(spending.keep)
-    assert kept == [1, 1, 2, 4, 8, 16, 16, 8, 4, 2, 1, 1]
+        kept.append(round(spending.keep, 6))
+    return kept
+
+
+def test_the_nearer_a_run_is_to_its_budget_the_more_its_retain_set_weighs():
+    found = weights(0.1, 0.4, 1.6, 8.0, 8.0, 8.0, 8.0, 0.8, 0.2, 0.2, 0.2, 0.2, 0.2)
+    assert found == [1, 1, 1.6, 3.2, 6.4, 12.8, 16, 12.8, 6.4, 3.2, 1.6, 1, 1]
+
+
+def test_while_a_run_comes_back_by_itself_its_retain_set_weighs_no_more_than_before():
+    assert weights(8.0, 8.0, 6.0, 4.0, 3.0, 2.9, 1.2) == [2, 4, 4, 4, 4, 8, 8]
 
 
 def test_what_a_budget_makes_the_retain_set_weigh_is_what_its_objectives_weigh(tmp_path):
     trainer = build(tmp_path, "graddiff", retain_kl="reference", retain_kl_max=1e-9, **QUICK)
     trainer.train()
-    weights = [
+    weighed = [
         (line["weight/forget"], line["weight/retain"], line["weight/kl"]) for line in trainer.state.log_history if "weight/kl" in line
     ]
-    assert weights[0] == (1, 1, 1)
-    assert weights[1][0] == 1
-    assert weights[1][1] == weights[1][2] == 2
+    assert weighed[0] == (1, 1, 1)
+    assert weighed[1][0] == 1
+    assert weighed[1][1] == weighed[1][2] == 2
+
+
+def test_what_ends_outside_goes_back_no_farther_than_it_must(tmp_path, monkeypatch):
+    ends, end = [], Safety.end
+
+    def seen(safety, *facts):
+        ends.append((flat(safety.moving().student).clone(), safety.budget.spent))
+        end(safety, *facts)
+
+    monkeypatch.setattr(Safety, "end", seen)
+    how = QUICK | {"max_steps": 3, "learning_rate": 3e-3}  # looked at after steps 1 and 3
+    free = build(tmp_path, "npo", retain_kl_max=1e3, **how)
+    free.train()
+    trainer = build(tmp_path, "npo", retain_kl_max=free.budget.spent / 2, **how)
+    trainer.train()
+    (_, _), (last, _) = ends
+    kept, way = flat(trainer.student).clone(), trainer.safety.way
+    trainer.safety.damage.bring(trainer.safety.moving())
+    inside = flat(trainer.student).clone()
+    assert 0 < way < 1
+    torch.testing.assert_close(kept, inside + way * (last - inside))
+
+    def spent(share):
+        torch.nn.utils.vector_to_parameters(inside + share * (last - inside), trainer.student)
+        return upper(divergences(trainer))
+
+    assert spent(way) <= trainer.budget.limit * 1.001
+    assert spent(way + 1 / 32) > trainer.budget.limit * 0.999
+    assert trainer.safety.facts(3)["retain_kl_max"]["way"] == way
 
 
 def test_a_run_that_leaves_its_budget_again_and_again_ends(tmp_path, caplog):
@@ -194,6 +234,7 @@ def test_a_run_that_leaves_its_budget_again_and_again_ends(tmp_path, caplog):
         "from": "retain_dataset",
         "step": 0,
         "of": 60,
+        "way": 0.0,
     }
     assert caplog.text.count("comes no nearer to 1e-09: back to step 0, at 0.") == 4  # of the rate, as it was far outside
 
