@@ -65,7 +65,7 @@ class PromptDropout:
         begin = int(rng.integers(len(other)))
         piece = other[begin : begin + int(rng.integers(1, most + 1))]
         at = int(rng.choice([free[0], rng.choice([*free, free[-1] + 1])]))
-        unlabeled = {"labels": IGNORE, "target_logps": 0.0, "instead": np.zeros_like(row["instead"][0]) if "instead" in row else None}
+        unlabeled = {"labels": IGNORE, "target_logps": 0.0, "instead": [0.0] * len(row["instead"][0]) if "instead" in row else None}
         inserted = {name: piece if name == "input_ids" else [unlabeled[name]] * len(piece) for name in row}
         return {name: [*values[:at], *inserted[name], *values[at:]] for name, values in row.items()}
 
