@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-resource = pytest.importorskip("resource")  # Windows has no such limits
+resource = pytest.importorskip("resource", reason="this system cannot limit the size of a file, as Windows cannot")
 
 
 @contextlib.contextmanager

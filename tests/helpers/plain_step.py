@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from families import FAMILIES, load
-from plain_loop import average, batch, combine, flat, gen
+from plain_combiners import combine, flat
+from plain_loop import average, batch, gen
 from plain_losses import SEQUENCE, loss_of_row
 from torch import nn
 from transformers.pytorch_utils import Conv1D

@@ -186,6 +186,15 @@ def test_where_another_answer_parts_from_a_row_its_token_has_what_is_left_at_mos
     assert nothing_taught == pytest.approx([-3.0, -0.5, -4.0])
 
 
+def test_a_row_of_one_word_tells_by_it_and_an_end_in_whose_place_more_is_taught_is_no_end():
+    rows, ends = [np.array([-3.0, -0.5]), np.array([-4.0, -2.0, -0.5])], [1, 1]
+    early_stop = EarlyStop(rows, ends, RETAINED, parting=[0, 2])
+    assert early_stop.mean == pytest.approx((-1.75 - 3.0) / 2)  # the second row without its end
+    assert early_stop.min_ks.tolist() == [-3.0, -4.0]
+    told = early_stop.targets_now([0], torch.tensor([[-0.1, -0.5]]), torch.tensor([[-0.9, -0.4]]), torch.tensor([[True, True]]))
+    assert told.tolist()[0] == pytest.approx([-0.1, -0.5])  # as it would be with nothing taught
+
+
 HELD = np.array([-4.4, -4.9, -5.1, -5.6])
 
 
