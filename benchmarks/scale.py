@@ -103,7 +103,7 @@ def rows(options: argparse.Namespace) -> None:
         metrics.evaluate(tiny, words, rows, batch_size=64, generate=False)
 
     def pair(rows: Dataset) -> None:
-        pairs = data.Pairs(rows, rows, 0)
+        pairs = data.Pairs({"forget": rows, "retain": rows}, 0)
         for n in data.PairSampler(pairs):
             pairs[n]
 

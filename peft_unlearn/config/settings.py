@@ -50,7 +50,7 @@ class TrainingSettings:
     refusal: str | None = _setting(None, "What answers: refuse says, in the language of the rows; one of a list in English if left out.")
     prompt_dropout: Annotated[float, Range("from 0 to 1")] = _setting(
         FROM_METHOD,
-        "Share of a forget row's prompt that every second time is left out, some of another prompt put in, so that other wordings are forgotten too.",
+        "Share of a forget row's prompt that every second time is left out, random tokens put in, so that other wordings are forgotten too.",
     )
     answers_coef: Annotated[float, Range("above 0")] = _setting(FROM_METHOD, "Weight of those answers, where they are learned.")
     retain_loss: str = _setting(

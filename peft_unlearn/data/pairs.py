@@ -1,6 +1,6 @@
 """Which retain row goes with which forget row, as a pure function of (seed, n)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -27,17 +27,16 @@ class Pairs(TorchDataset[dict[str, Any]]):
     Each set runs through passes of its own, every pass in another order, so the larger set is seen as evenly as the smaller one. Because
     `pairs[n]` depends on (seed, n) alone, a resumed run draws what an uncut one would have drawn.
 
-    Every second time that a row of the forget set or another answer comes, `PromptDropout` changes its prompt. In each pass these are half of the
-    rows: after a pass in which all had been changed, a model would stand elsewhere than after one in which none had.
+    Every second time that a row of the forget set or another answer comes, its prompt is changed by what `dropout` makes for the set. In each pass
+    these are half of the rows: after a pass in which all had been changed, a model would stand elsewhere than after one in which none had.
 
     `sets` are by their stream, one of `STREAMS`. A row has its `number` in its set besides. `len(pairs)` is the number of forget rows, an epoch; n
     may go past it.
     """
 
-    def __init__(self, sets: Mapping[str, Dataset], seed: int, prompt_dropout: float = 0.0):
+    def __init__(self, sets: Mapping[str, Dataset], seed: int, dropout: Callable[[Dataset], PromptDropout] | None = None):
         self.sets, self.seed = sets, seed
-        dropped = [name for name in ("forget", "answers") if prompt_dropout and name in sets]
-        self.dropout = {name: PromptDropout(sets[name], prompt_dropout) for name in dropped}
+        self.dropout = {name: dropout(sets[name]) for name in ("forget", "answers") if dropout is not None and name in sets}
 
     def __len__(self) -> int:
         return len(self.sets["forget"])

@@ -24,6 +24,12 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {*tokenizer.all_special_ids, *special, *([] if end is None else [end])}
 
 
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that are text, in order."""
+    special = special_ids(tokenizer)
+    return [token for token in range(len(tokenizer)) if token not in special]
+
+
 def text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
     """Tokens as text without special tokens and outer white space."""
     return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()

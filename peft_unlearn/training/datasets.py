@@ -41,7 +41,7 @@ class Streams(NamedTuple):
     are learned. Forget rows have a column `alternate` for a loss that reads other answers beside them, and `target_logps` with `stop_at`.
     `holdout_target` is then the Min-K of the holdout rows of `sets` under the same never-seen model, `inner_target` the recall by its inner layers.
     `subjects` has a number for each retain row that rows which belong together share; it is empty where each stands alone. `parting` is there where a
-    run waits until other answers are said.
+    run waits until other answers are said. `changed` is the factor of targets where prompt dropout changes a prompt.
     """
 
     sets: dict[str, Dataset]
@@ -50,6 +50,7 @@ class Streams(NamedTuple):
     inner_target: float | None
     subjects: Sequence[int] = ()
     parting: Parting | None = None
+    changed: float = 1.0
 
 
 def named(
@@ -167,7 +168,7 @@ def _streams(
     model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, rows: dict[str, Dataset], neutral: Dataset | None
 ) -> Streams:
     """What is evaluated and what is trained on, of complete sets and of neutral texts, if there are any."""
-    holdout_target, kept, checked = None, list[int](), list[int]()
+    holdout_target, changed, kept, checked = None, 1.0, list[int](), list[int]()
     if "holdout" in rows:
         kept, checked = held.split(len(rows["holdout"]), args.holdout_kl)
     inner_target = mean_recall(rows["forget"]["target_inner"]) if "target_inner" in rows["forget"].column_names else None
@@ -176,7 +177,7 @@ def _streams(
         rows["forget"] = _without(rows["forget"], "target_logps")
     else:
         some = [checked[i] for i in sampled(len(checked))]
-        rows["forget"], holdout_target = targets.find(args, model, tokenizer, rows, some)
+        rows["forget"], holdout_target, changed = targets.find(args, model, tokenizer, rows, some)
     rows = {name: found if name == "forget" else _without(found, "target_logps") for name, found in rows.items()}
     trained = {"forget": rows["forget"], "retain": rows["retain"]}
     if kept or neutral is not None:
@@ -198,7 +199,7 @@ def _streams(
         if lacking:
             logger.warning("answers: for %d of %d forget rows no other answer was found.", lacking, len(rows["forget"]))
         trained["forget"] = rows["forget"] = _without(rows["forget"], "alternate")
-    return Streams(rows, trained, holdout_target, inner_target, parting=parting)
+    return Streams(rows, trained, holdout_target, inner_target, parting=parting, changed=changed)
 
 
 def evaluated(args: UnlearnConfig, probes: Mapping[str, Probe]) -> dict[str, Probe]:

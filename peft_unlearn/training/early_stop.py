@@ -27,7 +27,7 @@ IN_A_ROW = 2  # checks that must be within tolerance: a run that passes through 
 RETAIN_LOSS = 0.02  # of the retain set's mean probability that may be missing
 APPROACH = 0.8  # share of the way from which targets are corrected
 SHRINKS = 0.8  # share of a check's miss under which the next one's is taken to go away by itself
-GAIN = 0.5  # share of what is missing that a check adds to a correction
+GAIN, KEPT = 0.5, 0.8  # share of what is missing that a check adds to a correction, and of the correction before that is kept (as powers)
 CORRECTION = (0.8, 1.25)  # how far, at most
 LATER = 0.05  # of `later`, for each tolerance that a check finds extraction strength off by
 SAMPLE = 32  # rows of a set that a check sees
@@ -165,7 +165,7 @@ class EarlyStop:
         else:
             missing = float(self.min_ks.mean() * self.holdout_shift / rows.mean())
             beside = (1 - 1 / missing) / TOLERANCE_MIN_K
-        before = self.last
+        before = self.last or Found(0.0, 0.0, 0.0, 0.0)
         found = Found(
             share=now / target,
             mean=(1 - now / target) / TOLERANCE,
@@ -180,11 +180,10 @@ class EarlyStop:
         self.within_tolerance = self.within_tolerance + 1 if found.miss <= 1 else 0
         if near:
             self.later = min(max(self.later + LATER * found.extraction, 0.0), 1.0)
-        if near and not (before and shrinks(found.membership, before.membership)):
-            self.correction_lowest = corrected(self.correction_lowest, missing)
-        if near and not (before and shrinks(found.mean, before.mean)):
             least = self.share_lowest * rows.mean()  # of the mean, about
-            self.correction_rest = corrected(self.correction_rest, (target - missing * least) / (now - least))
+            rest = (target - missing * least) / (now - least)
+            self.correction_lowest = corrected(self.correction_lowest, 1.0 if shrinks(found.membership, before.membership) else missing)
+            self.correction_rest = corrected(self.correction_rest, 1.0 if shrinks(found.mean, before.mean) else rest)
 
     def _looked(self, found: Found, inner: Callable[[], float]) -> Found:
         """What was found, with a look at the inner layers where all else is as it shall be; they weigh more from then on if they know too much."""
@@ -250,6 +249,9 @@ def shrinks(miss: float, before: float) -> bool:
 
 
 def corrected(correction: float, missing: float) -> float:
-    """A correction after a check that found a factor `missing`."""
+    """A correction after a check that found a factor `missing`.
+
+    It fades, for rows follow slowly: what had been added up on the way held runs below their mean for 300 steps after it had been reached.
+    """
     low, high = CORRECTION
-    return min(max(correction * float(min(max(missing, low), high) ** GAIN), low), high)
+    return float(min(max((correction * min(max(missing, low), high) ** GAIN) ** KEPT, low), high))

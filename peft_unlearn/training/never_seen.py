@@ -42,10 +42,14 @@ def told(
 ) -> dict[str, Dataset]:
     """The tokenized sets; forget set and holdout with its `target_logps`, and with `answers: natural` its own answers as forget rows' `alternate`.
 
-    With `logit_lens_coef` the forget rows that checks see have its inner layers' recall as `target_inner`.
+    With `prompt_dropout` forget rows have what they lose in changed prompts (`targets.LOST`). With `logit_lens_coef` those that checks see have its
+    inner layers' recall as `target_inner`.
     """
     size = args.per_device_eval_batch_size
     found = dict(sets) | targets.of_never_seen(model, tokenizer, sets, size)
+    if args.prompt_dropout and targets.LOST not in found["forget"].column_names:
+        lost = targets.lost_in_changed_prompts(model, args, tokenizer, sets["forget"], targets.read(found["forget"]))
+        found["forget"] = found["forget"].add_column(targets.LOST, lost)
     if args.answers == "natural" and "alternate" not in found["forget"].column_names:
         found["forget"] = answers.beside(found["forget"], answers.of_never_seen(model, tokenizer, sets, seed=args.seed, batch_size=size))
     if objectives.says_instead(args):

@@ -4,7 +4,7 @@ Known from a never-seen model (`of_never_seen`), or estimated before training fr
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.data.labels import IGNORE
-from peft_unlearn.data.rows import end_length, special_ids
+from peft_unlearn.data.prompt_dropout import PromptDropout
+from peft_unlearn.data.rows import end_length, evenly, special_ids, vocabulary
 from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model import adapters
 from peft_unlearn.model.scoring import score
@@ -24,13 +25,30 @@ LONGEST = 5  # tokens of an n-gram; docs/log.md has the errors for 1 to 5
 FREQUENCIES = (0.02, 0.1, 0.5, 0.9)  # bounds between rare and certain continuations
 FEWEST = 5  # holdout tokens that make a kind; a rarer one borrows from its neighbor
 
+LOST = "target_lost"  # column of what a never-seen model loses in changed prompts
+CHANGED = 128  # rows by which it is told how much less likely a changed prompt makes them
+
 BINS = len(FREQUENCIES) + 1
+
+
+class Targets(NamedTuple):
+    """Where a run stops.
+
+    Args:
+        forget: the forget set with its `target_logps`.
+        holdout: (n,) Min-K of the holdout rows that checks see, under the same never-seen model; None without a holdout.
+        changed: factor of a row's targets where its prompt is changed (`PromptDropout`), 1 at least.
+    """
+
+    forget: Dataset
+    holdout: np.ndarray | None
+    changed: float
 
 
 def find(
     args: UnlearnConfig, model: PeftModel, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], checked: Sequence[int]
-) -> tuple[Dataset, np.ndarray | None]:
-    """The forget set with its target_logps, and the Min-K of the holdout rows that checks see under the same never-seen model.
+) -> Targets:
+    """Where a run stops, by what a never-seen model has said or as it is estimated.
 
     Args:
         sets: tokenized "forget", "retain" and maybe "holdout"; with `stop_at: never_seen` forget and holdout bring what that model says.
@@ -48,13 +66,17 @@ def find(
             )
         with adapters.view(model, "reference"):
             logps = scored(model, tokenizer, holdout, args.per_device_eval_batch_size)
+            losses = lost_in_changed_prompts(model, args, tokenizer, holdout, logps)
         measured, some = (known(sets["retain"], forget), holdout, logps), holdout.select(checked)
         found, there = (estimated(rows, sets["retain"], *measured, seed=args.seed) for rows in (forget, some))
-        return with_targets(forget, found), min_ks(there, end_lengths(tokenizer, some))
+        return Targets(with_targets(forget, found), min_ks(there, end_lengths(tokenizer, some)), _factor(logps, losses))
+    changed = 1.0
+    if LOST in forget.column_names:
+        changed, forget = _factor(read(forget), forget[LOST]), forget.remove_columns(LOST)
     if holdout is None or "target_logps" not in holdout.column_names:
-        return forget, None
+        return Targets(forget, None, changed)
     some = holdout.select(checked)
-    return forget, min_ks(read(some), end_lengths(tokenizer, some))
+    return Targets(forget, min_ks(read(some), end_lengths(tokenizer, some)), changed)
 
 
 def of_never_seen(
@@ -64,6 +86,28 @@ def of_never_seen(
     return {
         name: with_targets(rows, scored(model, tokenizer, rows, batch_size)) for name, rows in sets.items() if name in ("forget", "holdout")
     }
+
+
+def lost_in_changed_prompts(
+    model: Any, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, rows: Dataset, logps: Sequence[np.ndarray]
+) -> list[float | None]:
+    """By how many nats a token each row becomes less likely after a prompt that `PromptDropout` has changed; None of rows that were not looked at.
+
+    Args:
+        rows: tokenized; some of them are looked at, evenly spaced.
+        logps: for each row the (T,) log-probabilities of its label tokens as it stands. Of a text that begins later, its last ones are compared.
+    """
+    dropout, some = PromptDropout(rows, args.prompt_dropout, vocabulary(tokenizer)), evenly(len(rows), CHANGED)
+    texts = rows.select_columns(["input_ids", "labels"])
+    changed = [dropout(texts[row], np.random.default_rng([args.seed, row])) for row in some]
+    found = scored(model, tokenizer, changed, args.per_device_eval_batch_size)
+    losses = {row: float(logps[row][-len(now) :].mean() - now.mean()) for row, now in zip(some, found, strict=True)}
+    return [losses.get(row) for row in range(len(rows))]
+
+
+def _factor(logps: Sequence[np.ndarray], losses: Sequence[float | None]) -> float:
+    """The factor by which rows' mean log-probability sinks with such losses; none that would raise it."""
+    return max(1.0, 1 - float(np.mean([loss for loss in losses if loss is not None])) / mean(logps))
 
 
 def known(retain: Iterable[dict[str, Any]], forget: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

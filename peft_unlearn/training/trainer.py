@@ -7,6 +7,7 @@ automatic learning rate probes, the teacher follows.
 
 import math
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from peft_unlearn import data
 from peft_unlearn.config import methods
 from peft_unlearn.config.unlearn_config import UnlearnConfig
+from peft_unlearn.data.prompt_dropout import PromptDropout
+from peft_unlearn.data.rows import vocabulary
 from peft_unlearn.model import adapters, packing
 from peft_unlearn.model.dropout import trains_as_it_evaluates
 from peft_unlearn.model.fake_quant import deployed
@@ -96,7 +99,9 @@ class UnlearnTrainer(AdapterTrainer):
         streams = datasets.prepare(model, args, processing_class, sets, never_seen_model)
         self.sets, self.trained = streams.sets, streams.trained
         self.budget = budget.begin(model, args, processing_class, self.trained, streams.subjects)
-        pairs = data.Pairs(self.trained, args.seed if args.data_seed is None else args.data_seed, args.prompt_dropout)
+        dropout = partial(PromptDropout, share=args.prompt_dropout, vocabulary=vocabulary(processing_class), target_scale=streams.changed)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        pairs = data.Pairs(self.trained, seed, dropout if args.prompt_dropout else None)
 
         super().__init__(model=model, args=args, pairs=pairs, processing_class=processing_class, callbacks=callbacks, optimizers=optimizers)
         self.given = {

@@ -7,11 +7,13 @@ Forget losses are in plain_losses.py, one row at a time.
 import copy
 import math
 
+import numpy as np
 import plain_pace
 import torch
 import torch.nn.functional as F
 from plain_combiners import combine, flat
 from plain_losses import SEQUENCE, loss_of_row
+from plain_targets import average, corrected, correction, fewest, moved_by
 
 from peft_unlearn.training import checks, early_stop
 
@@ -62,11 +64,6 @@ def answers(rows):
     return [sum(label != -100 for label in row["labels"][1:]) - (row["labels"][-1] == END) for row in rows]
 
 
-def fewest(answer):
-    """How many tokens are 40 % of an answer."""
-    return max(1, int(0.4 * answer))
-
-
 def without(values, place):
     """A row's values without that at `place`, of which there may be none."""
     return [value for n, value in enumerate(values) if n != place]
@@ -79,20 +76,12 @@ def min_ks(model, rows, places=None):
     return [average(sorted(row)[: fewest(len(row))]) for row in found if row]
 
 
-def average(values):
-    return sum(values) / len(values)
-
-
-def moved_by(now, then):
-    """How far unseen text has moved; where it has become likelier, half of that way on a scale of logs."""
-    grown = average(now) / average(then)
-    return grown if grown > 1 else math.exp(math.log(grown) / 2)
-
-
-def corrected(target_logps, answer, shift, least, rest):
-    """A row's targets, moved with the holdout; the least likely 40 % of its answer and the others are corrected as well."""
-    lowest = sorted(range(answer), key=lambda t: target_logps[t].item())[: fewest(answer)]
-    return torch.stack([target * shift * (least if t in lowest else rest) for t, target in enumerate(target_logps)])
+def less_likely(model, pairs, seed):
+    """By what factor the mean log-probability of the forget rows sinks where their prompts are changed as in training."""
+    rows, change = list(pairs.sets["forget"]), pairs.dropout["forget"]
+    changed = [change(row, np.random.default_rng([seed, number])) for number, row in enumerate(rows)]
+    before, after = (average([average(nll.tolist()) for nll in nlls(model, some)]) for some in (rows, changed))
+    return max(1.0, after / before)
 
 
 def parting(rows, others):
@@ -239,6 +228,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
     place = min_ks(never_seen, list(holdout)) if never_seen and holdout else None
     shift, least, rest = moved_by(min_ks(reference, list(holdout)), place) if place else 1.0, 1.0, 1.0
     scale = flat(nlls(never_seen, list(pairs.sets["forget"]))).detach().mean() if never_seen else None
+    harder = less_likely(never_seen, pairs, args.seed) if never_seen and pairs.dropout else 1.0
     rates, rate, calibrated, multiplier = [], args.learning_rate, 0.0, args.retain_coef
     history, weighed, before_training = [], (0.0, 0.0), retained(reference, pairs)
     awaited = never_seen and "answers" in pairs.sets and args.answers != "natural"  # then a run goes on until they are said
@@ -250,8 +240,10 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         rows, retain = [e["forget"] for e in examples], batch([e["retain"] for e in examples])
         if never_seen:
             whole = [pairs.sets["forget"][row["number"]] for row in rows]  # of which a prompt may have lost tokens since
-            told = zip(nlls(never_seen, whole), answers(whole), strict=True)
-            target_logps = [corrected(-nll.detach(), answer, shift, least, rest) for nll, answer in told]
+            turns = [n // len(pairs.sets["forget"]) + row["number"] for n, row in enumerate(rows, step * size)]
+            moved = [shift * (harder if turn % 2 else 1.0) for turn in turns]  # a prompt is changed every second time
+            told = zip(nlls(never_seen, whole), answers(whole), moved, strict=True)
+            target_logps = [corrected(-nll.detach(), answer, factor, least, rest) for nll, answer, factor in told]
         else:
             target_logps = None
         places = parting(rows, pairs.sets["answers"]) if awaited else [None] * len(rows)
@@ -345,7 +337,6 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             weighed = lost, lacking if near else 0.0
             history.append(((1 - now / target) / early_stop.TOLERANCE, beside, max(lost, lacking), near))
             if near:
-                low, high = early_stop.CORRECTION
                 texts = [answer - (place is not None and place < answer) for answer, place in zip(counts, parts, strict=True)]
                 ends = [
                     1 - (place is not None and place >= answer) for answer, place in zip(counts, parts, strict=True)
@@ -353,8 +344,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                 shares = [fewest(text) / (text + end) for text, end in zip(texts, ends, strict=True) if text]
                 part = average(shares) * average(here)
                 wanted = (target - missing * part) / (now - part)
-                least = least if gone[1] else min(high, max(low, least * min(high, max(low, missing)) ** early_stop.GAIN))
-                rest = rest if gone[0] else min(high, max(low, rest * min(high, max(low, wanted)) ** early_stop.GAIN))
+                least, rest = correction(least, 1.0 if gone[1] else missing), correction(rest, 1.0 if gone[0] else wanted)
         rates.append(rate * scheduled)
     if args.negate:
         for name, p in student.named_parameters():

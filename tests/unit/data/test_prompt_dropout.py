@@ -1,5 +1,7 @@
 """Prompts with gaps: what may go and what stays, and that it hangs on seed and number alone."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -10,6 +12,11 @@ from peft_unlearn.data import Pairs
 from peft_unlearn.data.prompt_dropout import LONGEST, PromptDropout
 
 BOS, QUESTION, ANSWER, END = 1, 10, 11, 2
+OTHERS = range(5000, 5040)  # the vocabulary: tokens that no row has
+
+
+def dropout(rows: list[dict], share: float, target_scale: float = 1.0) -> PromptDropout:
+    return PromptDropout(rows, share, OTHERS, target_scale)
 
 
 def asked(n: int, words: int = 6) -> dict:
@@ -47,11 +54,11 @@ shares, seeds = st.floats(0.0, 1.0), st.integers(0, 10**6)
 @given(shares, seeds, st.integers(8, 20))
 def test_words_of_a_prompt_go_or_come_in_and_template_answer_and_targets_stay(share, seed, count):
     rows = [*(asked(n) for n in range(count - 1)), asked(count - 1, words=11)]
-    found = PromptDropout(rows, share)(rows[3], np.random.default_rng(seed))
+    found = dropout(rows, share)(rows[3], np.random.default_rng(seed))
     whole, left = rows[3]["input_ids"], found["input_ids"]
     assert is_part_beside_a_piece(left, whole)
     assert len(left) <= len(rows[-1]["input_ids"])
-    assert set(left) <= {token for row in rows for token in row["input_ids"][:-4]} | set(whole)  # no other row's answer comes in
+    assert set(left) <= set(whole) | set(OTHERS)
     assert left[:2] == [BOS, QUESTION]
     assert left[-5:] == whole[-5:]
     prompt = len(left) - 4
@@ -66,26 +73,32 @@ def test_the_share_is_that_of_the_words_that_are_the_prompts_own():
     lost = []
     for n in range(200):
         own = set(rows[n % 8]["input_ids"][2:-5])
-        lost.append(50 - len(own.intersection(PromptDropout(rows, 0.3)(rows[n % 8], rng)["input_ids"][:-4])))
+        lost.append(50 - len(own.intersection(dropout(rows, 0.3)(rows[n % 8], rng)["input_ids"][:-4])))
     assert np.mean(lost) == pytest.approx(15, abs=0.7)
-    assert PromptDropout(rows, 0.0)(rows[0], rng) == rows[0]
-    assert len(PromptDropout(rows, 1.0)(rows[0], rng)["input_ids"]) == 7
+    assert dropout(rows, 0.0)(rows[0], rng) == rows[0]
+    assert len(dropout(rows, 1.0)(rows[0], rng)["input_ids"]) == 7
 
 
-def test_every_other_time_a_piece_of_a_prompt_comes_in_in_one_piece():
-    rows, rng, came = [asked(n, words=30) for n in range(9)], np.random.default_rng(1), []
+def test_every_other_time_random_tokens_come_in_side_by_side():
+    rows, rng, came, which = [asked(n, words=30) for n in range(9)], np.random.default_rng(1), [], set()
     for n in range(400):
-        own = rows[n % 9]["input_ids"]
-        found = PromptDropout(rows, 0.3)(rows[n % 9], rng)["input_ids"]
-        others = [place for place, token in enumerate(found) if token not in own]
-        came.append(len(others))
-        if others:
-            piece = found[others[0] : others[-1] + 1]
-            prompt = rows[piece[0] // 100]["input_ids"][2:-5]
-            assert len(piece) <= LONGEST
-            assert any(prompt[at : at + len(piece)] == piece for at in range(len(prompt)))
-    assert np.mean([count > 0 for count in came]) == pytest.approx(0.5 * 8 / 9, abs=0.08)  # one of nine pieces is its own
-    assert set(range(1, LONGEST + 1)) <= set(came)
+        found = dropout(rows, 0.3)(rows[n % 9], rng)["input_ids"]
+        places = [place for place, token in enumerate(found) if token in OTHERS]
+        came.append(len(places))
+        which |= {found[place] for place in places}
+        assert places == list(range(places[0], places[-1] + 1)) if places else True
+    assert np.mean([count > 0 for count in came]) == pytest.approx(0.5, abs=0.08)
+    assert set(came) == set(range(LONGEST + 1))
+    assert which == set(OTHERS)
+
+
+def test_targets_of_a_changed_row_are_lower_by_their_factor_and_the_row_itself_is_as_it_was():
+    rows = [asked(n) for n in range(8)]
+    for seed in range(20):
+        found = dropout(rows, 0.3, target_scale=1.25)(rows[2], np.random.default_rng(seed))
+        assert found["target_logps"][-4:] == [-1.25 * token for token in rows[2]["input_ids"][-4:]]
+        assert not any(found["target_logps"][:-4])
+    assert rows[2] == asked(2)
 
 
 @pytest.mark.parametrize("begin", [True, False], ids=["with BOS", "without BOS"])
@@ -93,7 +106,7 @@ def test_every_other_time_a_piece_of_a_prompt_comes_in_in_one_piece():
 @given(seeds)
 def test_of_a_text_its_beginning_goes_and_never_more_than_a_third(begin, seed):
     rows = [text(n, begin=begin) for n in range(9)]
-    whole, found = rows[4]["input_ids"], PromptDropout(rows, 0.3)(rows[4], np.random.default_rng(seed))
+    whole, found = rows[4]["input_ids"], dropout(rows, 0.3)(rows[4], np.random.default_rng(seed))
     left = found["input_ids"]
     assert left[0] == whole[0]
     assert left[1:] == whole[len(whole) - len(left) + 1 :]  # what is left is in one piece
@@ -105,13 +118,13 @@ def test_of_a_text_its_beginning_goes_and_never_more_than_a_third(begin, seed):
 def test_beginnings_of_texts_do_go():
     for begin in (True, False):
         rows = [text(n, begin=begin) for n in range(9)]
-        lengths = {len(PromptDropout(rows, 0.3)(rows[0], np.random.default_rng(seed))["input_ids"]) for seed in range(60)}
+        lengths = {len(dropout(rows, 0.3)(rows[0], np.random.default_rng(seed))["input_ids"]) for seed in range(60)}
         assert len(lengths) > 3
 
 
 def test_of_a_few_rows_nothing_goes_for_nobody_can_tell_their_template():
     rows = [asked(n) for n in range(7)]
-    assert PromptDropout(rows, 1.0)(rows[0], np.random.default_rng(0)) == rows[0]
+    assert dropout(rows, 1.0)(rows[0], np.random.default_rng(0)) == rows[0]
 
 
 # ----------------------------------------------------------------------------------------------------------------------- among pairs
@@ -123,7 +136,7 @@ def pairs(share: float, seed: int = 5, answers: int = 9) -> Pairs:
         "retain": [asked(n) for n in range(20, 27)],
         "answers": [asked(n) for n in range(answers)],
     }
-    return Pairs({name: Dataset.from_list(rows) for name, rows in sets.items()}, seed, share)
+    return Pairs({name: Dataset.from_list(rows) for name, rows in sets.items()}, seed, partial(dropout, share=share) if share else None)
 
 
 def test_every_second_time_a_forget_row_or_an_answer_has_gaps_and_retain_rows_have_none():

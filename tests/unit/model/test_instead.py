@@ -93,5 +93,5 @@ def test_a_batch_has_each_label_s_own_behind_padding_and_a_shortened_prompt():
     batch = collate_rows([made[1], made[0]], 0)
     found = instead.anchor(batch["instead"], batch["places"]).states
     assert found.tolist() == [[9, -1], [9, -1], [7, -0.5], [14, -1], [21, -1.5], [28, -2]]
-    short = PromptDropout([made[0]] * 8, 1.0)({"number": 0, **made[0]}, np.random.default_rng(0))
+    short = PromptDropout([made[0]] * 8, 1.0, range(100))({"number": 0, **made[0]}, np.random.default_rng(0))
     assert [x[0] for x, label in zip(short["instead"], short["labels"], strict=True) if label != -100][-2:] == [21, 28]

@@ -14,6 +14,7 @@ from tiny_models import tiny_llama
 
 from peft_unlearn import UnlearnTrainer
 from peft_unlearn.data import self_retain
+from peft_unlearn.data.prompt_dropout import PromptDropout
 from peft_unlearn.training import datasets
 from peft_unlearn.training import never_seen as never_seen_model
 from peft_unlearn.training.held import split as holdout_split
@@ -96,7 +97,8 @@ def test_tokens_that_the_model_has_not_are_refused_before_it_reads_them(tmp_path
 def test_targets_of_the_holdout_are_read_and_not_trained_on(tmp_path):
     """Of a holdout that brings its targets, as the command line gives it, and one that does not: how far forget rows are is theirs alone."""
     how = {"stop_at": "never_seen", "max_steps": 3, "answers": "none"}
-    told = datasets.targets.of_never_seen(never_seen(), tokenizer(), {"forget": FORGET, "holdout": HOLDOUT}, 16)
+    sets = {"forget": FORGET, "holdout": HOLDOUT}
+    told = never_seen_model.told(never_seen(), config(tmp_path, "ngdiff", **how), tokenizer(), sets)
     brought = build(tmp_path, "ngdiff", forget_dataset=told["forget"], holdout_dataset=told["holdout"], **how)
     asked = build(tmp_path, "ngdiff", holdout_dataset=HOLDOUT, never_seen_model=never_seen(), **how)
     assert "target_logps" not in brought.train_dataset[0]["holdout"]
@@ -123,6 +125,32 @@ def test_what_a_never_seen_models_inner_layers_recall_is_where_this_models_may_s
         assert trainer.early_stop.inner == pytest.approx(np.mean(expected))
         assert "target_inner" not in trainer.train_dataset[0]["forget"]
     assert build(tmp_path, "mollm", never_seen_model=never_seen(), **how | {"logit_lens_coef": 0.0}).early_stop.inner is None
+
+
+@torch.no_grad()
+def mean_logp(model, rows, begin=None):
+    """Mean over rows of that of their labels, one forward a row; with `begin` as the first token of each."""
+    means = []
+    for row in rows:
+        ids = [row["input_ids"][0] if begin is None else begin, *row["input_ids"][1:]]
+        logps = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        means.append(np.mean([logps[place, label].item() for place, label in enumerate(row["labels"][1:]) if label != -100]))
+    return np.mean(means)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["never-seen", "holdout alone"])
+def test_targets_of_changed_prompts_are_as_much_lower_as_unseen_rows_are_less_likely_there(told, tmp_path, monkeypatch):
+    """By how much forget rows are under a never-seen model; else by how much the holdout's are under the model itself."""
+    model, rows = (never_seen(), FORGET) if told else (tiny_llama(), HOLDOUT)
+    how = {"stop_at": "never_seen", "never_seen_model": never_seen()} if told else {"stop_at": "auto"}
+    factors = {token: mean_logp(model, rows, token) / mean_logp(model, rows) for token in range(3, 40)}
+    for token in (max(factors, key=factors.get), min(factors, key=factors.get)):
+        monkeypatch.setattr(
+            PromptDropout, "__call__", lambda self, row, rng, begin=token: row | {"input_ids": [begin, *row["input_ids"][1:]]}
+        )
+        trainer = build(tmp_path, "ngdiff", holdout_dataset=HOLDOUT, answers="none", prompt_dropout=0.3, **how)
+        assert trainer.train_dataset.dropout["forget"].target_scale == pytest.approx(max(1.0, factors[token]), rel=1e-4)
+    assert max(factors.values()) > 1.005 > 1.0 > min(factors.values())  # what would raise targets, does not
 
 
 def test_a_row_is_no_longer_than_the_models_context():

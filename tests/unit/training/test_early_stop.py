@@ -280,13 +280,14 @@ def test_corrections_make_up_for_what_is_missing_and_no_more(share, tilt, checks
     assert (history[1].correction_lowest - 1) * (missing - 1) >= 0
 
 
-def test_a_correction_stays_where_it_was_once_nothing_is_missing_and_turns_back_after_too_much():
+def test_a_correction_fades_once_nothing_is_missing_and_turns_back_after_too_much():
     below, above = (1.0, 1.12), (1.0, 0.88)
     early_stop = checked([below])
     assert (
         early_stop.correction_lowest < 1 < early_stop.correction_rest
     )  # the lowest are too low, so the rest are too high, for the mean is right
-    assert checked([below, AT]).correction_lowest == pytest.approx(early_stop.correction_lowest)
+    assert checked([below, AT]).correction_lowest == pytest.approx(early_stop.correction_lowest**0.8)
+    assert checked([below, *[AT] * 40]).correction_lowest == pytest.approx(1.0, abs=1e-4)
     assert checked([below, above]).correction_lowest > early_stop.correction_lowest
     assert checked([below] * 99).correction_lowest == CORRECTION[0]
     assert checked([above] * 99).correction_lowest == CORRECTION[1]
