@@ -1,11 +1,8 @@
 """One audit: evaluate each view, attack the never-seen model and then the model, and judge what came back.
 
-Whatever ends is written to audit.json beside the report, under a key of adapter, models, sets and settings: a second call goes on from there, and
-a changed adapter starts anew.
+Whatever ends is kept beside the report (kept.py): a second call goes on from there, and the first one from what the run has evaluated.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +11,19 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-import peft_unlearn
 from peft_unlearn import attacks, benchmarks, publish, report
 from peft_unlearn.attacks import judging
 from peft_unlearn.data.variants import grouped
 from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.publish.model_card import shown
-from peft_unlearn.util import disk
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, read_json
 from peft_unlearn.workflows import loading, views
 from peft_unlearn.workflows.command import command
+from peft_unlearn.workflows.kept import ATTACKED, FILE, Progress, key
 from peft_unlearn.workflows.requests import AuditRequest
 
-FILE = "audit.json"
 ORDER = ("never_seen", "before", "after")  # what the model under audit is compared with comes first
-ATTACKED = ("never_seen", "after")
 
 
 def run(
@@ -41,14 +35,15 @@ def run(
         UserError: what loading refuses.
     """
     trained = _trained(output)
-    done = Progress(output.with_name(FILE), _key(job, request))
+    others = [str(name) for name in request.others]
+    done = Progress(output.with_name(FILE), key(job.plan.model, job.folder, job.never_seen, job.benchmark.probes, others))
     texts = request.show_text  # they are never written, so answers are made again
     seen: dict[str, benchmarks.Sets] = {}
 
     def measure_and_attack(view: str, model: PreTrainedModel) -> None:
         if texts or view not in done.views:
             seen[view] = views.measure_view(job, view, model)
-            done.views[view] = {name: dict(found) for name, found in seen[view].items()}
+            done.keep(view, seen[view])
         if view == "after":
             done.facts = {**views.run_facts(job, model), "command": command("audit", request)}
         done.write()
@@ -90,7 +85,7 @@ def write_card(job: views.Job, made: dict[str, Any]) -> None:
 
 
 def _attack(
-    job: views.Job, request: AuditRequest, view: str, model: PreTrainedModel, done: "Progress", pending: Sequence[attacks.Attack]
+    job: views.Job, request: AuditRequest, view: str, model: PreTrainedModel, done: Progress, pending: Sequence[attacks.Attack]
 ) -> None:
     """Make the attacks that are missing on one view, and write each as it ends; none but sanity where that does not hold."""
     context = attacks.Context(
@@ -121,7 +116,7 @@ def _attack(
             done.write()
 
 
-def _judged(attack: attacks.Attack, done: "Progress", groups: Sequence[int] = ()) -> dict[str, Any]:
+def _judged(attack: attacks.Attack, done: Progress, groups: Sequence[int] = ()) -> dict[str, Any]:
     """The report's entry of one attack, made or not."""
     entry = dict(done.shown["after"].get(attack.name) or {"full": False, "shown": [], "reason": "it was not made", "seconds": 0.0})
     control = done.shown["never_seen"].get(attack.name, {"shown": [], "seconds": 0.0})
@@ -138,57 +133,6 @@ def _judged(attack: attacks.Attack, done: "Progress", groups: Sequence[int] = ()
         "seconds": round(entry["seconds"] + control["seconds"], 1),
         "findings": findings,
     }
-
-
-class Progress:
-    """What of an audit is done: results by view and set, what each attack showed of each view, and facts of the run.
-
-    Rows that are not finite are written as such (NaN, which Python's json reads back): as null they would read as rows with nothing to measure.
-    """
-
-    def __init__(self, path: Path, key: str) -> None:
-        self.path, self.key = path, key
-        found = read_json(path) if path.is_file() else {}
-        if found.get("key") != key or not self._whole(found):
-            found = {"views": {}, "shown": {view: {} for view in ATTACKED}, "facts": {}}
-        self.views: dict[str, dict[str, Any]] = found["views"]
-        self.shown: dict[str, dict[str, Any]] = found["shown"]
-        self.facts: dict[str, Any] = found["facts"]
-
-    @staticmethod
-    def _whole(found: dict[str, Any]) -> bool:
-        """Whether a file has the parts that `write` writes."""
-        parts = [found.get(part) for part in ("views", "shown", "facts")]
-        return all(isinstance(part, dict) for part in parts) and all(isinstance(found["shown"].get(view), dict) for view in ATTACKED)
-
-    def missing(self, chosen: Sequence[attacks.Attack], view: str, full: bool) -> list[attacks.Attack]:
-        """The attacks that are still to be made on a view; a short form does not stand for the full one."""
-        made = {name for name, entry in self.shown.get(view, {}).items() if entry["full"] or not full}
-        return [attack for attack in chosen if attack.name not in made and (view == "after" or (view in ATTACKED and attack.control))]
-
-    def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        disk.write_text(self.path, json.dumps({"key": self.key, "views": self.views, "shown": self.shown, "facts": self.facts}))
-
-
-def _key(job: views.Job, request: AuditRequest) -> str:
-    """Of everything that the numbers depend on: adapter and settings, models by their files, the tokenized rows."""
-    model, other, others = job.plan.model, job.never_seen, [str(name) for name in request.others]
-    inputs = [
-        peft_unlearn.__version__,
-        report.SCHEMA,
-        repr(model),
-        others,
-        [_files(Path(name)) for name in (job.folder, model.model_name_or_path or "", other or "", *others)],
-        {name: [list(found.rows), found.variants] for name, found in job.benchmark.probes.items()},
-    ]
-    return hashlib.sha256(json.dumps(inputs, default=str).encode()).hexdigest()
-
-
-def _files(folder: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of writing of a local folder's weights."""
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def _evaluation(found: dict[str, Any]) -> Evaluation:

@@ -30,8 +30,8 @@ from peft_unlearn.training import datasets
 from peft_unlearn.training.trainer import UnlearnTrainer
 from peft_unlearn.util import launched
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import check_room, claimed
-from peft_unlearn.workflows import loading, parts, resuming
+from peft_unlearn.util.folders import check_room, claimed, locate
+from peft_unlearn.workflows import checks, kept, loading, parts, resuming
 from peft_unlearn.workflows.progress import Bar
 from peft_unlearn.workflows.results import PushResult, TrainResult, Unfinished
 
@@ -196,6 +196,7 @@ class Run:
             self.views["after"]["retain"]["retain_kl"] = retain_kl(retained, *through, batch_size=self.how.batch_size)
         if not self.main:
             return TrainResult(output)
+        self._keep(output)
         self.sets.compare(self.views, self.how)
         made = report.build(
             {name: {view: sets[name] for view, sets in self.views.items()} for name in self.sets.probes},
@@ -218,6 +219,16 @@ class Run:
             below_mode=model.adapter_mode,
         )
         return TrainResult(output, made, self.views)
+
+    def _keep(self, output: Path) -> None:
+        """Leave the evaluations to an audit."""
+        model = self.plan.model
+        other = model.never_seen_model_name_or_path
+        place = None if other is None else locate(other, checks.FILES, key="never_seen_model_name_or_path")
+        done = kept.Progress(output / kept.FILE, kept.key(model, output, place, self.sets.probes))
+        for view, found in self.views.items():
+            done.keep(view, found)
+        done.write()
 
     def _facts(self) -> dict[str, Any]:
         """What the report's "run" says."""

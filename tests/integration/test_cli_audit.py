@@ -16,6 +16,7 @@ from peft_unlearn.attacks import relearning
 from peft_unlearn.cli import main
 from peft_unlearn.model import adapters
 from peft_unlearn.report import verdict
+from peft_unlearn.workflows import views
 
 SETS = ("forget", "retain", "holdout")
 FEW = ("--rows", "4")
@@ -208,6 +209,24 @@ def test_a_cut_audit_goes_on_and_a_changed_adapter_starts_anew(bed, monkeypatch,
     assert made == [("prompts", "never_seen"), ("sanity", "after"), ("prompts", "after")]
     assert changed["attacks"]["sampling"]["reason"] == "it was not made"
     assert changed["results"]["forget"]["after"]["loss"]["mean"] < cut["results"]["forget"]["after"]["loss"]["mean"]
+
+
+def test_an_audit_goes_on_from_what_the_run_has_evaluated(bed, monkeypatch):
+    """And finds what one finds that evaluates anew."""
+    shutil.copytree(bed / "ours", bed / "anew", ignore=shutil.ignore_patterns("audit.json"))
+    anew = audit(bed, "anew", "--attacks", "scale")
+
+    def evaluates(*args, **kwargs):
+        raise AssertionError("a view was evaluated again")
+
+    shutil.copytree(bed / "ours", bed / "kept")
+    with monkeypatch.context() as patch:
+        patch.setattr(views, "measure_view", evaluates)
+        found = audit(bed, "kept", "--attacks", "scale")
+        assert found["results"] == anew["results"]
+        assert found["attacks"]["scale"]["findings"] == anew["attacks"]["scale"]["findings"]
+        with pytest.raises(AssertionError, match="evaluated again"):
+            audit(bed, "kept", *FEW)  # of other rows nothing is known
 
 
 def test_an_adapter_that_did_not_train_stops_the_audit(bed):

@@ -16,7 +16,7 @@ from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.membership import SIGNS
 from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.model import adapters
-from peft_unlearn.workflows.audit_run import Progress
+from peft_unlearn.workflows.kept import Progress
 
 NAMES = (*SIGNS, "extraction_strength")
 
