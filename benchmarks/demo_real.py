@@ -113,6 +113,12 @@ def run(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "peft_unlearn", *words], check=True)
 
 
+def attack(forgotten: Path, done: Path) -> None:
+    """What the run has evaluated is not evaluated again."""
+    run("audit", str(forgotten), "--attacks", "scale")
+    done.touch()
+
+
 def ship(taught: Path, before: Path, forgotten: Path, shipped: Path) -> None:
     """Files of the model as it was taught, and as it forgot; the latter are measured."""
     if not before.exists():
@@ -133,7 +139,7 @@ def show(output: Path) -> None:
 
 def ask(before: Path, after: Path, output: Path) -> None:
     """The files' own answers, by llama.cpp with the chat template that lies in them."""
-    import llama_cpp
+    from peft_unlearn.model.llama_cpp import loaded
 
     rows = {
         name: [json.loads(line) for line in (output / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -142,7 +148,7 @@ def ask(before: Path, after: Path, output: Path) -> None:
     some = {name: found[:: -(-len(found) // (SHOWN if name == "forget" else 4))] for name, found in rows.items()}
     answers: dict[str, dict[str, list[str]]] = {}
     for view, file in (("before", before), ("after", after)):
-        model = llama_cpp.Llama(str(file), n_ctx=512, verbose=False, logits_all=False)
+        model = loaded(file, n_ctx=512)
         answers[view] = {
             name: [
                 model.create_chat_completion([{"role": "user", "content": row["question"]}], temperature=0.0, max_tokens=40)["choices"][0][
@@ -186,7 +192,7 @@ def main() -> None:
         "fetch": ("the model, and llama.cpp's converters", folder / "fetched", lambda: fetch(folder)),
         "teach": ("a LoRA learns twelve people, by TRL", taught / "adapter_config.json", lambda: teach(model, output, taught)),
         "forget": ("three of them are forgotten", forgotten / "report.json", lambda: run("train", str(output / "recipe.yaml"))),
-        "audit": ("attacks", forgotten / "audit.json", lambda: run("audit", str(forgotten), "--attacks", "scale")),
+        "audit": ("attacks", output / "audited", lambda: attack(forgotten, output / "audited")),
         "export": (
             "GGUF: the taught model, and what forgot",
             shipped / "gguf.json",

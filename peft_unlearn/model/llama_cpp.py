@@ -59,16 +59,37 @@ def read(
 @contextlib.contextmanager
 def _opened(path: Path, lora: Path | None, context: int) -> Iterator[Any]:
     """The model, with the logits of every token at hand; its memory is free again afterwards."""
-    import llama_cpp
-
     with boundary(f"gguf: llama.cpp does not load {str(path)!r}", "see whether its version knows the architecture"):
         threads = torch.get_num_threads()
         how: dict[str, Any] = {"n_threads": threads, "n_threads_batch": threads, "lora_path": None if lora is None else str(lora)}
-        model = llama_cpp.Llama(str(path), n_ctx=context, logits_all=True, verbose=False, **how)
+        model = loaded(path, n_ctx=context, logits_all=True, **how)
     try:
         yield model
     finally:
         model.close()
+
+
+def loaded(path: Path, **how: Any) -> Any:
+    """A `llama_cpp.Llama` whose weights stay as they are in the file.
+
+    llama.cpp rearranges them for AMX, and on virtual machines its kernels then end the process by a signal, which nothing can catch
+    (https://github.com/ggml-org/llama.cpp/issues/20824). Its binding has no argument that leaves them, so its defaults are others meanwhile.
+    """
+    import llama_cpp
+
+    library = llama_cpp.llama_cpp
+    defaults = library.llama_model_default_params
+
+    def as_in_the_file() -> Any:
+        parameters = defaults()
+        parameters.use_extra_bufts = False
+        return parameters
+
+    library.llama_model_default_params = as_in_the_file
+    try:
+        return llama_cpp.Llama(str(path), verbose=False, **how)
+    finally:
+        library.llama_model_default_params = defaults
 
 
 def _end_tokens(model: Any) -> set[int]:
