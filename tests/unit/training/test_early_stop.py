@@ -111,6 +111,13 @@ def test_rows_that_go_on_by_themselves_for_longer_than_unseen_ones_are_not_there
     assert extracted([most]).last.missed()["extraction"] == pytest.approx(1.1)
 
 
+def test_below_an_estimate_the_mean_may_miss_twice_as_much_as_elsewhere():
+    for share, there in ((1.09, True), (1.11, False), (0.96, True), (0.94, False)):
+        assert extracted([0.0] * 3 * IN_A_ROW, (share, 1.0)).reached == there
+    assert reached([(1.04, 1.0)] * IN_A_ROW)
+    assert not reached([(1.09, 1.0)] * 3 * IN_A_ROW)
+
+
 def looking(recalls, check=AT, known=0.5) -> tuple[EarlyStop, int]:
     """A run's early stopping after checks where inner layers recalled so much, and how many of these it asked for."""
     early_stop, asked = EarlyStop(ROWS, ENDS, RETAINED, inner=known), []
