@@ -119,7 +119,7 @@ def test_a_model_that_forgot_too_much_is_brought_back_up(tmp_path):
     assert trainer.state.global_step < 300
     own, beside = mean(trainer.model, FORGET) / mean(twin, FORGET), beside_the_holdout(trainer.model) / beside_the_holdout(twin)
     assert own <= 1 <= beside  # its unseen text is likelier than the twin's: half-way between the twin's own level and that
-    assert own * beside == pytest.approx(1, rel=0.1)
+    assert own * beside == pytest.approx(1, rel=0.12)  # each within 5 % in the sample that checks see
 
 
 def test_a_run_that_does_not_get_there_ends_at_its_last_step(tmp_path):
