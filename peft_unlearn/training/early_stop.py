@@ -200,8 +200,8 @@ class EarlyStop:
     def reached(self) -> bool:
         """Whether two checks in a row found the forget set at its targets and the retain set as probable as before.
 
-        At its targets is, from above or from below: the mean within 5 % (10 below an estimate), the membership AUC within .03; and inner layers know no
-        more than they may.
+        At its targets is, from above or from below: the mean within 5 % (10 below an estimate), the membership AUC within .03; and inner
+        layers know no more than they may.
         """
         return self.within_tolerance >= IN_A_ROW
 
