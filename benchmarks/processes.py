@@ -55,6 +55,8 @@ CASES: dict[str, dict[str, Any]] = {
     "mean_teacher, 13 rows": {"method": "mean_teacher", "rows": UNEVEN},
     "mollm, 13 rows": {"method": "mollm", "rows": UNEVEN},
     "auto, 13 rows": {"method": "auto", "neutral_rows": 8, "rows": UNEVEN, **STOPPING},
+    "npo, openunlearning": {"method": "npo", "definitions": "openunlearning"},
+    "graddiff, 13 rows, openunlearning": {"method": "graddiff", "rows": UNEVEN, "definitions": "openunlearning"},
     "mollm, SAM, accumulation": {"method": "mollm", "sam_rho": 0.1, "accumulation": 2},
     "mean_teacher, AutoLR, accumulation": {"method": "mean_teacher", "auto_lr": True, "auto_lr_steps": 2, "accumulation": 2},
     "auto, 13 rows, accumulation": {"method": "auto", "neutral_rows": 8, "rows": UNEVEN, "accumulation": 2, **STOPPING},
