@@ -4,10 +4,11 @@
     python benchmarks/processes.py table benchmarks/results/processes.json
     python benchmarks/processes.py looks
 
-Each case trains a tiny random model by one process, and by 2 and 4 that share its batches over gloo. The difference is the largest of any adapter
-weight, as a share of the largest weight. Sums come in another order with more processes, so there are two more runs beside: one process whose
-batches are cut into micro-batches, which is another order of the same sums without any second process, and most of it once more in fp64, where
-what is no rounding would stay. A call goes on where the last one ended; `--minutes` is when it begins no further case.
+Each case trains a tiny random model by 2 and 4 processes that share its batches over gloo, and by one that takes the same micro-batches, one after
+the other. The difference is the largest of any adapter weight, as a share of the largest weight. Beside it stands how far one process ends from
+itself where its batches are cut or not, which is rounding: a matrix product rounds by the rows that are in it. In fp64, where what is no rounding
+would stay, 2 and 4 processes are compared with one on undivided batches. A call goes on where the last one ended; `--minutes` is when it begins no
+further case.
 
 `looks` trains with checks and evaluates, by two processes that share these and by two that each do all, and prints the CPU seconds that a process
 spends in them and in all, so that what else the machine does counts little.
@@ -54,6 +55,8 @@ CASES: dict[str, dict[str, Any]] = {
     "mean_teacher, 13 rows": {"method": "mean_teacher", "rows": UNEVEN},
     "mollm, 13 rows": {"method": "mollm", "rows": UNEVEN},
     "auto, 13 rows": {"method": "auto", "neutral_rows": 8, "rows": UNEVEN, **STOPPING},
+    "npo, openunlearning": {"method": "npo", "definitions": "openunlearning"},
+    "graddiff, 13 rows, openunlearning": {"method": "graddiff", "rows": UNEVEN, "definitions": "openunlearning"},
     "mollm, SAM, accumulation": {"method": "mollm", "sam_rho": 0.1, "accumulation": 2},
     "mean_teacher, AutoLR, accumulation": {"method": "mean_teacher", "auto_lr": True, "auto_lr_steps": 2, "accumulation": 2},
     "auto, 13 rows, accumulation": {"method": "auto", "neutral_rows": 8, "rows": UNEVEN, "accumulation": 2, **STOPPING},
@@ -76,11 +79,10 @@ LOOKED_AT = {
     "disable_tqdm": True,
 }
 OWN = ("rows", "accumulation", "never_seen")  # keys of a case that are no settings
-CUT = "1, cut"
 COLUMNS = {
-    "2, float32": "2, fp32",
-    "4, float32": "4, fp32",
-    f"{CUT}, float32": "1 in pieces, fp32",
+    "2, same pieces": "2, same pieces, fp32",
+    "4, same pieces": "4, same pieces, fp32",
+    "1, cut": "1, cut or not, fp32",
     "2, float64": "2, fp64",
     "4, float64": "4, fp64",
 }
@@ -123,16 +125,19 @@ def measure_all(output: Path, cases: list[str], minutes: float) -> None:
 
 
 def measured(case: dict[str, Any]) -> dict[str, Any]:
-    """Of a case, how far each way to train it ends from one process, in fp32 and in fp64, and whether its processes end at the same bytes."""
-    found, pieces = {"equal": True}, case.get("accumulation", 1)
-    for dtype in ("float32", "float64"):
-        whole, start = trained(case, Run(1, pieces), dtype)[0]
-        found[f"moved, {dtype}"] = apart(whole, start)
-        for label, run in {"2": Run(2, pieces), "4": Run(4, pieces), CUT: Run(1, 2 * pieces)}.items():
-            if f"{label}, {dtype}" in COLUMNS:
-                ends = [end for end, _ in trained(case, run, dtype)]
-                found[f"{label}, {dtype}"] = apart(ends[0], whole)
-                found["equal"] &= all(torch.equal(end, ends[0]) for end in ends)
+    """Of a case, how far each way to train it ends from one process, and whether its processes end at the same bytes."""
+    pieces = case.get("accumulation", 1)
+    whole, start = trained(case, Run(1, pieces), "float32")[0]
+    exact, _ = trained(case, Run(1, pieces), "float64")[0]
+    found = {"moved": apart(whole, start), "equal": True}
+    for processes in (2, 4):
+        cut, _ = trained(case, Run(1, processes * pieces), "float32")[0]
+        if processes == 2:
+            found["1, cut"] = apart(cut, whole)
+        for label, dtype, one in (("same pieces", "float32", cut), ("float64", "float64", exact)):
+            ends = [end for end, _ in trained(case, Run(processes, pieces), dtype)]
+            found[f"{processes}, {label}"] = apart(ends[0], one)
+            found["equal"] &= all(torch.equal(end, ends[0]) for end in ends)
     return found
 
 
@@ -287,7 +292,7 @@ def table(found: dict[str, Any]) -> str:
     """The results as Markdown."""
     head = ["case", "moved", *COLUMNS.values(), "ranks equal"]
     lines = [
-        [name, f"{of['moved, float32']:.0e}", *(f"{of[column]:.0e}" for column in COLUMNS), "yes" if of["equal"] else "NO"]
+        [name, f"{of['moved']:.0e}", *(f"{of[column]:.0e}" if of[column] else "0" for column in COLUMNS), "yes" if of["equal"] else "NO"]
         for name, of in found.items()
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))

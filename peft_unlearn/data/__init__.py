@@ -3,7 +3,7 @@
 from peft_unlearn.data.alternates import alternates
 from peft_unlearn.data.collating import Unpadded, by_length, collate, collate_rows, padding, padding_id
 from peft_unlearn.data.overlap import check_apart
-from peft_unlearn.data.pairs import Pairs, PairSampler, Shares
+from peft_unlearn.data.pairs import Pairs, PairSampler
 from peft_unlearn.data.self_retain import write_rows
 from peft_unlearn.data.sources import load
 from peft_unlearn.data.tokenizing import Tokenized, tokenize
@@ -11,7 +11,6 @@ from peft_unlearn.data.tokenizing import Tokenized, tokenize
 __all__ = [
     "PairSampler",
     "Pairs",
-    "Shares",
     "Tokenized",
     "Unpadded",
     "alternates",

@@ -69,24 +69,3 @@ class PairSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         size = len(self.pairs)
         return iter(range(self.epoch * size, (self.epoch + 1) * size))
-
-
-class Shares(Sampler[list[int]]):
-    """Of each micro-batch of several processes the examples of one, `rows` in a row: none where the last micro-batch of an epoch has no more.
-
-    So the processes together have what one has that takes all their rows, and each takes as many micro-batches.
-    """
-
-    def __init__(self, sampler: PairSampler, rows: int, process: int, processes: int):
-        self.sampler, self.rows, self.process, self.processes = sampler, rows, process, processes
-
-    def set_epoch(self, epoch: int) -> None:
-        self.sampler.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return -(-len(self.sampler) // (self.rows * self.processes))
-
-    def __iter__(self) -> Iterator[list[int]]:
-        examples = list(self.sampler)
-        for start in range(self.process * self.rows, len(self) * self.rows * self.processes, self.rows * self.processes):
-            yield examples[start : start + self.rows]

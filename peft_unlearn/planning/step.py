@@ -21,7 +21,7 @@ from peft_unlearn.planning.ledger import Items, Ledger
 from peft_unlearn.planning.stand_ins import as_on_cuda
 from peft_unlearn.training import objectives, setup
 from peft_unlearn.training.datasets import row_length
-from peft_unlearn.training.gradients import Gradients
+from peft_unlearn.training.gradients import Gradients, dtype_of_sums
 from peft_unlearn.training.passes import Passes, read_inner_layers
 from peft_unlearn.training.sam import Sam
 from peft_unlearn.training.teacher import Teacher
@@ -75,10 +75,10 @@ def _begin(recipe: Recipe, model: PeftModel, ledger: Ledger, config: Any) -> Run
         readout = read_inner_layers(args, model)
     built = objectives.build(args)
     with ledger.phase("start", "gradients"):
-        gradients = Gradients(student, len(built))
+        gradients = Gradients(student, len(built), dtype_of_sums(args))
     with ledger.phase("start", "kept copies"):
         start = [p.detach().clone() for p in student]
-        sam = Sam(student, adapters.lora_b(model).values(), args.sam_rho) if args.sam_rho else None
+        sam = Sam(student, adapters.lora_b(model).values(), args.sam_rho, gradients.matrix.dtype) if args.sam_rho else None
     with ledger.phase("start", "activations"):
         names = [name for name in STREAMS if name in ("forget", "retain", *(objective.stream for objective in built))]
         streams: dict[str, dict[str, Any]] = {name: _batch(args.per_device_train_batch_size, length) for name in names}
@@ -113,7 +113,7 @@ def _update(run: Run) -> None:
         gradients = run.passes.gradients
         gradients.gramian()
         weights = torch.empty(len(gradients.matrix), dtype=torch.float64, device="meta")
-        views = gradients.set(gradients.combined(weights))
+        views = gradients.combine(weights)
         if teacher is not None and args.damping:
             teacher.damp(views, student, args.damping)
         del views

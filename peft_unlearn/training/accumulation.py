@@ -37,7 +37,7 @@ class Accumulation:
 
     Attributes:
         rows: of a micro-batch, at most; fewer than it was told to have once the memory was out.
-        sums: of losses, probabilities and the like, by their names in the log.
+        sums: of losses, probabilities and the like, by their names in the log; in fp64, so that their order does not matter.
         retain_batches: with their counts; `last` are those of the step before.
     """
 
@@ -54,17 +54,20 @@ class Accumulation:
     def clear(self) -> None:
         """Begin a step."""
         self.passes.gradients.matrix.zero_()
-        self.sums = {name: torch.zeros((), dtype=dtype, device=self.device) for name, dtype in self._names()}
+        self.sums = {name: self._zero() for name in self._names()}
         self.retain_batches.clear()
         self._given.clear()
 
-    def _names(self) -> Iterator[tuple[str, torch.dtype]]:
+    def _zero(self) -> Tensor:
+        return torch.zeros((), dtype=torch.float64, device=self.device)
+
+    def _names(self) -> Iterator[str]:
         """What is summed up, in one order in all processes."""
         for stream in self.streams:
-            yield from ((f"loss/{o.name}", torch.float32) for o in self.passes.objectives if o.stream == stream)
-            yield from [("distance", torch.float32)] if stream == "forget" and self.scale is not None else []
-            yield from [("nll", torch.float64)] if stream == "retain" and self.nll else []
-            yield from ((f"{name}/{stream}", torch.float32) for name in ("p", "logp"))
+            yield from (f"loss/{o.name}" for o in self.passes.objectives if o.stream == stream)
+            yield from ["distance"] if stream == "forget" and self.scale is not None else []
+            yield from ["nll"] if stream == "retain" and self.nll else []
+            yield from (f"{name}/{stream}" for name in ("p", "logp"))
 
     def finish(self) -> None:
         """The step is taken."""
@@ -87,7 +90,7 @@ class Accumulation:
             self._halve(step)
             self.clear()
             if self.passes.sam is not None and step % 2 == 0:
-                self.passes.sam.gradient.matrix.zero_()  # an even step gathers it
+                self.passes.sam.gradient.zero_()  # an even step gathers it
             adapters.release()
             taken = given
         self._given = given
@@ -149,14 +152,13 @@ class Accumulation:
 
     def nll_now(self) -> Tensor:
         """The retain loss that AutoLR compares, of the last step's rows in this process, as the adapter is now."""
-        none = torch.zeros((), dtype=torch.float64, device=self.device)
-        return sum((mean_nll(self.passes.model, [batch])[0] / counts["token"] for batch, counts in self.last), none)
+        return sum((mean_nll(self.passes.model, [batch])[0] / counts["token"] for batch, counts in self.last), self._zero())
 
     @torch.no_grad()
     def retain_loss(self) -> float | None:
         """Mean over the last step's retain rows of -log p of a token, in nats, as the adapter is now; None where there was no step."""
         model = self.passes.model
-        total = torch.zeros((), device=self.device)
+        total = self._zero()
         with evaluating(model):
             for batch, counts in self.last:
                 scores = score(model, batch)

@@ -66,14 +66,14 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
         return self.lr_scheduler
 
     def get_train_dataloader(self) -> Any:
-        """As transformers makes it. With several processes each has its share, where accelerate would fill the last batch up with other rows."""
+        """As transformers makes it. With several processes each reads the rows of all, where accelerate would fill the last batch up with others."""
         args = self.args
         if args.world_size == 1:
             return super().get_train_dataloader()
         self._sampler = data.PairSampler(self.train_dataset)
-        shares = data.Shares(self._sampler, args.per_device_train_batch_size, args.process_index, args.world_size)
+        how = {"batch_size": args.per_device_train_batch_size * args.world_size, "sampler": self._sampler, "collate_fn": self.data_collator}
         workers = {"num_workers": args.dataloader_num_workers, "prefetch_factor": args.dataloader_prefetch_factor}
-        return torch.utils.data.DataLoader(self.train_dataset, batch_sampler=shares, collate_fn=self.data_collator, **workers)
+        return torch.utils.data.DataLoader(self.train_dataset, **how, **workers)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         self._sampler = data.PairSampler(self.train_dataset)
@@ -82,14 +82,20 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
     def get_batch_samples(
         self, epoch_iterator: Iterator[data.Unpadded], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, dict[str, Any]]], dict[str, dict[str, Tensor]] | None]:
-        """The micro-batches of a step, on the host, and what is in them all."""
-        micro = [found.pairs for found in islice(epoch_iterator, num_batches)]
-        if not micro:
+        """The micro-batches of a step that this process takes, on the host, and what is in those of all.
+
+        Which rows share one does not depend on how many processes there are. Each takes every n-th, and as many; some of an epoch's last may be none.
+        """
+        args, together = self.args, [found.pairs for found in islice(epoch_iterator, num_batches)]
+        if not together:
             return [], None
-        # OpenUnlearning's losses are means over each micro-batch, so it matters what is in one.
-        if self.args.definitions == "peft-unlearn" and any(micro):
+        size = args.per_device_train_batch_size
+        micro = [pairs[start : start + size] for pairs in together for start in range(0, len(pairs), size)]
+        # Packed rows need none of their length beside them. OpenUnlearning's losses are means over each micro-batch, so it matters what is in one.
+        if args.definitions == "peft-unlearn" and not packing.takes(self.model):
             micro = data.by_length(micro)
-        batches = [self.collate(pairs) if pairs else {} for pairs in micro]  # of the last rows of an epoch this process may have none
+        own = micro[args.process_index :: args.world_size]
+        batches = [*map(self.collate, own), *({} for _ in together[len(own) :])]
         empty, computed = map(sum, zip(*map(data.padding, batches), strict=True))
         longest = max((rows["labels"].shape[1] for batch in batches for rows in batch.values()), default=1)
         empty = 0 if packing.takes(self.model, longest - 1) else empty

@@ -13,6 +13,7 @@ from peft_unlearn.training.budget import Budget
 from peft_unlearn.training.checkpoint import Component
 from peft_unlearn.training.damage import Damage
 from peft_unlearn.training.early_stop import EarlyStop
+from peft_unlearn.training.gradients import dtype_of_sums
 from peft_unlearn.training.lagrangian import Lagrangian
 from peft_unlearn.training.sam import Sam
 from peft_unlearn.training.teacher import Teacher
@@ -50,7 +51,7 @@ def make(args: UnlearnConfig, model: PeftModel, early_stop: EarlyStop | None, bu
         None if decay is None else Teacher(adapters.adapter_parameters(model, adapters.TEACHER), decay),
         AutoLR(args.auto_lr_max, args.auto_lr_steps, noise=auto_lr.noise(half)) if args.auto_lr else None,
         None if args.retain_bound is None else Lagrangian(args.retain_coef, args.retain_bound, args.lagrangian_rate),
-        Sam(student, adapters.lora_b(model).values(), args.sam_rho) if args.sam_rho else None,
+        Sam(student, adapters.lora_b(model).values(), args.sam_rho, dtype_of_sums(args)) if args.sam_rho else None,
         early_stop,
         budget,
         # A negated adapter is not what it will be, and OpenUnlearning's code, which a run stands beside, goes on.

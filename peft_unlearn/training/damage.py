@@ -68,7 +68,7 @@ class Moving:
         for key, part in self.components.items():
             part.load_state_dict(state["components"][key])
         if self.sam is not None:
-            self.sam.gradient.matrix.zero_()
+            self.sam.gradient.zero_()
 
 
 def _copied(state: Any) -> Any:

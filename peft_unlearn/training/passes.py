@@ -87,13 +87,11 @@ class Passes:
             for k, objective in here:
                 with self.phase(f"{name}: loss {objective.name}", "loss"):
                     loss = objective.function(scores, anchors[objective.anchor]) / counts[objective.per]
-                with self.phase(f"{name}: backward {objective.name}", "activations"):
-                    self.gradients.into(k)
+                with self.phase(f"{name}: backward {objective.name}", "activations"), self.gradients.into(self.gradients.matrix[k]):
                     self.backward(loss, k != here[-1][0] or (sam is not None and not perturbed))
                 losses[objective.name] = loss.detach()
             if sam is not None and not perturbed:
-                with self.phase(f"{name}: backward sam", "activations"):
-                    sam.gradient.into(0)
+                with self.phase(f"{name}: backward sam", "activations"), self.gradients.into(sam.gradient):
                     self.backward(-scores.logps.sum() / counts["token"], False)
         return scores, losses
 

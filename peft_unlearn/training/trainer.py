@@ -34,7 +34,7 @@ from peft_unlearn.training.callbacks import AroundSteps
 from peft_unlearn.training.checks import Checks
 from peft_unlearn.training.combine_step import Combined, combine_step, described
 from peft_unlearn.training.damage import Moving
-from peft_unlearn.training.gradients import Gradients
+from peft_unlearn.training.gradients import Gradients, dtype_of_sums
 from peft_unlearn.training.negation import Negation
 from peft_unlearn.training.pace import Pace
 from peft_unlearn.training.passes import Passes, layer_read, read_inner_layers
@@ -131,7 +131,7 @@ class UnlearnTrainer(AdapterTrainer):
 
     def _make_step(self) -> None:
         """What a step works with. All of it lies on the device already, where `setup.adapt` has placed the adapter."""
-        self._gradients = Gradients(self.student, len(self.objectives))
+        self._gradients = Gradients(self.student, len(self.objectives), dtype_of_sums(self.args))
         self._passes = Passes(
             model=self.model,
             args=self.args,
@@ -178,9 +178,9 @@ class UnlearnTrainer(AdapterTrainer):
         return summed  # what is logged is the mean over processes
 
     def _kept(self, stream: str, batch: dict[str, Any]) -> Forward | None:
-        """The reference's states of these rows, where it pays to keep them."""
-        drawn = self.state.max_steps * self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return self._references.at(stream, batch["rows"], drawn, self.args.device)
+        """The reference's states of these rows, where it pays to keep them. Those round in a way of their own, so all processes together tell."""
+        together = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return self._references.at(stream, batch["rows"], self.state.max_steps * together, self.args.device)
 
     def _combine(self) -> bool:
         """G -> weights -> clipped, damped `.grad`. The clipping coefficient also scales damping and teacher [mean teacher].
@@ -204,7 +204,7 @@ class UnlearnTrainer(AdapterTrainer):
             return False
         settings = {"combiner": args.combine, "max_grad_norm": args.max_grad_norm}
         step = self._combined = combine_step(gramian, self._coefs(), **settings, missing=sums.get("distance"), scale=scale)
-        views = self._gradients.set(self._gradients.combined(step.weights * step.clip))
+        views = self._gradients.combine(step.weights * step.clip)
         if self.teacher is not None and args.damping:
             self.teacher.damp(views, self.student, args.damping * scale, step.clip)
         if finite:
@@ -223,8 +223,8 @@ class UnlearnTrainer(AdapterTrainer):
 
     def _decisive(self) -> tuple[Tensor, dict[str, Tensor]]:
         """The Gram matrix and what the micro-batches summed up to, fp64, on the CPU: the one time in a step that the host waits for the device."""
-        gramian, sums = self._gradients.gramian(), self.accelerator.reduce(dict(self._accumulation.sums), "sum")
-        found = torch.cat([gramian.flatten(), torch.stack([*sums.values()]).double()]).cpu()
+        gramian, sums = self._gradients.gramian(), self._accumulation.sums
+        found = torch.cat([gramian.flatten(), self.accelerator.reduce(torch.stack([*sums.values()]), "sum")]).cpu()
         objectives = len(gramian)
         return found[: objectives**2].view(objectives, objectives), dict(zip(sums, found[objectives**2 :], strict=True))
 

@@ -68,8 +68,8 @@ def config(folder, method: str, *, size: int = 8, accumulation: int = 1, **chang
         use_cpu=True,
         disable_tqdm=True,
         logging_steps=1,
-        adam_epsilon=1e-5,  # at 1e-8 Adam lifts the rounding of tiny gradients to full steps
-        **({"method": method, "max_steps": STEPS, "auto_lr_steps": 2} | changes),
+        # At its own 1e-8 Adam lifts the rounding of tiny gradients to full steps.
+        **({"method": method, "max_steps": STEPS, "auto_lr_steps": 2, "adam_epsilon": 1e-5} | changes),
     )
 
 

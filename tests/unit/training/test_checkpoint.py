@@ -31,7 +31,7 @@ def components(value: float) -> dict:
     """All that there are, whatever each remembers made of `value`."""
     adapter = nn.Parameter(torch.zeros(3))
     sam = Sam([adapter], [adapter], 0.1)
-    sam.gradient.matrix.fill_(value)
+    sam.gradient.fill_(value)
     stop = EarlyStop([np.array([-1.0, -2.0])], [0], 0.9)
     stop.holdout_shift, stop.correction_lowest, stop.correction_rest, stop.within_tolerance = value, value / 2, value / 3, round(value)
     stop.pace = Pace(value / 4, 1 + value, 2 + value, value / 5, 3 * round(value), (1, round(value)), (0, 2), (-1, 1), 5)
