@@ -18,7 +18,6 @@ from peft_unlearn.training.targets import mean, min_ks
 
 # By how much a check may miss: the mean in shares of its target, membership in AUC, or Min-K in shares of its target.
 TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
-TOLERANCE_BELOW = 0.1  # of the mean below an estimate, which is itself up to 12 % off (docs/concepts/target-estimate.md)
 TOLERANCE_EXTRACTION = 0.03  # extraction strength above the holdout's
 TOLERANCE_ANSWERS = 0.05  # share of the answers to be given instead that greedy decoding may not give yet
 TOLERANCE_INNER = 0.03  # recall of the answers' tokens by inner layers above a never-seen model's
@@ -28,7 +27,8 @@ IN_A_ROW = 2  # checks that must be within tolerance: a run that passes through 
 RETAIN_LOSS = 0.02  # of the retain set's mean probability that may be missing
 APPROACH = 0.8  # share of the way from which targets are corrected
 SHRINKS = 0.8  # share of a check's miss under which the next one's is taken to go away by itself
-GAIN, KEPT = 0.5, 0.8  # share of what is missing that a check adds to a correction, and of the correction before that is kept (as powers)
+GAIN = 0.5  # share of what is missing that a check adds to a correction
+FADES = 0.8  # what is left of a correction after a check that finds the mean missed on the side to which it pushes, as a power
 CORRECTION = (0.8, 1.25)  # how far, at most
 LATER = 0.05  # of `later`, for each tolerance that a check finds extraction strength off by
 SAMPLE = 32  # rows of a set that a check sees
@@ -169,7 +169,7 @@ class EarlyStop:
         before = self.last or Found(0.0, 0.0, 0.0, 0.0)
         found = Found(
             share=now / target,
-            mean=(1 - now / target) / (TOLERANCE_BELOW if self.estimated and now < target else TOLERANCE),
+            mean=(1 - now / target) / TOLERANCE,
             membership=beside,
             retain=(self.retain - retain) / RETAIN_LOSS,
             extraction=extraction / TOLERANCE_EXTRACTION,
@@ -185,6 +185,8 @@ class EarlyStop:
             rest = (target - missing * least) / (now - least)
             self.correction_lowest = corrected(self.correction_lowest, 1.0 if shrinks(found.membership, before.membership) else missing)
             self.correction_rest = corrected(self.correction_rest, 1.0 if shrinks(found.mean, before.mean) else rest)
+            if abs(found.mean) > 1 and found.mean * (self.correction_lowest - 1) < 0:  # rows follow slowly: it was for what they were
+                self.correction_lowest **= FADES
 
     def _looked(self, found: Found, inner: Callable[[], float]) -> Found:
         """What was found, with a look at the inner layers where all else is as it shall be; they weigh more from then on if they know too much."""
@@ -200,8 +202,7 @@ class EarlyStop:
     def reached(self) -> bool:
         """Whether two checks in a row found the forget set at its targets and the retain set as probable as before.
 
-        At its targets is, from above or from below: the mean within 5 % (10 below an estimate), the membership AUC within .03; and inner
-        layers know no more than they may.
+        At its targets is, from above or from below: the mean within 5 %, the membership AUC within .03; and inner layers know no more than they may.
         """
         return self.within_tolerance >= IN_A_ROW
 
@@ -251,9 +252,6 @@ def shrinks(miss: float, before: float) -> bool:
 
 
 def corrected(correction: float, missing: float) -> float:
-    """A correction after a check that found a factor `missing`.
-
-    It fades, for rows follow slowly: what had been added up on the way held runs below their mean for 300 steps after it had been reached.
-    """
+    """A correction after a check that found a factor `missing`."""
     low, high = CORRECTION
-    return float(min(max((correction * min(max(missing, low), high) ** GAIN) ** KEPT, low), high))
+    return float(min(max(correction * min(max(missing, low), high) ** GAIN, low), high))

@@ -345,6 +345,9 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                 part = average(shares) * average(here)
                 wanted = (target - missing * part) / (now - part)
                 least, rest = correction(least, 1.0 if gone[1] else missing), correction(rest, 1.0 if gone[0] else wanted)
+                off = history[-1][0]
+                if (off < -1 and least > 1) or (off > 1 and least < 1):  # it pushes on where too much, or too little, is forgotten
+                    least = least**early_stop.FADES
         rates.append(rate * scheduled)
     if args.negate:
         for name, p in student.named_parameters():

@@ -29,7 +29,7 @@ def corrected(target_logps, answer, shift, least, rest):
 
 
 def correction(before, missing):
-    """A correction after a check that found a factor missing: half of that is added, and a fifth of all fades, on a scale of logs."""
+    """A correction after a check that found a factor missing: half of that is added, on a scale of logs."""
     low, high = (math.log(bound) for bound in early_stop.CORRECTION)
     more = early_stop.GAIN * min(high, max(low, math.log(missing))) if missing > 0 else early_stop.GAIN * low
-    return math.exp(min(high, max(low, early_stop.KEPT * (math.log(before) + more))))
+    return math.exp(min(high, max(low, math.log(before) + more)))
