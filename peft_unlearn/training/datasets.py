@@ -138,7 +138,7 @@ def prepare(
     rows, subjects = {name: found.rows for name, found in probes.items()}, probes["retain"].groups if "retain" in probes else ()
 
     def written(number: int, longest: int, what: str, **others: Any) -> Dataset | None:
-        with adapters.view(model, "reference"):
+        with adapters.view(model, "given"):  # the reference may tell what an earlier request made forgotten
             texts = data.write_rows(
                 model, tokenizer, number, max_length=min(length, longest), seed=args.seed, forget=rows["forget"], what=what, **others
             )
@@ -157,7 +157,7 @@ def prepare(
         with never_seen_model.opened(model, never_seen) as other:
             rows = never_seen_model.told(other, args, tokenizer, rows)
     if args.answers == "natural" and "alternate" not in rows["forget"].column_names:
-        with adapters.view(model, "reference"):
+        with adapters.view(model, "given"):
             found = answers.of_model_itself(model, tokenizer, rows, seed=args.seed, batch_size=args.per_device_eval_batch_size)
         rows["forget"] = answers.beside(rows["forget"], found)
     return _streams(model, args, tokenizer, rows, neutral)._replace(subjects=subjects)

@@ -45,7 +45,8 @@ class UnlearnTrainer(AdapterTrainer):
     """Make a language model forget one set of texts and keep another, with gradients over a LoRA adapter only.
 
     Args:
-        model: a name or folder, a model, or a `PeftModel` (with an adapter "finetune" to stack on, or "default" to train further).
+        model: a name or folder, a model, or a `PeftModel` (with an adapter "finetune" to stack on, maybe beside a "reference" in its place, or
+            "default" to train further).
         args: the settings; the defaults of the method "mean_teacher" if left out.
         forget_dataset: rows to forget, in any format of `peft_unlearn.data`, or already tokenized (`input_ids`, `labels`; for a
             preference loss also `alternate`, a row of the same two; for `stop_at: never_seen` maybe `target_logps`).
