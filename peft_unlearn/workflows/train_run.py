@@ -216,6 +216,7 @@ class Run:
             report=made,
             below=model.adapter_name_or_path,
             below_mode=model.adapter_mode,
+            reference=model.reference_adapter_name_or_path,
         )
         return TrainResult(output, made, self.views)
 

@@ -101,6 +101,7 @@ def test_an_adapter_reads_nothing_of_what_the_one_before_reads(ledger):
 def test_a_request_is_told_against_the_own_lora_without_the_requests_before(ledger, bed):
     recipe = yaml.safe_load(Path("ledger/two/recipe.yaml").read_text())
     assert recipe["reference_adapter_name_or_path"] == str(bed / "lora")
+    assert "*Before* is the same base with `lora` alone" in Path("ledger/two/README.md").read_text()
     assert (
         main(["evaluate", str(bed / "lora"), "--forget", "two.jsonl", "--retain", str(bed / "retain.jsonl"), "--output", "own.json"]) == 0
     )
