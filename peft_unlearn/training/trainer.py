@@ -6,6 +6,7 @@ automatic learning rate probes, the teacher follows.
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class UnlearnTrainer(AdapterTrainer):
         retain_dataset: rows to keep. Without any, the model writes `args.self_retain_rows` texts itself before training.
         eval_dataset: further named sets that `evaluate` scores beside the forget and the retain set.
         holdout_dataset: rows of the forget set's kind that the model never saw; scored as the set "holdout", and what `stop_at: auto` rests on.
+        forgotten_datasets: sets that were made forgotten before; held, beside the holdout, as the model is given.
         never_seen_model: a model that never saw the forget set, for `stop_at: never_seen`; the base itself where an adapter lies below.
         processing_class: the tokenizer; loaded from the model's name if left out.
         peft_config: the forgetting adapter; LoRA r 16 on all linear layers if left out.
@@ -73,6 +75,7 @@ class UnlearnTrainer(AdapterTrainer):
         retain_dataset: Dataset | None = None,
         eval_dataset: dict[str, Dataset] | None = None,
         holdout_dataset: Dataset | None = None,
+        forgotten_datasets: Sequence[Dataset] = (),
         never_seen_model: str | Path | PreTrainedModel | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
@@ -82,7 +85,9 @@ class UnlearnTrainer(AdapterTrainer):
     ):
         sets = datasets.named(forget_dataset, retain_dataset, holdout_dataset, eval_dataset)
         told = "target_logps" in getattr(forget_dataset, "column_names", ()) or isinstance(model, PeftModel)  # by the base below it
-        args = setup.settings(args, never_seen=told or never_seen_model is not None, holdout="holdout" in sets)
+        args = setup.settings(
+            args, never_seen=told or never_seen_model is not None, holdout="holdout" in sets, forgotten=bool(forgotten_datasets)
+        )
         if args.auto_lr and optimizers[1] is not None:
             raise UserError("optimizers: auto_lr sets the learning rate, leave the scheduler out.")
         if never_seen_model is not None and args.stop_at != "never_seen":
@@ -94,7 +99,7 @@ class UnlearnTrainer(AdapterTrainer):
         args.learning_rate = args.learning_rate or methods.learning_rate(model.num_parameters(), falling=falling)
         model = setup.adapt(model, args, peft_config)
 
-        streams = datasets.prepare(model, args, processing_class, sets, never_seen_model)
+        streams = datasets.prepare(model, args, processing_class, sets, never_seen_model, forgotten_datasets)
         self.sets, self.trained = streams.sets, streams.trained
         self.budget = budget.begin(model, args, processing_class, self.trained, streams.subjects)
         pairs = data.Pairs(self.trained, args.seed if args.data_seed is None else args.data_seed, args.prompt_dropout)
@@ -173,10 +178,10 @@ class UnlearnTrainer(AdapterTrainer):
         summed: Tensor = total * self.accelerator.num_processes
         return summed  # what is logged is the mean over processes
 
-    def _kept(self, stream: str, batch: dict[str, Any]) -> Forward | None:
-        """The reference's states of these rows, where it pays to keep them."""
+    def _kept(self, view: str, stream: str, batch: dict[str, Any]) -> Forward | None:
+        """The states of these rows in a view that does not change, where it pays to keep them."""
         drawn = self.state.max_steps * self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return self._references.at(stream, batch["rows"], drawn, self.args.device)
+        return self._references.at(view, stream, batch["rows"], drawn, self.args.device)
 
     def _combine(self) -> bool:
         """G -> weights -> clipped, damped `.grad`. The clipping coefficient also scales damping and teacher [mean teacher].

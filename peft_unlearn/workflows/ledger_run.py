@@ -51,7 +51,13 @@ def add(file: Path, name: str, values: Mapping[str, Any], before: Mapping[str, j
         settings["reference_adapter_name_or_path"] = own  # or each request would hold the retain set to what those before have done to it
     earlier = {one: combining.read(folder / one) for one in before}
     callbacks = [Apart(combining.directions(combining.combined(earlier)))] if earlier else []
-    result = train_run.run(recipe.build(settings), callbacks=callbacks)
+    held, gone = asked_for(folder, before)
+    for one in gone:
+        logger.warning(
+            "Warning: the rows of %s are not there any more, so that nothing holds them forgotten while %s is trained.", one, name
+        )
+    forgotten = [data.load(spec, name="forget_dataset") for spec in held.values()]
+    result = train_run.run(recipe.build(settings), callbacks=callbacks, forgotten=forgotten)
     report, config = result.report, read_json(place / ADAPTER_CONFIG)
     entry = {
         "event": "add",
@@ -98,22 +104,30 @@ def hashes(folder: Path, dataset: Any, key: str) -> list[str]:
     return [hmac.new(secret, json.dumps(row, ensure_ascii=False).encode(), hashlib.sha256).hexdigest() for row in rows]
 
 
+def asked_for(folder: Path, requests: Mapping[str, journal.Entry]) -> tuple[dict[str, Any], list[str]]:
+    """The forget sets of requests, as their recipes name them, and the names of those whose files are gone.
+
+    Raises:
+        UserError: rows that are not those that were asked for.
+    """
+    sets, gone = dict[str, Any](), list[str]()
+    for name, entry in requests.items():
+        spec = recipe.written(folder / name).get("forget_dataset")
+        if isinstance(spec, str) and is_local(spec) and not Path(spec).exists():
+            gone.append(name)
+        elif hashes(folder, spec, "forget_dataset") != entry["rows"]:
+            raise UserError(f"name: the rows of {name} are not those that were asked for; restore its file, or take it away.")
+        else:
+            sets[name] = spec
+    return sets, gone
+
+
 def score(file: Path, requests: Mapping[str, journal.Entry], parts: Sequence[str]) -> ScoreResult:
     """Evaluate the rows of every request in the model that all standing ones make, before and after, and enter it."""
     folder = file.parent
-    sets: dict[str, Any] = {}
-    skipped: list[str] = []
-    settings: dict[str, Any] = {}
-    for name, entry in requests.items():
-        written = recipe.written(folder / name)
-        spec = written.get("forget_dataset")
-        if isinstance(spec, str) and is_local(spec) and not Path(spec).exists():
-            skipped.append(name)
-            logger.warning("Warning: the rows of %s, %s, are not there any more, so that it is not scored.", name, public_name(spec))
-            continue
-        if hashes(folder, spec, "forget_dataset") != entry["rows"]:
-            raise UserError(f"name: the rows of {name} are not those that were asked for; restore its file, or take it away.")
-        sets[name], settings = spec, written
+    sets, skipped = asked_for(folder, requests)
+    for name in skipped:
+        logger.warning("Warning: the rows of %s are not there any more, so that it is not scored.", name)
     if not sets:
         raise UserError(f"folder: the rows of no request of {folder} are there any more.")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".score-") as scratch:
@@ -123,7 +137,7 @@ def score(file: Path, requests: Mapping[str, journal.Entry], parts: Sequence[str
             EvaluateRequest(
                 composed,
                 forget=sets[last],
-                retain=settings["retain_dataset"],
+                retain=recipe.written(folder / last)["retain_dataset"],
                 settings={"eval_dataset": {name: spec for name, spec in sets.items() if name != last}},
             )
         ).report["results"]

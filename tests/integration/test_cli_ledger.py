@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from peft_unlearn import workflows
 from peft_unlearn.cli import main
+from peft_unlearn.util.errors import UserError
 from peft_unlearn.workflows import ledger_run
 
 FORGET = {"one": ["red one", "green two"], "two": ["blue three"], "three": ["red four"]}
@@ -147,6 +148,23 @@ def test_rows_to_keep_are_none_that_a_standing_request_asked_to_forget(ledger, b
     assert main(["ledger", "revoke", "ledger", "one"]) == 0
     values = {"retain_dataset": "kept.jsonl", "holdout_dataset": None}
     ledger_run.check_kept(Path("ledger"), values, workflows.ledger.standing(Path("ledger")))
+
+
+def test_a_request_is_trained_with_the_rows_of_those_before_held(ledger, monkeypatch, caplog):
+    def trained(plan, *, callbacks, forgotten):
+        raise UserError(" | ".join(row["answer"] for rows in forgotten for row in rows))
+
+    monkeypatch.setattr(ledger_run.train_run, "run", trained)
+    add = workflows.AddRequest(ledger, {"forget_dataset": "three.jsonl"}, folder="ledger", name="three")
+    with pytest.raises(UserError, match=r"^red one \| green two \| blue three$"):
+        workflows.ledger.add(add)
+    Path("one.jsonl").unlink()
+    with pytest.raises(UserError, match=r"^blue three$"), caplog.at_level("WARNING"):
+        workflows.ledger.add(add)
+    assert "the rows of one are not there any more" in caplog.text
+    write("two", ["blue four"])
+    with pytest.raises(UserError, match="rows of two are not those"):
+        workflows.ledger.add(add)
 
 
 def test_rows_that_changed_are_not_scored_and_those_that_are_gone_are_left_out(ledger, capsys):
