@@ -55,6 +55,13 @@ class ModelSettings:
             "choices": ["stack", "merge", "continue"],
         },
     )
+    reference_adapter_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Your own LoRA alone, where adapter_name_or_path has forgotten something already: what the retain set is held to, and "
+            "before in the report. `peft-unlearn ledger` writes it."
+        },
+    )
     never_seen_model_name_or_path: str | None = field(
         default=None,
         metadata={
@@ -111,6 +118,8 @@ def _check_together(model: Any) -> None:
     """Check a `ModelSettings` with the fields of `ModelConfig`."""
     if not model.use_peft:
         raise UserError("use_peft: false is not possible, what is trained is an adapter; leave the key out.")
+    if model.reference_adapter_name_or_path and not (model.adapter_name_or_path and model.adapter_mode == "stack"):
+        raise UserError("reference_adapter_name_or_path: it is for adapter_mode: stack with an adapter_name_or_path, leave it out.")
     if model.init_lora_weights not in KEEPS_BASE:
         raise UserError(f"init_lora_weights: {model.init_lora_weights!r} changes the base, write true, gaussian or orthogonal.")
     if model.bnb_4bit_quant_storage not in (None, *STORAGE):

@@ -2,7 +2,7 @@
 
 from peft_unlearn.data.alternates import alternates
 from peft_unlearn.data.collating import Unpadded, by_length, collate, collate_rows, padding, padding_id
-from peft_unlearn.data.overlap import check_apart
+from peft_unlearn.data.overlap import check_apart, said
 from peft_unlearn.data.pairs import Pairs, PairSampler
 from peft_unlearn.data.self_retain import write_rows
 from peft_unlearn.data.sources import load
@@ -21,6 +21,7 @@ __all__ = [
     "load",
     "padding",
     "padding_id",
+    "said",
     "tokenize",
     "write_rows",
 ]

@@ -20,13 +20,13 @@ def check_apart(forget: Dataset, other: Dataset, name: str) -> None:
     Raises:
         UserError: names the first such row in both sets, counted from 1, and how many there are.
     """
-    wanted = list(_said(forget, "forget_dataset"))
+    wanted = list(said(forget, "forget_dataset"))
     among = set(wanted)
     places: dict[Hashable, int] = {}
-    for number, said in enumerate(_said(other, name), start=1):
-        if said in among:
-            places.setdefault(said, number)
-    shared = [(number, places[said]) for number, said in enumerate(wanted, start=1) if said in places]
+    for number, words in enumerate(said(other, name), start=1):
+        if words in among:
+            places.setdefault(words, number)
+    shared = [(number, places[words]) for number, words in enumerate(wanted, start=1) if words in places]
     if shared:
         more = f" (and {len(shared) - 1} more like it)" if len(shared) > 1 else ""
         raise UserError(
@@ -34,8 +34,8 @@ def check_apart(forget: Dataset, other: Dataset, name: str) -> None:
         )
 
 
-def _said(dataset: Dataset, name: str) -> Iterator[Hashable]:
-    """What each row says: its tokens, or its text with single spaces between words."""
+def said(dataset: Dataset, name: str) -> Iterator[Hashable]:
+    """What each row of a settled set says: its tokens, or its text with single spaces between words."""
     if formats.is_tokenized(dataset):
         return (tuple(row["input_ids"]) for row in formats.rows(dataset, ("input_ids",)))
     return (_words(row) for row in formats.rows(dataset, formats.columns(dataset, name)))

@@ -2,7 +2,8 @@
 
 Adapter names: "default" is the forgetting adapter (the student; PEFT writes the files of an adapter of that name at the folder's root, so plain
 `PeftModel.from_pretrained(base, folder)` finds them), "teacher" its EMA, "finetune" the user's own LoRA below it, "reference" a frozen copy of an
-adapter that is trained further. There is never a second model: student, teacher, reference and never-seen model are views of one base.
+adapter that is trained further, or the user's own LoRA alone where "finetune" has forgotten something already. There is never a second model:
+student, teacher, reference and never-seen model are views of one base.
 """
 
 import contextlib
@@ -96,7 +97,8 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
     """Give `model` a forgetting adapter in fp32, and a teacher that starts as its copy.
 
     - a plain model gets a new adapter;
-    - a `PeftModel` with an adapter "finetune" gets a new one stacked on it, "finetune" stays active and frozen;
+    - a `PeftModel` with an adapter "finetune" gets a new one stacked on it, "finetune" stays active and frozen; one that it has beside that as
+      "reference" stays the reference in its place;
     - a `PeftModel` with an adapter "default" has that one trained further; a frozen copy stays as the reference.
 
     Raises:
@@ -114,7 +116,7 @@ def attach(model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None = 
             )
         _add_copy(model, REFERENCE)
     else:
-        if isinstance(model, PeftModel) and set(model.peft_config) != {FINETUNE}:
+        if isinstance(model, PeftModel) and set(model.peft_config) - {REFERENCE} != {FINETUNE}:
             raise UserError(f'model: stack on an adapter named "finetune", not on {", ".join(model.peft_config)}.')
         model = _with_new(model, copy.deepcopy(peft_config) or default_lora())  # PEFT writes into it
     for name in [STUDENT] + [n for n in model.peft_config if n != STUDENT]:
@@ -188,8 +190,15 @@ def lora_b(model: PeftModel) -> dict[str, nn.Parameter]:
 def names_of(model: PeftModel, view_name: str) -> list[str]:
     """The adapters that are active in a view."""
     below = [FINETUNE] if FINETUNE in model.peft_config else []
-    reference = [REFERENCE] if REFERENCE in model.peft_config else []
-    return {"student": [*below, STUDENT], "teacher": [*below, TEACHER], "reference": below + reference, "never_seen": []}[view_name]
+    reference = [REFERENCE] if REFERENCE in model.peft_config else below
+    views = {
+        "student": [*below, STUDENT],
+        "teacher": [*below, TEACHER],
+        "given": below or reference,
+        "reference": reference,
+        "never_seen": [],
+    }
+    return views[view_name]
 
 
 def _activate(model: PeftModel, names: list[str]) -> None:
@@ -210,7 +219,8 @@ def _activate(model: PeftModel, names: list[str]) -> None:
 
 @contextlib.contextmanager
 def view(model: PeftModel, name: str) -> Iterator[PeftModel]:
-    """See the base through other adapters: "student", "teacher", "reference" (as it was before forgetting) or "never_seen" (all off).
+    """See the base through other adapters: "student", "teacher", "given" (as this run was given it), "reference" (as it was before any
+    forgetting, which is the same unless earlier requests lie below) or "never_seen" (all off).
 
     Leave it before a backward pass: under gradient checkpointing the recomputation would run with the wrong adapter and the student get no
     gradient.

@@ -35,6 +35,8 @@ def build(recipe: Recipe, config: PreTrainedConfig) -> PeftModel:
             saved.resize(base, saved.entries_of(base, saved.weights_of(model.adapter_name_or_path, key="adapter_name_or_path")))
             base = get_peft_model(base, below, adapter_name=adapters.FINETUNE if model.adapter_mode == "stack" else adapters.STUDENT)
             peft_config = peft_config if model.adapter_mode == "stack" else None
+            if reference := model.reference_adapter_name_or_path:
+                base.add_adapter(adapters.REFERENCE, saved.config_of(reference, key="reference_adapter_name_or_path"))
         adapted = adapters.attach(base, peft_config, teacher=args.teacher_decay is not None)
     if args.gradient_checkpointing:
         adapted.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)

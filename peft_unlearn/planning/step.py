@@ -69,7 +69,7 @@ def trace(recipe: Recipe, config: PreTrainedConfig) -> dict[str, Items]:
 
 
 def _begin(recipe: Recipe, model: PeftModel, ledger: Ledger, config: Any) -> Run:
-    args = setup.fitted(recipe.training, holdout=recipe.data.holdout_dataset is not None)
+    args = setup.fitted(recipe.training, held=recipe.data.holdout_dataset is not None)
     student, depth, length = adapters.adapter_parameters(model), layers_of(config), row_length(config, args.max_length)
     with ledger.phase("start", "activations"):
         readout = read_inner_layers(args, model)

@@ -120,6 +120,7 @@ def write_card(
     report: Mapping[str, Any] | None = None,
     below: str | None = None,
     below_mode: str = "stack",
+    reference: str | None = None,
 ) -> Path:
     """Write README.md into an adapter's folder, over the one that PEFT wrote.
 
@@ -132,10 +133,11 @@ def write_card(
         report: as `report.build` makes it; of its rows nothing is shown.
         below: folder or Hub name of the user's own adapter, if there was one.
         below_mode: what became of it: "stack", this one lies on top of it; "continue", this one holds it; "merge", it is part of the base here.
+        reference: folder or Hub name of the user's own adapter alone, where `below` has forgotten something already.
     """
     folder = Path(folder)
     name, shown, finetune = folder.resolve().name, public_name(base), public_name(below) if below else None
-    own = Own(in_backticks(finetune), below_mode) if finetune else ALONE
+    own = Own(in_backticks(finetune), below_mode, in_backticks(public_name(reference)) if reference else "") if finetune else ALONE
     beside = finetune if below_mode != "continue" else None  # what is loaded with it
     results, said = (report["results"], summarize(report)) if report else ({}, None)
     kind = report["never_seen"]["kind"] if report else None

@@ -8,10 +8,11 @@ BEFORE = {"stack": "with {} alone", "continue": "with {} as it was", "merge": "w
 
 @dataclass(frozen=True)
 class Own:
-    """Its name as Markdown (empty: there is none), and the `adapter_mode` of the forgetting."""
+    """Its name as Markdown (empty: there is none), the `adapter_mode` of the forgetting, and what it was called before any, if it has had some."""
 
     name: str
     mode: str = "stack"
+    first: str = ""
 
     @property
     def row(self) -> str:
@@ -26,7 +27,7 @@ class Own:
 
     @property
     def before(self) -> str:
-        return f"the same base {BEFORE[self.mode].format(self.name)}" if self.name else "the same base with the adapter off"
+        return f"the same base {BEFORE[self.mode].format(self.first or self.name)}" if self.name else "the same base with the adapter off"
 
     @property
     def both(self) -> str:

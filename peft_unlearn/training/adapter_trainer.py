@@ -160,7 +160,13 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
                 self.push_to_hub()
 
     def create_model_card(
-        self, output_dir: str | None = None, *, report: dict[str, Any] | None = None, below: str | None = None, below_mode: str = "stack"
+        self,
+        output_dir: str | None = None,
+        *,
+        report: dict[str, Any] | None = None,
+        below: str | None = None,
+        below_mode: str = "stack",
+        reference: str | None = None,
     ) -> None:
         """Write README.md beside the adapter: method, settings, quantization, how to load and merge it.
 
@@ -168,6 +174,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
             report: numbers to show, as `report.build` makes it.
             below: folder or Hub name of the user's own adapter.
             below_mode: the `adapter_mode` that it was trained with.
+            reference: folder or Hub name of the user's own adapter alone, where `below` has forgotten something already.
         """
         if not self.is_world_process_zero():
             return
@@ -182,6 +189,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # annotations of transform
             report=report,
             below=below or (adapters.FINETUNE if adapters.FINETUNE in self.model.peft_config else None),
             below_mode=below_mode,
+            reference=reference,
         )
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:

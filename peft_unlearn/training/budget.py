@@ -83,7 +83,7 @@ def divided(
         return retain.select([row for row in range(len(retain)) if row not in parts]), retain.select([*parts]), [*parts.values()]
     length = min(datasets.row_length(model.config, args.max_length), datasets.NEUTRAL_LENGTH)
     how = {"max_length": length, "seed": args.seed, "forget": forget, "what": "retain_kl_max", "batch_size": datasets.NEUTRAL_BATCH}
-    with adapters.view(model, "reference"):
+    with adapters.view(model, "given"):
         written = data.write_rows(model, tokenizer, FEWEST, **how)
     if len(written) < FEWEST // 2:
         raise UserError(

@@ -5,6 +5,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -17,6 +18,8 @@ from peft_unlearn import data
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.data import groups, labels
 from peft_unlearn.data.formats import is_tokenized, settled
+from peft_unlearn.data.prompt_dropout import PromptDropout
+from peft_unlearn.data.rows import vocabulary
 from peft_unlearn.data.variants import REWORDED, Probe, probe
 from peft_unlearn.model import adapters
 from peft_unlearn.model.sharing import sharing
@@ -37,8 +40,9 @@ KEYS = {"forget": "forget_dataset", "retain": "retain_dataset", "holdout": "hold
 class Streams(NamedTuple):
     """Tokenized: `sets` to evaluate ("forget", "retain", "holdout" if there is one, those of `eval_dataset`), and what is `trained` on.
 
-    That is "forget", "retain", as "holdout" a part of it that `sets` has not beside texts that the model wrote itself, and other "answers" where they
-    are learned. Forget rows have a column `alternate` for a loss that reads other answers beside them, and `target_logps` with `stop_at`.
+    That is "forget", "retain", as "holdout" a part of it that `sets` has not beside texts that the model wrote itself and what it forgot before, and
+    other "answers" where they are learned. Forget rows have a column `alternate` for a loss that reads other answers beside them, and
+    `target_logps` with `stop_at`.
     `holdout_target` is then the Min-K of the holdout rows of `sets` under the same never-seen model, `inner_target` the recall by its inner layers.
     `subjects` has a number for each retain row that rows which belong together share; it is empty where each stands alone. `parting` is there where a
     run waits until other answers are said. `changed` is the factor of targets where prompt dropout changes a prompt.
@@ -127,9 +131,17 @@ def tokenize(
 
 @sharing()
 def prepare(
-    model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], never_seen: Any
+    model: PeftModel,
+    args: UnlearnConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: Mapping[str, Dataset],
+    never_seen: Any,
+    forgotten: Sequence[Dataset] = (),
 ) -> Streams:
     """The sets as `tokenize` makes them; without a retain set the model writes one, and with `stop_at` forget rows get their targets.
+
+    Args:
+        forgotten: sets to be held where they are beside the holdout.
 
     Raises:
         UserError: what `tokenize` refuses, or nothing that `args.stop_at` could stop by.
@@ -139,7 +151,7 @@ def prepare(
     rows, subjects = {name: found.rows for name, found in probes.items()}, probes["retain"].groups if "retain" in probes else ()
 
     def written(number: int, longest: int, what: str, **others: Any) -> Dataset | None:
-        with adapters.view(model, "reference"):
+        with adapters.view(model, "given"):  # the reference may tell what an earlier request made forgotten
             texts = data.write_rows(
                 model, tokenizer, number, max_length=min(length, longest), seed=args.seed, forget=rows["forget"], what=what, **others
             )
@@ -150,24 +162,28 @@ def prepare(
         if retain is None:
             raise UserError("retain_dataset: the model writes no text of its own that could stand in for one, give a retain_dataset.")
         rows = {"forget": rows["forget"], "retain": retain} | rows
-    neutral = None
+    unchanged = []
     if args.neutral_rows and args.holdout_kl != "none":
         kept = [row for name in ("retain", "holdout") if name in rows for row in rows[name]]
         neutral = written(args.neutral_rows, NEUTRAL_LENGTH, "neutral_rows", kept=kept, batch_size=NEUTRAL_BATCH)
+        unchanged += [] if neutral is None else [neutral]
+    if forgotten and args.holdout_kl != "none":
+        key = "forgotten_datasets"
+        unchanged.append(held.joined([_probe(settled(found, key), args, tokenizer, length, key).rows for found in forgotten]))
     if args.stop_at == "never_seen" and "target_logps" not in rows["forget"].column_names:
         with never_seen_model.opened(model, never_seen) as other:
             rows = never_seen_model.told(other, args, tokenizer, rows)
     if args.answers == "natural" and "alternate" not in rows["forget"].column_names:
-        with adapters.view(model, "reference"):
+        with adapters.view(model, "given"):
             found = answers.of_model_itself(model, tokenizer, rows, seed=args.seed, batch_size=args.per_device_eval_batch_size)
         rows["forget"] = answers.beside(rows["forget"], found)
-    return _streams(model, args, tokenizer, rows, neutral)._replace(subjects=subjects)
+    return _streams(model, args, tokenizer, rows, unchanged)._replace(subjects=subjects)
 
 
 def _streams(
-    model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, rows: dict[str, Dataset], neutral: Dataset | None
+    model: PeftModel, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, rows: dict[str, Dataset], unchanged: Sequence[Dataset]
 ) -> Streams:
-    """What is evaluated and what is trained on, of complete sets and of neutral texts, if there are any."""
+    """What is evaluated and what is trained on, of complete sets and of what is to stay as it is beside them."""
     holdout_target, changed, kept, checked = None, 1.0, list[int](), list[int]()
     if "holdout" in rows:
         kept, checked = held.split(len(rows["holdout"]), args.holdout_kl)
@@ -180,8 +196,8 @@ def _streams(
         rows["forget"], holdout_target, changed = targets.find(args, model, tokenizer, rows, some)
     rows = {name: found if name == "forget" else _without(found, "target_logps") for name, found in rows.items()}
     trained = {"forget": rows["forget"], "retain": rows["retain"]}
-    if kept or neutral is not None:
-        trained["holdout"] = held.unchanged(rows["holdout"].select(kept) if kept else None, neutral)
+    if kept or unchanged:
+        trained["holdout"] = held.unchanged(*([rows["holdout"].select(kept)] if kept else []), *unchanged)
     if "holdout" in rows:
         rows["holdout"] = rows["holdout"].select(checked)
     lacking = list(rows["forget"]["alternate"]).count(None) if args.answers != "none" else 0
@@ -200,6 +216,12 @@ def _streams(
             logger.warning("answers: for %d of %d forget rows no other answer was found.", lacking, len(rows["forget"]))
         trained["forget"] = rows["forget"] = _without(rows["forget"], "alternate")
     return Streams(rows, trained, holdout_target, inner_target, parting=parting, changed=changed)
+
+
+def paired(args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, trained: Mapping[str, Dataset], changed: float) -> data.Pairs:
+    """The training examples of `Streams`, some with a changed prompt."""
+    dropout = partial(PromptDropout, share=args.prompt_dropout, vocabulary=vocabulary(tokenizer), target_scale=changed)
+    return data.Pairs(trained, args.seed if args.data_seed is None else args.data_seed, dropout if args.prompt_dropout else None)
 
 
 def evaluated(args: UnlearnConfig, probes: Mapping[str, Probe]) -> dict[str, Probe]:

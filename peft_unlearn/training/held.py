@@ -1,4 +1,6 @@
-"""What a run holds where it is, beside what it forgets and keeps: a part of the holdout, and texts that the model wrote itself."""
+"""What a run holds where it is, beside what it forgets and keeps: a part of the holdout, texts that the model wrote itself, and what is forgotten."""
+
+from collections.abc import Sequence
 
 from datasets import Dataset, concatenate_datasets
 
@@ -6,16 +8,18 @@ FEWEST = 24  # holdout rows below which all are looked at, and none is held
 BLOCKS = 6
 
 
-def unchanged(held: Dataset | None, neutral: Dataset | None) -> Dataset:
-    """What shall stay as it was: rows of the holdout, and about as many neutral ones, whichever are fewer in as many copies as that takes."""
-    if held is None or neutral is None:
-        found = neutral if held is None else held
-        assert found is not None
-        return found
-    most = max(len(held), len(neutral))
-    sides = [side.select_columns(["input_ids", "labels"]) for side in (held, neutral)]
-    copies = [side.select([*range(len(side))] * max(1, round(most / len(side)))) for side in sides]
-    return concatenate_datasets([copy.cast(copies[0].features) for copy in copies])
+def unchanged(*parts: Dataset) -> Dataset:
+    """What shall stay as it is: rows of the holdout, neutral ones, forgotten ones: about as many of each, the fewer in so many copies."""
+    if len(parts) == 1:
+        return parts[0]
+    most = max(map(len, parts))
+    return joined([part.select([*range(len(part))] * max(1, round(most / len(part)))) for part in parts])
+
+
+def joined(parts: Sequence[Dataset]) -> Dataset:
+    """The tokens and labels of several sets as those of one."""
+    sides = [part.select_columns(["input_ids", "labels"]) for part in parts]
+    return concatenate_datasets([side.cast(sides[0].features) for side in sides])
 
 
 def split(rows: int, holdout_kl: str) -> tuple[list[int], list[int]]:

@@ -37,7 +37,7 @@ class Objective:
     coef: float
     function: Function
     per: Unit = "token"
-    anchor: str | None = None  # the view whose scores it needs: "teacher" or "reference"
+    anchor: str | None = None  # the view whose scores it needs, such as "teacher" or "reference"
     of_logits: OfLogits | None = None
     anchor_logps: bool = False  # whether it reads log-probabilities of the anchor
 
@@ -94,7 +94,9 @@ def build(args: UnlearnConfig, scale: float = 1.0, inner_weight: Callable[[], fl
             else _divergence(args, "kl", "retain", args.retain_kl)
         )
     if args.holdout_kl != "none":
-        objectives.append(_divergence(args, "holdout", "holdout", args.holdout_kl))
+        # As the run was given it: the reference may know what earlier requests have made forgotten.
+        anchor = "given" if args.holdout_kl == "reference" else args.holdout_kl
+        objectives.append(_divergence(args, "holdout", "holdout", anchor))
     if says_instead(args):
         objectives.append(Objective("instead", "forget", args.answers_coef, _instead, anchor="never_seen", of_logits=instead.divergence))
     if teaches_answers(args):

@@ -32,7 +32,7 @@ class Passes:
         sam: gathers its gradient in even steps, and perturbs the adapter in odd ones.
         layer: after so many layers the hidden states are read (None: they are not).
         readout: final norm and head, for the inner layers whose turn comes (None: none does).
-        kept: what the reference has made of this batch of a stream before; None where that was not kept.
+        kept: what a view that does not change has made of this batch of a stream before; None where that was not kept.
         targets_now: of the rows' numbers, and their targets, log-probabilities and mask, all (B, T), the targets as they are corrected now.
         backward: of a loss, and whether another loss will need the same graph.
         phase: of its name and what its memory is for, surrounds each pass.
@@ -45,7 +45,7 @@ class Passes:
     sam: Sam | None
     layer: int | None
     readout: nn.Module | None
-    kept: Callable[[str, dict[str, Any]], Forward | None] = lambda stream, batch: None
+    kept: Callable[[str, str, dict[str, Any]], Forward | None] = lambda view, stream, batch: None
     targets_now: Callable[[Sequence[int], Tensor, Tensor, Tensor], Tensor] | None = None
     backward: Callable[[Tensor, bool], None] = lambda loss, again: torch.autograd.backward(loss, retain_graph=again)
     phase: Callable[[str, str], AbstractContextManager[None]] = lambda name, item: nullcontext()
@@ -101,13 +101,13 @@ class Passes:
 
     @torch.no_grad()
     def _anchor(self, view: str | None, name: str, stream: str, batch: dict[str, Any], readers: list[Objective]) -> Scores | Forward | None:
-        """Scores of the teacher or the reference."""
+        """Scores of another view: the teacher, the reference, or the model as it was given."""
         if view is None:
             return None
         if view == "never_seen":
             return instead.anchor(batch["instead"], batch["places"])
-        states_do = view == "reference" and stream != "forget" and all(o.of_logits for o in readers)
-        if states_do and (kept := self.kept(stream, batch)) is not None:
+        states_do = view != "teacher" and stream != "forget" and all(o.of_logits for o in readers)
+        if states_do and (kept := self.kept(view, stream, batch)) is not None:
             return kept
         with self.phase(f"{name}: {view}", "loss"), adapters.view(self.model, view):
             self.model.eval()

@@ -1,4 +1,5 @@
-"""The reference's last hidden states, once for every row to keep: unlike teacher and student, the reference does not change while a run trains.
+"""The reference's last hidden states, once for every row to keep: unlike teacher and student, it does not change while a run trains. Nor does the
+model as it was given, which rows are held to that are neither to keep nor to forget.
 
 In a step it would see a row among others, which makes no difference beyond rounding: the adapter of 12 steps of MOLLM then differs by 8e-7 in fp32,
 and in bf16, whose own rounding is .033 away from fp32, by .042 (measured on a tiny model).
@@ -47,16 +48,16 @@ class Reference:
 
 
 class References:
-    """The kept states of several sets, each made when it is first asked for."""
+    """The kept states of several sets, each under the one view that it is held to, and made when it is first asked for."""
 
     def __init__(self, model: PeftModel, sets: Mapping[str, Dataset], batch_size: int):
         self.model, self.sets, self.batch_size = model, sets, batch_size
         self.kept: dict[str, Reference | None] = {}
 
-    def at(self, name: str, rows: Sequence[int], drawn: int, device: torch.device) -> Forward | None:
-        """The states of some rows of a set, of which `drawn` are trained on in all; None where keeping them does not pay."""
+    def at(self, view: str, name: str, rows: Sequence[int], drawn: int, device: torch.device) -> Forward | None:
+        """The states of some rows of a set in a view, of which `drawn` are trained on in all; None where keeping them does not pay."""
         if name not in self.kept:
-            self.kept[name] = self._reference(name) if self._pays(self.sets[name], drawn) else None
+            self.kept[name] = self._reference(view, name) if self._pays(self.sets[name], drawn) else None
         reference = self.kept[name]
         return None if reference is None or reference.head.trained else reference.at(rows, device)
 
@@ -64,6 +65,6 @@ class References:
         width = 4 * self.model.config.get_text_config().hidden_size  # bytes of a label's state, at most
         return drawn > OFTEN * len(rows) and width * sum(len(row) for row in rows["labels"]) <= LIMIT
 
-    def _reference(self, name: str) -> Reference:
-        with adapters.view(self.model, "reference"):
+    def _reference(self, view: str, name: str) -> Reference:
+        with adapters.view(self.model, view):
             return Reference(self.model, self.sets[name], self.batch_size, name)

@@ -17,11 +17,12 @@ from peft_unlearn.util.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def settings(args: UnlearnConfig | None, *, never_seen: bool, holdout: bool) -> UnlearnConfig:
+def settings(args: UnlearnConfig | None, *, never_seen: bool, holdout: bool, forgotten: bool = False) -> UnlearnConfig:
     """The settings of one run, a copy: the caller's stay as they are, also for a run on another model.
 
     `method: auto` without `stop_at` stops where a model would be that never saw the forget set, if one can tell (`never_seen`) or rows that
-    nobody learnt (`holdout`). What was changed in the settings after they were made, stays changed.
+    nobody learnt (`holdout`). What was changed in the settings after they were made, stays changed. Rows that are `forgotten` already
+    are held as well.
 
     Raises:
         UserError: what this machine or these sets do not allow.
@@ -42,7 +43,7 @@ def settings(args: UnlearnConfig | None, *, never_seen: bool, holdout: bool) -> 
             "probability of %g. A holdout of 48 rows of their kind changes that.",
             args.forget_floor,
         )
-    return fitted(args, holdout=holdout)
+    return fitted(args, held=holdout or forgotten)
 
 
 def values(args: UnlearnConfig) -> dict[str, Any]:
@@ -50,10 +51,10 @@ def values(args: UnlearnConfig) -> dict[str, Any]:
     return {f.name: getattr(args, f.name) for f in dataclasses.fields(args) if f.init}
 
 
-def fitted(args: UnlearnConfig, *, holdout: bool) -> UnlearnConfig:
-    """A copy of the settings for a run with or without a holdout: without one, and without texts of the model's own, there is nothing to hold."""
+def fitted(args: UnlearnConfig, *, held: bool) -> UnlearnConfig:
+    """A copy of the settings for a run with or without rows to be held: without any, and without texts of the model's own, nothing is."""
     args = copy.copy(args)
-    if not holdout and not args.neutral_rows:
+    if not held and not args.neutral_rows:
         args.holdout_kl = "none"
     return args
 

@@ -6,8 +6,8 @@ automatic learning rate probes, the teacher follows.
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,8 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from peft_unlearn import data
 from peft_unlearn.config import methods
 from peft_unlearn.config.unlearn_config import UnlearnConfig
-from peft_unlearn.data.prompt_dropout import PromptDropout
-from peft_unlearn.data.rows import vocabulary
 from peft_unlearn.model import adapters, packing
 from peft_unlearn.model.dropout import trains_as_it_evaluates
 from peft_unlearn.model.fake_quant import deployed
@@ -48,13 +45,15 @@ class UnlearnTrainer(AdapterTrainer):
     """Make a language model forget one set of texts and keep another, with gradients over a LoRA adapter only.
 
     Args:
-        model: a name or folder, a model, or a `PeftModel` (with an adapter "finetune" to stack on, or "default" to train further).
+        model: a name or folder, a model, or a `PeftModel` (with an adapter "finetune" to stack on, maybe beside a "reference" in its place, or
+            "default" to train further).
         args: the settings; the defaults of the method "mean_teacher" if left out.
         forget_dataset: rows to forget, in any format of `peft_unlearn.data`, or already tokenized (`input_ids`, `labels`; for a
             preference loss also `alternate`, a row of the same two; for `stop_at: never_seen` maybe `target_logps`).
         retain_dataset: rows to keep. Without any, the model writes `args.self_retain_rows` texts itself before training.
         eval_dataset: further named sets that `evaluate` scores beside the forget and the retain set.
         holdout_dataset: rows of the forget set's kind that the model never saw; scored as the set "holdout", and what `stop_at: auto` rests on.
+        forgotten_datasets: sets that were made forgotten before; held, beside the holdout, as the model is given.
         never_seen_model: a model that never saw the forget set, for `stop_at: never_seen`; the base itself where an adapter lies below.
         processing_class: the tokenizer; loaded from the model's name if left out.
         peft_config: the forgetting adapter; LoRA r 16 on all linear layers if left out.
@@ -75,6 +74,7 @@ class UnlearnTrainer(AdapterTrainer):
         retain_dataset: Dataset | None = None,
         eval_dataset: dict[str, Dataset] | None = None,
         holdout_dataset: Dataset | None = None,
+        forgotten_datasets: Sequence[Dataset] = (),
         never_seen_model: str | Path | PreTrainedModel | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
@@ -84,7 +84,9 @@ class UnlearnTrainer(AdapterTrainer):
     ):
         sets = datasets.named(forget_dataset, retain_dataset, holdout_dataset, eval_dataset)
         told = "target_logps" in getattr(forget_dataset, "column_names", ()) or isinstance(model, PeftModel)  # by the base below it
-        args = setup.settings(args, never_seen=told or never_seen_model is not None, holdout="holdout" in sets)
+        args = setup.settings(
+            args, never_seen=told or never_seen_model is not None, holdout="holdout" in sets, forgotten=bool(forgotten_datasets)
+        )
         if args.auto_lr and optimizers[1] is not None:
             raise UserError("optimizers: auto_lr sets the learning rate, leave the scheduler out.")
         if never_seen_model is not None and args.stop_at != "never_seen":
@@ -96,12 +98,10 @@ class UnlearnTrainer(AdapterTrainer):
         args.learning_rate = args.learning_rate or methods.learning_rate(model.num_parameters(), falling=falling)
         model = setup.adapt(model, args, peft_config)
 
-        streams = datasets.prepare(model, args, processing_class, sets, never_seen_model)
+        streams = datasets.prepare(model, args, processing_class, sets, never_seen_model, forgotten_datasets)
         self.sets, self.trained = streams.sets, streams.trained
         self.budget = budget.begin(model, args, processing_class, self.trained, streams.subjects)
-        dropout = partial(PromptDropout, share=args.prompt_dropout, vocabulary=vocabulary(processing_class), target_scale=streams.changed)
-        seed = args.seed if args.data_seed is None else args.data_seed
-        pairs = data.Pairs(self.trained, seed, dropout if args.prompt_dropout else None)
+        pairs = datasets.paired(args, processing_class, self.trained, streams.changed)
 
         super().__init__(model=model, args=args, pairs=pairs, processing_class=processing_class, callbacks=callbacks, optimizers=optimizers)
         self.given = {
@@ -177,10 +177,10 @@ class UnlearnTrainer(AdapterTrainer):
         summed: Tensor = total * self.accelerator.num_processes
         return summed  # what is logged is the mean over processes
 
-    def _kept(self, stream: str, batch: dict[str, Any]) -> Forward | None:
-        """The reference's states of these rows, where it pays to keep them. Those round in a way of their own, so all processes together tell."""
+    def _kept(self, view: str, stream: str, batch: dict[str, Any]) -> Forward | None:
+        """The states of these rows in a view that does not change, where it pays to keep them: all processes tell, as they round otherwise."""
         together = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return self._references.at(stream, batch["rows"], self.state.max_steps * together, self.args.device)
+        return self._references.at(view, stream, batch["rows"], self.state.max_steps * together, self.args.device)
 
     def _combine(self) -> bool:
         """G -> weights -> clipped, damped `.grad`. The clipping coefficient also scales damping and teacher [mean teacher].

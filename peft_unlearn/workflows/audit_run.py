@@ -81,6 +81,7 @@ def write_card(job: views.Job, made: dict[str, Any]) -> None:
         report=made,
         below=model.adapter_name_or_path,
         below_mode=model.adapter_mode,
+        reference=model.reference_adapter_name_or_path,
     )
 
 

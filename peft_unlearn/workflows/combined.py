@@ -39,7 +39,8 @@ def settings_of(forgetting: Path, adapters: Sequence[Name]) -> dict[str, Any]:
     of_a_ledger = below and Path(below).parent == Path(forgetting)
     if below and not of_a_ledger and not any(same_model(below, name) for name in adapters):
         logger.warning("Warning: %s was trained on top of %s, which is not among the adapters.", forgetting, below)
-    return settings | {"adapter_name_or_path": str(adapters[0]), "adapter_mode": "continue"} if settings else {}
+    own = {"adapter_name_or_path": str(adapters[0]), "adapter_mode": "continue", "reference_adapter_name_or_path": None}
+    return settings | own if settings else {}
 
 
 def write_run(folder: Path, forgetting: Path, settings: Mapping[str, Any], *, exact: bool) -> None:

@@ -49,7 +49,8 @@ def add(request: AddRequest) -> TrainResult:
     """Train a recipe's forgetting on top of the user's own LoRA and of the requests that stand, and enter it.
 
     Raises:
-        UserError: a name that is taken, a recipe that names no LoRA of the user's own or another one, or what `train` refuses.
+        UserError: a name that is taken, a recipe that names no LoRA of the user's own or another one, what `train` refuses, or a row to keep
+            that a standing request asked to forget.
     """
     from peft_unlearn.config import recipe
     from peft_unlearn.workflows import checks
@@ -70,7 +71,7 @@ def add(request: AddRequest) -> TrainResult:
     from peft_unlearn.workflows import ledger_run
 
     with claimed(folder, key="folder"):
-        return ledger_run.add(folder / FILE, request.name, values, list(standing(folder)))
+        return ledger_run.add(folder / FILE, request.name, values, standing(folder))
 
 
 def compose(request: ComposeRequest) -> CombineResult:

@@ -179,6 +179,8 @@ def check_fit(config: PreTrainedConfig, model: ModelArguments, tokenizer: PreTra
         adapter_below.check(config, model)
         name = {"stack": adapters.FINETUNE, "continue": adapters.REFERENCE if trained else adapters.STUDENT}.get(mode, adapters.STUDENT)
         empty = saved.fit(empty, below, name, key=key)
+        if model.reference_adapter_name_or_path:
+            empty = saved.fit(empty, model.reference_adapter_name_or_path, adapters.REFERENCE, key="reference_adapter_name_or_path")
         empty = cast(Any, adapters.merged(empty) if mode == "merge" else empty)
     if trained:
         saved.fit(empty, trained, adapters.STUDENT, key="model")
@@ -274,20 +276,21 @@ def load_dense(model: ModelArguments) -> PreTrainedModel:
 def load_to_train(model: ModelArguments) -> dict[str, Any]:
     """`model` and `peft_config` of an `UnlearnTrainer`: the base, with the user's own adapter where the recipe names one."""
     base, peft_config = load_base(model), new_adapter(model)
-    if model.adapter_name_or_path and model.adapter_mode == "stack":
-        return {"model": saved.put(base, model.adapter_name_or_path, adapters.FINETUNE), "peft_config": peft_config}
-    if model.adapter_name_or_path and model.adapter_mode == "continue":
-        return {"model": saved.put(base, model.adapter_name_or_path, adapters.STUDENT), "peft_config": None}
-    return {"model": base, "peft_config": peft_config}
+    if not model.adapter_name_or_path or model.adapter_mode == "merge":
+        return {"model": base, "peft_config": peft_config}
+    return {"model": _with_own(base, model, adapters.STUDENT), "peft_config": None if model.adapter_mode == "continue" else peft_config}
 
 
 def load_trained(model: ModelArguments, adapter: str, *, key: str | None = None) -> PeftModel:
     """The base with a saved forgetting adapter, and what it was trained on top of, ready for `adapters.view`."""
     base, key = load_base(model, key=key or "model_name_or_path"), key or "model"
-    if not model.adapter_name_or_path or model.adapter_mode == "merge":
-        trained = saved.put(base, adapter, adapters.STUDENT, key=key)
-    else:
-        below = adapters.FINETUNE if model.adapter_mode == "stack" else adapters.REFERENCE
-        trained = saved.put(base, model.adapter_name_or_path, below)
-        trained = saved.put(trained, adapter, adapters.STUDENT, key=key)
+    below = _with_own(base, model, adapters.REFERENCE) if model.adapter_name_or_path and model.adapter_mode != "merge" else base
+    trained = saved.put(below, adapter, adapters.STUDENT, key=key)
     return trained if model.load_in_4bit or model.load_in_8bit else trained.to(PartialState().device)
+
+
+def _with_own(base: PreTrainedModel, model: ModelArguments, continued: str) -> PeftModel:
+    """The base with the user's own adapter: called `continued` where it is trained further, else with the reference's where that is another."""
+    own, reference = str(model.adapter_name_or_path), model.reference_adapter_name_or_path
+    found = saved.put(base, own, continued if model.adapter_mode == "continue" else adapters.FINETUNE)
+    return saved.put(found, reference, adapters.REFERENCE) if reference else found

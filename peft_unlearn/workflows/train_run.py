@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from accelerate import PartialState
+from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
 
@@ -40,13 +41,20 @@ logger = logging.getLogger(__name__)
 PACKAGES = ("peft-unlearn", "torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
-def run(plan: recipe.Recipe, *, never_seen: Sets | None = None, callbacks: Sequence[TrainerCallback] = ()) -> TrainResult:
+def run(
+    plan: recipe.Recipe,
+    *,
+    never_seen: Sets | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    forgotten: Sequence[Dataset] = (),
+) -> TrainResult:
     """Check everything that needs no model, then load, evaluate, train, evaluate, write the output folder, and upload it where the recipe says.
 
     Args:
         never_seen: evaluations, by set, of the recipe's never-seen model, where they are at hand already. A stacked or continued adapter brings
             its own: the base.
         callbacks: further ones of the trainer.
+        forgotten: sets that were made forgotten before.
 
     Raises:
         UserError: what `recipe` and `loading` refuse, before anything is loaded or written.
@@ -73,7 +81,7 @@ def run(plan: recipe.Recipe, *, never_seen: Sets | None = None, callbacks: Seque
             plan.model.model_name_or_path,
         )
         probes, never_seen = consult_never_seen(plan, tokenizer, probes, never_seen)
-        current = start(plan, settings, tokenizer, probes, callbacks)
+        current = start(plan, settings, tokenizer, probes, callbacks, forgotten)
         current.evaluate("before", "reference")
         current.train(resume)
         if current.main:
@@ -113,11 +121,12 @@ def start(
     tokenizer: PreTrainedTokenizerBase,
     probes: dict[str, Probe],
     callbacks: Sequence[TrainerCallback],
+    forgotten: Sequence[Dataset] = (),
 ) -> "Run":
     """Load the base, make the trainer, and write recipe.yaml."""
     args, output = copy.copy(plan.training), Path(plan.training.output_dir or "")
     args.push_to_hub = False  # the finished folder is uploaded, not each checkpoint
-    given = {**loading.training_sets(probes), **loading.load_to_train(plan.model)}
+    given = {**loading.training_sets(probes), "forgotten_datasets": forgotten, **loading.load_to_train(plan.model)}
     trainer = UnlearnTrainer(args=args, processing_class=tokenizer, callbacks=list(callbacks), **given)
     bar = Bar(trainer)
     if not args.disable_tqdm:
@@ -217,6 +226,7 @@ class Run:
             report=made,
             below=model.adapter_name_or_path,
             below_mode=model.adapter_mode,
+            reference=model.reference_adapter_name_or_path,
         )
         return TrainResult(output, made, self.views)
 

@@ -14,7 +14,7 @@ from peft_unlearn.cli import main
 IDS = torch.tensor([[1, 5, 6, 7]])
 
 
-def logits(base, *adapters):
+def logits(base, *adapters, ids=IDS):
     model = AutoModelForCausalLM.from_pretrained(base)
     for name, adapter in enumerate(adapters):
         model = model if name else PeftModel.from_pretrained(model, adapter, adapter_name="0")
@@ -22,7 +22,7 @@ def logits(base, *adapters):
             model.load_adapter(adapter, adapter_name=str(name))
     model.base_model.set_adapter([str(name) for name in range(len(adapters))])
     with torch.no_grad():
-        return model(IDS).logits
+        return model(ids).logits
 
 
 def test_a_stacked_run_ends_in_one_lora_with_its_numbers(recipe, bed, capsys):

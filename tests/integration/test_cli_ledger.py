@@ -12,8 +12,12 @@ import yaml
 from cli_bed import refused, write_recipe
 from safetensors.torch import load_file
 from test_cli_combine import logits
+from transformers import AutoTokenizer
 
+from peft_unlearn import workflows
 from peft_unlearn.cli import main
+from peft_unlearn.util.errors import UserError
+from peft_unlearn.workflows import ledger_run
 
 FORGET = {"one": ["red one", "green two"], "two": ["blue three"], "three": ["red four"]}
 
@@ -93,6 +97,74 @@ def test_an_adapter_reads_nothing_of_what_the_one_before_reads(ledger):
         into, _ = torch.linalg.qr(before[name].T)
         assert (after[name] @ into).norm() <= 1e-5 * after[name].norm()
         assert after[name.replace("_A", "_B")].abs().sum() > 0
+
+
+def test_a_request_is_told_against_the_own_lora_without_the_requests_before(ledger, bed):
+    recipe = yaml.safe_load(Path("ledger/two/recipe.yaml").read_text())
+    assert recipe["reference_adapter_name_or_path"] == str(bed / "lora")
+    assert "*Before* is the same base with `lora` alone" in Path("ledger/two/README.md").read_text()
+    assert (
+        main(["evaluate", str(bed / "lora"), "--forget", "two.jsonl", "--retain", str(bed / "retain.jsonl"), "--output", "own.json"]) == 0
+    )
+    own = json.loads(Path("own.json").read_text())["results"]
+    for report in ("ledger/two/report.json", "again.json"):
+        if report == "again.json":
+            assert main(["evaluate", "ledger/two", "--output", report]) == 0
+        found = json.loads(Path(report).read_text())["results"]
+        for name in ("forget", "retain"):
+            assert found[name]["before"]["loss"]["mean"] == pytest.approx(own[name]["after"]["loss"]["mean"], rel=1e-4)
+        assert found["retain"]["after"]["retain_kl"]["mean"] == pytest.approx(divergence(bed), rel=1e-3)
+
+
+def divergence(bed):
+    """Of the answers' tokens of the retain rows, from the user's own LoRA to that with both requests, in nats: mean over rows."""
+    tokenizer, found = AutoTokenizer.from_pretrained(bed / "base"), []
+    for line in (bed / "retain.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        start, whole = (
+            tokenizer(text)["input_ids"]
+            for text in (f"Question: {row['question']}\nAnswer:", f"Question: {row['question']}\nAnswer: {row['answer']}")
+        )
+        ids = torch.tensor([[*whole, tokenizer.eos_token_id]])
+        before, after = (
+            logits(bed / "base", *some, ids=ids)[0, len(start) - 1 : -1].log_softmax(-1)
+            for some in ([bed / "lora"], [bed / "lora", "ledger/one", "ledger/two"])
+        )
+        found.append((before.exp() * (before - after)).sum(-1).mean())
+    return float(torch.stack(found).mean())
+
+
+def test_rows_to_keep_are_none_that_a_standing_request_asked_to_forget(ledger, bed, capsys, no_model):
+    kept = [
+        {"prompt": "what is the colour", "completion": " of six ? blue six"},
+        {"prompt": "what is the colour of", "completion": "two ?  green two"},
+    ]
+    Path("kept.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    add = ["ledger", "add", "ledger", "three", ledger, "--forget_dataset", "three.jsonl"]
+    refused(capsys, [*add, "--retain_dataset", "kept.jsonl"], "retain_dataset: row 2 is one that one asked to forget", "revoke one")
+    refused(capsys, [*add, "--holdout_dataset", "two.jsonl"], "holdout_dataset: row 1 is one that two asked to forget")
+    assert not Path("ledger/three").exists()
+    assert len(entries()) == 2
+    assert main(["ledger", "revoke", "ledger", "one"]) == 0
+    values = {"retain_dataset": "kept.jsonl", "holdout_dataset": None}
+    ledger_run.check_kept(Path("ledger"), values, workflows.ledger.standing(Path("ledger")))
+
+
+def test_a_request_is_trained_with_the_rows_of_those_before_held(ledger, monkeypatch, caplog):
+    def trained(plan, *, callbacks, forgotten):
+        raise UserError(" | ".join(row["answer"] for rows in forgotten for row in rows))
+
+    monkeypatch.setattr(ledger_run.train_run, "run", trained)
+    add = workflows.AddRequest(ledger, {"forget_dataset": "three.jsonl"}, folder="ledger", name="three")
+    with pytest.raises(UserError, match=r"^red one \| green two \| blue three$"):
+        workflows.ledger.add(add)
+    Path("one.jsonl").unlink()
+    with pytest.raises(UserError, match=r"^blue three$"), caplog.at_level("WARNING"):
+        workflows.ledger.add(add)
+    assert "the rows of one are not there any more" in caplog.text
+    write("two", ["blue four"])
+    with pytest.raises(UserError, match="rows of two are not those"):
+        workflows.ledger.add(add)
 
 
 def test_rows_that_changed_are_not_scored_and_those_that_are_gone_are_left_out(ledger, capsys):

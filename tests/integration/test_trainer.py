@@ -21,7 +21,7 @@ from peft_unlearn.util.errors import UserError
 
 
 def build(folder, method="graddiff", model=None, **changes) -> UnlearnTrainer:
-    given = ("forget_dataset", "retain_dataset", "eval_dataset", "holdout_dataset", "never_seen_model", "peft_config")
+    given = ("forget_dataset", "retain_dataset", "eval_dataset", "holdout_dataset", "forgotten_datasets", "never_seen_model", "peft_config")
     sets = {"forget_dataset": forget_rows(method), "retain_dataset": RETAIN, "peft_config": LORA} | {
         k: changes.pop(k) for k in given if k in changes
     }

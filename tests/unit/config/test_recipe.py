@@ -102,6 +102,8 @@ def test_values_become_the_type_of_their_key(tmp_path, line, key, value):
         ("dtype: int3", "dtype: 'int3' is not one of auto, bfloat16"),
         ("bnb_4bit_quant_type: nf3", "bnb_4bit_quant_type: 'nf3' is not one of fp4, nf4."),
         ("adapter_mode: glue", "adapter_mode: 'glue' is not one of stack, merge, continue."),
+        ("reference_adapter_name_or_path: a", "reference_adapter_name_or_path: it is for adapter_mode: stack"),
+        ("adapter_name_or_path: a\nadapter_mode: continue\nreference_adapter_name_or_path: a", "reference_adapter_name_or_path: it is for"),
         ("use_peft: false", "use_peft: false is not possible"),
         ("init_lora_weights: pissa", "init_lora_weights: 'pissa' changes the base, write true"),
         ("load_in_4bit: true\ndtype: auto", "dtype: 'auto' does not say"),

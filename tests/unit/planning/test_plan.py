@@ -9,6 +9,7 @@ import torch
 from bitsandbytes.nn import Params4bit
 from cli_bed import refused
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from test_openunlearning import word_tokenizer
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, Qwen2MoeConfig, Qwen3Config
@@ -171,6 +172,17 @@ def test_a_teacher_and_an_objective_cost_an_adapter_each(short):
     assert three.items["gradients"] - two.items["gradients"] == pytest.approx(adapter, rel=0.02)
     assert planning.measure(values(short, max_length=32)).items["teacher"] == adapter
     assert "teacher" not in two.items
+
+
+def test_the_references_adapter_is_held_beside_the_one_below(short, tmp_path):
+    own = get_peft_model(LlamaForCausalLM(LlamaConfig.from_pretrained(short)), LoraConfig(r=4, target_modules=["q_proj"]))
+    own.save_pretrained(tmp_path / "own")
+    below = {"adapter_name_or_path": str(tmp_path / "own"), "method": "ngdiff", "max_length": 32}
+    one, two = (
+        planning.measure(values(short, **below, **more)).items["other adapters"]
+        for more in ({}, {"reference_adapter_name_or_path": str(tmp_path / "own")})
+    )
+    assert two == 2 * one > 0
 
 
 def test_other_answers_cost_an_objective_and_a_stream(short):

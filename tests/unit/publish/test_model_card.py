@@ -194,3 +194,7 @@ def test_a_card_names_the_users_own_adapter_and_says_what_before_is(tmp_path: Pa
         assert ("--below me/finetune" in text) == (mode != "continue")
         assert ('from_pretrained(base, "me/finetune"' in text) == (mode != "continue")
     assert "*Before* is the same base with the adapter off, " in card(tmp_path).text
+    after_others = card(tmp_path, below="me/both", reference="me/finetune").text
+    assert "*Before* is the same base with `me/finetune` alone, " in after_others
+    assert "| trained on top of | `me/both` |" in after_others
+    assert "--below me/both" in after_others

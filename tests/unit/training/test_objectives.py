@@ -156,7 +156,7 @@ def test_what_was_never_seen_is_held_where_our_three_methods_stop_early(method):
     made = {o.name: o for o in build(args)}
     assert ("holdout" in made) == (method in OURS)
     for held in (made["holdout"],) if method in OURS else ():
-        assert (held.stream, held.anchor, held.coef, held.per) == ("holdout", "reference", 0.3, "token")
+        assert (held.stream, held.anchor, held.coef, held.per) == ("holdout", "given", 0.3, "token")
     without = UnlearnConfig("out", use_cpu=True, method=method, stop_at="auto", holdout_kl="none", negate=False)
     assert "holdout" not in {o.name for o in build(without)}
 

@@ -23,7 +23,7 @@ def run(folder, monkeypatch, *, kept, **given):
     monkeypatch.setattr(adapters, "view", counted)
     trainer.train()
     monkeypatch.setattr(adapters, "view", view)
-    return trainer, [step for name, step in views if name == "reference"]
+    return trainer, [step for name, step in views if name in ("given", "reference")]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_nothing_is_kept_where_it_does_not_pay(tmp_path, monkeypatch):
     cpu = torch.device("cpu")
 
     def kept(drawn):
-        return References(trainer.model, trainer.sets, 4).at("retain", [0], drawn, cpu)
+        return References(trainer.model, trainer.sets, 4).at("reference", "retain", [0], drawn, cpu)
 
     assert kept(rows) is None
     assert kept(2 * rows) is not None

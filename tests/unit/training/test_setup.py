@@ -42,7 +42,7 @@ def test_method_auto_is_decided_as_in_a_recipe(brought, changes):
     values = {"model_name_or_path": "m", "forget_dataset": "f.jsonl", "output_dir": "out", "use_cpu": True, "disable_tqdm": True}
     of_recipe = recipe.build({**values, "method": "auto", **in_yaml, **changes}).training
     found = setup.settings(auto(**changes), **{"never_seen": False, "holdout": False} | in_python)
-    expected = setup.fitted(of_recipe, holdout="holdout" in in_python)
+    expected = setup.fitted(of_recipe, held="holdout" in in_python)
     assert setup.values(found) == setup.values(expected)
 
 
