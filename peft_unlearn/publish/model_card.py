@@ -141,16 +141,7 @@ def write_card(
     beside = finetune if below_mode != "continue" else None  # what is loaded with it
     results, said = (report["results"], summarize(report)) if report else ({}, None)
     kind = report["never_seen"]["kind"] if report else None
-    data = ModelCardData(
-        base_model=None if is_local(base) else repository(base),  # the Hub would take a local name for one of its own
-        base_model_relation="adapter",
-        library_name="peft",
-        pipeline_tag="text-generation",
-        tags=["unlearning", "lora", "peft-unlearn", method],
-        model_name=name,
-        eval_results=eval_results(results) or None,
-        unlearning=facts(report) if report else None,
-    )
+    data = _metadata(name, base, method, results, report)
     body = BODY.format(
         name=plain(name),
         base=_loaded(shown, revision),
@@ -171,6 +162,20 @@ def write_card(
     )
     disk.write_text(folder / "README.md", str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")))
     return folder / "README.md"
+
+
+def _metadata(name: str, base: str, method: str, results: Mapping[str, Any], report: Mapping[str, Any] | None) -> ModelCardData:
+    """What the Hub reads of a card."""
+    return ModelCardData(
+        base_model=None if is_local(base) else repository(base),  # the Hub would take a local name for one of its own
+        base_model_relation="adapter",
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["unlearning", "lora", "peft-unlearn", method],
+        model_name=name,
+        eval_results=eval_results(results) or None,
+        unlearning=facts(report) if report else None,
+    )
 
 
 def _parts(method: str, settings: Mapping[str, Any]) -> list[str]:
