@@ -29,8 +29,8 @@ SETS = {"forget": ("forget", 3), "retain": ("retain", 9), "holdout": ("never_use
 FACTS = 5  # of a person's six rows: those without the life in a few words
 EPOCHS, SHOWN = 15, 8
 EVALUATED = 16  # rows of each set: what is said of more of them takes as long as it takes to train
-# Minutes of each step on two idle cores, by which it is told how long the rest may take; the last three are reckoned from a run on more rows.
-MINUTES = {"fetch": 0.5, "teach": 4.5, "forget": 12.0, "audit": 4.0, "export": 2.0}
+# Minutes of each step on two cores, by which it is told how long the rest may take (docs/studies/real-models.md); the audit is reckoned.
+MINUTES = {"fetch": 0.5, "teach": 5.5, "forget": 12.0, "audit": 3.0, "export": 2.5}
 
 
 def cache() -> Path:
