@@ -31,8 +31,8 @@ from peft_unlearn.training import datasets
 from peft_unlearn.training.trainer import UnlearnTrainer
 from peft_unlearn.util import launched
 from peft_unlearn.util.errors import UserError
-from peft_unlearn.util.folders import check_room, claimed, locate
-from peft_unlearn.workflows import checks, kept, loading, parts, resuming
+from peft_unlearn.util.folders import check_room, claimed
+from peft_unlearn.workflows import kept, loading, parts, resuming
 from peft_unlearn.workflows.progress import Bar
 from peft_unlearn.workflows.results import PushResult, TrainResult, Unfinished
 
@@ -231,11 +231,9 @@ class Run:
         return TrainResult(output, made, self.views)
 
     def _keep(self, output: Path) -> None:
-        """Leave the evaluations to an audit."""
-        model = self.plan.model
-        other = model.never_seen_model_name_or_path
-        place = None if other is None else locate(other, checks.FILES, key="never_seen_model_name_or_path")
-        done = kept.Progress(output / kept.FILE, kept.key(model, output, place, self.sets.probes))
+        """Leave the evaluations to an audit. One beside a never-seen model of the Hub, whose files it looks for there, evaluates anew."""
+        other = self.plan.model.never_seen_model_name_or_path
+        done = kept.Progress(output / kept.FILE, kept.key(self.plan.model, output, Path(other) if other else None, self.sets.probes))
         for view, found in self.views.items():
             done.keep(view, found)
         done.write()
