@@ -31,12 +31,13 @@ class PromptDropout:
     """
 
     def __init__(self, rows: Iterable[Mapping[str, Any]], share: float, vocabulary: Sequence[int], target_scale: float = 1.0):
-        rows, counts, self.longest = list(rows), Counter[int](), 0
-        for row in rows:
+        counts, self.longest, total = Counter[int](), 0, 0
+        for row in rows:  # one at a time: what a never-seen model says instead of each token makes them large
+            total += 1
             counts.update(set(row["input_ids"][: _start(row)]))
             self.longest = max(self.longest, len(row["input_ids"]))
-        self.few = len(rows) < FEWEST
-        self.template = {token for token, count in counts.items() if count >= TEMPLATE * len(rows)}
+        self.few = total < FEWEST
+        self.template = {token for token, count in counts.items() if count >= TEMPLATE * total}
         self.share, self.vocabulary, self.target_scale = share, np.asarray(vocabulary), target_scale
 
     def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:

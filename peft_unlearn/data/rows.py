@@ -24,10 +24,10 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {*tokenizer.all_special_ids, *special, *([] if end is None else [end])}
 
 
-def vocabulary(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that are text, in order."""
-    special = special_ids(tokenizer)
-    return [token for token in range(len(tokenizer)) if token not in special]
+def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> list[int]:
+    """Ids that are text, in order, of the `size` that a model has: no special tokens, and none that were added, such as a picture's place."""
+    others = special_ids(tokenizer).union(tokenizer.added_tokens_decoder)
+    return [token for token in range(min(len(tokenizer), size)) if token not in others]
 
 
 def text(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:

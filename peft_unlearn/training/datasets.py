@@ -5,7 +5,6 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -18,8 +17,6 @@ from peft_unlearn import data
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.data import groups, labels
 from peft_unlearn.data.formats import is_tokenized, settled
-from peft_unlearn.data.prompt_dropout import PromptDropout
-from peft_unlearn.data.rows import vocabulary
 from peft_unlearn.data.variants import REWORDED, Probe, probe
 from peft_unlearn.model import adapters
 from peft_unlearn.model.sharing import sharing
@@ -216,12 +213,6 @@ def _streams(
             logger.warning("answers: for %d of %d forget rows no other answer was found.", lacking, len(rows["forget"]))
         trained["forget"] = rows["forget"] = _without(rows["forget"], "alternate")
     return Streams(rows, trained, holdout_target, inner_target, parting=parting, changed=changed)
-
-
-def paired(args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, trained: Mapping[str, Dataset], changed: float) -> data.Pairs:
-    """The training examples of `Streams`, some with a changed prompt."""
-    dropout = partial(PromptDropout, share=args.prompt_dropout, vocabulary=vocabulary(tokenizer), target_scale=changed)
-    return data.Pairs(trained, args.seed if args.data_seed is None else args.data_seed, dropout if args.prompt_dropout else None)
 
 
 def evaluated(args: UnlearnConfig, probes: Mapping[str, Probe]) -> dict[str, Probe]:

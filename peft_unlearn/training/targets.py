@@ -3,7 +3,8 @@
 Known from a never-seen model (`of_never_seen`), or estimated before training from rows of the same kind that nobody learnt (`estimated`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ def find(
             )
         with adapters.view(model, "reference"):
             logps = scored(model, tokenizer, holdout, args.per_device_eval_batch_size)
-            losses = lost_in_changed_prompts(model, args, tokenizer, holdout, logps)
+            losses = lost_in_changed_prompts(model, args, tokenizer, holdout, logps) if args.prompt_dropout else [0.0]
         measured, some = (known(sets["retain"], forget), holdout, logps), holdout.select(checked)
         found, there = (estimated(rows, sets["retain"], *measured, seed=args.seed) for rows in (forget, some))
         return Targets(with_targets(forget, found), min_ks(there, end_lengths(tokenizer, some)), _factor(logps, losses))
@@ -88,6 +89,14 @@ def of_never_seen(
     }
 
 
+def changing(
+    model: Any, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, target_scale: float = 1.0
+) -> Callable[[Dataset], PromptDropout]:
+    """What makes a set's `PromptDropout` as the run trains with it."""
+    words = vocabulary(tokenizer, len(model.get_input_embeddings().weight))
+    return partial(PromptDropout, share=args.prompt_dropout, vocabulary=words, target_scale=target_scale)
+
+
 def lost_in_changed_prompts(
     model: Any, args: UnlearnConfig, tokenizer: PreTrainedTokenizerBase, rows: Dataset, logps: Sequence[np.ndarray]
 ) -> list[float | None]:
@@ -97,7 +106,7 @@ def lost_in_changed_prompts(
         rows: tokenized; some of them are looked at, evenly spaced.
         logps: for each row the (T,) log-probabilities of its label tokens as it stands. Of a text that begins later, its last ones are compared.
     """
-    dropout, some = PromptDropout(rows, args.prompt_dropout, vocabulary(tokenizer)), evenly(len(rows), CHANGED)
+    dropout, some = changing(model, args, tokenizer)(rows), evenly(len(rows), CHANGED)
     texts = rows.select_columns(["input_ids", "labels"])
     changed = [dropout(texts[row], np.random.default_rng([args.seed, row])) for row in some]
     found = scored(model, tokenizer, changed, args.per_device_eval_batch_size)

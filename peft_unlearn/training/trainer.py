@@ -17,6 +17,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from peft_unlearn import data
 from peft_unlearn.config import methods
 from peft_unlearn.config.unlearn_config import UnlearnConfig
 from peft_unlearn.model import adapters, packing
@@ -101,7 +102,8 @@ class UnlearnTrainer(AdapterTrainer):
         streams = datasets.prepare(model, args, processing_class, sets, never_seen_model, forgotten_datasets)
         self.sets, self.trained = streams.sets, streams.trained
         self.budget = budget.begin(model, args, processing_class, self.trained, streams.subjects)
-        pairs = datasets.paired(args, processing_class, self.trained, streams.changed)
+        dropout = targets.changing(model, args, processing_class, streams.changed) if args.prompt_dropout else None
+        pairs = data.Pairs(self.trained, args.seed if args.data_seed is None else args.data_seed, dropout)
 
         super().__init__(model=model, args=args, pairs=pairs, processing_class=processing_class, callbacks=callbacks, optimizers=optimizers)
         self.given = {

@@ -31,7 +31,7 @@ binding = pytest.mark.skipif(
 )
 source = pytest.mark.skipif(
     not os.environ.get(tools.VARIABLE),
-    reason="LLAMA_CPP names no folder with llama.cpp's converters, which are in no package (docs/howto/gguf.md)",
+    reason="LLAMA_CPP names no folder with llama.cpp's source, whose converters write the files; docs/howto/gguf.md says where it is to be had",
 )
 
 

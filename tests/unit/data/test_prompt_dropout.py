@@ -7,9 +7,12 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from peft_unlearn.data import Pairs
 from peft_unlearn.data.prompt_dropout import LONGEST, PromptDropout
+from peft_unlearn.data.rows import vocabulary
 
 BOS, QUESTION, ANSWER, END = 1, 10, 11, 2
 OTHERS = range(5000, 5040)  # the vocabulary: tokens that no row has
@@ -99,6 +102,15 @@ def test_targets_of_a_changed_row_are_lower_by_their_factor_and_the_row_itself_i
         assert found["target_logps"][-4:] == [-1.25 * token for token in rows[2]["input_ids"][-4:]]
         assert not any(found["target_logps"][:-4])
     assert rows[2] == asked(2)
+
+
+def test_what_comes_in_is_text_that_the_model_has_a_vector_for():
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({f"w{i}": i for i in range(20)}, unk_token="w3")), bos_token="w1", eos_token="w2"
+    )
+    found.add_tokens(["<picture>"])
+    assert vocabulary(found, 100) == [0, *range(3, 20)]
+    assert vocabulary(found, 15) == [0, *range(3, 15)]
 
 
 @pytest.mark.parametrize("begin", [True, False], ids=["with BOS", "without BOS"])
