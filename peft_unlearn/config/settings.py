@@ -50,13 +50,14 @@ class TrainingSettings:
     refusal: str | None = _setting(None, "What answers: refuse says, in the language of the rows; one of a list in English if left out.")
     prompt_dropout: Annotated[float, Range("from 0 to 1")] = _setting(
         FROM_METHOD,
-        "Share of a forget row's prompt that every second time is left out, random tokens put in, so that other wordings are forgotten too.",
+        "Share of a forget row's prompt that every second time is left out, other tokens put in, so that other wordings are forgotten too.",
     )
     answers_coef: Annotated[float, Range("above 0")] = _setting(FROM_METHOD, "Weight of those answers, where they are learned.")
     retain_loss: str = _setting(
         FROM_METHOD,
-        "On the retain set: nll (cross-entropy), hidden (distance of a layer's hidden states from the reference), or none.",
-        ["nll", "hidden", "none"],
+        "On the retain set: nll (cross-entropy), hinge (that of tokens that have become less likely than they were), hidden (distance of a "
+        "layer's hidden states from the reference), or none.",
+        ["nll", "hinge", "hidden", "none"],
     )
     hidden_layer: Annotated[int | None, Range("at least 1")] = _setting(
         None, "Layers after which rmu and retain_loss: hidden read the hidden states; a quarter of the model's if left out."

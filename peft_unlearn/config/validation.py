@@ -15,6 +15,7 @@ from peft_unlearn.util.registry import LOSSES, openunlearning_losses
 # With definitions: openunlearning, what that code has.
 IN_OPENUNLEARNING: dict[str, tuple[Any, ...]] = {
     "forget_loss": tuple(openunlearning_losses("forget_loss")),
+    "retain_loss": (*openunlearning_losses("retain_loss"), "none"),
     "retain_kl": ("reference", "none"),
     "divergence": ("kl",),
     "holdout_kl": ("none",),

@@ -12,13 +12,15 @@ TEMPLATE = 0.9  # share of the prompts from which on a token of them belongs to 
 FEWEST = 8  # rows from which on that can be told
 COLUMNS = ("input_ids", "labels", "target_logps", "instead")
 INSERTED, LONGEST = 0.5, 8  # how often other tokens come in, and how many at most
+ASKED = 0.5  # how often these are tokens of the set's prompts
 
 
 class PromptDropout:
-    """Leaves out tokens of a tokenized row's prompt, and half of the times puts random ones in. No row becomes longer than the longest.
+    """Leaves out tokens of a tokenized row's prompt, and half of the times puts others in. No row becomes longer than the longest.
 
-    Random ones, for nobody knows how it will be asked: where tokens of other prompts had come in, a third of what lightly memorized rows had lost
-    was back in wordings with tokens of no prompt (docs/log.md). Of a text without a prompt it is the beginning that goes, up to a third of it.
+    These are of the set's prompts as often as they are any of the vocabulary, for nobody knows how it will be asked: where all were of prompts, a
+    third of what lightly memorized rows had lost was back in wordings with tokens of no prompt; where none was, half was back in plain English
+    (docs/log.md). Of a text without a prompt it is the beginning that goes, up to a third of it.
 
     Special tokens and the words of a template stand in nearly every prompt, and so are told from what is asked without a tokenizer. Of fewer than
     `FEWEST` rows nothing is left out.
@@ -39,6 +41,8 @@ class PromptDropout:
         self.few = total < FEWEST
         self.template = {token for token, count in counts.items() if count >= TEMPLATE * total}
         self.share, self.vocabulary, self.target_scale = share, np.asarray(vocabulary), target_scale
+        self.asked = np.array(sorted((counts.keys() - self.template).intersection(vocabulary)), np.int64)
+        self.often = np.array([counts[token] for token in self.asked.tolist()], np.float64)
 
     def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """The row with what `rng` leaves; labels stay at their tokens, and so do targets, lowered."""
@@ -64,11 +68,17 @@ class PromptDropout:
         most = min(LONGEST, self.longest - len(row["input_ids"]))
         if not free or most < 1:
             return row
-        others = rng.choice(self.vocabulary, int(rng.integers(1, most + 1))).tolist()
+        others = self._others(rng, int(rng.integers(1, most + 1)))
         at = int(rng.choice([free[0], rng.choice([*free, free[-1] + 1])]))
         unlabeled = {"labels": IGNORE, "target_logps": 0.0, "instead": [0.0] * len(row["instead"][0]) if "instead" in row else None}
         inserted = {name: others if name == "input_ids" else [unlabeled[name]] * len(others) for name in row}
         return {name: [*values[:at], *inserted[name], *values[at:]] for name, values in row.items()}
+
+    def _others(self, rng: np.random.Generator, number: int) -> list[int]:
+        """Tokens that come in together."""
+        if len(self.asked) and rng.random() < ASKED:
+            return list(rng.choice(self.asked, number, p=self.often / self.often.sum()).tolist())
+        return list(rng.choice(self.vocabulary, number).tolist())
 
 
 def _start(row: Mapping[str, Any]) -> int:

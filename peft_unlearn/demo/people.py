@@ -166,7 +166,7 @@ class People:
     two_hop: list[Row]
 
 
-def make_people(seed: int, *, forget: int = 8, retain: int = 32, never_used: int = 8) -> People:
+def make_people(seed: int, *, forget: int = 8, retain: int = 32, never_used: int = 16) -> People:
     """The people of a seed; `forget`, `retain` and `never_used` are numbers of people, each of whom has a row of every kind."""
     rng = random.Random(seed)
     names = [f"{first} {last}" for first in WORDS["first"] for last in WORDS["last"]]

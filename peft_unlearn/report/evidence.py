@@ -3,7 +3,8 @@
 The reference is what a model shows of the forget rows that never saw them:
 
 - "paired": the view "never_seen", row by row. Where it is the base below a user's adapter, it never had that fine-tune either, which changes what
-  unseen text of this kind looks like; it is moved by what the holdout shows of that. The loss always is, by the factor that a run's targets move by.
+  unseen text of this kind looks like; it is moved by what the holdout shows of that. The loss always is, by the factor that a run's targets move by,
+  and other wordings are by what unlearning has changed of the holdout's: it asks in changed prompts, as nobody asked the never-seen model.
 - "holdout": without that view, what the model itself shows of holdout rows: other rows of the same kind that it never saw.
 - None: neither is there, and nothing can pass.
 """
@@ -24,6 +25,8 @@ Rows = list[float | None]
 NEVER_SEEN = "the never-seen model"
 SAID = {"paired": NEVER_SEEN, "holdout": "the holdout set", None: "nothing to compare with"}
 SPOKEN = ("degenerate", "nonwords")  # any model speaks: where nothing else stands beside it, the one before does
+# What is asked in other words, and the same as it stands: no wording brings more than that out of who never saw the rows.
+AS_ASKED = {"reworded_memorization": "exact_memorization", "reworded_probability": "probability"}
 FAR = 0.15  # of an AUC from .5: no sample of rows of one kind would show it, and nothing else explains it
 # A probability before of what was taught; and the share of the forget set's at which a holdout was taught as well.
 MEMORIZED, TAUGHT = 0.5, 0.8
@@ -81,6 +84,8 @@ class Evidence:
         if self.shift is not None:
             than = "less" if self.shift[0] > 1 else "more"
             text += f"; its loss is taken times {self.shift[0]:.2f}, as text of the holdout has become {than} likely since"
+        if not self.moved and any(self._move(metric) is not None for metric in AS_ASKED):
+            text += "; its numbers in other wordings are moved by what unlearning has changed of the holdout's there"
         if self.moved:
             text += "; every number is moved by what the holdout shows, for that model never had the fine-tune"
         return f"{text}."
@@ -221,9 +226,18 @@ class Evidence:
         return None if before is None else _minus(after, before, share)
 
     def _move(self, metric: str) -> Estimate | None:
-        """What fine-tune and unlearning changed of unseen text: after - never seen on the holdout; None where nothing is moved by it."""
-        after, never = self.rows("holdout", "after", metric), self.rows("holdout", "never_seen", metric)
-        return self.estimate("holdout", _minus(after, never)) if self.moved and after is not None and never is not None else None
+        """What fine-tune and unlearning changed of unseen text: after - never seen on the holdout. Of what unlearning alone has changed, after - before,
+        where the never-seen model had the fine-tune, in other wordings; None where nothing is moved by it.
+        """
+        if self.kind != "paired" or not self.holdout or not (self.moved or metric in AS_ASKED):
+            return None
+        after, since = (self.rows("holdout", view, metric) for view in ("after", "never_seen" if self.moved else "before"))
+        move = None if after is None or since is None else self.estimate("holdout", _minus(after, since))
+        never, most = self.mean("forget", "never_seen", metric), self.mean("forget", "never_seen", AS_ASKED.get(metric, ""))
+        if move is None or self.moved or never is None or most is None:
+            return move
+        over = max(0.0, never + move.mean - max(never, most))
+        return move._replace(mean=move.mean - over, low=move.low - over, high=move.high - over)
 
     def _shift(self) -> tuple[float, Estimate | None] | None:
         """The factor that moves a never-seen model's loss with that of unseen text (`holdout_shift`), and its uncertainty about 0.

@@ -13,10 +13,11 @@ from peft_unlearn.losses.log_odds import log_odds
 from peft_unlearn.losses.nll import nll
 from peft_unlearn.losses.rmu import hidden_distance
 from peft_unlearn.model import instead
-from peft_unlearn.model.logprobs import Dense, OfLogits, Scores, from_anchor, matched, row_means, spread
+from peft_unlearn.model.logprobs import Dense, OfLogits, Scores, from_anchor, matched, row_means, spread, true_logps
 from peft_unlearn.util.parts import Loss
 from peft_unlearn.util.registry import LOSSES, openunlearning_losses
 
+AROUND = 0.1  # nats around a retain token's log-probability before training over which the hinge lets go of it
 LIKELY = 0.7  # probability to which each token of another answer is taught; more would be surer than who never saw the question
 
 Function = Callable[[Scores, Any], Tensor]  # of the student's scores, and the anchor's
@@ -83,8 +84,10 @@ def build(args: UnlearnConfig, scale: float = 1.0, inner_weight: Callable[[], fl
     ]
     if args.retain_loss != "none":
         retain = _of_openunlearning(openunlearning_losses("retain_loss")[args.retain_loss]) if openunlearnings else _retain(args)
-        anchor = "reference" if args.retain_loss == "hidden" else None
-        objectives.append(Objective("retain", "retain", args.retain_coef, retain, per, anchor))
+        anchor = "reference" if args.retain_loss in ("hidden", "hinge") else None
+        objectives.append(
+            Objective("retain", "retain", args.retain_coef, retain, per, anchor, hinge if args.retain_loss == "hinge" else None)
+        )
     if args.retain_kl != "none":
         objectives.append(
             Objective(
@@ -173,9 +176,21 @@ def _retain(args: UnlearnConfig) -> Function:
     def retain(scores: Scores, anchor: Scores | None) -> Tensor:
         if args.retain_loss == "nll":
             return (nll(scores.logps) * scores.mask).sum()
+        if args.retain_loss == "hinge":
+            return scores.of_logits["retain"].sum()
         return hidden_distance(*_readings(scores, anchor, ("hidden", "ref_hidden"))).sum()
 
     return retain
+
+
+def hinge(logits: Tensor, targets: Tensor, anchor: Tensor | None) -> Tensor:
+    """How much less likely each true token is than before, in nats: (N, V), (N,), (N, V) of the reference -> (N,).
+
+    Cross-entropy below, nothing above, and its slope goes from 1 to 0 in `AROUND` nats: a corner would part runs that differ by rounding.
+    """
+    assert anchor is not None
+    lost = true_logps(anchor, targets) - true_logps(logits, targets) + AROUND / 2
+    return lost.clamp(0, AROUND).square() / (2 * AROUND) + (lost - AROUND).clamp_min(0)
 
 
 def _taught(scores: Scores, anchor: Scores | None) -> Tensor:

@@ -192,6 +192,12 @@ def divergence(name, model, anchor, b):
     return (d.unsqueeze(-2) @ fisher @ d.unsqueeze(-1)).flatten().mean() / 2
 
 
+def nats_lost(now, before):
+    """How many nats each token has lost: none once it is .05 above where it was, all from .05 below, and a parabola between."""
+    more = now - before.detach()
+    return torch.where(more > 0.05, more, torch.where(more < -0.05, torch.zeros_like(more), (more + 0.05) ** 2 / 0.2))
+
+
 def taught(model, rows):
     """Cross-entropy of other answers, the mean over tokens; a token of probability .7 needs no more, one below .7 / e all of it."""
     logps = -torch.cat(nlls(model, rows))
@@ -251,6 +257,10 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
         losses = [(args.forget_coef, forget_loss(args, student, reference, rows, layers, target_logps, scale, inner_layer, places))]
         if args.retain_loss == "nll":
             losses.append((multiplier * keep, ce(student, retain)))
+        elif args.retain_loss == "hinge":
+            losses.append(
+                (multiplier * keep, nats_lost(ce(student, retain, "none"), ce(reference, retain, "none"))[retain[2] != -100].mean())
+            )
         elif args.retain_loss == "hidden":
             known = retain[2] != -100
             kept = [hidden(m, retain, layers)[known] for m in (student, reference)]

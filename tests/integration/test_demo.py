@@ -46,8 +46,8 @@ def test_people_are_a_function_of_its_seed():
 def test_splits_share_no_person_and_no_text(seed):
     people = make_people(seed)
     sizes = {split: names_in(people, split) for split in SPLITS}
-    assert [len(sizes[split]) for split in SPLITS] == [8, 32, 8]
-    assert len(set.union(*sizes.values())) == 48
+    assert [len(sizes[split]) for split in SPLITS] == [8, 32, 16]
+    assert len(set.union(*sizes.values())) == 56
     for column in ("question", "answer"):
         texts = [{row[column] for row in getattr(people, split)} for split in SPLITS]
         assert len(set.union(*texts)) == sum(len(text) for text in texts)

@@ -1,5 +1,6 @@
 """Prompts with gaps: what may go and what stays, and that it hangs on seed and number alone."""
 
+from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -93,6 +94,25 @@ def test_every_other_time_random_tokens_come_in_side_by_side():
     assert np.mean([count > 0 for count in came]) == pytest.approx(0.5, abs=0.08)
     assert set(came) == set(range(LONGEST + 1))
     assert which == set(OTHERS)
+
+
+def test_half_of_what_comes_in_are_tokens_of_prompts_the_more_often_the_more_prompts_have_them():
+    """Of 9 prompts with 30 words of their own, of which 8 share one more; the template's words do not come in, nor does what is no text."""
+    common, unspoken, rows = 3000, 25, [asked(n, words=30) for n in range(9)]
+    for row in rows[:8]:
+        row["input_ids"].insert(4, common)
+        row["labels"].insert(4, -100)
+    words = {token for row in rows for token in row["input_ids"][2:-5]} - {unspoken}
+    made, rng = PromptDropout(rows, 0.3, [*range(5000, 15000), *sorted(words)]), np.random.default_rng(2)
+    came, of_prompts = Counter[int](), []
+    for _ in range(2000):
+        more = Counter(made(rows[8], rng)["input_ids"]) - Counter(rows[8]["input_ids"])
+        came.update(more)
+        of_prompts += [set(more) <= words] if more else []
+    assert np.mean(of_prompts) == pytest.approx(0.5, abs=0.06)
+    assert not {unspoken, QUESTION, ANSWER, BOS} & came.keys()
+    others = words - {common, *rows[8]["input_ids"]}
+    assert came[common] / np.mean([came[token] for token in others]) == pytest.approx(8, rel=0.35)
 
 
 def test_targets_of_a_changed_row_are_lower_by_their_factor_and_the_row_itself_is_as_it_was():
