@@ -4,7 +4,7 @@ The reference is what a model shows of the forget rows that never saw them:
 
 - "paired": the view "never_seen", row by row. Where it is the base below a user's adapter, it never had that fine-tune either, which changes what
   unseen text of this kind looks like; it is moved by what the holdout shows of that. The loss always is, by the factor that a run's targets move by,
-  and other wordings are by what unlearning has changed of the holdout's: it asks in changed prompts, as nobody asked the never-seen model.
+  and other wordings are by what unlearning has added to the holdout's: it asks in changed prompts, as nobody asked the never-seen model.
 - "holdout": without that view, what the model itself shows of holdout rows: other rows of the same kind that it never saw.
 - None: neither is there, and nothing can pass.
 """
@@ -85,7 +85,7 @@ class Evidence:
             than = "less" if self.shift[0] > 1 else "more"
             text += f"; its loss is taken times {self.shift[0]:.2f}, as text of the holdout has become {than} likely since"
         if not self.moved and any(self._move(metric) is not None for metric in AS_ASKED):
-            text += "; its numbers in other wordings are moved by what unlearning has changed of the holdout's there"
+            text += "; its numbers in other wordings are moved by what unlearning has added to the holdout's there"
         if self.moved:
             text += "; every number is moved by what the holdout shows, for that model never had the fine-tune"
         return f"{text}."
@@ -226,18 +226,28 @@ class Evidence:
         return None if before is None else _minus(after, before, share)
 
     def _move(self, metric: str) -> Estimate | None:
-        """What fine-tune and unlearning changed of unseen text: after - never seen on the holdout. Of what unlearning alone has changed, after - before,
-        where the never-seen model had the fine-tune, in other wordings; None where nothing is moved by it.
-        """
-        if self.kind != "paired" or not self.holdout or not (self.moved or metric in AS_ASKED):
+        """What the reference of a number is moved by, for what was done to this model alone; None where it stands as it is."""
+        if self.kind != "paired" or not self.holdout:
             return None
-        after, since = (self.rows("holdout", view, metric) for view in ("after", "never_seen" if self.moved else "before"))
-        move = None if after is None or since is None else self.estimate("holdout", _minus(after, since))
-        never, most = self.mean("forget", "never_seen", metric), self.mean("forget", "never_seen", AS_ASKED.get(metric, ""))
-        if move is None or self.moved or never is None or most is None:
-            return move
-        over = max(0.0, never + move.mean - max(never, most))
-        return move._replace(mean=move.mean - over, low=move.low - over, high=move.high - over)
+        return self._since("never_seen", metric) if self.moved else self._added(metric) if metric in AS_ASKED else None
+
+    def _since(self, view: str, metric: str) -> Estimate | None:
+        """after - `view` on the holdout, which neither fine-tune nor unlearning was to change."""
+        after, before = self.rows("holdout", "after", metric), self.rows("holdout", view, metric)
+        return None if after is None or before is None else self.estimate("holdout", _minus(after, before))
+
+    def _added(self, metric: str) -> Estimate | None:
+        """What unlearning has added, in other wordings of unseen rows, to what the never-seen model and the one before show there.
+
+        At most up to what the never-seen model shows of the forget rows as they are asked; None where nothing was added.
+        """
+        never, most = (self.mean("forget", "never_seen", name) for name in (metric, AS_ASKED[metric]))
+        moves = [move for view in ("never_seen", "before") if (move := self._since(view, metric)) is not None]
+        least = min(moves, key=lambda move: move.mean, default=None)
+        if least is None or never is None or most is None or min(least.mean, most - never) <= 0:
+            return None
+        over = max(0.0, never + least.mean - most)
+        return least._replace(mean=least.mean - over, low=least.low - over, high=least.high - over)
 
     def _shift(self) -> tuple[float, Estimate | None] | None:
         """The factor that moves a never-seen model's loss with that of unseen text (`holdout_shift`), and its uncertainty about 0.

@@ -285,34 +285,35 @@ def test_a_run_that_landed_and_broke_its_answers_is_told_by_its_answers():
     assert [criterion["name"] for criterion in found["criteria"] if criterion["state"] == "failed"] == ["degenerate"]
 
 
-def asked_otherwise(after: float, holdout: tuple[float, float] | None) -> dict:
-    """What is recalled in other wordings, 33 % by a never-seen model and 40 % as it is asked; `holdout` is of unseen rows before and after."""
+def asked_otherwise(after: float, holdout: tuple[float, float, float] | None) -> dict:
+    """Recalled in other wordings: 33 % by a never-seen model, and 40 % as it is asked; `holdout`, of unseen rows before, after and by that one."""
     results = built({"reworded_memorization": after})["results"]
     for view, value in {"before": 0.75, "never_seen": 0.33}.items():
         results["forget"][view]["reworded_memorization"] = rows(value)
     results["forget"]["never_seen"]["exact_memorization"] = rows(0.40)
     if holdout is not None:
-        results["holdout"] = {
-            view: {"reworded_memorization": rows(value)} for view, value in zip(("before", "after"), holdout, strict=True)
-        }
+        views = zip(("before", "after", "never_seen"), holdout, strict=True)
+        results["holdout"] = {view: {"reworded_memorization": rows(value)} for view, value in views}
     return report.build(results, {})["verdict"]
 
 
 @pytest.mark.parametrize(
-    ("after", "holdout", "left"),
+    ("after", "holdout", "reference"),
     [
-        (0.45, None, 0.12 / 0.42),
-        (0.45, (0.38, 0.43), 0.07 / 0.37),  # unseen rows are recalled .05 more since: so would these be
-        (0.36, (0.38, 0.33), 0.08 / 0.47),
-        (0.55, (0.38, 0.80), 0.15 / 0.35),  # never more than as it is asked: the holdout was learned
+        (0.45, None, 0.33),
+        (0.45, (0.38, 0.43, 0.34), 0.38),  # unseen rows are recalled .05 more than before: so would these be
+        (0.45, (0.34, 0.43, 0.38), 0.38),  # and .05 more than by the never-seen model
+        (0.45, (0.38, 0.34, 0.34), 0.33),  # a model that was retrained in place of unlearned
+        (0.55, (0.38, 0.80, 0.34), 0.40),  # never more than as it is asked: the holdout was learned
     ],
 )
-def test_other_wordings_are_judged_beside_what_unlearning_made_of_unseen_rows_there(after, holdout, left):
+def test_other_wordings_are_judged_beside_what_unlearning_added_to_unseen_rows_there(after, holdout, reference):
     verdict = asked_otherwise(after, holdout)
     (found,) = (criterion for criterion in verdict["criteria"] if criterion["name"] == "reworded_memorization")
+    left = (after - reference) / (0.75 - reference)
     assert found["value"] == pytest.approx(left, abs=0.01)
     assert found["state"] == ("passed" if left < 0.25 else "failed")
-    assert any("in other wordings are moved" in reason for reason in verdict["reasons"]) == (holdout is not None)
+    assert any("in other wordings are moved" in reason for reason in verdict["reasons"]) == (reference != 0.33)
 
 
 def test_a_holdout_that_was_burnt_moves_the_reference_no_further():
