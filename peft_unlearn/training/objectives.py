@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from peft_unlearn.model.logprobs import Dense, OfLogits, Scores, from_anchor, ma
 from peft_unlearn.util.parts import Loss
 from peft_unlearn.util.registry import LOSSES, openunlearning_losses
 
-AROUND = 0.1  # nats around a retain token's log-probability before training over which the hinge lets go of it
+ABOVE = 0.1  # nats above a retain token's log-probability before training within which the hinge lets go of it
 LIKELY = 0.7  # probability to which each token of another answer is taught; more would be surer than who never saw the question
 
 Function = Callable[[Scores, Any], Tensor]  # of the student's scores, and the anchor's
@@ -186,11 +187,12 @@ def _retain(args: UnlearnConfig) -> Function:
 def hinge(logits: Tensor, targets: Tensor, anchor: Tensor | None) -> Tensor:
     """How much less likely each true token is than before, in nats: (N, V), (N,), (N, V) of the reference -> (N,).
 
-    Cross-entropy below, nothing above, and its slope goes from 1 to 0 in `AROUND` nats: a corner would part runs that differ by rounding.
+    Cross-entropy up to there, nothing from `ABOVE` nats on, and between them its slope goes from 1 to 0: a corner would part runs that differ by
+    rounding.
     """
     assert anchor is not None
-    lost = true_logps(anchor, targets) - true_logps(logits, targets) + AROUND / 2
-    return lost.clamp(0, AROUND).square() / (2 * AROUND) + (lost - AROUND).clamp_min(0)
+    lost = true_logps(anchor, targets) - true_logps(logits, targets)
+    return torch.where(lost > 0, lost + ABOVE / 2, (lost + ABOVE).clamp_min(0).square() / (2 * ABOVE))
 
 
 def _taught(scores: Scores, anchor: Scores | None) -> Tensor:

@@ -193,9 +193,9 @@ def divergence(name, model, anchor, b):
 
 
 def nats_lost(now, before):
-    """How many nats each token has lost: none once it is .05 above where it was, all from .05 below, and a parabola between."""
+    """How many nats each token has lost since before: .05 more than it has, none once it is .1 above where it was, and a parabola between."""
     more = now - before.detach()
-    return torch.where(more > 0.05, more, torch.where(more < -0.05, torch.zeros_like(more), (more + 0.05) ** 2 / 0.2))
+    return torch.where(more > 0, more + 0.05, torch.where(more < -0.1, torch.zeros_like(more), (more + 0.1) ** 2 / 0.2))
 
 
 def taught(model, rows):

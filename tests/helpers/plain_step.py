@@ -92,9 +92,9 @@ def divergence(student, anchor, rows):
 def retain_loss(args, student, reference, rows):
     if args.retain_loss == "nll":
         return torch.cat(nll(student, rows)).mean()
-    if args.retain_loss == "hinge":  # the slope is 0 where a token is .05 nats above where it was, 1 where it is .05 below
+    if args.retain_loss == "hinge":  # the slope is 1 where a token is no likelier than it was, 0 where it is .1 nats above
         before, now = torch.cat(nll(reference, rows)).detach(), torch.cat(nll(student, rows))
-        slope = ((now.detach() - before + 0.05) / 0.1).clamp(0, 1)
+        slope = ((now.detach() - before + 0.1) / 0.1).clamp(0, 1)
         return (slope * now).mean()
     layer, both = args.hidden_layer or 1, zip(rows_of(student, rows), rows_of(reference, rows), strict=True)
     return torch.cat([(h[layer] - h0[layer].detach()).square().mean(-1) for (_, _, h), (_, _, h0) in both]).mean()
