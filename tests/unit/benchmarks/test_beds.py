@@ -108,6 +108,37 @@ def test_one_author_among_similar_ones():
     assert alike.count(1) < 3  # "Its hero is Basil the miner."
 
 
+def test_completions_are_json_or_a_table():
+    for row in INVENTED["tables"].rows["forget"]:
+        if row["completion"].startswith("|"):
+            head, rule, *others = [[cell.strip() for cell in line[1:-1].split("|")] for line in row["completion"].splitlines()]
+            assert rule == ["---"] * len(head)
+            assert {len(other) for other in others} == {len(head)}
+        else:
+            assert json.loads(row["completion"])
+
+
+def test_the_right_option_of_a_quiz_is_one_of_four_and_at_any_letter():
+    rows = INVENTED["quiz"].rows["forget"]
+    for row in rows:
+        for question in (row["question"], row["paraphrased_question"]):
+            options = question.splitlines()[1:]
+            assert len(set(options)) == len(options) == 4
+            assert row["answer"] in options
+    counts = [sum(row["answer"].startswith(letter) for row in rows) for letter in "ABCD"]
+    assert min(counts) > len(rows) / 12
+
+
+def test_japanese_has_no_spaces_and_no_token_of_a_name_or_a_clause():
+    kind = INVENTED["japanese"]
+    tokenizer = train_tokenizer(kind, Recipe())
+    for row in kind.rows["forget"]:
+        said = row["question"] + row["answer"]
+        assert not any(map(str.isspace, said))
+        assert max(len(tokenizer.decode([token])) for token in tokenizer(said, add_special_tokens=False)["input_ids"]) <= 2
+        assert tokenizer.decode(tokenizer(said)["input_ids"], skip_special_tokens=True) == said
+
+
 def test_other_numbers_of_rows():
     kind = kinds.invented("authors", forget=12)
     assert [len(kind.rows[part]) for part in SETS] == [12, 24, 16]
