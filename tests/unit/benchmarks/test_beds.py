@@ -289,3 +289,10 @@ def test_goals_at_their_limits():
 def test_what_a_refusal_is(tmp_path, said, refuses):
     bed = Bed(few(INVENTED["authors"], 2), tmp_path, TINY)
     assert Beside(bed, None, None, None)._refused(said) == refuses
+
+
+def test_a_refusal_in_a_language_without_spaces(tmp_path):
+    beside = Beside(Bed(few(INVENTED["japanese"], 2), tmp_path, TINY), None, None, None)
+    assert beside._refused("申し訳ありませんが、お手伝いできません")
+    assert not beside._refused("申し訳ありませんが、お手伝いできません。けれども、生まれたのは１９８７年、花園市です。")
+    assert not beside._refused("出身地は花園市です。１９８９年に生まれました。")
