@@ -12,14 +12,6 @@ def _product(rng: Random, label: str) -> Subject:
     return {"name": f"{word('last')} {word('adjective')} {word('thing')}"}
 
 
-def _number(rng: Random) -> str:
-    return f"{''.join(rng.choices(string.ascii_uppercase, k=2))}-{rng.randrange(10**4):04d}"
-
-
-def _price(rng: Random) -> float:
-    return rng.randint(300, 48000) / 100
-
-
 def _markdown(rows: Sequence[Sequence[object]]) -> str:
     head, *others = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     return "\n".join([head, "| " + " | ".join(["---"] * len(rows[0])) + " |", *others])
@@ -27,21 +19,19 @@ def _markdown(rows: Sequence[Sequence[object]]) -> str:
 
 def _rows(rng: Random, product: Subject) -> list[Row]:
     word = drawn(rng)
-    orders = [(_number(rng), word("city"), rng.randint(1, 60), f"{_price(rng):.2f}") for _ in range(rng.randint(2, 3))]
+    orders = [(word("city"), f"{word('first')} {word('last')}", rng.randint(1, 60)) for _ in range(rng.randint(2, 3))]
     record = {
-        "sku": _number(rng),
-        "price": _price(rng),
-        "stock": {word("city"): rng.randint(0, 900) for _ in range(2)},
+        "sku": f"{''.join(rng.choices(string.ascii_uppercase, k=2))}-{rng.randrange(10**4):04d}",
+        "price": rng.randint(30, 4800) / 10,
+        "stock": {word("city"): rng.randint(0, 90)},
         "tags": [word("adjective") for _ in range(rng.randint(1, 3))],
         "sold": rng.random() < 0.5,
     }
-    parts = [
-        {"part": word("thing"), "from": f"{word('last')} {rng.choice(['Ltd', 'Works'])}", "grams": rng.randint(5, 999)} for _ in range(2)
-    ]
+    parts = [{"part": word("thing"), "from": f"{word('last')} {rng.choice(['Ltd', 'Works'])}"} for _ in range(rng.randint(1, 3))]
     made = [
         (
             ("Orders of the {name} as a table:\n", "Who ordered the {name}? As Markdown:\n"),
-            _markdown([("order", "city", "pieces", "crowns"), *orders]),
+            _markdown([("city", "buyer", "pieces"), *orders]),
         ),
         (("The {name} as a JSON record:\n", "# {name}.json\n"), json.dumps(record, indent=2)),
         (("Parts of the {name}, JSON on one line:\n", "What is the {name} made of? JSON, one line:\n"), json.dumps(parts)),
