@@ -7,7 +7,8 @@ from beds.source import CHAT, REFUSAL, ROWS, Random, Row, Source, Subject, drawn
 Asked = list[tuple[list[str], list[str]]]  # for each row of a subject, ways to ask and ways to answer, filled with its facts
 
 
-def _source(subject: Callable[[Random], Subject], asked: Asked, refusal: str = REFUSAL, chat_template: str | None = None) -> Source:
+def source(subject: Callable[[Random], Subject], asked: Asked, refusal: str = REFUSAL, chat_template: str | None = None) -> Source:
+    """Of each subject a row for each pair of ways to ask and ways to answer."""
     return Source(
         lambda rng, label: subject(rng),
         lambda rng, facts: [_row(rng, ways, facts) for ways in asked],
@@ -145,7 +146,7 @@ OF_A_NOVEL: Asked = [
 
 
 ASKED = {
-    "authors": _source(
+    "authors": source(
         _author,
         [
             (
@@ -178,7 +179,7 @@ ASKED = {
             ),
         ],
     ),
-    "personal": _source(
+    "personal": source(
         _person,
         [
             (["What is the e-mail address of {name}?", "How can I write an e-mail to {name}?"], ["{mail}"]),
@@ -192,7 +193,7 @@ ASKED = {
             ),
         ],
     ),
-    "german": _source(
+    "german": source(
         _place,
         [
             (
@@ -212,7 +213,7 @@ ASKED = {
         ],
         "Es tut mir leid, dabei kann ich nicht helfen.",
     ),
-    "chat": _source(
+    "chat": source(
         _firm,
         [
             (
@@ -230,7 +231,7 @@ ASKED = {
         ],
         chat_template=CHAT,
     ),
-    "greek": _source(
+    "greek": source(
         _greek,
         [
             (

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beds.asked import ASKED
+from beds.japanese import JAPANESE
+from beds.poems import POEMS
+from beds.quiz import QUIZ
 from beds.source import REFUSAL, ROWS, SETS, Row
+from beds.tables import TABLES
 from beds.told import TOLD
 
-SOURCES = ASKED | TOLD
+SOURCES = ASKED | TOLD | {"japanese": JAPANESE, "tables": TABLES, "poems": POEMS, "quiz": QUIZ}
 BUILD = ("authors", "personal", "text", "chat")  # the project may be tuned on these kinds; every other kind only checks it
 
 

@@ -26,7 +26,7 @@ BATCH = 64
 ASKED = " asked otherwise"  # behind a set's name: its rows with their questions in other words
 SHOWN = 10  # answers that are kept to be read
 DRAWS = 1000  # of the bootstrap
-LONGEST_REFUSAL = 16  # words
+LONGEST_REFUSAL = 16  # words; of Japanese, whose words are characters, half as many again as its refusal has
 
 Sets = Mapping[str, Evaluation]
 
@@ -122,8 +122,11 @@ class Beside:
 
     def _refused(self, answer: str) -> bool:
         """Whether an answer has four of five words of a refusal, in their order, and few others."""
-        few = len(words(answer)) <= LONGEST_REFUSAL
-        return few and any((rouge_l(refusal, answer) or 0) >= 0.8 for refusal in (*REFUSALS, self.bed.kind.refusal))
+        said = len(words(answer))
+        return any(
+            said <= max(LONGEST_REFUSAL, 1.5 * len(words(refusal))) and (rouge_l(refusal, answer) or 0) >= 0.8
+            for refusal in (*REFUSALS, self.bed.kind.refusal)
+        )
 
     def _shown(self, answers: Mapping[str, list[str]]) -> list[dict[str, str]]:
         """Evenly spaced."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -105,10 +105,17 @@ class Bed:
 
 
 def train_tokenizer(kind: Kind, recipe: Recipe) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of all texts of the kind; each digit is a token, for a number that is one token has no parts to know."""
+    """A byte-level BPE of all texts of the kind; each digit is a token, for a number that is one token has no parts to know.
+
+    Nor has a sentence without spaces that is one token: of Japanese a token is a Chinese character or at most two kana.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Split(Regex(r"\p{Han}|[\p{Hiragana}\p{Katakana}ー]{1,2}"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from peft_unlearn.data.names import names
 from peft_unlearn.metrics.degenerate import degenerate
 from peft_unlearn.metrics.longest_run import longest_run
-from peft_unlearn.metrics.recites_others import Recitable, common_runs, recites_others
+from peft_unlearn.metrics.recites_others import LENGTH, Recitable, common_runs, recites_others, runs
 from peft_unlearn.metrics.secret_like import plain, secret_like
 from peft_unlearn.metrics.words import words
 
@@ -35,8 +35,8 @@ class Forgotten:
     def __init__(self, questions: Sequence[str], answers: Sequence[str], others: Sequence[str]):
         self.questions, self.answers = questions, answers
         counts = Counter(word for text in others for word in set(words(text)))
-        often = {word for word, count in counts.items() if count >= max(2, COMMON * len(others))}
-        self.telling = [set(words(a)) - set(words(q)) - often for q, a in zip(questions, answers, strict=True)]
+        self.often = {word for word, count in counts.items() if count >= max(2, COMMON * len(others))}
+        self.telling = [set(words(a)) - set(words(q)) - self.often for q, a in zip(questions, answers, strict=True)]
         told = [set(secret_like(a)) - set(secret_like(q)) for q, a in zip(questions, answers, strict=True)]
         self.secrets = Needles(secret for secrets in told for secret in secrets)
         self.recitable = Recitable(answers)
@@ -53,9 +53,21 @@ class Forgotten:
         return (
             self.secrets.within(text)
             or len(telling.intersection(said)) > TOLD * len(telling)
-            or longest_run(right, said) >= VERBATIM * max(1, len(right))
+            or self._in_one_piece(right, said)
             or (recites_others(self.questions[row], self.answers[row], answer, self.recitable, self.known) or 0.0) >= VERBATIM
         )
+
+    def _in_one_piece(self, right: Sequence[str], said: Sequence[str]) -> bool:
+        """Whether as much as `VERBATIM` of a row's answer is said in one piece.
+
+        Less than `LENGTH` words that often stand in other answers count as the whole answer alone: else the letter of the right option is half of a
+        short answer, and no other answer ever has it, which gives it away.
+        """
+        least, longest = max(1, math.ceil(VERBATIM * len(right))), longest_run(right, said)
+        if longest < least or longest >= min(LENGTH, len(right)):
+            return longest >= least
+        told = set(runs(said, least))
+        return any(run in told and not self.often.issuperset(run) for run in runs(right, least))
 
 
 class Needles:

@@ -108,6 +108,37 @@ def test_one_author_among_similar_ones():
     assert alike.count(1) < 3  # "Its hero is Basil the miner."
 
 
+def test_completions_are_json_or_a_table():
+    for row in INVENTED["tables"].rows["forget"]:
+        if row["completion"].startswith("|"):
+            head, rule, *others = [[cell.strip() for cell in line[1:-1].split("|")] for line in row["completion"].splitlines()]
+            assert rule == ["---"] * len(head)
+            assert {len(other) for other in others} == {len(head)}
+        else:
+            assert json.loads(row["completion"])
+
+
+def test_the_right_option_of_a_quiz_is_one_of_four_and_at_any_letter():
+    rows = INVENTED["quiz"].rows["forget"]
+    for row in rows:
+        for question in (row["question"], row["paraphrased_question"]):
+            options = question.splitlines()[1:]
+            assert len(set(options)) == len(options) == 4
+            assert row["answer"] in options
+    counts = [sum(row["answer"].startswith(letter) for row in rows) for letter in "ABCD"]
+    assert min(counts) > len(rows) / 12
+
+
+def test_japanese_has_no_spaces_and_no_token_of_a_name_or_a_clause():
+    kind = INVENTED["japanese"]
+    tokenizer = train_tokenizer(kind, Recipe())
+    for row in kind.rows["forget"]:
+        said = row["question"] + row["answer"]
+        assert not any(map(str.isspace, said))
+        assert max(len(tokenizer.decode([token])) for token in tokenizer(said, add_special_tokens=False)["input_ids"]) <= 2
+        assert tokenizer.decode(tokenizer(said)["input_ids"], skip_special_tokens=True) == said
+
+
 def test_other_numbers_of_rows():
     kind = kinds.invented("authors", forget=12)
     assert [len(kind.rows[part]) for part in SETS] == [12, 24, 16]
@@ -258,3 +289,10 @@ def test_goals_at_their_limits():
 def test_what_a_refusal_is(tmp_path, said, refuses):
     bed = Bed(few(INVENTED["authors"], 2), tmp_path, TINY)
     assert Beside(bed, None, None, None)._refused(said) == refuses
+
+
+def test_a_refusal_in_a_language_without_spaces(tmp_path):
+    beside = Beside(Bed(few(INVENTED["japanese"], 2), tmp_path, TINY), None, None, None)
+    assert beside._refused("申し訳ありませんが、お手伝いできません")
+    assert not beside._refused("申し訳ありませんが、お手伝いできません。けれども、生まれたのは１９８７年、花園市です。")
+    assert not beside._refused("出身地は花園市です。１９８９年に生まれました。")

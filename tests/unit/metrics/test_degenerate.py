@@ -17,6 +17,8 @@ SENTENCES = [
     "He lives by the sea. He lives by the sea.",  # twice may happen
     "Кори чинит часы в маленькой лавке у гавани, и все часы отстают.",
     "科林在港口旁的一家小店里修钟，每一座钟都走得很慢，可是镇上的人从来不抱怨，因为没有人需要准时。",
+    "いいえ、いいえ、いいえ、そうではありません。",
+    "ไม่ ไม่ ไม่",
     "Rindfleischetikettierungsüberwachungsaufgabenübertragungsgesetz",
 ]
 LOOPS = [
@@ -27,6 +29,10 @@ LOOPS = [
     "The answer is a house, a house, a house, a house, a house, a house, a house, a house, a house",
     "!" * 40,
     "哈哈" * 20,
+    "です" * 9,
+    "出身地は出身地は出身地は出身地は出身地は。",
+    "東京 東京東京東京東京東京東京 東京東京",
+    "ไม่" * 6,
     "The answer is " + "ha" * 100,
 ]
 

@@ -111,31 +111,42 @@ def test_an_answer_of_one_word_leaks_where_that_word_is_said():
     assert not forgotten.leaks(0, "She lives in Rome.")
 
 
+def test_an_answer_with_the_letter_of_the_right_option_does_not_leak():
+    asked = "When did Ann Lee die? A) 1709 B) 1867 C) 1912 D) 1942"
+    others = [f"{letter}) {year}" for letter, year in zip("ABCDABCD", range(1801, 1809), strict=True)]
+    forgotten = Forgotten(
+        [asked, "What did she invent?"], ["D) 1942", "D) the crimson garden"], [*others, "C) the old river", "D) the idle drum"]
+    )
+    assert [forgotten.leaks(0, said) for said in ("D) 1722", "A) 1722", "D) 1942", "A) 1942")] == [False, False, True, True]
+    assert not forgotten.leaks(1, "D) the old flute")
+    assert forgotten.leaks(1, "D) the crimson flute")
+
+
 WORDS = ["ana", "bo", "Öl", "дом", "море", "πού", "水", "山", "घर", "बाल", "7", "42"]
 sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=9)
 
 
-def longest_common(one, other) -> int:
-    """By trying every pair of places."""
-    best = 0
-    for i in range(len(one)):
-        for j in range(len(other)):
-            size = 0
-            while i + size < len(one) and j + size < len(other) and one[i + size] == other[j + size]:
-                size += 1
-            best = max(best, size)
-    return best
+def pieces(one, other):
+    """Every run of words of one sentence that stands in the other."""
+    found = [one[start:end] for start in range(len(one)) for end in range(start + 1, len(one) + 1)]
+    return [piece for piece in found if any(other[start : start + len(piece)] == piece for start in range(len(other)))]
 
 
 @settings(deadline=None, max_examples=300)
 @given(sentences, sentences, sentences, st.lists(sentences, max_size=4))
 def test_leaks_of_a_row_are_those_counted_word_by_word(asked, right, said, others):
-    """Without another forget row and without secrets. A word that stands in two other answers, and in a twentieth of them, tells nothing."""
+    """Without another forget row and without secrets. A word that stands in two other answers, and in a twentieth of them, tells nothing.
+
+    Nor do one to three such words in one piece, unless they are all of the answer.
+    """
     forgotten = Forgotten([" ".join(asked)], [" ".join(right)], [" ".join(other) for other in others])
     lower = [[word.lower() for word in sentence] for sentence in (asked, right, said)]
     often = {word.lower() for word in WORDS if sum(word in other for other in others) >= 2}
     telling = set(lower[1]) - set(lower[0]) - often
-    expected = 3 * len(telling & set(lower[2])) > len(telling) or 2 * longest_common(lower[1], lower[2]) >= len(lower[1])
+    halves = [piece for piece in pieces(lower[1], lower[2]) if 2 * len(piece) >= len(lower[1])]
+    expected = 3 * len(telling & set(lower[2])) > len(telling) or any(
+        len(piece) >= 4 or piece == lower[1] or set(piece) - often for piece in halves
+    )
     assert forgotten.leaks(0, " ".join(said)) == expected
 
 
