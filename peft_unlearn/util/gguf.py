@@ -169,16 +169,16 @@ def _facts(path: Path, size: int, changed: int) -> dict[str, Any]:
     reader = GGUFReader(path)
     names = ("general.architecture", "general.type", "split.count", "split.no", "split.tensors.count")
     found = {name: field.contents() for name in names if (field := reader.get_field(name)) is not None}
-    kind, count = str(found.get("general.type", "model")), int(found.get("split.count", 1))
+    kind, number = str(found.get("general.type", "model")), int(found.get("split.no", 0))
     # An importance matrix names none, nor does a part after the first.
-    if kind == "model" and count <= 1 and "general.architecture" not in found:
+    if kind == "model" and not number and "general.architecture" not in found:
         raise ValueError("it names no architecture")
     factors = [tensor.data.tolist() for tensor in reader.tensors if tensor.name == ROPE_FACTORS]
     return {
         "architecture": str(found["general.architecture"]) if "general.architecture" in found else None,
         "type": kind,
-        "parts": count,
-        "part": int(found.get("split.no", 0)),
+        "parts": int(found.get("split.count", 1)),
+        "part": number,
         "of_all": found.get("split.tensors.count"),
         "tensors": {tensor.name for tensor in reader.tensors},
         "rope_factors": factors[0] if factors else [],

@@ -17,9 +17,10 @@ from gguf import GGUFReader
 from safetensors.torch import load_file
 
 from peft_unlearn.cli import main
-from peft_unlearn.model import adapters, loading
+from peft_unlearn.model import adapters, llama_cpp, loading
 from peft_unlearn.publish.card_parts import joining, source
 from peft_unlearn.util import gguf
+from peft_unlearn.util import llama_cpp as tools
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.workflows import PlanRequest, plan
 
@@ -106,7 +107,7 @@ def test_a_plan_counts_parts_as_the_whole_file_and_joins_no_weights(bed, tmp_pat
     assert peaks[0] == peaks[1] > 0
 
 
-def test_a_card_says_how_parts_are_joined_and_loads_the_joined_file(bed, tmp_path, monkeypatch):
+def test_card_and_modelfile_say_how_parts_are_joined_and_load_the_joined_file(bed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", recipe(bed, tmp_path, bed / "parts" / FIRST, "out")]) == 0
     code = re.search(r"```python\n(.+?)```", Path("out/README.md").read_text(), re.DOTALL)[1]
@@ -116,6 +117,23 @@ def test_a_card_says_how_parts_are_joined_and_loads_the_joined_file(bed, tmp_pat
     exec(code, loaded)
     base = adapters.load_base(bed / "parts" / FIRST)
     assert torch.equal(loaded["base"].get_input_embeddings().weight, base.get_input_embeddings().weight)
+
+    def convert(folder, script, adapter, *options):
+        assert script == tools.LORA
+        Path(options[options.index("--outfile") + 1]).touch()
+
+    asked = []
+    Path(tools.MODEL).touch()
+    for name, stand_in in (("convert", convert), ("IMPORTED", ()), ("has_binding", lambda: True)):
+        monkeypatch.setattr(tools, name, stand_in)
+    monkeypatch.setattr(llama_cpp, "read", lambda path, *_, lora, **__: asked.append((path, lora.name)) or pytest.fail("enough"))
+    with pytest.raises(pytest.fail.Exception, match="enough"):
+        main(["export", "out", "--output", "shipped", "--gguf", "lora", "--llama-cpp", "."])
+    assert asked == [(bed / "parts" / FIRST, "out-lora.gguf")], "llama.cpp finds the other parts itself"
+    assert main(["export", "out", "--output", "shipped", "--gguf", "lora", "--llama-cpp", ".", "--no-evaluate"]) == 0
+    assert Path("shipped/Modelfile").read_text() == (
+        f"# The base lies beside this file, joined by llama-gguf-split --merge {FIRST} tiny.gguf.\nFROM ./tiny.gguf\nADAPTER ./out-lora.gguf\n"
+    )
 
 
 def test_a_card_says_nothing_of_parts_where_there_is_one_file():
