@@ -93,7 +93,7 @@ def replaced(start: int, content: bytes) -> Damage:
 
 
 def split(count: int, there: int) -> Damage:
-    """The file is the first of so many parts, of which some are there."""
+    """The file is the first of so many parts, of which some are there, by a name that no part has."""
 
     def damage(folder: Path) -> None:
         for number in range(1, there + 1):

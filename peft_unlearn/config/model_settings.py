@@ -30,7 +30,9 @@ class ModelSettings:
     )
     gguf_file: str | None = field(
         default=None,
-        metadata={"help": "The GGUF file in the folder or Hub repository model_name_or_path; one beside you is named there by itself."},
+        metadata={
+            "help": "The GGUF file, or the first of its parts, in the folder or repository model_name_or_path; one here is named there by itself."
+        },
     )
     use_peft: bool = field(default=True, metadata={"help": "Always true: what is trained is an adapter."})
     lora_r: Annotated[int, Range("from 1 to 8192")] = field(default=16, metadata={"help": "Rank of the adapter."})

@@ -69,8 +69,8 @@ class TrainingSettings:
     )
     holdout_kl: str = _setting(
         FROM_METHOD,
-        "The same on part of holdout_dataset and on neutral_rows: what was never seen shall stay as it was. With stop_at, reference; left out "
-        "where there are no such rows.",
+        "The same on part of holdout_dataset and on neutral_rows: what was never seen shall stay as it was. Here reference is the model as it "
+        "was given, with earlier requests on it. With stop_at, reference; left out where there are no such rows.",
         ["teacher", "reference", "none"],
     )
     neutral_rows: Annotated[int, Range("at least 0")] = _setting(

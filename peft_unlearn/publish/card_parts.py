@@ -1,6 +1,7 @@
 """What the cards of an adapter and of a merged model have in common: numbers as metadata and tables, the verdict, and text as Markdown shows it."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -11,7 +12,7 @@ from huggingface_hub import EvalResult
 from peft_unlearn.report.criteria import FAILED
 from peft_unlearn.report.summary import NO_WORD, Summary
 from peft_unlearn.report.text import PASSED, criterion_limit, criterion_number, criterion_state, interval, label, union
-from peft_unlearn.util.gguf import is_gguf, is_hub_name, on_hub
+from peft_unlearn.util.gguf import is_gguf, is_hub_name, joined_name, on_hub
 from peft_unlearn.util.numbers import show
 from peft_unlearn.util.redaction import publish
 
@@ -116,7 +117,17 @@ def source(name: str) -> str:
     if not is_gguf(name):
         return quoted(name)
     folder, file = on_hub(name) if is_hub_name(name) else (".", name)
+    if joined_name(file) != file:  # transformers reads one file
+        folder, file = ".", joined_name(file)
     return f"{quoted(folder)}, gguf_file={quoted(file)}"
+
+
+def joining(name: str) -> str:
+    """A line of Python that says how to make one file of a model's parts; none of another model."""
+    file = on_hub(name)[1] if is_hub_name(name) else name
+    if not is_gguf(name) or joined_name(file) == file:
+        return ""
+    return f"# first, where the parts are: llama-gguf-split --merge {shlex.join([file, joined_name(file)])}\n"
 
 
 def repository(name: str) -> str:

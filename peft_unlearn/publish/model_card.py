@@ -18,6 +18,7 @@ from peft_unlearn.publish.card_parts import (
     facts,
     in_backticks,
     in_cell,
+    joining,
     linked,
     metric_table,
     plain,
@@ -76,7 +77,7 @@ Forgetting was tested by these metrics, on these weights, at this precision, and
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer{imported}
 
-tokenizer = AutoTokenizer.from_pretrained({tokenizer})
+{joining}tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 base = AutoModelForCausalLM.from_pretrained({base})  # quantized as above, it gives the numbers above
 {load}
 ```
@@ -146,6 +147,7 @@ def write_card(
         name=plain(name),
         base=_loaded(shown, revision),
         imported=", GgufConfig" if is_gguf(base) else "",
+        joining=joining(shown),
         tokenizer=source(name if (folder / TOKENIZER_CONFIG_FILE).is_file() else shown),
         base_link=in_backticks(shown) if is_local(base) else linked(shown),
         parts="\n".join(_parts(method, settings)),

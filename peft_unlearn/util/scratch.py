@@ -1,4 +1,4 @@
-"""A folder for texts that must not stay behind, not even of a process that was killed."""
+"""A folder for what must not stay behind, not even of a process that was killed: texts, and files as large as a model."""
 
 import contextlib
 import shutil

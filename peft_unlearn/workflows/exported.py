@@ -21,7 +21,7 @@ from peft_unlearn.report.build import entries
 from peft_unlearn.util import disk, llama_cpp
 from peft_unlearn.util.errors import UserError
 from peft_unlearn.util.folders import ADAPTER_CONFIG, check_room, locate
-from peft_unlearn.util.gguf import is_gguf
+from peft_unlearn.util.gguf import is_gguf, joined_name
 from peft_unlearn.util.redaction import public_name
 from peft_unlearn.workflows import checks, merged, views
 from peft_unlearn.workflows.merge import below_of, merge
@@ -165,7 +165,9 @@ def _write_modelfile(job: Export, folder: Path, files: Mapping[str, Path]) -> No
     if kind == "lora":
         if not is_gguf(job.base):
             return
-        lines = ["# The base lies beside this file.", f"FROM ./{Path(job.base).name}", f"ADAPTER ./{file.name}"]
+        base = Path(job.base).name
+        joined = "" if joined_name(base) == base else f", joined by llama-gguf-split --merge {base} {joined_name(base)}"
+        lines = [f"# The base lies beside this file{joined}.", f"FROM ./{joined_name(base)}", f"ADAPTER ./{file.name}"]
     disk.write_text(folder / MODELFILE, "\n".join(lines) + "\n")
 
 
@@ -181,7 +183,7 @@ def _measured(job: Export, whole: Path, files: Mapping[str, Path]) -> tuple[dict
         return {}, str(error)
     columns: dict[str, Sets] = {}
     read: dict[str, int] = {}
-    base = job.base if is_gguf(job.base) else None
+    base = locate(job.base, [], key="base", revision=job.settings.get("model_revision")) if is_gguf(job.base) else None
     for name, file, adapter in _runs(job, files, base):
         with job.timed(f"asking {name}"):
             columns[name], read[name] = _asked(found, file, adapter, name)
@@ -194,7 +196,7 @@ def _measured(job: Export, whole: Path, files: Mapping[str, Path]) -> tuple[dict
     }, None
 
 
-def _runs(job: Export, files: Mapping[str, Path], base: str | None) -> Iterator[tuple[str, Path, Path | None]]:
+def _runs(job: Export, files: Mapping[str, Path], base: Path | None) -> Iterator[tuple[str, Path, Path | None]]:
     """What is asked, by the name of its column: a GGUF file, and an adapter that is put on it."""
     first = next(iter(files))
     if job.request.before:
@@ -203,14 +205,14 @@ def _runs(job: Export, files: Mapping[str, Path], base: str | None) -> Iterator[
         if kind != "lora":
             yield kind.upper(), file, None
         elif base is not None:
-            yield kind.upper(), Path(base), file
+            yield kind.upper(), base, file
 
 
-def _before(job: Export, kind: str, base: str | None) -> tuple[Path, None]:
+def _before(job: Export, kind: str, base: Path | None) -> tuple[Path, None]:
     """The base exported as the `kind` is, with what the adapter was trained on top of merged into it; a GGUF base as it is."""
     own = below_of(job.request.below, job.settings) or job.settings.get("adapter_name_or_path")
     if base is not None and not own:
-        return Path(base), None
+        return base, None
     if own:
         with job.timed("merging before"):
             folder = merging.merge(own, job.work / "before", base=job.base, revision=job.settings.get("model_revision")).folder

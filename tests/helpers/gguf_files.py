@@ -52,16 +52,17 @@ def memorize(model, rows):
         optimizer.zero_grad()
 
 
-def write(folder, path, kind="F32", *, architecture="llama", said=(), factors=None, tensors=True, per_part=0):
+def write(folder, path, kind="F32", *, architecture="llama", said=(), factors=None, tensors=True, per_part=0, **how):
     """Write the GGUF file of a folder of `make_folder`, its matrices in one of GGUF's types.
 
-    `said` are further pairs of its metadata; `per_part` tensors at most lie in each of several files, which are named as llama.cpp names them.
+    `said` are further pairs of its metadata; `per_part` tensors at most lie in each of several files, which are named as llama.cpp names them;
+    `how` is what else `GGUFWriter` takes.
     """
     import gguf
     from gguf.quants import quantize
 
     config = json.loads(Path(folder, "config.json").read_text())
-    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=per_part)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=per_part, **how)
     writer.add_type("model")
     writer.add_name("tiny")
     writer.add_context_length(config["max_position_embeddings"])
@@ -86,6 +87,22 @@ def write(folder, path, kind="F32", *, architecture="llama", said=(), factors=No
             values = values.reshape(heads, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
         held = gguf.GGMLQuantizationType[kind if values.ndim == 2 else "F32"]
         writer.add_tensor(_name(name), quantize(np.ascontiguousarray(values), held), raw_dtype=held)
+    _close(writer)
+    return path
+
+
+def write_part(path, number, count, of_all, tensors, *, architecture=None):
+    """A part after the first, as llama.cpp writes it: its metadata say where it belongs, and name no architecture."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, architecture or "none")
+    if architecture is None:
+        writer.kv_data[0].clear()
+    writer.add_uint16("split.no", number)
+    writer.add_uint16("split.count", count)
+    writer.add_int32("split.tensors.count", of_all)
+    for name in tensors:
+        writer.add_tensor(name, np.ones((8, 64), np.float32))
     _close(writer)
     return path
 

@@ -167,12 +167,6 @@ def damaged(bed, folder, how):
         return gguf_files.write(bed, path, architecture="clip", said=[("general.type", how)])
     if how in ("clip", "controlvector"):
         return gguf_files.write(bed, path, architecture=how)
-    if how in ("all parts", "one part", "a later part"):
-        gguf_files.write(bed, folder / "big.gguf", per_part=8)
-        assert len(list(folder.glob("big-*-of-00003.gguf"))) == 3
-        if how == "one part":
-            (folder / "big-00002-of-00003.gguf").unlink()
-        return folder / f"big-0000{3 if how == 'a later part' else 1}-of-00003.gguf"
     if how == "folder":
         gguf_files.write(bed, path)
         return folder
@@ -190,9 +184,6 @@ BAD = {
     "mmproj": "holds the part of a model that sees or hears, and no language model",
     "clip": "holds the part of a model that sees or hears, and no language model",
     "controlvector": "holds a control vector, which steers a model, and no language model",
-    "all parts": "is one of 3 parts; join them by llama-gguf-split --merge, and write the file that it makes",
-    "one part": "is one of 3 parts, of which big-00002-of-00003.gguf is not there; fetch it, and join them by llama-gguf-split --merge",
-    "a later part": "is one of 3 parts; join them by llama-gguf-split --merge, and write the file that it makes",
     "folder": "holds GGUF files and no config.json; write the file itself, such as ",
     "text": "is no GGUF file, or one that is cut or damaged",
     "empty": "is empty; fetch it again",
