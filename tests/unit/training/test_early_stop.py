@@ -89,6 +89,11 @@ def test_a_check_from_elsewhere_starts_the_count_again(away):
     assert not reached([AT] * 50 + [away])
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.96, True), (0.94, False), (1.09, True), (1.11, False)])
+def test_below_an_estimate_the_mean_may_be_twice_as_far_off_as_above(share, expected):
+    assert extracted([0.0] * IN_A_ROW, (share, 1.0)).reached == expected
+
+
 def test_a_retain_set_that_was_hurt_is_waited_for():
     assert reached([(1.0, 1.0, RETAINED - 0.9 * RETAIN_LOSS)] * IN_A_ROW)
     assert reached([(1.0, 1.0, 1.0)] * IN_A_ROW)
