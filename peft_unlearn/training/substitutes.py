@@ -15,6 +15,7 @@ from peft_unlearn.metrics.secret_like import plain, secret_like
 from peft_unlearn.metrics.words import words
 
 COMMON = 0.05  # share of other answers from which on a word of them tells nothing
+EVERYWHERE = 1 / 8  # share from which on short pieces of such words alone are nobody's, as the letters of options are
 SHARED = 5  # answers that a secret must at least be in to be nobody's: one person may have several rows
 TOLD = 1 / 3  # share of an answer's telling words that another answer may have by chance
 VERBATIM = 0.5  # share of an answer that may come in one piece
@@ -35,8 +36,9 @@ class Forgotten:
     def __init__(self, questions: Sequence[str], answers: Sequence[str], others: Sequence[str]):
         self.questions, self.answers = questions, answers
         counts = Counter(word for text in others for word in set(words(text)))
-        self.often = {word for word, count in counts.items() if count >= max(2, COMMON * len(others))}
-        self.telling = [set(words(a)) - set(words(q)) - self.often for q, a in zip(questions, answers, strict=True)]
+        often = {word for word, count in counts.items() if count >= max(2, COMMON * len(others))}
+        self.everywhere = {word for word, count in counts.items() if count >= max(2, EVERYWHERE * len(others))}
+        self.telling = [set(words(a)) - set(words(q)) - often for q, a in zip(questions, answers, strict=True)]
         told = [set(secret_like(a)) - set(secret_like(q)) for q, a in zip(questions, answers, strict=True)]
         self.secrets = Needles(secret for secrets in told for secret in secrets)
         self.recitable = Recitable(answers)
@@ -60,14 +62,14 @@ class Forgotten:
     def _in_one_piece(self, right: Sequence[str], said: Sequence[str]) -> bool:
         """Whether as much as `VERBATIM` of a row's answer is said in one piece.
 
-        Less than `LENGTH` words that often stand in other answers count as the whole answer alone: else the letter of the right option is half of a
-        short answer, and no other answer ever has it, which gives it away.
+        Less than `LENGTH` words that stand in an eighth of other answers each count as the whole answer alone: else the letter of the right option is
+        half of a short answer, and no other answer ever has it, which gives it away.
         """
         least, longest = max(1, math.ceil(VERBATIM * len(right))), longest_run(right, said)
         if longest < least or longest >= min(LENGTH, len(right)):
             return longest >= least
         told = set(runs(said, least))
-        return any(run in told and not self.often.issuperset(run) for run in runs(right, least))
+        return any(run in told and not self.everywhere.issuperset(run) for run in runs(right, least))
 
 
 class Needles:
