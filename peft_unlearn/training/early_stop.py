@@ -20,9 +20,7 @@ from peft_unlearn.training.targets import mean, min_ks
 TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
 TOLERANCE_BELOW = 0.1  # the mean below an estimate, which is as far off itself (docs/concepts/target-estimate.md)
 TOLERANCE_EXTRACTION = 0.03  # extraction strength above the holdout's
-TOLERANCE_ANSWERS = (
-    0.03  # share of the answers to be given instead that greedy decoding may not give yet: none of a sample, for a verdict fails by one row
-)
+TOLERANCE_ANSWERS = 0.05  # share of the answers to be given instead that greedy decoding may not give yet
 TOLERANCE_INNER = 0.03  # recall of the answers' tokens by inner layers above a never-seen model's
 LOOKS = 8  # at inner layers in a run: they cost a forward pass a layer, so only what has all else looks, and after these it waits no longer
 DEEPER, DEEPEST = 2.0, 8.0  # how much more inner layers weigh after each look that finds them knowing too much, and at most
