@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn import data
 from peft_unlearn.data import rewording
 from peft_unlearn.data.rows import Row
+from peft_unlearn.metrics.exact_memorization import exact_memorization
 from peft_unlearn.model import adapters
 from peft_unlearn.model.scoring import score
 
@@ -34,7 +35,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.run)
     sets = {name: asked(list(data.load(settings[f"{name}_dataset"], name=name))) for name in ("forget", "holdout")}
     given = {"before": settings["model_name_or_path"], "never-seen": settings["never_seen_model_name_or_path"]}
-    found: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str, str], list[float | None]] = {}
     for view in VIEWS:
         model = adapters.load_base(given.get(view, given["before"]), dtype=torch.float32)
         model = (PeftModel.from_pretrained(model, str(options.run)) if view == "after" else model).eval()
@@ -43,7 +44,9 @@ def main() -> None:
     print("| asked | " + " | ".join(f"{name}, {view}" for name, view in found) + " |\n" + "| --- " * (1 + len(found)) + "|")
     for rule in dict.fromkeys(rule for rule, _ in sets["forget"]):
         means = [
-            np.mean([share for (other, _), share in zip(sets[name], shares, strict=True) if other == rule] or [np.nan])
+            np.mean(
+                [share for (other, _), share in zip(sets[name], shares, strict=True) if other == rule and share is not None] or [np.nan]
+            )
             for (name, _), shares in found.items()
         ]
         count = sum(other == rule for other, _ in sets["forget"])
@@ -69,10 +72,9 @@ def rule(question: str, wording: str) -> str:
     return next((name for start, name in RULES.items() if wording.startswith(start)), "English of another form")
 
 
-def recalled(model: torch.nn.Module, tokenizer: object, rows: list[Row], name: str) -> list[float]:
+def recalled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[Row], name: str) -> list[float | None]:
     tokenized = data.tokenize(Dataset.from_list(rows), tokenizer, 256, name=name).rows
-    with torch.no_grad():
-        return [float(row.correct.mean()) for row in score(model, tokenized, tokenizer, batch_size=64, progress=name)]
+    return [exact_memorization(row) for row in score(model, tokenized, tokenizer, batch_size=64, progress=name)]
 
 
 if __name__ == "__main__":
