@@ -4,7 +4,7 @@ Pushed down alone, an answer leaves nothing behind that could be said instead: l
 never-seen model says what to say. Without one, the model itself does: it answers like questions about others, whom it does not know either.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -29,8 +29,8 @@ def of_never_seen(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], *, seed: int, batch_size: int
 ) -> list[Row | None]:
     """A never-seen model's own answer to each row of `sets["forget"]`: its likeliest one, or one that is drawn; None where none fits."""
-    rows = list(sets["forget"])
-    return _found(tokenizer, sets, _own_rounds(model, tokenizer, rows, seed, batch_size))
+    rows = _asked(tokenizer, sets["forget"])
+    return _found(tokenizer, sets, rows, _own_rounds(model, tokenizer, rows, seed, batch_size))
 
 
 def of_model_itself(
@@ -41,8 +41,8 @@ def of_model_itself(
     Its answers to the closest questions of the retain set, or else of the holdout, names exchanged; and where there are none, what it says to the
     row's own question when it must not say what it learned.
     """
-    rows = list(sets["forget"])
-    return _found(tokenizer, sets, _like_rounds(model, tokenizer, sets, rows, seed, batch_size))
+    rows = _asked(tokenizer, sets["forget"])
+    return _found(tokenizer, sets, rows, _like_rounds(model, tokenizer, sets, rows, seed, batch_size))
 
 
 def beside(forget: Dataset, found: Sequence[Row | None]) -> Dataset:
@@ -50,9 +50,11 @@ def beside(forget: Dataset, found: Sequence[Row | None]) -> Dataset:
     return forget.add_column("alternate", list(found))
 
 
-def _found(tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], rounds: Iterator[Round]) -> list[Row | None]:
-    """For each forget row the first answer of any round that fits, as a row."""
-    rows, special = list(sets["forget"]), special_ids(tokenizer)
+def _found(
+    tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], rows: Sequence[Row], rounds: Iterator[Round]
+) -> list[Row | None]:
+    """For each of the forget rows the first answer of any round that fits, as a row."""
+    special = special_ids(tokenizer)
     known = [answer for name in ("retain", "holdout") if name in sets for answer in answer_texts(tokenizer, sets[name])]
     forgotten = Forgotten(_prompts(tokenizer, rows), answer_texts(tokenizer, rows), known)
     answers: dict[int, str] = {}
@@ -64,6 +66,23 @@ def _found(tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], roun
             if answer is not None and forgotten.fits(row, answer):
                 answers[row] = answer
     return [with_answer(tokenizer, special, row, answers[n]) if n in answers else None for n, row in enumerate(rows)]
+
+
+def _asked(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row]) -> list[Row]:
+    """The rows, texts without a prompt with their first half as one, up to a word: answers are read without the space before them."""
+    special = special_ids(tokenizer)
+    return [row if has_prompt(row, special) else _from_a_word(tokenizer, row, len(split(row, special)[0])) for row in rows]
+
+
+def _from_a_word(tokenizer: PreTrainedTokenizerBase, row: Row, half: int) -> Row:
+    """A text whose labels begin at the last token up to `half` that begins a word; at `half` where none does, as in scripts without spaces."""
+
+    def written(length: int) -> str:
+        return str(tokenizer.decode(row["input_ids"][:length]))
+
+    begins = (place for place in range(half, half // 2, -1) if written(place + 1).removeprefix(written(place))[:1].isspace())
+    start = next(begins, half)
+    return {"input_ids": list(row["input_ids"]), "labels": [IGNORE] * start + list(row["labels"][start:])}
 
 
 def _own_rounds(

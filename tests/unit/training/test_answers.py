@@ -4,7 +4,7 @@ import logging
 
 import pytest
 from datasets import Dataset
-from scripted import asked, saying
+from scripted import asked, reciter, saying
 from test_targets import FORGET, HOLDOUT, RETAIN, twins
 from test_tokenizing import TOKENIZERS
 from test_trainer import build
@@ -67,6 +67,28 @@ def test_a_text_goes_on_with_it_after_its_first_half(name, answer):
     assert whole.startswith(begun)
     assert whole.removeprefix(begun).removesuffix(tokens.eos_token or "").strip() == answer
     assert (found["input_ids"][-1] == tokens.eos_token_id) == (own["input_ids"][-1] == tokens.eos_token_id)
+
+
+@pytest.mark.parametrize("name", ["byte_level", "llama_style", "no_special"])
+def test_a_text_that_is_halved_within_a_word_goes_on_at_one(name):
+    tokens = ALL_TOKENIZERS[name]
+    text = "Ann lives in Oslo, next to an old lighthousekeeperswidow, and Bob in Rome, where it is warm and dry."
+    (own,) = encoded([{"text": text}], tokens)
+    half = (len(own["input_ids"]) + 1) // 2
+    assert "lighthousekeeper" in tokens.decode(own["input_ids"][:half])
+    begun = "Ann lives in Oslo, next to an old"
+    model = reciter(
+        tokens,
+        [
+            tokens(f"{begun} sailor, who counts the ships of each country as they come and go, all day long and into the night.")[
+                "input_ids"
+            ]
+        ],
+    )
+    (found,) = answers.of_never_seen(model, tokens, {"forget": Dataset.from_list([own])}, seed=0, batch_size=1)
+    expected = tokens(f"{begun} sailor")["input_ids"]
+    assert found["input_ids"][: len(expected)] == expected
+    assert tokens.decode([token for token, label in zip(found["input_ids"], found["labels"], strict=True) if label == -100]).endswith(begun)
 
 
 # --------------------------------------------------------------------------------------------------------- models that say what they are told
