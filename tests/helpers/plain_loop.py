@@ -8,6 +8,7 @@ import copy
 import math
 
 import numpy as np
+import plain_answers
 import plain_pace
 import torch
 import torch.nn.functional as F
@@ -110,16 +111,6 @@ def away(model, rows, target_logps, places):
     return average(
         [abs(now - then) for pair in zip(logps, targets, strict=True) for now, then in zip(*map(torch.Tensor.tolist, pair), strict=True)]
     )
-
-
-def unsaid(model, others, rows):
-    """The share of other answers in which the first token that is not the row's own is not the likeliest."""
-    count = 0
-    for (z, y, _), row in zip(readings(model, others, 1), rows, strict=True):
-        own = [label for label in row["labels"] if label != -100]
-        place = next(n for n, token in enumerate(y.tolist()) if n == len(own) or token != own[n])
-        count += int(z[place].argmax() != y[place])
-    return count / len(others)
 
 
 def auc(rows, others):
@@ -343,7 +334,11 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                     ((1 - now / target) / early_stop.TOLERANCE, beside), history[-1][:2] if history else (0, 0), strict=True
                 )
             ]
-            lacking = unsaid(student, others, forget) / early_stop.TOLERANCE_ANSWERS if awaited else 0.0
+            read = {
+                name: readings(student, rows, 1) if rows else [] for name, rows in (("others", others), ("holdout", list(holdout or [])))
+            }
+            read |= {"forget": readings(student, forget, 1), "lengths": (counts, answers(list(holdout or [])))}
+            lacking = plain_answers.lacking(**read, rows=forget) / early_stop.TOLERANCE_ANSWERS if awaited else 0.0
             weighed = lost, lacking if near else 0.0
             history.append(((1 - now / target) / early_stop.TOLERANCE, beside, max(lost, lacking), near))
             if near:

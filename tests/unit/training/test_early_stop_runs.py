@@ -5,6 +5,8 @@ import copy
 import numpy as np
 import pytest
 from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 from test_early_stop import HELD, RETAINED, ROWS
 from test_targets import FORGET, HOLDOUT, RETAIN, logps, twins
 from test_trainer_equivalence import LORA, tokenizer
@@ -12,10 +14,12 @@ from test_trainer_equivalence import LORA, tokenizer
 from peft_unlearn import UnlearnConfig, UnlearnTrainer, metrics
 from peft_unlearn.data.rows import answer_texts
 from peft_unlearn.model.generation import generate
+from peft_unlearn.model.scoring import RowScore, score
 from peft_unlearn.training import setup
 from peft_unlearn.training.callbacks import REACHED, STEPS
-from peft_unlearn.training.checks import EVERY, Checks, sample
+from peft_unlearn.training.checks import EVERY, Checks, recited, sample
 from peft_unlearn.training.early_stop import IN_A_ROW, TOLERANCE_EXTRACTION, EarlyStop
+from peft_unlearn.training.parting import Parting
 
 
 def run(folder, model, forget=None, **changes) -> UnlearnTrainer:
@@ -139,3 +143,33 @@ def test_a_check_compares_extraction_strengths_as_the_report_has_them():
         early_stop = EarlyStop(ROWS[:1] * len(sets["forget"]), [0] * len(sets["forget"]), RETAINED, HELD, estimated=estimated)
         Checks(model, tokenizer(), sets, 4).check(early_stop)
         assert early_stop.last.extraction * TOLERANCE_EXTRACTION == pytest.approx(expected)
+
+
+def test_a_row_is_recited_where_it_is_what_the_model_answers():
+    before, twin = twins()
+    said = {}
+    for name, model in (("before", before), ("twin", twin)):
+        rows = Dataset.from_list(FORGET)
+        own, given = answer_texts(tokenizer(), rows), generate(model, tokenizer(), rows)
+        said[name] = float(np.mean([one == other for one, other in zip(own, given, strict=True)]))
+        assert recited(score(model, rows, tokenizer())) == pytest.approx(said[name])
+    assert said["before"] > 0.8 > 0.1 > said["twin"]
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=24), min_size=1, max_size=4), st.integers(0, 1))
+def test_a_row_is_recited_where_nine_of_ten_tokens_in_one_piece_are_right(flags, end):
+    rows = [RowScore(np.zeros(len(row) + end), np.array(row + [False] * end), end, np.zeros(0), np.zeros(0)) for row in flags]
+    runs = [[all(row[i:j]) and j - i >= 0.9 * len(row) for i in range(len(row)) for j in range(i + 1, len(row) + 1)] for row in flags]
+    assert recited(rows) == pytest.approx(sum(map(any, runs)) / len(rows))
+
+
+def test_one_recited_row_of_a_sample_is_waited_for_unless_the_holdout_has_as_many():
+    model = setup.adapt(copy.deepcopy(twins()[0]), UnlearnConfig("x", use_cpu=True), LORA)
+    (known, *_) = (row for row in FORGET if recited(score(model, [row], tokenizer())))
+    rows = {"forget": [*HOLDOUT[:31], known], "retain": RETAIN, "holdout": HOLDOUT}
+    for holdout, expected in ((HOLDOUT, True), (RETAIN[:32], False)):
+        sets = {name: Dataset.from_list(found) for name, found in (rows | {"holdout": holdout}).items()}
+        taught = Dataset.from_list(RETAIN[:32])  # the model says all of these, so that nothing else is missing
+        early_stop = EarlyStop(ROWS[:1] * 32, [0] * 32, RETAINED, HELD, estimated=True)
+        Checks(model, tokenizer(), sets, 4, taught, Parting([99] * 32, [0] * 32)).check(early_stop)
+        assert (early_stop.last.answers > 1) is expected

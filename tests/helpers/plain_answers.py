@@ -1,0 +1,35 @@
+"""What a run waits for of its other answers, in plain loops: that greedy decoding goes into them, and gives no forgotten row word for word."""
+
+
+def lacking(others, forget, holdout, lengths, rows):
+    """What is amiss, as a share; a row that is recited counts as two, unless as many of the holdout are.
+
+    Args:
+        others, forget, holdout: for each row (T, V) logits and (T,) labels, and maybe more.
+        lengths: how many tokens the answer of each row of forget and holdout has, the one that ends it left out.
+        rows: the forget rows.
+    """
+    recited = verbatim(forget, lengths[0]) - verbatim(holdout, lengths[1])
+    return max(unsaid(others, rows), min(1.0, 2 * recited))
+
+
+def unsaid(others, rows):
+    """The share of other answers in which the first token that is not the row's own is not the likeliest."""
+    count = 0
+    for (z, y, *_), row in zip(others, rows, strict=True):
+        own = [label for label in row["labels"] if label != -100]
+        place = next(n for n, token in enumerate(y.tolist()) if n == len(own) or token != own[n])
+        count += int(z[place].argmax() != y[place])
+    return count / len(others)
+
+
+def verbatim(readings, lengths):
+    """The share of rows of which greedy decoding, told the row so far, gives nine of ten tokens in one piece."""
+    count = 0
+    for (z, y, *_), length in zip(readings, lengths, strict=True):
+        longest = run = 0
+        for right in (z.argmax(-1) == y)[:length].tolist():
+            run = (run + 1) * right
+            longest = max(longest, run)
+        count += longest >= 0.9 * length
+    return count / len(readings) if readings else 0.0
