@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 UNKNOWN = 0.95  # share of the way to the targets from which on rows are not known at the start
 COMPARED = 256  # rows of forget and holdout set by which it is told whether these are of one kind
-WORD_FOR_WORD = 0.9  # of a row's tokens, in one piece
+WORD_FOR_WORD = 0.9  # of a row's tokens, from the first one
 ONE_TOO_MANY = 2.0  # a recited row of a sample of 32 is beyond the tolerance of answers
 EVERY, SHARE = 10, 0.1  # steps between two checks, at least, and the share of a run's forward passes that they may take
 
@@ -160,15 +160,9 @@ def _extraction(rows: Sequence[RowScore]) -> float:
 
 
 def recited(rows: Sequence[RowScore]) -> float:
-    """Share of the rows of which greedy decoding would give `WORD_FOR_WORD` in one piece, the end token left out."""
-    pieces = [_longest_run(row.correct[: len(row.correct) - row.end]) for row in rows if len(row.correct) > row.end]
-    return float(np.mean([piece >= WORD_FOR_WORD for piece in pieces])) if pieces else 0.0
-
-
-def _longest_run(flags: np.ndarray) -> float:
-    """Length of the longest run of true ones, as a share of all (T,)."""
-    breaks = np.flatnonzero(np.concatenate([[True], ~flags, [True]]))
-    return float((np.diff(breaks).max() - 1) / len(flags))
+    """Share of the rows of which greedy decoding gives the first `WORD_FOR_WORD`, the end token left out."""
+    texts = [row.correct[: len(row.correct) - row.end] for row in rows if len(row.correct) > row.end]
+    return float(np.mean([text[: math.ceil(WORD_FOR_WORD * len(text))].all() for text in texts])) if texts else 0.0
 
 
 def sample(rows: Dataset) -> Dataset:

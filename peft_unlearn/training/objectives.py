@@ -19,6 +19,9 @@ from peft_unlearn.util.parts import Loss
 from peft_unlearn.util.registry import LOSSES, openunlearning_losses
 
 ABOVE = 0.1  # nats above a retain token's log-probability before training within which the hinge lets go of it
+INSTEAD = (
+    0.1  # of `answers_coef`, what a never-seen model would say instead of each token: more makes unseen text likelier as well (docs/log.md)
+)
 LIKELY = 0.7  # probability to which each token of another answer is taught; more would be surer than who never saw the question
 
 Function = Callable[[Scores, Any], Tensor]  # of the student's scores, and the anchor's
@@ -102,7 +105,9 @@ def build(args: UnlearnConfig, scale: float = 1.0, inner_weight: Callable[[], fl
         anchor = "given" if args.holdout_kl == "reference" else args.holdout_kl
         objectives.append(_divergence(args, "holdout", "holdout", anchor))
     if says_instead(args):
-        objectives.append(Objective("instead", "forget", args.answers_coef, _instead, anchor="never_seen", of_logits=instead.divergence))
+        objectives.append(
+            Objective("instead", "forget", INSTEAD * args.answers_coef, _instead, anchor="never_seen", of_logits=instead.divergence)
+        )
     if teaches_answers(args):
         objectives.append(Objective("answers", "answers", args.answers_coef, _taught))
     return objectives

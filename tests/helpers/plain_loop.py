@@ -263,7 +263,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             fresh = batch([e["holdout"] for e in examples])
             losses.append((args.kl_coef, divergence(args.divergence, student, anchors[args.holdout_kl], fresh)))
         if target_logps and args.answers == "natural" and args.retain_loss != "none":
-            losses.append((args.answers_coef, instead(student, never_seen, rows, whole, target_logps)))
+            losses.append((0.1 * args.answers_coef, instead(student, never_seen, rows, whole, target_logps)))
         if "answers" in examples[0]:
             losses.append((args.answers_coef * teach, taught(student, [e["answers"] for e in examples])))
         grads = [flat(torch.autograd.grad(loss, params, materialize_grads=True)) for _, loss in losses]

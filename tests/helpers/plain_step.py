@@ -214,7 +214,7 @@ def run(family, quantization, args, pairs, student, teacher, reference, trained,
             anchor = teacher if args.retain_kl == "teacher" else reference
             losses.append((args.kl_coef, lambda: divergence(seen, anchor, retain)))  # noqa: B023
         if targets and args.answers == "natural" and args.retain_loss != "none":
-            losses.append((args.answers_coef, lambda: instead(seen, never_seen, forget, targets)))  # noqa: B023
+            losses.append((0.1 * args.answers_coef, lambda: instead(seen, never_seen, forget, targets)))  # noqa: B023
         if "answers" in examples[0]:
             other = [e["answers"] for e in examples]
             losses.append((args.answers_coef, lambda: taught(seen, other)))  # noqa: B023
