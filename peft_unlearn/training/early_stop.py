@@ -18,7 +18,7 @@ from peft_unlearn.training.targets import mean, min_ks
 
 # By how much a check may miss: the mean in shares of its target, membership in AUC, or Min-K in shares of its target.
 TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
-TOLERANCE_BELOW = 0.1  # the mean below an estimate, which is as far off itself (docs/concepts/target-estimate.md)
+TOLERANCE_ESTIMATE = 0.1  # the mean beside an estimate, which is as far off itself (docs/concepts/target-estimate.md)
 TOLERANCE_EXTRACTION = 0.03  # extraction strength above the holdout's
 TOLERANCE_ANSWERS = 0.05  # share of the answers to be given instead that greedy decoding may not give yet
 TOLERANCE_INNER = 0.03  # recall of the answers' tokens by inner layers above a never-seen model's
@@ -168,10 +168,9 @@ class EarlyStop:
             missing = float(self.min_ks.mean() * self.holdout_shift / rows.mean())
             beside = (1 - 1 / missing) / TOLERANCE_MIN_K
         before = self.last or Found(0.0, 0.0, 0.0, 0.0)
-        off = 1 - now / target
         found = Found(
             share=now / target,
-            mean=off / (TOLERANCE_BELOW if off < 0 and self.estimated else TOLERANCE),
+            mean=(1 - now / target) / (TOLERANCE_ESTIMATE if self.estimated else TOLERANCE),
             membership=beside,
             retain=(self.retain - retain) / RETAIN_LOSS,
             extraction=extraction / TOLERANCE_EXTRACTION,
@@ -204,7 +203,7 @@ class EarlyStop:
     def reached(self) -> bool:
         """Whether two checks in a row found the forget set at its targets and the retain set as probable as before.
 
-        At its targets is, from above or from below: the mean within 5 %, 10 % below an estimate, the membership AUC within .03; and inner layers know
+        At its targets is, from above or from below: the mean within 5 %, or 10 % of an estimate, the membership AUC within .03; and inner layers know
         no more than they may.
         """
         return self.within_tolerance >= IN_A_ROW
