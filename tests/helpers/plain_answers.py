@@ -2,15 +2,15 @@
 
 
 def lacking(others, forget, holdout, lengths, rows):
-    """What is amiss, as a share; a row that is recited counts as two, unless as many of the holdout are.
+    """What is amiss, as a share; a row that is recited counts as two, unless a third as many of the holdout are.
 
     Args:
         others, forget, holdout: for each row (T, V) logits and (T,) labels, and maybe more.
         lengths: how many tokens the answer of each row of forget and holdout has, the one that ends it left out.
         rows: the forget rows.
     """
-    recited = verbatim(forget, lengths[0]) - verbatim(holdout, lengths[1])
-    return max(unsaid(others, rows), min(1.0, 2 * recited))
+    recited = verbatim(forget, lengths[0])
+    return max(unsaid(others, rows), min(1.0, 2 * recited) if recited > 3 * verbatim(holdout, lengths[1]) else 0.0)
 
 
 def unsaid(others, rows):
