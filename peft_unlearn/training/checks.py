@@ -63,8 +63,9 @@ class Checks(NamedTuple):
             estimated: see `EarlyStop`.
         """
         rows = self.sets["forget"]
-        parting = () if self.parting is None else self.parting.rows
-        how: dict[str, Any] = {"estimated": estimated, "inner": inner_target, "parting": parting}
+        how: dict[str, Any] = {"estimated": estimated, "inner": inner_target}
+        if self.parting is not None:
+            how |= {"parting": self.parting.rows, "shared": self.parting.shared}
         found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, **how)
         found.follow(self.holdout_min_ks())
         self._warn_of_unlike_rows()
@@ -108,14 +109,14 @@ class Checks(NamedTuple):
         )
 
     def _lacking(self, forget: Sequence[RowScore], holdout: Sequence[RowScore]) -> float:
-        """Share of the other answers that greedy decoding would not go into, where they part from the forgotten ones.
+        """Share of the other answers that greedy decoding does not begin, up to where they part from the forgotten ones and go on otherwise.
 
         A row that has another answer and comes back word for word counts `ONE_TOO_MANY` times, unless holdout rows do by guessing.
         """
         if self.taught is None or self.parting is None:
             return 0.0
         places = [self.parting.answers[row] for row in sampled(len(self.taught))]
-        said = [row.correct[place : place + 1].all() for row, place in zip(self._scored(self.taught), places, strict=True)]
+        said = [row.correct[: place + 1].all() for row, place in zip(self._scored(self.taught), places, strict=True)]
         parts = [self.parting.rows[row] for row in sampled(len(self.parting.rows))]
         replaced = [row for row, part in zip(forget, parts, strict=True) if part < len(row.logps)]
         told, guessed = recited(replaced), recited(holdout)

@@ -16,10 +16,11 @@ LEFT = math.log(1 - LIKELY)  # log p that the forgotten token has there at most:
 
 
 class Parting(NamedTuple):
-    """Of each forget row how many label tokens come before the first one in whose place its other answer has another, all where it has none; and of
-    each other answer the same of its own label tokens."""
+    """Of each forget row how many label tokens come before the first one in whose place its other answer has another, all where it has none, and how
+    many of these the other answer has as well; and of each other answer the number of its own before it."""
 
     rows: list[int]
+    shared: list[int]
     answers: list[int]
 
 
@@ -28,6 +29,7 @@ def parted(rows: Iterable[Row]) -> Parting:
     pairs = [(row, row["alternate"]) for row in rows]
     return Parting(
         [_shared(row, other or {"input_ids": row["input_ids"]}) for row, other in pairs],
+        [0 if other is None else _shared(other, row) for row, other in pairs],
         [_shared(other, row) for row, other in pairs if other is not None],
     )
 

@@ -14,12 +14,12 @@ def lacking(others, forget, holdout, lengths, rows):
 
 
 def unsaid(others, rows):
-    """The share of other answers in which the first token that is not the row's own is not the likeliest."""
+    """The share of other answers in which the tokens up to the first that is not the row's own are not the likeliest ones."""
     count = 0
     for (z, y, *_), row in zip(others, rows, strict=True):
         own = [label for label in row["labels"] if label != -100]
         place = next(n for n, token in enumerate(y.tolist()) if n == len(own) or token != own[n])
-        count += int(z[place].argmax() != y[place])
+        count += any(z[n].argmax() != y[n] for n in range(place + 1))
     return count / len(others)
 
 

@@ -175,6 +175,24 @@ def test_tokens_fall_back_by_their_places_in_the_order_of_targets():
     assert early_stop.targets_now([0], targets, swapped, mask)[mask].tolist() == targets[mask].tolist()  # a never-seen model's stay
 
 
+@given(
+    st.integers(2, 8).flatmap(lambda n: st.tuples(*(st.lists(st.floats(-9, -0.1), min_size=n, max_size=n, unique=True) for _ in "ab"))),
+    st.data(),
+)
+def test_the_tokens_that_both_answers_begin_with_have_the_highest_targets(rows, data):
+    told, logps = rows
+    place = data.draw(st.integers(0, len(told) - 1))
+    shared = data.draw(st.integers(0, place))
+    early_stop = EarlyStop([np.array(told)], [0], RETAINED, estimated=True, parting=[place], shared=[shared])
+    early_stop.later = data.draw(st.floats(0, 1))
+    targets, values, mask = torch.tensor([told]), torch.tensor([logps]), torch.ones(1, len(told), dtype=torch.bool)
+    found = early_stop.targets_now([0], targets, values, mask)[0].tolist()
+    rest = [target for n, target in enumerate(told) if n != place]  # the token at the place leaves its own to nobody
+    both = range(place - shared, place)
+    assert sorted(found[n] for n in both) == pytest.approx(sorted(rest)[len(rest) - shared :])
+    assert sorted(found[n] for n in range(len(told)) if n not in both and n != place) == pytest.approx(sorted(rest)[: len(rest) - shared])
+
+
 def test_answers_that_are_taught_are_waited_for():
     for lacking, expected in ((0.9 * TOLERANCE_ANSWERS, True), (1.1 * TOLERANCE_ANSWERS, False)):
         early_stop = EarlyStop(ROWS, ENDS, RETAINED)

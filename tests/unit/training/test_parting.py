@@ -25,6 +25,8 @@ def check(row, other):
     assert here == there
     assert one[:here] == two[:here]
     assert one[here : here + 1] != two[here : here + 1]
+    both = [place for place in places(row) if two[place : place + 1] and place in places(other) and place < here]
+    assert found.shared == [len(both), 0]
 
 
 @pytest.mark.parametrize("name", ["byte_level", "llama_style", "no_special"])
