@@ -65,7 +65,7 @@ class Checks(NamedTuple):
         rows = self.sets["forget"]
         how: dict[str, Any] = {"estimated": estimated, "inner": inner_target}
         if self.parting is not None:
-            how |= {"parting": self.parting.rows, "shared": self.parting.shared}
+            how |= {"parting": self.parting.rows, "common": self.parting.common}
         found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, **how)
         found.follow(self.holdout_min_ks())
         self._warn_of_unlike_rows()

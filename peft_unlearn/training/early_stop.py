@@ -71,8 +71,8 @@ class EarlyStop:
     A never-seen model tells each token's target. An estimate tells a row's targets, and they go to its tokens in the order of their
     log-probabilities, so that the model decides which of them can be guessed. But a memorized row recalls itself the better, the more of it has
     been read, and its end would keep all of the high targets. So each token falls back in the order by `later` of its place in the row, as far
-    as takes extraction strength down to the holdout's. Where another answer is taught, the tokens that both begin with come first in the order, and
-    the first one that is another leaves the row's own what is left.
+    as takes extraction strength down to the holdout's. Where another answer is taught, the tokens that both have come first in the order, for they
+    are the form that is left to say it in, and the first one that is another leaves the row's own what is left.
 
     Args:
         target_logps: of all forget rows, (T,) each, in nats.
@@ -83,7 +83,7 @@ class EarlyStop:
         inner: recall of the sample's tokens by the inner layers of a never-seen model; None where that is not known.
         parting: of each forget row how many of its T tokens come before the one in whose place another answer is taught, which then is not counted;
             T and more for none. Empty where no other answer is awaited.
-        shared: how many of these, the last ones, the other answer has as well.
+        common: of each row which of its T tokens the other answer has as well; none where it has none.
     """
 
     def __init__(
@@ -96,14 +96,17 @@ class EarlyStop:
         estimated: bool = False,
         inner: float | None = None,
         parting: Sequence[int] = (),
-        shared: Sequence[int] = (),
+        common: Sequence[Sequence[bool]] = (),
     ):
         self.row_ends, self.retain, self.holdout, self.estimated = torch.tensor(ends), retain, holdout, estimated
         self.inner, self.inner_weight, self.looks = inner, 1.0, 0
         lengths = [len(row) for row in target_logps]
         alone = [length - end < 2 for length, end in zip(lengths, ends, strict=True)]  # a word alone has nothing else to tell by
         parts = [length if one else place for place, length, one in zip(parting, lengths, alone, strict=True)] if parting else lengths
-        self.parting, self.shared, some = torch.tensor(parts), torch.tensor(shared or [0] * len(parts)), sampled(len(ends))
+        self.parting, self.lengths, some = torch.tensor(parts), torch.tensor(lengths), sampled(len(ends))
+        self.common = torch.zeros(len(lengths), max(lengths), dtype=torch.bool)
+        for row, flags in enumerate(common):
+            self.common[row, : len(flags)] = torch.tensor(flags, dtype=torch.bool)
         self.left_out = [parts[i] for i in some]
         self.ends = [ends[i] - (lengths[i] - ends[i] <= parts[i] < lengths[i]) for i in some]
         checked = self.counted([target_logps[i] for i in some])
@@ -119,17 +122,19 @@ class EarlyStop:
 
     def targets_now(self, rows: Sequence[int], target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
         """The targets as they are corrected now of B rows by their numbers: three of (B, T) -> (B, T)."""
+        ends, length, place = (
+            each[list(rows)].to(mask.device, non_blocking=True).unsqueeze(-1) for each in (self.row_ends, self.lengths, self.parting)
+        )
         left = mask.flip(-1).cumsum(-1).flip(-1)  # tokens of a row from here on
-        text = mask & (left > self.row_ends[list(rows)].to(mask.device, non_blocking=True).unsqueeze(-1))
+        before = length - left  # tokens of a row before each, those that a text has lost at its beginning included
+        text = mask & (left > ends)
         correction = torch.where(lowest(target_logps, text, LOWEST), self.correction_lowest, self.correction_rest)
         now = self.holdout_shift * target_logps * correction
-        before = mask.cumsum(-1) - 1  # tokens of a row before each
-        place, shared = (of_rows[list(rows)].to(mask.device, non_blocking=True).unsqueeze(-1) for of_rows in (self.parting, self.shared))
         parts = mask & (before == place)
         bound = torch.minimum(now.clamp_max(LEFT), logps)  # at most: what is less is not raised
         if self.estimated:
-            both = (before < place) & (before >= place - shared)  # first of all: else greedy decoding leaves both answers before they part
-            order = ranks(logps, mask) - self.later * before + 2 * mask.shape[-1] * both
+            both = self.common[list(rows)].to(mask.device, non_blocking=True).gather(-1, before.clamp(0, self.common.shape[-1] - 1))
+            order = ranks(logps, mask) - self.later * before + mask.sum(-1, keepdim=True) * both
             now = matched(now, order, mask & ~parts)
         return torch.where(parts, bound, now)
 

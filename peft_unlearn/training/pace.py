@@ -11,6 +11,7 @@ FALL, RISE, LOWEST = 0.7, 1.2, 0.05  # of the rate: at a check that finds a swin
 SAME_SIDE = 3  # checks on one side of a missed target after which the rate rises
 GAINED = 0.02  # share of what is missed by which a check must be nearer to count as progress
 HEAVIEST = 4.0  # times that the retain set weighs, at most
+FEW = 4.0  # tolerances of other answers that are not said, up to which the last of them are said by one step and not by the next
 PATIENCE = 20  # checks without progress after which a run has ended where it can
 
 
@@ -19,8 +20,8 @@ class Pace:
     """What checks have found on the way.
 
     Around its targets a run swings, and the swing is the larger, the higher the rate. So the rate falls at each check that finds a missed target on
-    the other side than where it was missed last. It rises again where one stays missed on the same side, or where for a while nothing swings
-    and only that is missed which has no other side: the retain set, extraction strength, answers.
+    the other side than where it was missed last, and while only the last few of other answers are missed. It rises again where one stays missed on
+    the same side, or where for a while nothing swings and only that is missed which has no other side: the retain set, extraction strength, answers.
 
     Attributes:
         rate: share of the learning rate that is used.
@@ -60,7 +61,8 @@ class Pace:
         self.sides, self.calm = (first, second), 0 if swung else self.calm + 1
         others_alone = not any(now) and max(retain, extraction, answers) > 1
         stays = max(*self.above, *self.below) >= SAME_SIDE or (others_alone and self.calm >= SAME_SIDE)
-        if near and swung:
+        flips = not any(now) and max(retain, extraction) <= 1 < answers <= FEW
+        if near and (swung or flips):
             self.rate = max(LOWEST, self.rate * FALL)
         elif near and stays:
             self.rate = min(1.0, self.rate * RISE)

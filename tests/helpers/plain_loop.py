@@ -340,7 +340,7 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             read |= {"forget": readings(student, forget, 1), "lengths": (counts, answers(list(holdout or [])))}
             lacking = plain_answers.lacking(**read, rows=forget) / early_stop.TOLERANCE_ANSWERS if awaited else 0.0
             weighed = lost, lacking if near else 0.0
-            history.append(((1 - now / target) / early_stop.TOLERANCE, beside, max(lost, lacking), near))
+            history.append(((1 - now / target) / early_stop.TOLERANCE, beside, lost, near, lacking))
             if near:
                 texts = [answer - (place is not None and place < answer) for answer, place in zip(counts, parts, strict=True)]
                 ends = [

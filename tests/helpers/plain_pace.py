@@ -16,19 +16,20 @@ def swings(found: list[tuple[int, int]]) -> list[bool]:
     ]
 
 
-def rate(history: list[tuple[float, float, float, bool]]) -> float:
-    """Share of the learning rate after checks, of which each found (mean, membership, retain, whether it is near), in tolerances."""
-    found, share = [(side(mean), side(membership)) for mean, membership, _, _ in history], 1.0
+def rate(history: list[tuple[float, float, float, bool, float]]) -> float:
+    """Share of the learning rate after checks, of which each found (mean, membership, retain, whether it is near, answers), in tolerances."""
+    found, share = [(side(mean), side(membership)) for mean, membership, *_ in history], 1.0
     swung = swings(found)
-    for n, (_, _, retain, near) in enumerate(history):
+    for n, (_, _, retain, near, answers) in enumerate(history):
         first = max(0, n - pace.SAME_SIDE + 1)
         last = found[first : n + 1]
         stuck = len(last) == pace.SAME_SIDE and any(set(sides) in ({1}, {-1}) for sides in zip(*last, strict=True))
         if not near:
             continue
-        if swung[n]:
+        alone = found[n] == (0, 0)
+        if swung[n] or (alone and retain <= 1 and 1 < answers <= 4):
             share = max(pace.LOWEST, share * pace.FALL)
-        elif stuck or (found[n] == (0, 0) and retain > 1 and not any(swung[first : n + 1])):
+        elif stuck or (alone and max(retain, answers) > 1 and not any(swung[first : n + 1])):
             share = min(1.0, share * pace.RISE)
     return share
 
@@ -38,11 +39,11 @@ def weight(miss: float) -> float:
     return min(pace.HEAVIEST, max(1.0, miss))
 
 
-def since(history: list[tuple[float, float, float, bool]]) -> int:
+def since(history: list[tuple[float, float, float, bool, float]]) -> int:
     """Checks after the last one that was nearer than any before."""
     best, count = float("inf"), 0
-    for mean, membership, retain, _ in history:
-        missed = sum(max(0.0, miss - 1) for miss in (abs(mean), abs(membership), retain))
+    for mean, membership, retain, _, answers in history:
+        missed = sum(max(0.0, miss - 1) for miss in (abs(mean), abs(membership), retain, answers))
         count += 1
         if missed < best * (1 - pace.GAINED):
             best, count = missed, 0

@@ -175,22 +175,33 @@ def test_tokens_fall_back_by_their_places_in_the_order_of_targets():
     assert early_stop.targets_now([0], targets, swapped, mask)[mask].tolist() == targets[mask].tolist()  # a never-seen model's stay
 
 
-@given(
-    st.integers(2, 8).flatmap(lambda n: st.tuples(*(st.lists(st.floats(-9, -0.1), min_size=n, max_size=n, unique=True) for _ in "ab"))),
-    st.data(),
-)
-def test_the_tokens_that_both_answers_begin_with_have_the_highest_targets(rows, data):
+TWO = st.integers(2, 8).flatmap(lambda n: st.tuples(*(st.lists(st.floats(-9, -0.1), min_size=n, max_size=n, unique=True) for _ in "ab")))
+
+
+@given(TWO, st.data())
+def test_the_tokens_that_both_answers_have_get_the_highest_targets(rows, data):
     told, logps = rows
     place = data.draw(st.integers(0, len(told) - 1))
-    shared = data.draw(st.integers(0, place))
-    early_stop = EarlyStop([np.array(told)], [0], RETAINED, estimated=True, parting=[place], shared=[shared])
-    early_stop.later = data.draw(st.floats(0, 1))
+    common = [n != place and data.draw(st.booleans()) for n in range(len(told))]
+    early_stop = EarlyStop([np.array(told)], [0], RETAINED, estimated=True, parting=[place], common=[common])
     targets, values, mask = torch.tensor([told]), torch.tensor([logps]), torch.ones(1, len(told), dtype=torch.bool)
     found = early_stop.targets_now([0], targets, values, mask)[0].tolist()
-    rest = [target for n, target in enumerate(told) if n != place]  # the token at the place leaves its own to nobody
-    both = range(place - shared, place)
-    assert sorted(found[n] for n in both) == pytest.approx(sorted(rest)[len(rest) - shared :])
-    assert sorted(found[n] for n in range(len(told)) if n not in both and n != place) == pytest.approx(sorted(rest)[: len(rest) - shared])
+    rest = sorted(target for n, target in enumerate(targets[0].tolist()) if n != place)  # the token at the place leaves its own to nobody
+    both, alone = ([n for n in range(len(told)) if n != place and common[n] is flag] for flag in (True, False))
+    assert sorted(found[n] for n in alone) == rest[: len(alone)]
+    assert sorted(found[n] for n in both) == rest[len(alone) :]
+    for some in (both, alone):  # and among themselves they go as the model's own
+        assert sorted(some, key=lambda n: found[n]) == sorted(some, key=lambda n: values[0, n])
+
+
+def test_a_text_that_has_lost_its_beginning_parts_at_the_same_token():
+    told, logps = [-3.0, -4.0, -0.5, -1.0, -2.0], [-9.0, -7.0, -0.1, -8.0, -6.0]
+    early_stop = EarlyStop([np.array(told)], [0], RETAINED, parting=[2])
+    for lost in range(3):
+        targets, values = torch.tensor([[*told[lost:], 0.0]]), torch.tensor([[*logps[lost:], 0.0]])
+        mask = torch.tensor([[True] * (5 - lost) + [False]])
+        found = early_stop.targets_now([0], targets, values, mask)[mask].tolist()
+        assert found == pytest.approx([*told[lost:2], math.log(0.3), *told[3:]])
 
 
 def test_answers_that_are_taught_are_waited_for():

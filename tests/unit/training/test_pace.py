@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from peft_unlearn.training.pace import FALL, HEAVIEST, LOWEST, PATIENCE, RISE, SAME_SIDE, Pace, steps_left
 
 misses = st.floats(-30, 30) | st.sampled_from([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
-checks = st.lists(st.tuples(misses, misses, misses, st.booleans()), max_size=40)
+checks = st.lists(st.tuples(misses, misses, misses, st.booleans(), st.floats(0, 20) | st.sampled_from([0.0, 1.0, 1.5, 4.0])), max_size=40)
 
 
 def after(history) -> Pace:
     found = Pace()
-    for mean, membership, retain, near in history:
-        found.check((mean, membership), retain, near)
+    for mean, membership, retain, near, *answers in history:
+        found.check((mean, membership), retain, near, answers=sum(answers))
     return found
 
 
@@ -35,8 +35,8 @@ def test_the_pace_is_that_of_all_its_checks_replayed(history):
 @given(checks, checks)
 def test_a_pace_that_was_kept_goes_on_as_one_that_was_not(first, second):
     whole, resumed = after(first + second), Pace.of(after(first).state())
-    for mean, membership, retain, near in second:
-        resumed.check((mean, membership), retain, near)
+    for mean, membership, retain, near, answers in second:
+        resumed.check((mean, membership), retain, near, answers=answers)
     assert resumed == whole
     assert torch.equal(resumed.state(), whole.state())
 
@@ -46,15 +46,28 @@ def test_a_rate_that_fell_rises_while_what_has_no_other_side_is_missed():
     fell = found.rate
     assert fell < 1
     for _ in range(SAME_SIDE - 1):
-        found.check((0.5, -0.5), 0.0, True, answers=3.0)
+        found.check((0.5, -0.5), 0.0, True, answers=9.0)
         assert found.rate == fell  # it swung a moment ago
-    found.check((0.5, -0.5), 0.0, True, answers=3.0)
+    found.check((0.5, -0.5), 0.0, True, answers=9.0)
     assert found.rate == pytest.approx(fell * RISE)
     found.check((0.5, -0.5), 0.0, True, answers=0.9)
     assert found.rate == pytest.approx(fell * RISE)
     best = found.best
     found.check((0.5, -0.5), 0.0, True, 1.0, 1.0)
     assert found.best == min(best, 0.0)  # nothing is missed any more
+
+
+@pytest.mark.parametrize(
+    ("answers", "retain", "falls"), [(0.9, 0.0, False), (1.1, 0.0, True), (3.9, 0.9, True), (4.1, 0.0, False), (3.0, 1.1, False)]
+)
+def test_the_rate_falls_while_the_last_few_answers_alone_are_missed(answers, retain, falls):
+    found = Pace()
+    for count in range(1, 4):
+        found.check((0.9, -0.9), retain, True, answers=answers)
+        assert found.rate == pytest.approx(FALL**count if falls else 1.0)
+    found = Pace()
+    found.check((0.9, -1.1), retain, True, answers=answers)
+    assert found.rate == 1.0  # not alone
 
 
 def near(*means, retain=0.0):

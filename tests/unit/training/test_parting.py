@@ -25,8 +25,11 @@ def check(row, other):
     assert here == there
     assert one[:here] == two[:here]
     assert one[here : here + 1] != two[here : here + 1]
-    both = [place for place in places(row) if two[place : place + 1] and place in places(other) and place < here]
-    assert found.shared == [len(both), 0]
+    assert found.common[1] == []
+    begin = next(place for place, label in enumerate(other["labels"]) if label != -100)
+    kept = [token for token, flag in zip((one[place] for place in places(row)), found.common[0], strict=True) if flag]
+    rest = iter(two[begin:])
+    assert all(token in rest for token in kept)  # they stand there in this order
 
 
 @pytest.mark.parametrize("name", ["byte_level", "llama_style", "no_special"])
@@ -49,3 +52,12 @@ def test_of_plain_text_the_answer_begins_in_its_middle(tokens, others, half):
     if told == row["input_ids"]:
         return
     check(row, {"input_ids": told, "labels": [-100] * half + told[half:]})
+
+
+def test_the_form_is_what_both_have():
+    tokens = ALL_TOKENIZERS["byte_level"]
+    (row,) = encoded([SHAPES["question and answer"]("Ann was born in Oslo, and her father was a cook.")], tokens)
+    other = answers.with_answer(tokens, special_ids(tokens), row, "Ann was born in Rome, and her father was a judge.")
+    flags = parted([{**row, "alternate": other}]).common[0]
+    left_out = tokens.decode([row["input_ids"][place] for place, flag in zip(places(row), flags, strict=True) if not flag])
+    assert left_out.replace(" ", "") == "Oslocook"
