@@ -25,6 +25,7 @@ TOLERANCE_INNER = 0.03  # recall of the answers' tokens by inner layers above a 
 LOOKS = 8  # at inner layers in a run: they cost a forward pass a layer, so only what has all else looks, and after these it waits no longer
 DEEPER, DEEPEST = 2.0, 8.0  # how much more inner layers weigh after each look that finds them knowing too much, and at most
 IN_A_ROW = 2  # checks that must be within tolerance: a run that passes through has not reached its targets
+LAST_ANSWERS, WAITS = 2.0, 6  # tolerances of answers that are missed alone for so many checks in a row: the last ones do not come any more
 RETAIN_LOSS = 0.02  # of the retain set's mean probability that may be missing
 APPROACH = 0.8  # share of the way from which targets are corrected
 SHRINKS = 0.8  # share of a check's miss under which the next one's is taken to go away by itself
@@ -116,7 +117,7 @@ class EarlyStop:
         self.auc = None if holdout is None else float(auc(self.min_ks, holdout))
         self.holdout_shift = self.correction_lowest = self.correction_rest = 1.0
         self.later = 0.0
-        self.within_tolerance = 0  # checks in a row
+        self.within_tolerance = self.waited = 0  # checks in a row: with all within tolerance, and with all but the last answers
         self.pace = Pace()
         self.last: Found | None = None
 
@@ -190,6 +191,7 @@ class EarlyStop:
         near = APPROACH <= found.share <= 1 / APPROACH
         self.pace.check((found.mean, found.membership), found.retain, near, found.extraction, found.answers)
         self.within_tolerance = self.within_tolerance + 1 if found.miss <= 1 else 0
+        self.waited = self.waited + 1 if found._replace(answers=0.0).miss <= 1 and found.answers <= LAST_ANSWERS else 0
         if near:
             self.later = min(max(self.later + LATER * found.extraction, 0.0), 1.0)
             least = self.share_lowest * rows.mean()  # of the mean, about
@@ -211,12 +213,12 @@ class EarlyStop:
 
     @property
     def reached(self) -> bool:
-        """Whether two checks in a row found the forget set at its targets and the retain set as probable as before.
+        """Whether two checks in a row found the forget set at its targets and the retain set as probable as before, or six all but the last answers.
 
         At its targets is, from above or from below: the mean within 5 %, or 10 % of an estimate, the membership AUC within .03; and inner layers know
         no more than they may.
         """
-        return self.within_tolerance >= IN_A_ROW
+        return self.within_tolerance >= IN_A_ROW or self.waited >= WAITS
 
     @property
     def stalled(self) -> bool:
@@ -233,6 +235,7 @@ class EarlyStop:
             self.inner_weight,
             self.looks,
             self.within_tolerance,
+            self.waited,
         )
         last = torch.tensor(self.last or (), dtype=torch.float64)
         return {"checks": torch.tensor(found, dtype=torch.float64), "last": last, "pace": self.pace.state()}
@@ -240,7 +243,7 @@ class EarlyStop:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what the checks of a `state_dict` have found."""
         self.holdout_shift, self.correction_lowest, self.correction_rest, self.later, self.inner_weight, *counts = state["checks"].tolist()
-        self.looks, self.within_tolerance = map(int, counts)
+        self.looks, self.within_tolerance, self.waited = map(int, counts)
         self.last = Found(*state["last"].tolist()) if len(state["last"]) else None
         self.pace = Pace.of(state["pace"])
 

@@ -281,7 +281,7 @@ RESUMED = {name: {"method": name} for name in (*OURS, "dpo", "task_arithmetic")}
 @pytest.mark.parametrize("name", RESUMED)
 def test_resumed_run_ends_bit_for_bit_where_an_uncut_one_does(name, tmp_path, monkeypatch):
     within = ("TOLERANCE", "TOLERANCE_ESTIMATE", "TOLERANCE_AUC", "TOLERANCE_MIN_K", "RETAIN_LOSS") if name != PACED else ()
-    for bound in (*within, "IN_A_ROW"):  # every check is within tolerance, and no number of them ends the run
+    for bound in (*within, "IN_A_ROW", "WAITS"):  # every check is within tolerance, and no number of them ends the run
         monkeypatch.setattr(early_stop, bound, math.inf)
     monkeypatch.setattr(checks, "mean_recall", lambda recalls: 1.0)  # inner layers know more than a never-seen model's
     last = STEPS - 1

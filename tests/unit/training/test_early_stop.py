@@ -24,6 +24,7 @@ from peft_unlearn.training.early_stop import (
     TOLERANCE_EXTRACTION,
     TOLERANCE_INNER,
     TOLERANCE_MIN_K,
+    WAITS,
     EarlyStop,
     missing_factor,
 )
@@ -207,9 +208,25 @@ def test_a_text_that_has_lost_its_beginning_parts_at_the_same_token():
 def test_answers_that_are_taught_are_waited_for():
     for lacking, expected in ((0.9 * TOLERANCE_ANSWERS, True), (1.1 * TOLERANCE_ANSWERS, False)):
         early_stop = EarlyStop(ROWS, ENDS, RETAINED)
-        for _ in range(3 * IN_A_ROW):
+        for _ in range(WAITS - 1):
             early_stop.check(rows_at(*AT), RETAINED, answers=lacking)
         assert early_stop.reached is expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.1, True), (1.9, True), (2.1, False)])
+def test_the_last_answers_are_waited_for_no_longer_than_six_checks(share, expected):
+    early_stop = EarlyStop(ROWS, ENDS, RETAINED)
+    waits = {"answers": share * TOLERANCE_ANSWERS}
+    for _ in range(WAITS - 1):
+        early_stop.check(rows_at(*AT), RETAINED, **waits)
+    assert not early_stop.reached
+    resumed = EarlyStop(ROWS, ENDS, RETAINED)
+    resumed.load_state_dict(early_stop.state_dict())
+    for one in (early_stop, resumed):
+        one.check(rows_at(*AT), RETAINED, **waits)
+        assert one.reached is expected
+    early_stop.check(rows_at(*AT), RETAINED - 1.1 * RETAIN_LOSS, **waits)  # anything else starts the count again
+    assert not early_stop.reached
 
 
 @pytest.mark.parametrize("estimated", [True, False])
