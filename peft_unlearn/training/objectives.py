@@ -19,9 +19,7 @@ from peft_unlearn.util.parts import Loss
 from peft_unlearn.util.registry import LOSSES, openunlearning_losses
 
 ABOVE = 0.1  # nats above a retain token's log-probability before training within which the hinge lets go of it
-INSTEAD = (
-    0.1  # of `answers_coef`, what a never-seen model would say instead of each token: more makes unseen text likelier as well (docs/log.md)
-)
+INSTEAD = 0.1  # of `answers_coef`, what a never-seen model would say instead of each token; more lifts unseen text as well (docs/log.md)
 LIKELY = 0.7  # probability to which each token of another answer is taught; more would be surer than who never saw the question
 
 Function = Callable[[Scores, Any], Tensor]  # of the student's scores, and the anchor's
