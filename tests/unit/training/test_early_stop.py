@@ -201,8 +201,7 @@ def test_a_text_that_has_lost_its_beginning_parts_at_the_same_token():
     for lost in range(3):
         targets, values = torch.tensor([[*told[lost:], 0.0]]), torch.tensor([[*logps[lost:], 0.0]])
         mask = torch.tensor([[True] * (5 - lost) + [False]])
-        found = early_stop.targets_now([0], targets, values, mask)[mask].tolist()
-        assert found == pytest.approx([*told[lost:2], math.log(0.3), *told[3:]])
+        assert early_stop.targets_now([0], targets, values, mask)[mask].tolist() == pytest.approx([*told[lost:2], math.log(0.3), *told[3:]])
 
 
 def test_answers_that_are_taught_are_waited_for():
