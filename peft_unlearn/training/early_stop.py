@@ -223,7 +223,7 @@ class EarlyStop:
     @property
     def stalled(self) -> bool:
         """Whether it no longer comes nearer, and the last check did not find it there: then the next one decides."""
-        return self.pace.stalled and not self.within_tolerance
+        return self.pace.stalled and not (self.within_tolerance or self.waited)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What earlier checks have found."""

@@ -215,15 +215,16 @@ def test_answers_that_are_taught_are_waited_for():
 @pytest.mark.parametrize(("share", "expected"), [(1.1, True), (1.9, True), (2.1, False)])
 def test_the_last_answers_are_waited_for_no_longer_than_six_checks(share, expected):
     early_stop = EarlyStop(ROWS, ENDS, RETAINED)
-    waits = {"answers": share * TOLERANCE_ANSWERS}
     for _ in range(WAITS - 1):
-        early_stop.check(rows_at(*AT), RETAINED, **waits)
+        early_stop.check(rows_at(*AT), RETAINED, **(waits := {"answers": share * TOLERANCE_ANSWERS}))
     assert not early_stop.reached
     resumed = EarlyStop(ROWS, ENDS, RETAINED)
     resumed.load_state_dict(early_stop.state_dict())
     for one in (early_stop, resumed):
         one.check(rows_at(*AT), RETAINED, **waits)
         assert one.reached is expected
+    early_stop.pace.since = PATIENCE
+    assert early_stop.stalled is not expected  # one that waits is not given up
     early_stop.check(rows_at(*AT), RETAINED - 1.1 * RETAIN_LOSS, **waits)  # anything else starts the count again
     assert not early_stop.reached
 
@@ -273,8 +274,7 @@ def test_targets_go_half_of_the_way_with_a_holdout_that_has_become_likelier():
 
 
 def test_a_run_does_not_give_up_at_a_check_that_finds_it_there():
-    off = (1.0, 1.12)
-    assert checked([AT, *[off] * PATIENCE]).stalled
+    assert checked([AT, *[off := (1.0, 1.12)] * PATIENCE]).stalled
     there = checked([AT, *[off] * (PATIENCE - 1), AT])
     assert there.pace.stalled
     assert not there.stalled
