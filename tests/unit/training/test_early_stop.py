@@ -115,10 +115,8 @@ def test_rows_that_go_on_by_themselves_for_longer_than_unseen_ones_are_not_there
 @pytest.mark.parametrize("estimated", [True, False])
 @pytest.mark.parametrize("off", [-0.11, -0.09, -0.06, -0.04, 0.04, 0.06, 0.09, 0.11])
 def test_the_mean_may_be_a_twentieth_off_what_is_known_and_a_tenth_off_an_estimate(off, estimated):
-    early_stop = EarlyStop(ROWS, ENDS, RETAINED, estimated=estimated)
-    for _ in range(IN_A_ROW):
-        early_stop.check(rows_at(1 - off, 1.0), RETAINED)
-    assert early_stop.reached is (abs(off) < (0.1 if estimated else 0.05))
+    found = extracted([0.0] * IN_A_ROW, (1 - off, 1.0)) if estimated else checked([(1 - off, 1.0)] * IN_A_ROW)
+    assert found.reached is (abs(off) < (0.1 if estimated else 0.05))
 
 
 def looking(recalls, check=AT, known=0.5) -> tuple[EarlyStop, int]:
@@ -274,7 +272,8 @@ def test_targets_go_half_of_the_way_with_a_holdout_that_has_become_likelier():
 
 
 def test_a_run_does_not_give_up_at_a_check_that_finds_it_there():
-    assert checked([AT, *[off := (1.0, 1.12)] * PATIENCE]).stalled
+    off = (1.0, 1.12)
+    assert checked([AT, *[off] * PATIENCE]).stalled
     there = checked([AT, *[off] * (PATIENCE - 1), AT])
     assert there.pace.stalled
     assert not there.stalled
