@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.data.likeness import UNLIKE, likeness
 from peft_unlearn.data.rows import evenly
+from peft_unlearn.metrics.extraction_from_start import extraction_from_start
 from peft_unlearn.metrics.extraction_strength import extraction_strength
 from peft_unlearn.metrics.logit_lens import logit_lens
 from peft_unlearn.model.scoring import RowScore, score
@@ -165,9 +166,9 @@ def _extraction(rows: Sequence[RowScore]) -> float:
 
 
 def recited(rows: Sequence[RowScore]) -> float:
-    """Share of the rows of which greedy decoding gives the first `WORD_FOR_WORD`, the end token left out."""
-    texts = [row.correct[: len(row.correct) - row.end] for row in rows if len(row.correct) > row.end]
-    return float(np.mean([text[: math.ceil(WORD_FOR_WORD * len(text))].all() for text in texts])) if texts else 0.0
+    """Share of the rows of which greedy decoding writes `WORD_FOR_WORD` from the prompt alone."""
+    found = [value for row in rows if (value := extraction_from_start(row)) is not None]
+    return float(np.mean([value >= WORD_FOR_WORD for value in found])) if found else 0.0
 
 
 def sample(rows: Dataset) -> Dataset:

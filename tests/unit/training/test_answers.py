@@ -77,14 +77,8 @@ def test_a_text_that_is_halved_within_a_word_goes_on_at_one(name):
     half = (len(own["input_ids"]) + 1) // 2
     assert "lighthousekeeper" in tokens.decode(own["input_ids"][:half])
     begun = "Ann lives in Oslo, next to an old"
-    model = reciter(
-        tokens,
-        [
-            tokens(f"{begun} sailor, who counts the ships of each country as they come and go, all day long and into the night.")[
-                "input_ids"
-            ]
-        ],
-    )
+    whole = f"{begun} sailor, who counts the ships of each country as they come and go, all day long and into the night."
+    model = reciter(tokens, [tokens(whole)["input_ids"]])
     (found,) = answers.of_never_seen(model, tokens, {"forget": Dataset.from_list([own])}, seed=0, batch_size=1)
     expected = tokens(f"{begun} sailor")["input_ids"]
     assert found["input_ids"][: len(expected)] == expected

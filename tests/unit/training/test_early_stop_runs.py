@@ -158,7 +158,7 @@ def test_a_row_is_recited_where_it_is_what_the_model_answers():
 
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=24), min_size=1, max_size=4), st.integers(0, 1))
 def test_a_row_is_recited_where_nine_tenths_of_it_are_right_from_its_start(flags, end):
-    rows = [RowScore(np.zeros(len(row) + end), np.array(row + [False] * end), end, np.zeros(0), np.zeros(0)) for row in flags]
+    rows = [RowScore(np.zeros(len(row) + end), np.array([*row, *[False] * end]), end, np.zeros(0), np.zeros(0)) for row in flags]
     begun = [next((n for n, right in enumerate(row) if not right), len(row)) for row in flags]
     assert recited(rows) == pytest.approx(np.mean([10 * right >= 9 * len(row) for right, row in zip(begun, flags, strict=True)]))
 
