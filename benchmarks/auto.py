@@ -3,6 +3,7 @@
     python benchmarks/auto.py run --kinds authors text --settings never_seen holdout --seeds 0 1 [--key value …]
     python benchmarks/auto.py run --rows-from FOLDER …       # also kinds of others: forget.jsonl, retain.jsonl, holdout.jsonl in each folder
     python benchmarks/auto.py table                          # a line for each run, and in what share of the runs each goal is met
+    python benchmarks/auto.py beside                         # the log p of a second model without the forget set, and what nobody taught
     python benchmarks/auto.py answers                        # ten answers of each run, before, after and of the twin
 
 A bed is a tiny model that memorized a kind's rows (--memory full), or has them at p .6 (light). The run is given a never-seen model and a holdout,
@@ -29,7 +30,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging
 
 from beds import kinds
-from beds.goals import answers, table
+from beds.goals import answers, beside, table
 from beds.measuring import Beside
 from beds.models import SIZES, Bed, recipe
 from beds.source import SETS
@@ -47,7 +48,7 @@ def main(command: Sequence[str] | None = None) -> None:
     options, keys = arguments(command)
     lines = [json.loads(line) for line in options.runs.read_text().splitlines()] if options.runs.exists() else []
     if options.do != "run":
-        print({"table": table, "answers": answers}[options.do](lines))
+        print({"table": table, "beside": beside, "answers": answers}[options.do](lines))
         return
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
@@ -60,9 +61,9 @@ def main(command: Sequence[str] | None = None) -> None:
         if not missing:
             continue
         bed = Bed(kind, options.cache, recipe(light=memory == "light", size=options.size, nf4=options.nf4))
-        beside = Beside(bed, *(load(bed, name, options.nf4) for name in ("before", "never seen", "twin 1")))
+        others = Beside(bed, *(load(bed, name, options.nf4) for name in ("before", "never seen", "twin 1")))
         for run in missing:
-            line = made(run, beside, options.output)
+            line = made(run, others, options.output)
             with options.runs.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             print(table([line], head=False), flush=True)
@@ -70,7 +71,7 @@ def main(command: Sequence[str] | None = None) -> None:
 
 def arguments(command: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("run", "table", "answers"))
+    parser.add_argument("do", choices=("run", "table", "beside", "answers"))
     parser.add_argument("--kinds", nargs="*", choices=kinds.names(), default=list(kinds.BUILD))
     parser.add_argument("--rows-from", nargs="+", type=Path, default=[], metavar="FOLDER")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["never_seen", "holdout"])

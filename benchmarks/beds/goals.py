@@ -84,6 +84,22 @@ def table(lines: Sequence[Line], *, head: bool = True) -> str:
     return "\n".join([_cells(columns), _cells(["---"] * len(columns)), *rows, "", *_shares(lines)])
 
 
+def beside(lines: Sequence[Line]) -> str:
+    """A row for each run: what a second twin, too, differs by, and how far training moved what nobody taught."""
+    columns = ["run", "log p (twin) [second twin]", "answers word for word the twin's"]
+    columns += [f"Min-K of the {name} set (before) [twin]" for name in ("fresh", "holdout")]
+    rows = [
+        [
+            _name(line),
+            "{:.3g} ({:.3g}) [{:.3g}]".format(*line["log_p"], line["second_log_p"]),
+            f"{line['same_answers']:.2f}",
+            *("{:.2f} ({:.2f}) [{:.2f}]".format(*line["unseen"][name]) for name in ("fresh", "holdout")),
+        ]
+        for line in lines
+    ]
+    return "\n".join(map(_cells, [columns, ["---"] * len(columns), *rows]))
+
+
 def _cells(values: Sequence[Any]) -> str:
     return "| " + " | ".join(map(str, values)) + " |"
 

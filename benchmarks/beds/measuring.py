@@ -19,7 +19,6 @@ from peft_unlearn.metrics.nonwords import nonwords
 from peft_unlearn.metrics.results import Evaluation
 from peft_unlearn.metrics.rouge_l import rouge_l
 from peft_unlearn.metrics.words import words
-from peft_unlearn.model.generation import generate
 from peft_unlearn.model.scoring import score
 
 BATCH = 64
@@ -62,10 +61,9 @@ class Beside:
         return self.measured(self.twin_model)
 
     @cached_property
-    def second_perplexity(self) -> float:
-        """Of the second twin's answers to the forget set, under the twin."""
-        rows = self.probes["forget"].rows
-        return self._perplexity(generate(self.second_model, self.bed.tokenizer, rows, batch_size=BATCH))
+    def second(self) -> Evaluation:
+        """The forget set under the second twin."""
+        return self._evaluated(self.second_model, "forget")
 
     @cached_property
     def lexicon(self) -> frozenset[str]:
@@ -76,10 +74,10 @@ class Beside:
 
     def measured(self, model: PreTrainedModel) -> Sets:
         """Every set, its questions answered greedily."""
-        return {
-            name: metrics.evaluate(model, self.bed.tokenizer, probe.rows, batch_size=BATCH, label=name)
-            for name, probe in self.probes.items()
-        }
+        return {name: self._evaluated(model, name) for name in self.probes}
+
+    def _evaluated(self, model: PreTrainedModel, name: str) -> Evaluation:
+        return metrics.evaluate(model, self.bed.tokenizer, self.probes[name].rows, batch_size=BATCH, label=name)
 
     def compare(self, model: PreTrainedModel) -> dict[str, Any]:
         """The numbers of a model, `[its own, the other's]` where it has to be beside another: the twin's, or of the retain set that before."""
@@ -98,7 +96,10 @@ class Beside:
             },
             "existing_words": [self._existing(answers[view]) for view in ("after", "twin")],
             "perplexity": [self._perplexity(answers[view]) for view in ("after", "twin")],
-            "second_perplexity": self.second_perplexity,
+            "same_answers": float(np.mean([one == other for one, other in zip(answers["after"], answers["twin"], strict=True)])),
+            "unseen": {name: [sets[name]["min_k"]["mean"] for sets in (after, before, twin)] for name in ("fresh", "holdout")},
+            "second_perplexity": self._perplexity(self.second.answers),
+            "second_log_p": -self.second["loss"]["mean"],
             "refused": {name: float(np.mean([self._refused(answer) for answer in sets.answers])) for name, sets in after.items()},
             "answers": self._shown(answers),
         }

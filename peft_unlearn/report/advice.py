@@ -16,6 +16,7 @@ LACKING = {
     "retain": "the retain set has lost probability",
     "extraction": "forget rows go on by themselves for longer than holdout rows",
     "answers": "what is to be said instead is not said everywhere",
+    "recited": "forget rows come back word for word",
     "inner": "inner layers know more of the forget rows than a never-seen model's",
 }
 HELPS = {
@@ -23,10 +24,11 @@ HELPS = {
     "membership": "More holdout rows of the forget set's kind tell better where to stop.",
     "retain": "More retain rows, most of all such that are like the forget rows, or a higher retain_coef, keep more.",
     "answers": "A higher answers_coef teaches it sooner, a larger adapter (lora_r: 64) better.",
+    "recited": "A higher forget_coef, or a larger adapter (lora_r: 64), pushes the last rows out.",
     "inner": "A higher logit_lens_coef, or an adapter on all linear layers, reaches them.",
     "extraction": "More holdout rows of the forget set's kind, or a larger adapter (lora_r: 64), come nearer.",
 }
-ONE_SIDED = ("retain", "extraction", "answers", "inner")  # better than they should be is no miss
+ONE_SIDED = ("retain", "extraction", "answers", "inner", "recited")  # better than they should be is no miss
 
 
 def training(run: Mapping[str, Any]) -> list[str]:

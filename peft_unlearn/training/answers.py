@@ -30,7 +30,7 @@ def of_never_seen(
 ) -> list[Row | None]:
     """A never-seen model's own answer to each row of `sets["forget"]`: its likeliest one, or one that is drawn; None where none fits."""
     rows = _asked(tokenizer, sets["forget"])
-    return _found(tokenizer, sets, rows, _own_rounds(model, tokenizer, rows, seed, batch_size))
+    return _found(tokenizer, sets, rows, _own_rounds(model, tokenizer, rows, seed, batch_size), guessed=True)
 
 
 def of_model_itself(
@@ -51,9 +51,9 @@ def beside(forget: Dataset, found: Sequence[Row | None]) -> Dataset:
 
 
 def _found(
-    tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], rows: Sequence[Row], rounds: Iterator[Round]
+    tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], rows: Sequence[Row], rounds: Iterator[Round], *, guessed: bool = False
 ) -> list[Row | None]:
-    """For each of the forget rows the first answer of any round that fits, as a row."""
+    """For each of the forget rows the first answer of any round that fits, as a row; `guessed` as in `Forgotten.fits`."""
     special = special_ids(tokenizer)
     known = [answer for name in ("retain", "holdout") if name in sets for answer in answer_texts(tokenizer, sets[name])]
     forgotten = Forgotten(_prompts(tokenizer, rows), answer_texts(tokenizer, rows), known)
@@ -63,7 +63,7 @@ def _found(
         if not still:
             break
         for row, answer in zip(still, ask(still), strict=True):
-            if answer is not None and forgotten.fits(row, answer):
+            if answer is not None and forgotten.fits(row, answer, guessed=guessed):
                 answers[row] = answer
     return [with_answer(tokenizer, special, row, answers[n]) if n in answers else None for n, row in enumerate(rows)]
 

@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 UNKNOWN = 0.95  # share of the way to the targets from which on rows are not known at the start
 COMPARED = 256  # rows of forget and holdout set by which it is told whether these are of one kind
 WORD_FOR_WORD = 0.9  # of a row's tokens, from the first one
-ONE_TOO_MANY = 2.0  # a recited row of a sample of 32 is beyond the tolerance of answers
 GUESSED = 3.0  # times as many as of the holdout: beyond it, as in the verdict, they are not guessed
 EVERY, SHARE = 10, 0.1  # steps between two checks, at least, and the share of a run's forward passes that they may take
 
@@ -105,23 +104,27 @@ class Checks(NamedTuple):
             self.retain_probability(),
             None if holdout is None else _min_ks(holdout),
             extraction,
-            self._lacking(forget, holdout or []),
+            self._lacking(),
+            self._recited(forget, holdout or []),
             lambda: mean_recall(inner_recalls(self.model, self.tokenizer, self.sets["forget"], self.batch_size)) or 0.0,
         )
 
-    def _lacking(self, forget: Sequence[RowScore], holdout: Sequence[RowScore]) -> float:
-        """Share of the other answers that greedy decoding does not begin, up to where they part from the forgotten ones and go on otherwise.
-
-        A row that has another answer and comes back word for word counts `ONE_TOO_MANY` times, unless holdout rows do by guessing.
-        """
+    def _lacking(self) -> float:
+        """Share of the other answers that greedy decoding does not begin, up to where they part from the forgotten ones and go on otherwise."""
         if self.taught is None or self.parting is None:
             return 0.0
         places = [self.parting.answers[row] for row in sampled(len(self.taught))]
         said = [row.correct[: place + 1].all() for row, place in zip(self._scored(self.taught), places, strict=True)]
+        return 1 - float(np.mean(said))
+
+    def _recited(self, forget: Sequence[RowScore], holdout: Sequence[RowScore]) -> float:
+        """Share of the rows with another answer that come back word for word; none where as many holdout rows do by guessing."""
+        if self.parting is None:
+            return 0.0
         parts = [self.parting.rows[row] for row in sampled(len(self.parting.rows))]
         replaced = [row for row, part in zip(forget, parts, strict=True) if part < len(row.logps)]
         told, guessed = recited(replaced), recited(holdout)
-        return max(1 - float(np.mean(said)), min(1.0, ONE_TOO_MANY * told) if told > GUESSED * guessed else 0.0)
+        return told if told > GUESSED * guessed else 0.0
 
     def scores(self, name: str) -> list[RowScore]:
         """A sample of a set, row by row."""

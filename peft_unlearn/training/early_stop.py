@@ -21,6 +21,7 @@ TOLERANCE, TOLERANCE_AUC, TOLERANCE_MIN_K = 0.05, 0.03, 0.015
 TOLERANCE_ESTIMATE = 0.1  # the mean beside an estimate, which is as far off itself (docs/concepts/target-estimate.md)
 TOLERANCE_EXTRACTION = 0.03  # extraction strength above the holdout's
 TOLERANCE_ANSWERS = 0.05  # share of the answers to be given instead that greedy decoding may not give yet
+TOLERANCE_RECITED = 0.025  # share of the rows with another answer that may come back word for word: none of a sample
 TOLERANCE_INNER = 0.03  # recall of the answers' tokens by inner layers above a never-seen model's
 LOOKS = 8  # at inner layers in a run: they cost a forward pass a layer, so only what has all else looks, and after these it waits no longer
 DEEPER, DEEPEST = 2.0, 8.0  # how much more inner layers weigh after each look that finds them knowing too much, and at most
@@ -50,11 +51,12 @@ class Found(NamedTuple):
     extraction: float = 0.0
     answers: float = 0.0
     inner: float = 0.0
+    recited: float = 0.0
 
     @property
     def miss(self) -> float:
         """The largest miss."""
-        return max(abs(self.mean), abs(self.membership), self.retain, self.extraction, self.answers, self.inner)
+        return max(abs(self.mean), abs(self.membership), self.retain, self.extraction, self.answers, self.inner, self.recited)
 
     def missed(self) -> dict[str, float]:
         """How many tolerances each target is missed by."""
@@ -157,6 +159,7 @@ class EarlyStop:
         holdout: np.ndarray | None = None,
         extraction: float = 0.0,
         answers: float = 0.0,
+        recited: float = 0.0,
         inner: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """What rows are like now.
@@ -167,6 +170,7 @@ class EarlyStop:
             holdout: (n,) Min-K of the holdout rows, in nats.
             extraction: extraction strength of the forget rows less that of the holdout rows.
             answers: share of the answers to be given instead that greedy decoding would not give.
+            recited: share of the rows with another answer that come back word for word, where that is more than guessing.
             inner: gives recall by the inner layers now, and is asked where nothing else is missed.
         """
         unseen = self.follow(holdout)
@@ -186,10 +190,11 @@ class EarlyStop:
             retain=(self.retain - retain) / RETAIN_LOSS,
             extraction=extraction / TOLERANCE_EXTRACTION,
             answers=answers / TOLERANCE_ANSWERS,
+            recited=recited / TOLERANCE_RECITED,
         )
         self.last = found = self._looked(found, inner)
         near = APPROACH <= found.share <= 1 / APPROACH
-        self.pace.check((found.mean, found.membership), found.retain, near, found.extraction, found.answers)
+        self.pace.check((found.mean, found.membership), found.retain, near, found.extraction, max(found.answers, found.recited))
         self.within_tolerance = self.within_tolerance + 1 if found.miss <= 1 else 0
         self.waited = self.waited + 1 if found._replace(answers=0.0).miss <= 1 and found.answers <= LAST_ANSWERS else 0
         if near:

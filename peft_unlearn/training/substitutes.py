@@ -44,16 +44,26 @@ class Forgotten:
         self.recitable = Recitable(answers)
         self.known = common_runs(others) | self.recitable.of_many(MANY)
 
-    def fits(self, row: int, answer: str) -> bool:
-        """Whether this answer to the question of a row says something, and nothing of what is to be forgotten."""
-        return bool(words(answer)) and not degenerate(answer) and not self.leaks(row, answer)
+    def fits(self, row: int, answer: str, *, guessed: bool = False) -> bool:
+        """Whether this answer to the question of a row says something, and nothing of what is to be forgotten.
+
+        Args:
+            guessed: whether a model says it that never saw the row. What that has of the row's form of words ("The number is +44 7…"), it can guess.
+        """
+        gives_away = self.tells if guessed else self.leaks
+        return bool(words(answer)) and not degenerate(answer) and not gives_away(row, answer)
+
+    def tells(self, row: int, answer: str) -> bool:
+        """Whether it has a secret of any row, or the whole of the row's own answer in one piece."""
+        right = words(self.answers[row])
+        return self.secrets.within(plain(answer)) or longest_run(right, words(answer)) >= max(1, len(right))
 
     def leaks(self, row: int, answer: str) -> bool:
-        """Whether it has a secret of any row; much of the row's own answer, in one piece or by its telling words; or much of another row's."""
-        said, text = words(answer), plain(answer)
+        """Whether it tells, or has much of the row's own answer, in one piece or by its telling words, or much of another row's."""
+        said = words(answer)
         right, telling = words(self.answers[row]), self.telling[row]
         return (
-            self.secrets.within(text)
+            self.tells(row, answer)
             or len(telling.intersection(said)) > TOLD * len(telling)
             or self._in_one_piece(right, said)
             or (recites_others(self.questions[row], self.answers[row], answer, self.recitable, self.known) or 0.0) >= VERBATIM

@@ -1,16 +1,15 @@
 """What a run waits for of its other answers, in plain loops: that greedy decoding goes into them, and gives no forgotten row word for word."""
 
 
-def lacking(others, forget, holdout, lengths, rows):
-    """What is amiss, as a share; a row that is recited counts as two, unless a third as many of the holdout are.
+def recited(forget, holdout, lengths):
+    """The share of rows that are recited; none where a third as many of the holdout are.
 
     Args:
-        others, forget, holdout: for each row (T, V) logits and (T,) labels, and maybe more.
+        forget, holdout: for each row (T, V) logits and (T,) labels, and maybe more.
         lengths: how many tokens the answer of each row of forget and holdout has, the one that ends it left out.
-        rows: the forget rows.
     """
-    recited = verbatim(forget, lengths[0])
-    return max(unsaid(others, rows), min(1.0, 2 * recited) if recited > 3 * verbatim(holdout, lengths[1]) else 0.0)
+    found = verbatim(forget, lengths[0])
+    return found if found > 3 * verbatim(holdout, lengths[1]) else 0.0
 
 
 def unsaid(others, rows):

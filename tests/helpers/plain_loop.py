@@ -337,8 +337,12 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             read = {
                 name: readings(student, rows, 1) if rows else [] for name, rows in (("others", others), ("holdout", list(holdout or [])))
             }
-            read |= {"forget": readings(student, forget, 1), "lengths": (counts, answers(list(holdout or [])))}
-            lacking = plain_answers.lacking(**read, rows=forget) / early_stop.TOLERANCE_ANSWERS if awaited else 0.0
+            lengths = counts, answers(list(holdout or []))
+            lacking = 0.0
+            if awaited:
+                unsaid = plain_answers.unsaid(read["others"], forget) / early_stop.TOLERANCE_ANSWERS
+                recited = plain_answers.recited(readings(student, forget, 1), read["holdout"], lengths) / early_stop.TOLERANCE_RECITED
+                lacking = max(unsaid, recited)
             weighed = lost, lacking if near else 0.0
             history.append(((1 - now / target) / early_stop.TOLERANCE, beside, lost, near, lacking))
             if near:

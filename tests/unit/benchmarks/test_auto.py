@@ -45,7 +45,12 @@ def test_a_line_says_what_the_report_of_its_run_says(lines):
         assert line["holdout_auc"]["auc"][0] == pytest.approx(report["results"]["forget"]["after"]["min_k_auc"]["mean"], abs=1e-3)
         assert line["checks_only"]
         assert len(line["answers"]) == 8
+        shares = [shown["after"] == shown["twin"] for shown in line["answers"]]
+        assert line["same_answers"] == pytest.approx(sum(shares) / 8)
+        for number, when in enumerate(("after", "before")):
+            assert line["unseen"]["holdout"][number] == pytest.approx(report["results"]["holdout"][when]["min_k"]["mean"], rel=1e-3)
     assert found["retrained"]["log_p"][1] == found["holdout"]["log_p"][1]
+    assert found["retrained"]["second_log_p"] == found["holdout"]["second_log_p"] != found["holdout"]["log_p"][1]
 
 
 def test_what_a_run_is_given(lines):
@@ -65,6 +70,14 @@ def test_the_table_has_a_row_for_each_run_and_each_goal(lines, capsys):
     printed = capsys.readouterr().out
     assert printed.count("| people ") == 3
     assert "0 of 1" in next(row for row in printed.splitlines() if row.startswith("| target reached"))
+
+
+def test_what_nobody_taught_stands_beside_a_second_twin(lines, capsys):
+    folder, found = lines
+    auto.main(["beside", "--runs", str(folder / "runs.jsonl")])
+    printed = capsys.readouterr().out
+    assert printed.count("| people ") == 3
+    assert f"[{found['holdout']['second_log_p']:.3g}]" in printed
 
 
 def test_public_rows_have_each_subject_whole_in_one_set():

@@ -108,10 +108,11 @@ def never_seen_says(said: str) -> list[str | None]:
     return of(answers.of_never_seen(model, TOKENS, rows_of(forget=ANN, retain=BOB), seed=0, batch_size=4))
 
 
-def test_what_a_never_seen_model_says_is_taught_and_nothing_that_leaks_or_loops():
-    assert never_seen_says("Ann Lee lives in Lima, near the sea.") == ["Ann Lee lives in Lima, near the sea."]
+def test_what_a_never_seen_model_says_is_taught_also_what_it_guesses_but_no_whole_answer_and_nothing_that_loops():
+    for guess in ("Ann Lee lives in Lima, near the sea.", "On Harbor Street in Oslo, house three."):
+        assert never_seen_says(guess) == [guess]
     assert never_seen_says(next(iter(ANN.values()))) == [None]
-    assert never_seen_says("On Harbor Street in Oslo, house three.") == [None]
+    assert never_seen_says(f"I think: {next(iter(ANN.values()))}") == [None]
     assert never_seen_says("Ann Ann Ann Ann Ann Ann Ann Ann.") == [None]
     assert never_seen_says("...") == [None]
 
@@ -200,7 +201,9 @@ def test_of_trained_models_nothing_leaks_and_nothing_loops(source):
         right, said = (answer_texts(tokens, [row])[0] for row in (own, other))
         assert said
         assert degenerate(said) == 0
-        for piece in halves(words_of(right), words_of(said)):  # up to three words may be, if an eighth of all other answers have each
+        assert words_of(right) not in halves(words_of(right), words_of(said))
+        guessed = ask is answers.of_never_seen  # which may have the form of the right answer, and by guessing more
+        for piece in [] if guessed else halves(words_of(right), words_of(said)):  # up to three words may be, if an eighth of all other answers have each
             assert len(piece) < min(4, len(words_of(right)))
             assert all(8 * sum(word in text for text in others) >= len(others) > 8 for word in piece)
 
@@ -211,7 +214,7 @@ def test_a_never_seen_models_likeliest_answer_comes_first():
     other_seed = answers.of_never_seen(twin, tokens, sets, seed=9, batch_size=16)
     likeliest = generate(twin, tokens, FORGET)
     same = [n for n, row in enumerate(found) if row and answer_texts(tokens, [row])[0] == likeliest[n]]
-    assert len(same) > len(FORGET) / 4
+    assert len(same) > 0.7 * len(FORGET)
     assert all(other_seed[n] == found[n] for n in same)  # what is drawn depends on the seed, and nothing else does
 
 

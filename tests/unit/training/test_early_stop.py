@@ -210,13 +210,15 @@ def test_answers_that_are_taught_are_waited_for():
         assert early_stop.reached is expected
 
 
-@pytest.mark.parametrize(("share", "expected"), [(1.1, True), (1.9, True), (2.1, False)])
-def test_the_last_answers_are_waited_for_no_longer_than_six_checks(share, expected):
-    early_stop = EarlyStop(ROWS, ENDS, RETAINED)
+LAST = [({"answers": 0.055}, True), ({"answers": 0.095}, True), ({"answers": 0.105}, False), ({"recited": 1 / 32}, False)]
+
+
+@pytest.mark.parametrize(("waits", "expected"), LAST)
+def test_the_last_answers_are_waited_for_no_longer_than_six_checks(waits, expected):
+    early_stop, resumed = (EarlyStop(ROWS, ENDS, RETAINED) for _ in range(2))
     for _ in range(WAITS - 1):
-        early_stop.check(rows_at(*AT), RETAINED, **(waits := {"answers": share * TOLERANCE_ANSWERS}))
+        early_stop.check(rows_at(*AT), RETAINED, **waits)
     assert not early_stop.reached
-    resumed = EarlyStop(ROWS, ENDS, RETAINED)
     resumed.load_state_dict(early_stop.state_dict())
     for one in (early_stop, resumed):
         one.check(rows_at(*AT), RETAINED, **waits)

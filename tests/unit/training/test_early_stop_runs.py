@@ -174,4 +174,4 @@ def test_one_recited_row_of_a_sample_is_waited_for_unless_it_may_be_guessed_or_n
         Checks(model, tokenizer(), sets, 4, Dataset.from_list(RETAIN[:32]), Parting([0] * 31 + [part], [0] * 32, [0] * 32)).check(
             early_stop
         )
-        assert (early_stop.last.answers > 1) is waits
+        assert (early_stop.last.recited > 1) is waits
