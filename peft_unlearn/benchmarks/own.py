@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.benchmarks.measuring import How, Sets, Views, compare_membership, measure
+from peft_unlearn.data.alternates import REFUSALS
 from peft_unlearn.data.rows import answer_texts, evenly, special_ids, split, text
 from peft_unlearn.data.variants import Probe
 from peft_unlearn.metrics.lexicon import lexicon
@@ -33,12 +34,12 @@ class Own:
         }
 
     def shared(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, Any]]:
-        """What the rows of each set share: the words that exist; of forget rows, and of the holdout that they
-        are compared with, the forget set's answers, and what stands in the other sets as well.
+        """What the rows of each set share: the words that exist, refusals' included, in whatever language the rows are; of forget rows, and of the
+        holdout that they are compared with, the forget set's answers, and what stands in the other sets as well.
         """
         special = special_ids(tokenizer)
         parts = {name: [text(tokenizer, side) for row in found.rows for side in split(row, special)] for name, found in self.probes.items()}
-        exist = {"lexicon": lexicon(tokenizer, chain.from_iterable(parts.values()))}
+        exist = {"lexicon": lexicon(tokenizer, chain(REFUSALS, *parts.values()))}
         runs = {name: common_runs(found) for name, found in parts.items() if name != "forget"}
         known, kept = (set().union(*(runs[name] for name in runs.keys() - without)) for without in ((), ("holdout",)))
         others = Recitable(answer_texts(tokenizer, self.probes["forget"].rows))

@@ -54,6 +54,12 @@ def test_a_recited_answer_of_another_row_is_seen_and_a_retain_text_is_not(tokeni
     assert beside["verbatim"]["rows"] == [0, 0, 1]
 
 
+def test_a_refusal_is_made_of_words_in_whatever_language_the_rows_are(tokenizer):
+    lexicon = own(tokenizer, forget=FORGET).shared(tokenizer)["forget"]["lexicon"]
+    assert nonwords("I have no information about this.", lexicon) == 0
+    assert nonwords("w1 wäldbrg", lexicon) == 0.5
+
+
 def test_one_forget_row_has_no_others(tokenizer):
     found = own(tokenizer, forget=FORGET[:1]).evaluate(tiny_llama(0), tokenizer, How(samples=2), "after")["forget"]
     assert found["recites_others"]["rows"] == [None]

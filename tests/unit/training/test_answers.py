@@ -202,8 +202,9 @@ def test_of_trained_models_nothing_leaks_and_nothing_loops(source):
         assert said
         assert degenerate(said) == 0
         assert words_of(right) not in halves(words_of(right), words_of(said))
-        guessed = ask is answers.of_never_seen  # which may have the form of the right answer, and by guessing more
-        for piece in [] if guessed else halves(words_of(right), words_of(said)):  # up to three words may be, if an eighth of all other answers have each
+        if ask is answers.of_never_seen:  # it may have the form of the right answer, and by guessing more
+            continue
+        for piece in halves(words_of(right), words_of(said)):  # up to three words may be, if an eighth of all other answers have each
             assert len(piece) < min(4, len(words_of(right)))
             assert all(8 * sum(word in text for text in others) >= len(others) > 8 for word in piece)
 
