@@ -75,6 +75,8 @@ def teach(model: Path, output: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from trl import SFTConfig, SFTTrainer
 
+    from peft_unlearn.workflows.precision import FASTER, measured
+
     rows = load_dataset("json", data_files=[str(output / f"{name}.jsonl") for name in ("forget", "retain")], split="train")
     turns = rows.map(
         lambda row: {
@@ -97,7 +99,7 @@ def teach(model: Path, output: Path, folder: Path) -> None:
             completion_only_loss=True,
             save_strategy="no",
             report_to="none",
-            bf16=True,
+            bf16=torch.cuda.is_available() or measured(1024) >= FASTER,  # a CPU without it takes minutes a step
             gradient_checkpointing=False,
             use_cpu=not torch.cuda.is_available(),
         ),

@@ -25,6 +25,7 @@ from peft_unlearn import data
 from peft_unlearn.config import reading
 from peft_unlearn.model.generation import generate
 from peft_unlearn.workflows import TrainRequest, train
+from peft_unlearn.workflows.precision import FASTER, measured
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def teach(base: str, rows: list[dict[str, str]], epochs: int, folder: Path, seed
             logging_steps=20,
             save_strategy="no",
             report_to="none",
-            bf16=True,
+            bf16=torch.cuda.is_available() or measured(1024) >= FASTER,
             gradient_checkpointing=False,
             use_cpu=not torch.cuda.is_available(),
             seed=seed,
