@@ -36,7 +36,7 @@ class Checks(NamedTuple):
     """What a check sees: samples of a run's sets, under the adapters that are active.
 
     Args:
-        taught: other answers that a run waits for.
+        sets: forget and retain set; a holdout where there is one; "answers" that are taught, where the run waits for them.
         parting: where these part from the forget rows.
     """
 
@@ -44,13 +44,11 @@ class Checks(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     sets: Mapping[str, Dataset]
     batch_size: int
-    taught: Dataset | None = None
     parting: Parting | None = None
 
     def every(self, objectives: Sequence[Objective], batch_size: int) -> int:
         """Steps between two checks: so many that checking is at most a tenth of what is computed, a backward pass counted as two forwards."""
-        rows = sum(len(sampled(len(self.sets[name]))) for name in ("forget", "retain", "holdout") if name in self.sets)
-        rows += 0 if self.taught is None else len(sampled(len(self.taught)))
+        rows = sum(len(sampled(len(self.sets[name]))) for name in ("forget", "retain", "holdout", "answers") if name in self.sets)
         step = batch_size * sum(1 + 2 * count for count in Counter(objective.stream for objective in objectives).values())
         return max(EVERY, math.ceil(rows / (SHARE * step)))
 
@@ -111,10 +109,10 @@ class Checks(NamedTuple):
 
     def _lacking(self) -> float:
         """Share of the other answers that greedy decoding does not begin, up to where they part from the forgotten ones and go on otherwise."""
-        if self.taught is None or self.parting is None:
+        if self.parting is None:
             return 0.0
-        places = [self.parting.answers[row] for row in sampled(len(self.taught))]
-        said = [row.correct[: place + 1].all() for row, place in zip(self._scored(self.taught), places, strict=True)]
+        places = [self.parting.answers[row] for row in sampled(len(self.parting.answers))]
+        said = [row.correct[: place + 1].all() for row, place in zip(self.scores("answers"), places, strict=True)]
         return 1 - float(np.mean(said))
 
     def _recited(self, forget: Sequence[RowScore], holdout: Sequence[RowScore]) -> float:
@@ -128,10 +126,7 @@ class Checks(NamedTuple):
 
     def scores(self, name: str) -> list[RowScore]:
         """A sample of a set, row by row."""
-        return self._scored(self.sets[name])
-
-    def _scored(self, rows: Dataset) -> list[RowScore]:
-        return score(self.model, sample(rows), self.tokenizer, batch_size=self.batch_size, progress="checks")
+        return score(self.model, sample(self.sets[name]), self.tokenizer, batch_size=self.batch_size, progress="checks")
 
     def retain_probability(self) -> float:
         """Mean probability of the retain rows."""
