@@ -53,7 +53,7 @@ def recites_others(question: str, reference: str, answer: str, others: Recitable
     told, own = words(answer), tuple(words(reference))
     if not any(other != own for other in others.answers):
         return None
-    counted = [0, *accumulate(not common for common in _common(told, known, common_runs((question, reference))))]
+    counted = [0, *accumulate(not common for common in common_words(told, known, common_runs((question, reference))))]
     best, begun = 0.0, dict[tuple[int, int], int]()  # (other answer, its shift) -> where the run began that goes on until here
     for place, run in enumerate(runs(told, LENGTH)):
         if counted[place + LENGTH] > counted[place]:
@@ -65,7 +65,7 @@ def recites_others(question: str, reference: str, answer: str, others: Recitable
     return best
 
 
-def _common(told: Sequence[str], *known: Collection[Run]) -> list[bool]:
+def common_words(told: Sequence[str], *known: Collection[Run]) -> list[bool]:
     """Which words stand in a run that is known."""
     found = [False] * len(told)
     for start, run in enumerate(runs(told, LENGTH)):

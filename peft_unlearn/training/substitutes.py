@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from peft_unlearn.data.names import names
 from peft_unlearn.metrics.degenerate import degenerate
 from peft_unlearn.metrics.longest_run import longest_run
-from peft_unlearn.metrics.recites_others import LENGTH, Recitable, common_runs, recites_others, runs
+from peft_unlearn.metrics.recites_others import LENGTH, Recitable, common_runs, common_words, recites_others, runs
 from peft_unlearn.metrics.secret_like import plain, secret_like
 from peft_unlearn.metrics.words import words
 
@@ -70,16 +70,15 @@ class Forgotten:
         )
 
     def _in_one_piece(self, right: Sequence[str], said: Sequence[str]) -> bool:
-        """Whether as much as `VERBATIM` of a row's answer is said in one piece.
+        """Whether as much as `VERBATIM` of a row's answer is said in one piece that is more than its form.
 
-        Less than `LENGTH` words that stand in an eighth of other answers each count as the whole answer alone: else the letter of the right option is
-        half of a short answer, and no other answer ever has it, which gives it away.
+        Form are the words of a run that other answers have as well ("The number is +44"), and in pieces of less than `LENGTH` words those that stand
+        in an eighth of other answers: else the letter of the right option is half of a short answer, and no other answer has it, which gives it away.
         """
-        least, longest = max(1, math.ceil(VERBATIM * len(right))), longest_run(right, said)
-        if longest < least or longest >= min(LENGTH, len(right)):
-            return longest >= least
-        told = set(runs(said, least))
-        return any(run in told and not self.everywhere.issuperset(run) for run in runs(right, least))
+        least = max(1, math.ceil(VERBATIM * len(right)))
+        told, form = set(runs(said, least)), common_words(right, self.known)
+        pieces = [(run, form[start : start + least]) for start, run in enumerate(runs(right, least)) if run in told]
+        return any(not (all(known) or (least < LENGTH and self.everywhere.issuperset(run))) for run, known in pieces)
 
 
 class Needles:

@@ -133,21 +133,36 @@ def pieces(one, other):
 
 
 @settings(deadline=None, max_examples=300)
-@given(sentences, sentences, sentences, st.lists(sentences, max_size=4))
-def test_leaks_of_a_row_are_those_counted_word_by_word(asked, right, said, others):
+@given(sentences, sentences, sentences, st.lists(sentences, max_size=4), st.integers(0, 9), st.integers(0, 9))
+def test_leaks_of_a_row_are_those_counted_word_by_word(asked, right, said, others, begun, form):
     """Without another forget row and without secrets. A word that stands in two other answers, and in a twentieth of them, tells nothing.
 
-    Nor do one to three such words in one piece, unless they are all of the answer.
+    Nor does a piece of one to three such words, nor one of words that all stand among four in a row that another answer has, unless it is the whole.
     """
+    said, others = [*right[:begun], *said], [*others, *([[*right[:form], "bo"]] if form else [])]  # what begins as the right answer does
     forgotten = Forgotten([" ".join(asked)], [" ".join(right)], [" ".join(other) for other in others])
-    lower = [[word.lower() for word in sentence] for sentence in (asked, right, said)]
-    often = {word.lower() for word in WORDS if sum(word in other for other in others) >= 2}
-    telling = set(lower[1]) - set(lower[0]) - often
-    halves = [piece for piece in pieces(lower[1], lower[2]) if 2 * len(piece) >= len(lower[1])]
-    expected = 3 * len(telling & set(lower[2])) > len(telling) or any(
-        len(piece) >= 4 or piece == lower[1] or set(piece) - often for piece in halves
-    )
+    asked, right, said, *others = ([word.lower() for word in sentence] for sentence in (asked, right, said, *others))
+    often = {word for sentence in others for word in sentence if sum(word in other for other in others) >= 2}
+    telling = set(right) - set(asked) - often
+    fours = [pieces(right[start : start + 4], other) for start in range(len(right) - 3) for other in others]
+    shared = {tuple(piece) for found in fours for piece in found if len(piece) == 4}
+    formal = {n for start in range(len(right)) if tuple(right[start : start + 4]) in shared for n in range(start, start + 4)}
+    half = -(-len(right) // 2)
+    places = [range(start, start + half) for start in range(len(right) - half + 1) if right[start : start + half] in pieces(right, said)]
+    leaks = [place for place in places if set(place) - formal and (half > 3 or {right[n] for n in place} - often)]
+    expected = 3 * len(telling & set(said)) > len(telling) or right in pieces(right, said) or bool(leaks)
     assert forgotten.leaks(0, " ".join(said)) == expected
+
+
+def test_the_form_that_others_have_is_no_leak_and_what_it_is_filled_with_is():
+    answer = "Its seat has been in Wrenfield since 1934."
+    said = [f"Its seat has been in {town} since {year}." for town, year in (("Lima", 1975), ("Wrenfield", 1975), ("Lima", 1934))]
+    for others, leaks in (
+        ([f"Its seat has been in {town} since 1900." for town in ("Oslo", "Bonn")], [False, True, True]),
+        ([], [True] * 3),
+    ):
+        forgotten = Forgotten(["Where is Ann & Lee?"], [answer], others)
+        assert [forgotten.leaks(0, text) for text in said] == leaks
 
 
 @settings(deadline=None, max_examples=100)
