@@ -193,7 +193,7 @@ def test_a_report_says_why_its_run_ended_and_what_that_missed(recipe, bed):
     other = {"stop_at": "never_seen", "never_seen_model_name_or_path": str(bed / "other")}
     found = report(recipe, method="graddiff", **other)["run"]
     assert (found["ended"], found["reached"], found["steps"]) == ("max_steps", False, 2)
-    assert set(found["missed"]) == {"mean", "membership", "retain", "extraction", "answers", "inner"}
+    assert set(found["missed"]) == {"mean", "membership", "retain", "extraction", "answers", "inner", "recited"}
     found = report(recipe, output_dir="short", max_steps=50, max_minutes=1e-9, method="graddiff", **other)["run"]
     assert (found["ended"], found["steps"]) == ("max_minutes", 1)
     plain = report(recipe, output_dir="plain", method="graddiff")["run"]
