@@ -210,22 +210,19 @@ def test_answers_that_are_taught_are_waited_for():
         assert early_stop.reached is expected
 
 
-LAST = [({"answers": 0.055}, True), ({"answers": 0.095}, True), ({"answers": 0.105}, False), ({"recited": 1 / 32}, False)]
-
-
-@pytest.mark.parametrize(("waits", "expected"), LAST)
-def test_the_last_answers_are_waited_for_no_longer_than_six_checks(waits, expected):
+@pytest.mark.parametrize(("name", "share", "expected"), [("answers", 0.095, True), ("answers", 0.105, False), ("recited", 1 / 32, False)])
+def test_the_last_answers_are_waited_for_no_longer_than_six_checks(name, share, expected):
     early_stop, resumed = (EarlyStop(ROWS, ENDS, RETAINED) for _ in range(2))
     for _ in range(WAITS - 1):
-        early_stop.check(rows_at(*AT), RETAINED, **waits)
+        early_stop.check(rows_at(*AT), RETAINED, **{name: share})
     assert not early_stop.reached
     resumed.load_state_dict(early_stop.state_dict())
     for one in (early_stop, resumed):
-        one.check(rows_at(*AT), RETAINED, **waits)
+        one.check(rows_at(*AT), RETAINED, **{name: share})
         assert one.reached is expected
     early_stop.pace.since = PATIENCE
     assert early_stop.stalled is not expected  # one that waits is not given up
-    early_stop.check(rows_at(*AT), RETAINED - 1.1 * RETAIN_LOSS, **waits)  # anything else starts the count again
+    early_stop.check(rows_at(*AT), RETAINED - 1.1 * RETAIN_LOSS, **{name: share})  # anything else starts the count again
     assert not early_stop.reached
 
 
