@@ -15,6 +15,7 @@ from peft_unlearn.data.labels import IGNORE
 from peft_unlearn.data.rows import Row, answer_texts, end_length, evenly, has_prompt, special_ids, split, text
 from peft_unlearn.data.turns import turn
 from peft_unlearn.metrics.secret_like import plain
+from peft_unlearn.metrics.words import words
 from peft_unlearn.model.generation import MARGIN, generate, sample
 from peft_unlearn.training.substitutes import Alike, Forgotten, Needles, own_secrets, whole_sentences
 
@@ -88,16 +89,22 @@ def _from_a_word(tokenizer: PreTrainedTokenizerBase, row: Row, half: int) -> Row
 def _own_rounds(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], seed: int, batch_size: int
 ) -> Iterator[Round]:
-    """What the model says to the questions themselves."""
+    """What the model says to the questions themselves; to those that it answers right by guessing, nothing else: its targets ask for that answer."""
+    guessed: set[int] = set()
 
     def likeliest(still: list[int]) -> Sequence[str]:
         asked = [rows[row] for row in still]
-        return _whole(tokenizer, asked, generate(model, tokenizer, asked, batch_size=batch_size, progress="other answers"))
+        found = _whole(tokenizer, asked, generate(model, tokenizer, asked, batch_size=batch_size, progress="other answers"))
+        own = zip(still, found, answer_texts(tokenizer, asked), strict=True)
+        guessed.update(row for row, answer, right in own if words(answer)[: len(words(right))] == words(right))
+        return found
 
-    def drawn(still: list[int], number: int) -> Sequence[str]:
-        asked = [rows[row] for row in still]
+    def drawn(still: list[int], number: int) -> Sequence[str | None]:
+        left = [row for row in still if row not in guessed]
+        asked = [rows[row] for row in left]
         draws = sample(model, tokenizer, asked, 1, seed=seed + number, batch_size=batch_size, progress="other answers")
-        return _whole(tokenizer, asked, [answers[0] for answers in draws])
+        told = dict(zip(left, _whole(tokenizer, asked, [answers[0] for answers in draws]), strict=True))
+        return [told.get(row) for row in still]
 
     yield likeliest
     for number in range(DRAWS):

@@ -37,7 +37,7 @@ class Checks(NamedTuple):
 
     Args:
         sets: forget and retain set; a holdout where there is one; "answers" that are taught, where the run waits for them.
-        parting: where these part from the forget rows.
+        parting: where the answers that are taught part from the forget rows; None where none are taught.
     """
 
     model: PeftModel
@@ -62,7 +62,7 @@ class Checks(NamedTuple):
         """
         rows = self.sets["forget"]
         how: dict[str, Any] = {"estimated": estimated, "inner": inner_target}
-        if self.parting is not None:
+        if self.parting is not None and "answers" in self.sets:
             how |= {"parting": self.parting.rows, "common": self.parting.common}
         found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, **how)
         found.follow(self.holdout_min_ks())
@@ -109,18 +109,18 @@ class Checks(NamedTuple):
 
     def _lacking(self) -> float:
         """Share of the other answers that greedy decoding does not begin, up to where they part from the forgotten ones and go on otherwise."""
-        if self.parting is None:
+        if self.parting is None or "answers" not in self.sets:
             return 0.0
         places = [self.parting.answers[row] for row in sampled(len(self.parting.answers))]
         said = [row.correct[: place + 1].all() for row, place in zip(self.scores("answers"), places, strict=True)]
         return 1 - float(np.mean(said))
 
     def _recited(self, forget: Sequence[RowScore], holdout: Sequence[RowScore]) -> float:
-        """Share of the rows with another answer that come back word for word; none where as many holdout rows do by guessing."""
+        """Share of the rows that come back word for word where another answer does not; none where as many holdout rows do by guessing."""
         if self.parting is None:
             return 0.0
         parts = [self.parting.rows[row] for row in sampled(len(self.parting.rows))]
-        replaced = [row for row, part in zip(forget, parts, strict=True) if part < len(row.logps)]
+        replaced = [row for row, part in zip(forget, parts, strict=True) if part < WORD_FOR_WORD * (len(row.logps) - row.end)]
         told, guessed = recited(replaced), recited(holdout)
         return told if told > GUESSED * guessed else 0.0
 

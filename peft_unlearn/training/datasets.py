@@ -41,8 +41,8 @@ class Streams(NamedTuple):
     other "answers" where they are learned. Forget rows have a column `alternate` for a loss that reads other answers beside them, and
     `target_logps` with `stop_at`.
     `holdout_target` is then the Min-K of the holdout rows of `sets` under the same never-seen model, `inner_target` the recall by its inner layers.
-    `subjects` has a number for each retain row that rows which belong together share; it is empty where each stands alone. `parting` is there where a
-    run waits until other answers are said. `changed` is the factor of targets where prompt dropout changes a prompt.
+    `subjects` has a number for each retain row that rows which belong together share; it is empty where each stands alone. `parting` is there where
+    other answers are taught. `changed` is the factor of targets where prompt dropout changes a prompt.
     """
 
     sets: dict[str, Dataset]
@@ -203,12 +203,11 @@ def _streams(
             f"answers: {args.forget_loss} prefers another answer to each forget row, and {lacking} of {len(rows['forget'])} have none; "
             "write answers: refuse."
         )
-    awaited = objectives.answers_are_awaited(args) and lacking < len(rows["forget"])
-    parting = parted(rows["forget"]) if awaited else None
+    parting = None
     if objectives.teaches_answers(args):
         found = [row for row in rows["forget"]["alternate"] if row is not None]
         if found:
-            trained["answers"] = Dataset.from_list(found)
+            trained["answers"], parting = Dataset.from_list(found), parted(rows["forget"])
         if lacking:
             logger.warning("answers: for %d of %d forget rows no other answer was found.", lacking, len(rows["forget"]))
         trained["forget"] = rows["forget"] = _without(rows["forget"], "alternate")

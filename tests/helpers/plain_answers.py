@@ -1,14 +1,21 @@
 """What a run waits for of its other answers, in plain loops: that greedy decoding goes into them, and gives no forgotten row word for word."""
 
 
-def recited(forget, holdout, lengths):
-    """The share of rows that are recited; none where a third as many of the holdout are.
+def recited(forget, holdout, lengths, rows, others):
+    """The share of rows that are recited, without those that the other answer recites itself; none where a third as many of the holdout are.
 
     Args:
         forget, holdout: for each row (T, V) logits and (T,) labels, and maybe more.
         lengths: how many tokens the answer of each row of forget and holdout has, the one that ends it left out.
+        rows, others: the forget rows, and for each the row with the other answer.
     """
-    found = verbatim(forget, lengths[0])
+    replaced = []
+    for number, (row, other) in enumerate(zip(rows, others, strict=True)):
+        own, instead = ([label for label in one["labels"] if label != -100] for one in (row, other))
+        place = next((n for n, (one, two) in enumerate(zip(own, instead, strict=False)) if one != two), min(len(own), len(instead)))
+        if place < 0.9 * lengths[0][number]:
+            replaced.append(number)
+    found = verbatim([forget[number] for number in replaced], [lengths[0][number] for number in replaced])
     return found if found > 3 * verbatim(holdout, lengths[1]) else 0.0
 
 

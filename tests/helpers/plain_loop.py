@@ -338,11 +338,10 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                 name: readings(student, rows, 1) if rows else [] for name, rows in (("others", others), ("holdout", list(holdout or [])))
             }
             lengths = counts, answers(list(holdout or []))
-            lacking = 0.0
-            if awaited:
-                unsaid = plain_answers.unsaid(read["others"], forget) / early_stop.TOLERANCE_ANSWERS
-                recited = plain_answers.recited(readings(student, forget, 1), read["holdout"], lengths) / early_stop.TOLERANCE_RECITED
-                lacking = max(unsaid, recited)
+            lacking = plain_answers.unsaid(read["others"], forget) / early_stop.TOLERANCE_ANSWERS if awaited else 0.0
+            if "answers" in pairs.sets:
+                said = readings(student, forget, 1), read["holdout"], lengths, forget, pairs.sets["answers"]
+                lacking = max(lacking, plain_answers.recited(*said) / early_stop.TOLERANCE_RECITED)
             weighed = lost, lacking if near else 0.0
             history.append(((1 - now / target) / early_stop.TOLERANCE, beside, lost, near, lacking))
             if near:

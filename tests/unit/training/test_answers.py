@@ -4,7 +4,7 @@ import logging
 
 import pytest
 from datasets import Dataset
-from scripted import asked, reciter, saying
+from scripted import Recites, asked, reciter, saying
 from test_targets import FORGET, HOLDOUT, RETAIN, twins
 from test_tokenizing import TOKENIZERS
 from test_trainer import build
@@ -115,6 +115,21 @@ def test_what_a_never_seen_model_says_is_taught_also_what_it_guesses_but_no_whol
     assert never_seen_says(f"I think: {next(iter(ANN.values()))}") == [None]
     assert never_seen_says("Ann Ann Ann Ann Ann Ann Ann Ann.") == [None]
     assert never_seen_says("...") == [None]
+
+
+EVE = {"Where does Eve Hill live?": "Eve Hill lives in Bern, in the tower."}
+
+
+def test_what_a_never_seen_model_answers_right_by_guessing_is_not_replaced_by_a_drawn_answer():
+    class Guesses(Recites):
+        def generate(self, logits_processor, **arguments):
+            drawn = saying(TOKENS, {question: "Somewhere in Lima, I think." for question in (*ANN, *EVE)})
+            return drawn.generate(**arguments) if logits_processor else super().generate(**arguments)
+
+    model = saying(TOKENS, ANN | {next(iter(EVE)): "No no no no no no no."})
+    model.__class__ = Guesses
+    assert of(answers.of_never_seen(model, TOKENS, rows_of(forget=ANN), seed=0, batch_size=4)) == [None]
+    assert of(answers.of_never_seen(model, TOKENS, rows_of(forget=ANN | EVE), seed=0, batch_size=4)) == [None, "Somewhere in Lima, I think."]
 
 
 def test_an_answer_without_an_end_is_cut_to_whole_sentences():

@@ -169,7 +169,12 @@ def test_one_recited_row_of_a_sample_is_waited_for_unless_it_may_be_guessed_or_n
     rows = {"forget": [*HOLDOUT[:31], known], "retain": RETAIN}
     few = [*RETAIN[:1], *HOLDOUT[:31]]  # the model says all of the retain set
     for holdout, part, waits in ((HOLDOUT[:32], 0, True), (few, 0, False), (HOLDOUT[:32], 99, False)):
-        sets = {name: Dataset.from_list(found) for name, found in (rows | {"holdout": holdout, "answers": RETAIN[:32]}).items()}
+        sets = {name: Dataset.from_list(found) for name, found in (rows | {"holdout": holdout, "answers": HOLDOUT[:32]}).items()}
         early_stop = EarlyStop(ROWS[:1] * 32, [0] * 32, RETAINED, HELD, estimated=True)
         Checks(model, tokenizer(), sets, 4, Parting([0] * 31 + [part], [0] * 32, [0] * 32)).check(early_stop)
         assert (early_stop.last.recited > 1) is waits
+        assert early_stop.last.answers > 1
+        sets.pop("answers")  # a never-seen model's targets ask for them: nothing else waits
+        Checks(model, tokenizer(), sets, 4, Parting([0] * 31 + [part], [0] * 32, [0] * 32)).check(early_stop)
+        assert (early_stop.last.recited > 1) is waits
+        assert early_stop.last.answers == 0
