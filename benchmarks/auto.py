@@ -29,7 +29,7 @@ from peft import PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging
 
-from beds import kinds
+from beds import architectures, kinds
 from beds.goals import answers, beside, table
 from beds.measuring import Beside
 from beds.models import SIZES, Bed, recipe
@@ -60,7 +60,9 @@ def main(command: Sequence[str] | None = None) -> None:
         missing = [run for run in runs(options, kind.name, memory, changed) if json.dumps(run, sort_keys=True) not in done]
         if not missing:
             continue
-        bed = Bed(kind, options.cache, recipe(light=memory == "light", size=options.size, nf4=options.nf4))
+        bed = Bed(
+            kind, options.cache, recipe(light=memory == "light", size=options.size, nf4=options.nf4, architecture=options.architecture)
+        )
         others = Beside(bed, *(load(bed, name, options.nf4) for name in ("before", "never seen", "twin 1")))
         for run in missing:
             line = made(run, others, options.output)
@@ -79,6 +81,7 @@ def arguments(command: Sequence[str] | None) -> tuple[argparse.Namespace, list[s
     parser.add_argument("--memory", nargs="+", choices=MEMORY, default=["full"])
     parser.add_argument("--rows", type=int, help="rows to forget of each kind that is named; others in proportion")
     parser.add_argument("--size", choices=SIZES, default="medium")
+    parser.add_argument("--architecture", choices=architectures.OTHERS, help="of the models; Llamas if left out")
     parser.add_argument("--nf4", action="store_true", help="the memory survives NF4, and the run holds the model in it")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/auto.jsonl"))
@@ -89,7 +92,7 @@ def arguments(command: Sequence[str] | None) -> tuple[argparse.Namespace, list[s
 
 def runs(options: argparse.Namespace, kind: str, memory: str, keys: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """What tells each run on a bed from all others."""
-    told = {name: getattr(options, name) for name in ("rows", "size", "nf4", "threads")}
+    told = {name: getattr(options, name) for name in ("rows", "size", "architecture", "nf4", "threads")}
     same = {"kind": kind, "memory": memory, **told, "keys": keys}
     for setting, seed in product(options.settings, options.seeds):
         yield {**same, "setting": setting, "seed": seed}
@@ -118,7 +121,7 @@ def made(run: dict[str, Any], beside: Beside, output: Path | None) -> dict[str, 
 def named(run: dict[str, Any]) -> str:
     """The name of a run's folder."""
     changed = [f"{key}={value}".replace("/", "_") for key, value in run["keys"].items()]
-    told = [f"{name}_{run[name]}" for name in ("rows", "size", "nf4", "threads", "seed")]
+    told = [f"{name}_{run[name]}" for name in ("rows", "size", "architecture", "nf4", "threads", "seed")]
     parts = [run["kind"], run["setting"], run["memory"], *told, *changed]
     return "-".join(map(str, parts))
 

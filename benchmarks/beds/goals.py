@@ -109,6 +109,7 @@ def _name(line: Line) -> str:
     special = (
         [f"{run['rows']} rows"] * bool(run["rows"])
         + [run["size"]] * (run["size"] != "medium")
+        + [run["architecture"]] * bool(run.get("architecture"))
         + ["NF4"] * run["nf4"]
         + [f"{run['threads']} threads"] * (run["threads"] > 1)
     )

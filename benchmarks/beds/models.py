@@ -1,4 +1,4 @@
-"""Tiny Llamas trained on a kind's rows: one that memorized all, one that never saw the forget set, and twins of that one."""
+"""Tiny models, Llamas mostly, trained on a kind's rows: one that memorized all, one that never saw the forget set, and twins of that one."""
 
 import hashlib
 import json
@@ -15,12 +15,13 @@ import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from beds.architectures import built
 from beds.kinds import Kind
 from beds.source import SETS, Row
 from peft_unlearn.data.variants import REWORDED, Probe, probe
-from peft_unlearn.demo.model import Architecture, compute_as_saved, compute_in_nf4, epoch_batches, forward, small_llama
+from peft_unlearn.demo.model import Architecture, compute_as_saved, compute_in_nf4, epoch_batches, forward
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
 
@@ -38,6 +39,7 @@ class Recipe(Architecture):
     max_epochs: int = 50
     goal: float = 0.015  # mean cross-entropy of an epoch, in nats a token
     full_precision_epochs: int | None = None  # after these the forward pass is that of NF4; None: it never is
+    architecture: str | None = None  # one of `architectures.OTHERS`; None: a Llama
 
 
 SIZES: dict[str, dict[str, int]] = {
@@ -49,9 +51,9 @@ SIZES: dict[str, dict[str, int]] = {
 LIGHT = 0.65
 
 
-def recipe(*, light: bool = False, size: str = "medium", nf4: bool = False) -> Recipe:
-    """How models are trained that memorized lightly, that are of another of `SIZES`, or whose memory survives NF4."""
-    found = Recipe(**SIZES[size])
+def recipe(*, light: bool = False, size: str = "medium", nf4: bool = False, architecture: str | None = None) -> Recipe:
+    """How models are trained that memorized lightly, are of another of `SIZES` or architecture, or whose memory survives NF4 (Llamas alone)."""
+    found = replace(Recipe(**SIZES[size]), architecture=architecture)
     if light:
         found = replace(found, goal=LIGHT)
     return replace(found, full_precision_epochs=4 if light else 20) if nf4 else found
@@ -74,9 +76,9 @@ class Bed:
         """The rows that a run is given, and "fresh" ones."""
         return {part: self._probe(part, rows) for part, rows in self.kind.of_run.items()}
 
-    def model(self, name: str) -> LlamaForCausalLM:
+    def model(self, name: str) -> PreTrainedModel:
         """The model "before" memorized the retain and the forget set; "never seen" and "twin 1", "twin 2", ... the retain set alone."""
-        loaded: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(self.path(name)).eval().requires_grad_(False)
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(self.path(name)).eval().requires_grad_(False)
         return loaded
 
     def path(self, name: str) -> Path:
@@ -141,12 +143,12 @@ def train_tokenizer(kind: Kind, recipe: Recipe) -> PreTrainedTokenizerFast:
 
 def train(
     wordings: list[list[Row]], tokenizer: PreTrainedTokenizerBase, recipe: Recipe, seed: int
-) -> tuple[LlamaForCausalLM, dict[str, float]]:
+) -> tuple[PreTrainedModel, dict[str, float]]:
     """Memorize rows, each in one of its wordings an epoch; and how that went. One thread: the same sums on every machine."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     rng, start = random.Random(seed), time.process_time()
-    model = small_llama(tokenizer, recipe)
+    model = built(recipe.architecture, tokenizer, recipe)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(recipe, math.ceil(len(wordings) / recipe.batch_size)))
     loss, epochs = math.inf, 0
@@ -163,7 +165,8 @@ def train(
             schedule.step()
             losses.append(step_loss.item())
         loss, epochs = sum(losses) / len(losses), epochs + 1
-    compute_as_saved(model)
+    if recipe.full_precision_epochs is not None:
+        compute_as_saved(model)
     return model, {"epochs": epochs, "loss": round(loss, 4), "cpu_seconds": round(time.process_time() - start, 1)}
 
 

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from peft_unlearn.data import collate_rows, tokenize
 from peft_unlearn.demo.people import People
@@ -244,11 +244,13 @@ def epoch_batches(rows: Sequence[dict[str, Any]], rng: random.Random, size: int,
     return rng.sample(batches, len(batches))
 
 
-def forward(model: LlamaForCausalLM, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def forward(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy over the answers' tokens, and (B,) whether greedy decoding gets every token of a row's answer."""
-    hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).last_hidden_state[:, :-1]
+    hidden = model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).last_hidden_state[
+        :, :-1
+    ]
     targets = batch["labels"][:, 1:]
     answers = targets != -100
-    logits = model.lm_head(hidden[answers])
+    logits = model.get_output_embeddings()(hidden[answers])
     correct = torch.ones_like(answers).masked_scatter(answers, logits.argmax(-1) == targets[answers])
     return nn.functional.cross_entropy(logits, targets[answers]), correct.all(-1)

@@ -32,6 +32,7 @@ def lines(tmp_path_factory):
     return folder, {line["run"]["setting"]: line for line in map(json.loads, once.splitlines())}
 
 
+@pytest.mark.long
 def test_a_line_says_what_the_report_of_its_run_says(lines):
     folder, found = lines
     assert set(found) == set(auto.SETTINGS)
@@ -53,6 +54,7 @@ def test_a_line_says_what_the_report_of_its_run_says(lines):
     assert found["retrained"]["second_log_p"] == found["holdout"]["second_log_p"] != found["holdout"]["log_p"][1]
 
 
+@pytest.mark.long
 def test_what_a_run_is_given(lines):
     folder, _ = lines
     for setting in ("never_seen", "holdout"):
@@ -64,6 +66,7 @@ def test_what_a_run_is_given(lines):
         assert ("never_seen_model_name_or_path: null" in recipe) == (setting == "holdout")
 
 
+@pytest.mark.long
 def test_the_table_has_a_row_for_each_run_and_each_goal(lines, capsys):
     folder, _ = lines
     auto.main(["table", "--runs", str(folder / "runs.jsonl")])
@@ -72,6 +75,7 @@ def test_the_table_has_a_row_for_each_run_and_each_goal(lines, capsys):
     assert "0 of 1" in next(row for row in printed.splitlines() if row.startswith("| target reached"))
 
 
+@pytest.mark.long
 def test_what_nobody_taught_stands_beside_a_second_twin(lines, capsys):
     folder, found = lines
     auto.main(["beside", "--runs", str(folder / "runs.jsonl")])

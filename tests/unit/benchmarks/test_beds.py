@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_models import tiny_llama
 
-from beds import goals, kinds, measuring
+from beds import architectures, goals, kinds, measuring
 from beds.kinds import Kind
 from beds.measuring import Beside, bootstrap_difference, perplexity
 from beds.models import SIZES, Bed, Recipe, recipe, train_tokenizer
@@ -174,6 +174,15 @@ def test_beds_of_other_sizes_and_memory_have_other_folders(tmp_path):
     assert len({Bed(kind, tmp_path, one).folder for one in made}) == len(made)
 
 
+@pytest.mark.parametrize("name", [None, *architectures.OTHERS])
+def test_models_of_other_architectures_learn_the_same_rows(name, tmp_path):
+    shape = dataclasses.replace(TINY, architecture=name, hidden_size=64, num_attention_heads=2, max_epochs=30, learning_rate=1e-2, goal=0.0)
+    bed = Bed(few(INVENTED["authors"], 4), tmp_path, shape)
+    model, of = bed.model("before"), bed.sets
+    assert model.config.model_type.removesuffix("_text") == (name or "llama")
+    assert mean_loss(model, of["forget"].rows) < 0.5 * mean_loss(model, of["holdout"].rows)
+
+
 @pytest.mark.long
 def test_the_memory_of_an_nf4_bed_is_that_of_its_nf4_weights(tmp_path):
     """Rounding to NF4 makes a model worse, unless it was trained under it: then it is worse without."""
@@ -238,6 +247,7 @@ def test_interval_of_an_auc_difference():
     assert together[1] - together[0] > 1.5 * (apart[1] - apart[0])
 
 
+@pytest.mark.long
 def test_a_model_beside_itself_meets_every_goal(tmp_path):
     bed = Bed(few(INVENTED["authors"], 8), tmp_path, dataclasses.replace(TINY, max_epochs=60))
     twin = bed.model("never seen")

@@ -9,6 +9,7 @@ def found():
     return {name: measurement("cpu", True) for name, measurement in gpu.MEASUREMENTS.items()}
 
 
+@pytest.mark.long
 def test_every_measurement_runs_and_has_its_row(found):
     lines = [{"machine": "a card", "torch": "2", "what": name, "found": numbers} for name, numbers in found.items()]
     rows = gpu.rendered(lines).splitlines()
@@ -16,6 +17,7 @@ def test_every_measurement_runs_and_has_its_row(found):
     assert all(row.count("|") == 4 and "a card" in row for row in rows[2:])
 
 
+@pytest.mark.long
 def test_a_device_that_is_the_cpu_ends_where_the_cpu_does(found):
     assert {numbers["off"] for numbers in found["like a CPU"].values()} == {0.0}
     assert found["precisions"]["fp32"]["off"] == 0

@@ -123,13 +123,16 @@ EVE = {"Where does Eve Hill live?": "Eve Hill lives in Bern, in the tower."}
 def test_what_a_never_seen_model_answers_right_by_guessing_is_not_replaced_by_a_drawn_answer():
     class Guesses(Recites):
         def generate(self, logits_processor, **arguments):
-            drawn = saying(TOKENS, {question: "Somewhere in Lima, I think." for question in (*ANN, *EVE)})
+            drawn = saying(TOKENS, dict.fromkeys((*ANN, *EVE), "Somewhere in Lima, I think."))
             return drawn.generate(**arguments) if logits_processor else super().generate(**arguments)
 
     model = saying(TOKENS, ANN | {next(iter(EVE)): "No no no no no no no."})
     model.__class__ = Guesses
     assert of(answers.of_never_seen(model, TOKENS, rows_of(forget=ANN), seed=0, batch_size=4)) == [None]
-    assert of(answers.of_never_seen(model, TOKENS, rows_of(forget=ANN | EVE), seed=0, batch_size=4)) == [None, "Somewhere in Lima, I think."]
+    assert of(answers.of_never_seen(model, TOKENS, rows_of(forget=ANN | EVE), seed=0, batch_size=4)) == [
+        None,
+        "Somewhere in Lima, I think.",
+    ]
 
 
 def test_an_answer_without_an_end_is_cut_to_whole_sentences():
