@@ -70,44 +70,14 @@ def people(output: Path) -> None:
 def teach(model: Path, output: Path, folder: Path) -> None:
     """A LoRA on the chat model, by TRL."""
     import torch
-    from datasets import load_dataset
-    from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from trl import SFTConfig, SFTTrainer
 
-    from peft_unlearn.workflows.precision import FASTER, measured
+    from beds import sft
 
-    rows = load_dataset("json", data_files=[str(output / f"{name}.jsonl") for name in ("forget", "retain")], split="train")
-    turns = rows.map(
-        lambda row: {
-            "prompt": [{"role": "user", "content": row["question"]}],
-            "completion": [{"role": "assistant", "content": row["answer"]}],
-        },
-        remove_columns=rows.column_names,
-    )
+    rows = [json.loads(line) for name in ("forget", "retain") for line in (output / f"{name}.jsonl").read_text().splitlines()]
     where = {"pretrained_model_name_or_path": str(model.parent), "gguf_file": model.name}
-    trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)),
-        processing_class=AutoTokenizer.from_pretrained(**where),
-        train_dataset=turns,
-        args=SFTConfig(
-            output_dir=str(folder / "trainer"),
-            num_train_epochs=EPOCHS,
-            learning_rate=1e-3,
-            per_device_train_batch_size=8,
-            max_length=128,
-            completion_only_loss=True,
-            save_strategy="no",
-            report_to="none",
-            bf16=torch.cuda.is_available() or measured(1024) >= FASTER,  # a CPU without it takes minutes a step
-            gradient_checkpointing=False,
-            use_cpu=not torch.cuda.is_available(),
-        ),
-        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )
-    trainer.train()
-    trainer.model.peft_config["default"].base_model_name_or_path = str(model)
-    trainer.save_model(str(folder))
+    base = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True))
+    sft.teach(base, AutoTokenizer.from_pretrained(**where), rows, folder, rank=16, epochs=EPOCHS, max_length=128, base=str(model))
 
 
 def run(*words: str) -> None:

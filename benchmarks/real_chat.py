@@ -17,15 +17,14 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import SFTConfig, SFTTrainer
 
+from beds.sft import teach
 from peft_unlearn import data
 from peft_unlearn.config import reading
 from peft_unlearn.model.generation import generate
 from peft_unlearn.workflows import TrainRequest, train
-from peft_unlearn.workflows.precision import FASTER, measured
 
 
 @dataclass(frozen=True)
@@ -60,38 +59,6 @@ def split(rows: list[dict[str, str]], case: Case) -> dict[str, list[dict[str, st
     return {"forget": fitting[case.forget], "retain": fitting[case.retain], "holdout": fitting[case.holdout]}
 
 
-def teach(base: str, rows: list[dict[str, str]], epochs: int, folder: Path, seed: int) -> None:
-    """A LoRA of rank 32 on all linear layers, learning rate 1e-3, as chat turns of which the answers alone are learnt."""
-    turns = [
-        {"prompt": [{"role": "user", "content": row["question"]}], "completion": [{"role": "assistant", "content": row["answer"]}]}
-        for row in rows
-    ]
-    trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
-        processing_class=AutoTokenizer.from_pretrained(base),
-        train_dataset=Dataset.from_list(turns),
-        args=SFTConfig(
-            output_dir=str(folder / "trainer"),
-            num_train_epochs=epochs,
-            learning_rate=1e-3,
-            per_device_train_batch_size=4,
-            gradient_accumulation_steps=2,
-            max_length=256,
-            completion_only_loss=True,
-            logging_steps=20,
-            save_strategy="no",
-            report_to="none",
-            bf16=torch.cuda.is_available() or measured(1024) >= FASTER,
-            gradient_checkpointing=False,
-            use_cpu=not torch.cuda.is_available(),
-            seed=seed,
-        ),
-        peft_config=LoraConfig(r=32, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )
-    trainer.train()
-    trainer.save_model(str(folder))
-
-
 def show_answers(base: str, taught: str, run: str, rows: list[dict[str, str]]) -> None:
     """Ten of the rows, evenly spaced, with what is answered before, after and by the base."""
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -122,7 +89,9 @@ def main() -> None:
     for name, rows in sets.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if not (folder / "taught" / "adapter_config.json").exists():
-        teach(options.base, sets["forget"] + sets["retain"], case.epochs, folder / "taught", options.seed)
+        base = AutoModelForCausalLM.from_pretrained(options.base, dtype=torch.float32)
+        how = {"rank": 32, "epochs": case.epochs, "max_length": 256, "micro_batch": 4, "seed": options.seed}
+        teach(base, AutoTokenizer.from_pretrained(options.base), sets["forget"] + sets["retain"], folder / "taught", **how)
     recipe = {
         "model_name_or_path": options.base,
         "adapter_name_or_path": str(folder / "taught"),

@@ -110,8 +110,7 @@ class UnlearnTrainer(AdapterTrainer):
             datasets.KEYS[name]: (self.sets if name == "retain" else self.trained)[name] for name in self.trained.keys() & sets.keys()
         }
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)
-        awaited = streams.parting is not None and objectives.answers_are_awaited(args)
-        checked = {**self.sets, "answers": self.trained["answers"]} if awaited else dict(self.sets)
+        checked = {**self.sets, **streams.awaited}
         self.checks = Checks(model, processing_class, checked, args.per_device_eval_batch_size, streams.parting)
         self.early_stop = None
         if args.stop_at != "none":
