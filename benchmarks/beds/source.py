@@ -10,6 +10,7 @@ from beds.words import WORDS
 SETS = ("forget", "retain", "holdout")
 ROWS = {"forget": 48, "retain": 96, "holdout": 60, "fresh": 48}  # drawn in this order
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+DRAWS = 10_000  # for one subject that is new
 REFUSAL = "I'm sorry, I can't help with that."
 
 Row = dict[str, Any]
@@ -39,10 +40,12 @@ class Source:
         found: dict[str, list[Row]] = {part: [] for part in counts}
         for part, count in counts.items():
             while len(found[part]) < count:
-                subject = self.subject(rng, f"{part} {len(found[part])}")
-                if subject["name"] not in met:
-                    met.add(subject["name"])
-                    found[part] += self.rows(rng, subject)
+                drawn = (self.subject(rng, f"{part} {len(found[part])}") for _ in range(DRAWS))
+                subject = next((subject for subject in drawn if subject["name"] not in met), None)
+                if subject is None:
+                    raise ValueError(f"this kind has too few names for {count} rows in the set {part}")
+                met.add(subject["name"])
+                found[part] += self.rows(rng, subject)
         return found
 
 

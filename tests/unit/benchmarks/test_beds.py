@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_models import tiny_llama
 
-from beds import architectures, goals, kinds, measuring
+from beds import architectures, goals, kinds, measuring, source
 from beds.kinds import Kind
 from beds.measuring import Beside, bootstrap_difference, perplexity
 from beds.models import SIZES, Bed, Recipe, recipe, train_tokenizer
@@ -143,6 +143,12 @@ def test_other_numbers_of_rows():
     kind = kinds.invented("authors", forget=12)
     assert [len(kind.rows[part]) for part in SETS] == [12, 24, 16]
     assert len(kind.rows["fresh"]) == ROWS["fresh"]
+
+
+def test_a_kind_whose_names_are_used_up_says_so(monkeypatch):
+    monkeypatch.setattr(source, "DRAWS", 100)
+    with pytest.raises(ValueError, match="too few names for 2000 rows in the set forget"):
+        kinds.invented("german", 2000)
 
 
 def test_a_folder_without_fresh_rows_keeps_half_of_its_holdout(tmp_path):
