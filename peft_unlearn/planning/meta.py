@@ -50,6 +50,8 @@ def load_base(config: PreTrainedConfig, dtype: str, quantization: Any, attention
     own, method = config.to_dict().get("quantization_config"), prequantized.method(config)
     if method not in (None, "bitsandbytes"):
         raise UserError(f"model_name_or_path: the base is quantized by {method}, plan the one in 16 bits.")
+    if own is not None and not own.keys() & {"quant_method", "load_in_4bit", "load_in_8bit"}:  # transformers cannot load it either
+        raise UserError(f"model_name_or_path: the quantization_config of its config.json has no quant_method; {prequantized.SIXTEEN}.")
     if own is not None:
         quantization = BitsAndBytesConfig.from_dict(own) if method else None
         del config.quantization_config

@@ -72,7 +72,7 @@ def _ended(run: Mapping[str, Any]) -> str:
     worst = _worst(missed)
     lacks = f"; {LACKING[worst]} by {abs(missed[worst]):.1f} times what it may miss" if worst and abs(missed[worst]) > 1 else ""
     if run.get("ended") == "retain_kl_max":
-        return f"its budget for the retain set was spent after {steps} steps{lacks}"
+        return f"after {steps} steps it was outside its budget for the retain set, and went back{lacks}"
     if run.get("ended") == "no_nearer":
         return f"after {steps} steps it came no nearer{lacks}"
     if run.get("ended") == "max_minutes":
@@ -94,6 +94,9 @@ def _mend(word: str | None, failed: set[str], run: Mapping[str, Any]) -> Iterato
     if word == c.NOT_FORGOTTEN:
         if run.get("ended") == "no_nearer" and (missed := run.get("missed")):
             yield HELPS[_worst(missed)]
+            return
+        if run.get("ended") == "retain_kl_max":
+            yield "A larger budget for the retain set: a higher retain_kl_max, or none."
             return
         if run.get("ended") == "max_minutes":
             yield "More time: train again with --resume_from_checkpoint true and a larger max_minutes, or none."

@@ -1,8 +1,8 @@
 """A budget for what forgetting may cost: the divergence from the reference on retain rows that are not trained on stays under `retain_kl_max`.
 
-What is compared with the budget is the mean over these rows and some standard errors more, so that it holds for other rows of their kind. On the
-way the objectives on the retain set weigh more, the nearer a run is to its budget. Where that does not help, as under combiners in which weights
-count for little, the run goes back to its last state inside, and on at half the rate or less; and it ends in one, or on the way from there.
+What is compared with the budget is the mean over these rows and some standard errors more, so that it holds for other rows of their kind. A run may
+pass through states outside, for some come back by themselves; one that ends outside goes back towards its last state inside. Steered on the way, runs
+forgot less in the same budget (docs/studies/retain-budget.md).
 """
 
 import logging
@@ -41,12 +41,6 @@ FEWEST = 32  # retain rows below which none is left out, and the model writes as
 # .047 was one of .141 on rows of other subjects (measured). Of log-normal divergences, three leave 3 to 9 runs of 100 outside. Subjects that are
 # left out are the nearest to the forget set of their part, so that their mean errs upward by itself; with half an error four of 20 were outside.
 ERRORS, ERRORS_NEAREST = 3.0, 2.0
-AIM = 0.95  # share of the budget that the weight of the retain set is steered to
-HEAVIER, HEAVIEST = 2.0, 16.0  # times that the retain set weighs more: at one check, and in all
-FALLING = 0.9  # share of the last check's divergence: a check outside the budget that finds more has come no nearer
-PATIENCE = 2  # such checks in a row
-RETURNS = 3  # to the last state inside; the next time the run ends
-SLOWER, SLOWEST = 0.5, 1 / 16  # of the rate after a return, at most and at least: a divergence grows with the square of the way
 
 
 def begin(
@@ -133,15 +127,11 @@ def nearness(forget: Dataset, retain: Dataset) -> list[float]:
 
 
 class Budget:
-    """What a run has spent of its budget, and how that is steered.
+    """What a run has spent of its budget.
 
     Attributes:
-        keep: by how much the objectives on the retain set weigh more than they are told to.
         spent: what the last check found, in nats a token; `mean` without its standard errors.
         kept: the mean at the last check that was inside.
-        outside: checks in a row that were outside and came no nearer.
-        returns: times that the run went back.
-        over: whether it ends, for that did not help.
     """
 
     def __init__(self, limit: float, model: PeftModel, rows: Dataset, parts: Sequence[int], batch_size: int, errors: float = ERRORS):
@@ -153,10 +143,7 @@ class Budget:
             batch_size,
             errors,
         )
-        self.keep = 1.0
         self.spent = self.mean = self.kept = 0.0
-        self.outside = self.returns = 0
-        self.over = False
 
     def every(self, objectives: Sequence[Objective], batch_size: int) -> int:
         """Steps between two checks: so many that these take a tenth of what is computed at most, a backward pass counted as two forwards."""
@@ -179,28 +166,8 @@ class Budget:
         self.spent = self.mean + self.errors * max(float(side.std(ddof=1)) / math.sqrt(len(side)) for side in sides)
         if not math.isfinite(self.spent):
             self.spent = math.inf
-
-    def steer(self, before: float) -> None:
-        """The weight of the retain set after a check, where the one `before` found so much.
-
-        While a run comes nearer by itself, the weight is enough as it is: raised all the same, it turned forgetting back (docs/log.md).
-        """
-        change = min(max(self.spent / self.limit / AIM, 1 / HEAVIER), HEAVIER)
-        nearer = self.spent <= FALLING * before
-        self.keep = min(max(1.0, self.keep * (min(change, 1.0) if nearer else change)), HEAVIEST)
-        self.outside = 0 if self.inside or nearer else self.outside + 1
         if self.inside:
             self.kept = self.mean
-
-    @property
-    def slower(self) -> float:
-        """Share of the rate at which the way since the last state inside would about have kept within the budget."""
-        return min(SLOWER, max(SLOWEST, math.sqrt(self.limit / self.spent)))
-
-    def back(self) -> None:
-        """The run has gone back to where it was inside."""
-        self.over, self.returns = self.returns == RETURNS, self.returns + 1
-        self.outside, self.spent, self.mean = 0, self.limit, self.kept
 
     def facts(self, step: int, steps: int, way: float) -> dict[str, Any]:
         """What the report says of it; the adapter is that of `step`, or a share of the `way` from there to the last of the run's `steps`."""
@@ -210,10 +177,8 @@ class Budget:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What checks have found."""
-        numbers = (self.keep, self.spent, self.mean, self.kept, self.outside, self.returns, self.over)
-        return {"numbers": torch.tensor(numbers, dtype=torch.float64)}
+        return {"numbers": torch.tensor((self.spent, self.mean, self.kept), dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what a `state_dict` says."""
-        self.keep, self.spent, self.mean, self.kept, *counts = state["numbers"].tolist()
-        self.outside, self.returns, self.over = int(counts[0]), int(counts[1]), bool(counts[2])
+        self.spent, self.mean, self.kept = state["numbers"].tolist()

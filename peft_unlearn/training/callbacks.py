@@ -7,24 +7,23 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from peft_unlearn.training.budget import Budget
 from peft_unlearn.training.early_stop import EarlyStop
 from peft_unlearn.util import interrupts
 
 REACHED, NO_NEARER, SPENT, MINUTES, STEPS = "reached", "no_nearer", "retain_kl_max", "max_minutes", "max_steps"
-ENDS = (None, MINUTES, SPENT, NO_NEARER, REACHED)
+ENDS = (None, MINUTES, NO_NEARER, REACHED)
 
 
 class AroundSteps(TrainerCallback):  # type: ignore[misc]  # annotations of transformers are not followed
     """Calls `begin` before the first step and `between` between the optimizer's and the scheduler's; saves a run, and ends it, when it is time.
 
     Attributes:
-        why: why the run has ended: its targets are reached, it comes no nearer to them, it left its budget again and again, or its time or its
-            steps are over; None while it goes on.
+        why: why the run has ended: its targets are reached, it comes no nearer to them, its time or its steps are over, or it was outside its
+            budget then; None while it goes on.
     """
 
-    def __init__(self, begin: Callable[[], None], between: Callable[[], None], early_stop: EarlyStop | None, budget: Budget | None):
-        self.begin, self.between, self.early_stop, self.budget = begin, between, early_stop, budget
+    def __init__(self, begin: Callable[[], None], between: Callable[[], None], early_stop: EarlyStop | None):
+        self.begin, self.between, self.early_stop = begin, between, early_stop
         self.why: str | None = None
         self.started = self.saved = 0.0
 
@@ -58,9 +57,7 @@ class AroundSteps(TrainerCallback):  # type: ignore[misc]  # annotations of tran
         self.why = self.why or STEPS
 
     def _why(self, args: Any, now: float) -> str | None:
-        if self.budget is not None and self.budget.over:
-            return SPENT
-        if self.early_stop is not None and self.early_stop.reached and (self.budget is None or self.budget.inside):
+        if self.early_stop is not None and self.early_stop.reached:
             return REACHED
         if self.early_stop is not None and self.early_stop.stalled:
             return NO_NEARER

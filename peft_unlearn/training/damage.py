@@ -140,10 +140,10 @@ class Damage:
         moving.take(self.good)
         self.recent.clear()
 
-    def slow(self, moving: Moving, share: float = SLOWER) -> None:
+    def slow(self, moving: Moving) -> None:
         """Go on at a share of the rate, of what it was when the run came here last."""
         assert self.good is not None
-        self.slower *= share
+        self.slower *= SLOWER
         for group in moving.optimizer.param_groups:  # where no schedule sets it again
             group["lr"] *= self.slower / self.good["slower"]
 

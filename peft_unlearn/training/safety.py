@@ -9,7 +9,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from peft_unlearn.model.sharing import sharing
-from peft_unlearn.training.budget import PATIENCE
 from peft_unlearn.training.components import Components
 from peft_unlearn.training.damage import Moving
 from peft_unlearn.training.negation import Negation
@@ -36,7 +35,6 @@ class Safety:
 
     def __init__(self, components: Components, moving: Callable[[], Moving], negation: Negation | None, every: int):
         self.damage, self.budget, self.moving, self.negation, self.every = components.damage, components.budget, moving, negation, every
-        self.targets = components.early_stop is not None
         self.step: int | None = None
         self.way = 0.0
 
@@ -60,33 +58,19 @@ class Safety:
             self.damage.keep(step, self.moving())
         return wrong is None
 
-    def spend(self, step: int, *, reached: bool) -> None:
-        """Look at the budget, where it is time to, or a run has `reached` its targets, and steer by it, after `step` steps.
-
-        A run with targets shakes its retain set on the way to them, and may come back by itself until it is there.
-        """
-        if self.budget is None or not ((step - 1) % self.every == 0 or reached):
+    def spend(self, step: int) -> None:
+        """Look at the budget, where it is time to, and keep a state inside, after `step` steps."""
+        if self.budget is None or (step - 1) % self.every:
             return
-        before = self.budget.spent
         self._measure()
-        self.budget.steer(before)
         if self.budget.inside:
             self.damage.keep(step, self.moving())
-        elif self.budget.outside >= PATIENCE and (reached or not self.targets):
-            logger.warning(
-                "retain_kl_max: the divergence is %.3g nats a token at step %d and comes no nearer to %.3g: back to step %d, at %.2g of the rate.",
-                self.budget.spent,
-                step,
-                self.budget.limit,
-                self.damage.step,
-                self.budget.slower,
-            )
-            self.damage.bring(self.moving())
-            self.damage.slow(self.moving(), self.budget.slower)
-            self.budget.back()
 
-    def end(self, step: int, retain: float | None) -> None:
-        """See that a run which has ended after `step` steps has a good adapter; if not, it gets its last good one.
+    def end(self, step: int, retain: float | None) -> bool:
+        """See that a run which has ended after `step` steps has a good adapter; if not, it gets its last good one, or one on the way from there.
+
+        Returns:
+            Whether it left its budget, and came back.
 
         Raises:
             UserError: it has lost its retain set, or diverged.
@@ -98,15 +82,12 @@ class Safety:
             raise UserError(self.damage.why(step, wrong))
         self.step = step
         if self.budget is None:
-            return
-        if self.budget.over:
-            self.step = self.damage.step
-            return
+            return False
         self._measure()
-        if self.budget.inside:
-            self.budget.kept = self.budget.mean
-        elif self.damage.good is not None:
-            self._come_back(step)
+        if self.budget.inside or self.damage.good is None:
+            return False
+        self._come_back(step)
+        return True
 
     @torch.no_grad()
     def _come_back(self, step: int) -> None:
@@ -121,7 +102,7 @@ class Safety:
             torch._foreach_copy_(student, torch._foreach_lerp(inside, outside, way))
             self._measure()
             if self.budget.inside:
-                self.way, self.budget.kept = way, self.budget.mean
+                self.way = way
         torch._foreach_copy_(student, torch._foreach_lerp(inside, outside, self.way) if self.way else inside)
         logger.warning(
             "retain_kl_max: the divergence is %.3g nats a token after %d steps; the adapter of step %d is kept, the last one within, and %.0f %% of "

@@ -28,7 +28,7 @@ from peft_unlearn.training import budget, components, datasets, objectives, setu
 from peft_unlearn.training.accumulation import Accumulation
 from peft_unlearn.training.adapter_trainer import AdapterTrainer
 from peft_unlearn.training.auto_lr import AutoLR
-from peft_unlearn.training.callbacks import AroundSteps
+from peft_unlearn.training.callbacks import SPENT, AroundSteps
 from peft_unlearn.training.checks import Checks
 from peft_unlearn.training.combine_step import Combined, combine_step, described
 from peft_unlearn.training.damage import Moving
@@ -160,7 +160,7 @@ class UnlearnTrainer(AdapterTrainer):
         self.components = self.components._replace(accumulation=self._accumulation)
         self._left_out = False  # whether the last step was none
         # `_remember` before the first step, for a checkpoint, or whoever has the trainer, may move the adapter until then.
-        self.end = AroundSteps(self._remember, self.after_optimizer_step, self.early_stop, self.budget)
+        self.end = AroundSteps(self._remember, self.after_optimizer_step, self.early_stop)
         self.add_callback(self.end)
 
     # ------------------------------------------------------------------------------------------------------------------ the step
@@ -234,7 +234,7 @@ class UnlearnTrainer(AdapterTrainer):
         """Of each objective; the retain loss under a bound has its multiplier, and a retain set that is lost, or answers not said, more weight."""
         coefs = [o.coef if self.lagrangian is None or o.name != "retain" else self.lagrangian.multiplier for o in self.objectives]
         pace = Pace() if self.early_stop is None else self.early_stop.pace
-        weights = {"retain": pace.keep * (1.0 if self.budget is None else self.budget.keep), "answers": pace.teach}
+        weights = {"retain": pace.keep, "answers": pace.teach}
         return [coef * weights.get(o.stream, 1.0) for o, coef in zip(self.objectives, coefs, strict=True)]
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
@@ -256,15 +256,13 @@ class UnlearnTrainer(AdapterTrainer):
             return
         if self.auto_lr is not None and self.auto_lr.due(self.state.global_step):
             self._probe(self.auto_lr)
-        reached = False
         if self.early_stop is not None and self.state.global_step % self.check_every == 0:
             self.checks.check(self.early_stop)
-            reached = self.early_stop.reached
             if self.early_stop.last is not None:
                 self.log({f"check/{name}": value for name, value in self.early_stop.last._asdict().items()})
         if self.teacher is not None:
             self.teacher.follow(self.student, self._combined.clip)
-        self.safety.spend(self.state.global_step + 1, reached=reached)
+        self.safety.spend(self.state.global_step + 1)
 
     @torch.no_grad()
     def _probe(self, automatic: AutoLR) -> None:
@@ -290,7 +288,8 @@ class UnlearnTrainer(AdapterTrainer):
             packed = packing.packing(self.model) if self.args.definitions == "peft-unlearn" else nullcontext()
             with interrupts.deferred(self._left), packed:
                 result = super().train(*args, **kwargs)
-            self.safety.end(self.state.global_step, self._accumulation.retain_loss())
+            if self.safety.end(self.state.global_step, self._accumulation.retain_loss()):
+                self.end.why = SPENT
             return result
         finally:
             if self.negation is not None:

@@ -28,6 +28,7 @@ from peft_unlearn.model.sharing import sharing
 from peft_unlearn.planning import host
 from peft_unlearn.report import page
 from peft_unlearn.training import datasets
+from peft_unlearn.training.callbacks import SPENT
 from peft_unlearn.training.trainer import UnlearnTrainer
 from peft_unlearn.util import launched
 from peft_unlearn.util.errors import UserError
@@ -243,7 +244,7 @@ class Run:
         trainer = self.trainer
         return {
             "steps": trainer.state.global_step,
-            "reached": None if trainer.early_stop is None else trainer.early_stop.reached,
+            "reached": None if trainer.early_stop is None else trainer.early_stop.reached and trainer.end.why != SPENT,
             "ended": trainer.end.why,
             "missed": None if trainer.early_stop is None or trainer.early_stop.last is None else trainer.early_stop.last.missed(),
             "seconds": round(self.seconds, 1),

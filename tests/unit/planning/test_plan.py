@@ -18,7 +18,7 @@ from peft_unlearn import UnlearnConfig, UnlearnTrainer, planning
 from peft_unlearn.cli import main
 from peft_unlearn.config import recipe as recipes
 from peft_unlearn.model import adapters
-from peft_unlearn.planning import host
+from peft_unlearn.planning import host, meta
 from peft_unlearn.planning.memory import Base
 from peft_unlearn.util.errors import UserError
 
@@ -281,3 +281,13 @@ def test_train_refuses_what_does_not_fit_and_writes_nothing(recipe, capsys, monk
     monkeypatch.setattr(adapters, "load_base", None)
     refused(capsys, ["train", recipe()], "model_name_or_path", "this machine has 0.0 GB of memory available")
     assert not Path("out").exists()
+
+
+def test_a_quantized_base_that_does_not_say_how_is_refused():
+    config = LlamaConfig(**SHAPE)
+    for empty in ({}, {"bits": 4}):
+        config.quantization_config = empty
+        with pytest.raises(UserError, match="quantization_config of its config.json has no quant_method; give the base in 16 bits"):
+            meta.load_base(config, "auto", None, None)
+    config.quantization_config = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}  # as it was written before quant_method was
+    assert any(isinstance(p, Params4bit) for p in meta.load_base(config, "auto", None, None).parameters())

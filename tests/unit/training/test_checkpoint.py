@@ -36,7 +36,7 @@ def components(value: float) -> dict:
     stop.holdout_shift, stop.correction_lowest, stop.correction_rest, stop.within_tolerance = value, value / 2, value / 3, round(value)
     stop.pace = Pace(value / 4, 1 + value, 2 + value, value / 5, 3 * round(value), (1, round(value)), (0, 2), (-1, 1), 5)
     spent, damage = Budget(1.0, None, RETAIN, "retain_dataset", 8), Damage(64)
-    spent.keep, spent.spent, spent.kept, spent.outside, spent.over = value, value / 2, value / 3, round(value), value > 1
+    spent.spent, spent.mean, spent.kept = value, value / 2, value / 3
     damage.slower, damage.step, damage.start, damage.returned = value, round(value), value, [(5, 2), (9, 8)]
     damage.recent.extend([value, 0.1])
     return {
