@@ -152,11 +152,13 @@ def trained(run: dict[str, Any], bed: Bed, folder: Path) -> dict[str, Any]:
             report = train(TrainRequest(plan | run["keys"])).report
         except Unfinished as error:
             report, stopped = error.result.report, str(error)
+    criteria = {found["name"]: found["value"] for found in report["verdict"]["criteria"]}
     return {
         **{key: report["run"][key] for key in ("reached", "ended", "missed", "steps", "seconds")},
         "stopped": stopped,
         "word": report["verdict"]["word"],
         "reasons": report["verdict"]["reasons"],
+        "left": [criteria.get(f"reworded_{name}") for name in ("probability", "memorization")],
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
 

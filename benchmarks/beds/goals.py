@@ -85,15 +85,19 @@ def table(lines: Sequence[Line], *, head: bool = True) -> str:
 
 
 def beside(lines: Sequence[Line]) -> str:
-    """A row for each run: what a second twin, too, differs by, and how far training moved what nobody taught."""
+    """A row for each run: what a second twin, too, differs by, how far training moved what nobody taught, and what other wordings have left.
+
+    The last, as the verdict has them, are probability and memorization; 0 is the reference's and 1 what was before.
+    """
     columns = ["run", "log p (twin) [second twin]", "answers word for word the twin's"]
-    columns += [f"Min-K of the {name} set (before) [twin]" for name in ("fresh", "holdout")]
+    columns += [*(f"Min-K of the {name} set (before) [twin]" for name in ("fresh", "holdout")), "left in other wordings"]
     rows = [
         [
             _name(line),
             "{:.3g} ({:.3g}) [{:.3g}]".format(*line["log_p"], line["second_log_p"]),
             f"{line['same_answers']:.2f}",
             *("{:.2f} ({:.2f}) [{:.2f}]".format(*line["unseen"][name]) for name in ("fresh", "holdout")),
+            ", ".join("" if value is None else f"{value:.2f}" for value in line.get("left", [])),
         ]
         for line in lines
     ]

@@ -35,6 +35,9 @@ def lines(tmp_path_factory):
 @pytest.mark.long
 def test_a_line_says_what_the_report_of_its_run_says(lines):
     folder, found = lines
+    (run,) = folder.glob("runs/*-holdout-*")
+    criteria = {one["name"]: one["value"] for one in json.loads((run / "adapter" / "report.json").read_text())["verdict"]["criteria"]}
+    assert found["holdout"]["left"] == [criteria.get("reworded_probability"), criteria.get("reworded_memorization")]
     assert set(found) == set(auto.SETTINGS)
     for setting in ("never_seen", "holdout"):
         line = found[setting]
