@@ -37,7 +37,7 @@ from hostile.damage import Damage
 from peft_unlearn.cli import main as command
 from peft_unlearn.workflows import train_run
 
-SECONDS, BYTES = 60, 24 << 30
+SECONDS, BYTES = 60, 24 << 30  # that a command may take: of CPU, and of time, beside other programs, ten times as many
 RESULTS, PAGE = Path("runs/bad_inputs.jsonl"), Path("docs/reference/bad-input.md")
 LONGEST = 240  # characters of a message on the page
 ROWS = ["--forget", "forget.jsonl", "--retain", "retain.jsonl", "--rows", "2", "--set", "max_length=32"]
@@ -143,7 +143,8 @@ def listing(folder: Path) -> set[str]:
 def answer(arguments: list[str]) -> tuple[str, str]:
     """What a command line comes to."""
     errors = io.StringIO()
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, 10 * SECONDS)
     try:
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
             status = command(arguments)
@@ -157,7 +158,8 @@ def answer(arguments: list[str]) -> tuple[str, str]:
         said = (str(error).strip().splitlines() or [""])[0][:150]
         return "TRACEBACK", f"{Path(own.filename).name}:{own.lineno} {type(error).__name__}: {said}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+            signal.setitimer(timer, 0)
     lines = [line for line in errors.getvalue().splitlines() if "error: " in line]
     if status == 0:
         return "ACCEPTED", ""
@@ -174,7 +176,8 @@ def run_all(only: Sequence[str], early: bool) -> None:
     """Try the cases whose names begin with one of these, and keep what came of each."""
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
-    signal.signal(signal.SIGALRM, alarmed)
+    for alarm in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(alarm, alarmed)
     counts: Counter[str] = Counter()
     RESULTS.parent.mkdir(exist_ok=True)
     home = Path.cwd()
