@@ -130,6 +130,7 @@ def test_what_is_spent_is_the_mean_and_three_standard_errors_on_rows_left_out(tm
     assert trainer.budget.rows.to_list() == RETAIN.select(out).to_list()
     assert trainer.trained["retain"].to_list() == [row for i, row in enumerate(RETAIN) if i not in out]
     assert len(trainer.sets["retain"]) == 32  # all are evaluated
+    assert trainer.checks.sets["retain"].to_list() == trainer.trained["retain"].to_list()  # what is not trained on sinks, and is no miss
     trainer.train()
     found = divergences(trainer)
     assert trainer.budget.mean == pytest.approx(found.mean(), rel=1e-3)
