@@ -1,7 +1,7 @@
 """Is a budget kept where nobody measured it, and what does it cost? `retain_kl_max` on test beds of four kinds, five methods, two seeds.
 
     python benchmarks/retain_budget.py run --cache CACHE [--kinds authors text --methods npo --seeds 0 --limit 0.1]
-    python benchmarks/retain_budget.py table
+    python benchmarks/retain_budget.py table [--limit 0.1]
 
 A bed is a tiny model that memorized a kind's rows (`benchmarks/auto.py`). A run is given two thirds of the retain rows; the last third are fresh:
 neither trained on nor measured on by the run. Each run is made with the budget and without it, and is a line of --runs when it ends; what is there
@@ -53,7 +53,7 @@ def main(command: Sequence[str] | None = None) -> None:
     options = parser.parse_args(command)
     lines = [json.loads(line) for line in options.runs.read_text().splitlines()] if options.runs.exists() else []
     if options.do == "table":
-        print("\n".join(table(lines)))
+        print("\n".join(table([line for line in lines if line["run"]["limit"] in (None, options.limit)])))
         return
     torch.set_num_threads(1)
     options.runs.parent.mkdir(parents=True, exist_ok=True)

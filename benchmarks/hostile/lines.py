@@ -183,7 +183,6 @@ LINES: list[list[str]] = [
     ["export", "lora", "--output", "pipe"],
     ["export", "lora"],
     ["export", "nope", "--output", "e"],
-    ["export", "base", "--output", "e"],
     ["export", "", "--output", "e"],
     ["export", "a\0b", "--output", "e"],
     ["export", "lora", "--output", "base"],
