@@ -20,6 +20,7 @@ from peft_unlearn.model.scoring import RowScore, score
 from peft_unlearn.model.sharing import sharing
 from peft_unlearn.training.early_stop import EarlyStop, sampled
 from peft_unlearn.training.objectives import Objective
+from peft_unlearn.training.pace import patience
 from peft_unlearn.training.parting import Parting
 from peft_unlearn.training.targets import end_lengths, mean, min_ks, read
 
@@ -53,15 +54,16 @@ class Checks(NamedTuple):
         return max(EVERY, math.ceil(rows / (SHARE * step)))
 
     @sharing()
-    def begin(self, holdout_target: np.ndarray | None, inner_target: float | None, *, estimated: bool) -> EarlyStop:
+    def begin(self, holdout_target: np.ndarray | None, inner_target: float | None, *, estimated: bool, batch_size: int) -> EarlyStop:
         """Where a run is to stop: at the targets of the forget rows, from how the model is now. Rows that it does not know are told.
 
         Args:
             holdout_target, inner_target: see `EarlyStop`.
             estimated: see `EarlyStop`.
+            batch_size: forget rows of a step, of all processes.
         """
         rows = self.sets["forget"]
-        how: dict[str, Any] = {"estimated": estimated, "inner": inner_target}
+        how: dict[str, Any] = {"estimated": estimated, "inner": inner_target, "patience": patience(len(rows), EVERY * batch_size)}
         if self.parting is not None and "answers" in self.sets:
             how |= {"parting": self.parting.rows, "common": self.parting.common}
         found = EarlyStop(read(rows), end_lengths(self.tokenizer, rows), self.retain_probability(), holdout_target, **how)

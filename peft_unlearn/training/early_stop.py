@@ -12,7 +12,7 @@ from peft_unlearn.metrics.holdout_shift import holdout_shift
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model.logprobs import lowest, matched, ranks
-from peft_unlearn.training.pace import Pace
+from peft_unlearn.training.pace import PATIENCE, Pace
 from peft_unlearn.training.parting import LEFT
 from peft_unlearn.training.targets import mean, min_ks
 
@@ -87,6 +87,7 @@ class EarlyStop:
         parting: of each forget row how many of its T tokens come before the one in whose place another answer is taught, which then is not counted;
             T and more for none. Empty where no other answer is awaited.
         common: of each row which of its T tokens the other answer has as well; none where it has none.
+        patience: checks without progress after which it is `stalled`.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class EarlyStop:
         inner: float | None = None,
         parting: Sequence[int] = (),
         common: Sequence[Sequence[bool]] = (),
+        patience: int = PATIENCE,
     ):
         self.row_ends, self.retain, self.holdout, self.estimated = torch.tensor(ends), retain, holdout, estimated
         self.inner, self.inner_weight, self.looks = inner, 1.0, 0
@@ -120,7 +122,7 @@ class EarlyStop:
         self.holdout_shift = self.correction_lowest = self.correction_rest = 1.0
         self.later = 0.0
         self.within_tolerance = self.waited = 0  # checks in a row: with all within tolerance, and with all but the last answers
-        self.pace = Pace()
+        self.pace = Pace(patience=patience)
         self.last: Found | None = None
 
     def targets_now(self, rows: Sequence[int], target_logps: Tensor, logps: Tensor, mask: Tensor) -> Tensor:
@@ -250,7 +252,7 @@ class EarlyStop:
         self.holdout_shift, self.correction_lowest, self.correction_rest, self.later, self.inner_weight, *counts = state["checks"].tolist()
         self.looks, self.within_tolerance, self.waited = map(int, counts)
         self.last = Found(*state["last"].tolist()) if len(state["last"]) else None
-        self.pace = Pace.of(state["pace"])
+        self.pace = Pace.of(state["pace"], self.pace.patience)
 
 
 def sampled(rows: int) -> list[int]:

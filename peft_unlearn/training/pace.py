@@ -12,7 +12,7 @@ SAME_SIDE = 3  # checks on one side of a missed target after which the rate rise
 GAINED = 0.02  # share of what is missed by which a check must be nearer to count as progress
 HEAVIEST = 4.0  # times that the retain set weighs, at most
 FEW = 4.0  # tolerances of other answers that are not said, up to which the last of them are said by one step and not by the next
-PATIENCE = 20  # checks without progress after which a run has ended where it can
+PATIENCE, PASSES = 20, 10  # checks, and passes over the forget set, without progress after which a run has ended where it can
 
 
 @dataclass
@@ -32,6 +32,7 @@ class Pace:
         above, below: checks in a row that found each of the two targets missed on that side.
         sides: where each was missed last: 1 above, -1 below.
         calm: checks since the last swing.
+        patience: checks without progress after which it has stalled.
     """
 
     rate: float = 1.0
@@ -43,6 +44,7 @@ class Pace:
     below: tuple[int, int] = (0, 0)
     sides: tuple[int, int] = (0, 0)
     calm: int = SAME_SIDE
+    patience: int = PATIENCE
 
     def check(self, misses: Sequence[float], retain: float, near: bool, extraction: float = 0.0, answers: float = 0.0) -> None:
         """A check found this.
@@ -74,21 +76,29 @@ class Pace:
     @property
     def stalled(self) -> bool:
         """Whether it no longer comes nearer."""
-        return self.since >= PATIENCE
+        return self.since >= self.patience
 
     def state(self) -> Tensor:
-        """All of it, in one row."""
+        """What checks have found, in one row."""
         return torch.tensor(
             [self.rate, self.keep, self.teach, self.best, self.since, *self.above, *self.below, *self.sides, self.calm], dtype=torch.float64
         )
 
     @classmethod
-    def of(cls, state: Tensor) -> "Pace":
-        """What `state` was made of."""
+    def of(cls, state: Tensor, patience: int = PATIENCE) -> "Pace":
+        """What `state` was made of, with that patience."""
         rate, keep, teach, best, *counts = state.tolist()
         since, *pairs, calm = map(int, counts)
         above, below, sides = zip(pairs[::2], pairs[1::2], strict=True)
-        return cls(rate, keep, teach, best, since, above, below, sides, calm)
+        return cls(rate, keep, teach, best, since, above, below, sides, calm, patience)
+
+
+def patience(rows: int, seen: int) -> int:
+    """Checks without progress after which a run over so many forget rows has stalled, of which it has `seen` some from one check to the next.
+
+    Ten passes at least: of 400 rows, eight a step, 20 checks see each row four times (docs/log.md).
+    """
+    return max(PATIENCE, math.ceil(PASSES * rows / seen))
 
 
 def _counted(before: tuple[int, int], missed: Sequence[bool]) -> tuple[int, int]:

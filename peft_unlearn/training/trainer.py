@@ -112,17 +112,17 @@ class UnlearnTrainer(AdapterTrainer):
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)
         checked = {**self.sets, "retain": self.trained["retain"], **streams.awaited}  # what a budget leaves out, it looks after itself
         self.checks = Checks(model, processing_class, checked, args.per_device_eval_batch_size, streams.parting)
-        self.early_stop = None
+        self.early_stop, batch = None, args.train_batch_size * args.gradient_accumulation_steps
         if args.stop_at != "none":
             with adapters.view(model, "reference"):
-                self.early_stop = self.checks.begin(streams.holdout_target, streams.inner_target, estimated=args.stop_at == "auto")
+                how = {"estimated": args.stop_at == "auto", "batch_size": batch * args.world_size}
+                self.early_stop = self.checks.begin(streams.holdout_target, streams.inner_target, **how)
         self.components = components.make(args, model, self.early_stop, self.budget)
         self.teacher, self.auto_lr, self.lagrangian, self.sam, *_ = self.components
         self.negation = Negation(model) if args.negate else None
         self._scale = 1.0 if args.stop_at == "none" else targets.mean_distance(self.sets["forget"])
         built = objectives.build(args, self._scale, lambda: 1.0 if self.early_stop is None else self.early_stop.inner_weight)
         self.objectives = objectives.of_rows(built, self.trained)
-        batch = args.train_batch_size * args.gradient_accumulation_steps
         self.check_every = self.checks.every(self.objectives, batch)
         every = 1 if self.budget is None else self.budget.every(self.objectives, batch)
         self.safety = Safety(self.components, self._moving, self.negation, every)

@@ -46,6 +46,7 @@ def test_a_trainer_that_trains_again_has_all_its_minutes_again(tmp_path, monkeyp
 
 def test_a_run_that_comes_no_nearer_ends_before_its_last_step(tmp_path, monkeypatch):
     monkeypatch.setattr(pace, "PATIENCE", 3)
+    monkeypatch.setattr(pace, "PASSES", 0)
     monkeypatch.setattr(checks, "EVERY", 2)
     monkeypatch.setattr(checks, "SHARE", math.inf)
     trainer = run(tmp_path, twins()[0], method="graddiff", stop_at="never_seen", learning_rate=1e-9)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_unlearn.training.pace import FALL, HEAVIEST, LOWEST, PATIENCE, RISE, SAME_SIDE, Pace, steps_left
+from peft_unlearn.training.pace import FALL, HEAVIEST, LOWEST, PATIENCE, RISE, SAME_SIDE, Pace, patience, steps_left
 
 misses = st.floats(-30, 30) | st.sampled_from([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
 checks = st.lists(st.tuples(misses, misses, misses, st.booleans(), st.floats(0, 20) | st.sampled_from([0.0, 1.0, 1.5, 4.0])), max_size=40)
@@ -133,3 +133,17 @@ def test_steps_left_are_the_rest_of_the_way_and_some_checks(step, share, miss, e
 def test_where_there_is_no_way_to_go_or_none_was_gone_checks_alone_are_left(share):
     assert steps_left(100, share, 0.5, 10) == 20
     assert steps_left(100, share, 4.0, 10) == 60
+
+
+@pytest.mark.parametrize(
+    ("rows", "seen", "checks"), [(48, 80, 20), (1, 80, 20), (160, 80, 20), (161, 80, 21), (400, 80, 50), (400, 160, 25)]
+)
+def test_a_large_forget_set_is_passed_over_ten_times_before_a_run_gives_up(rows, seen, checks):
+    assert patience(rows, seen) == checks
+    found = Pace(patience=patience(rows, seen))
+    for _ in range(checks):
+        found.check((5.0, 0.0), 0.0, False)
+        assert not found.stalled
+    found.check((5.0, 0.0), 0.0, False)
+    assert found.stalled
+    assert Pace.of(found.state(), found.patience) == found
