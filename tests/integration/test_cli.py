@@ -285,6 +285,7 @@ def test_an_upload_that_cannot_be_is_refused_before_a_model_is_loaded(recipe, ca
     assert not Path("out").exists()
 
 
+@pytest.mark.long
 def test_demo_is_a_run_of_each_method_and_can_be_repeated(bed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo_model, "train_models", lambda *_: demo_model.Models(bed / "base", bed / "other"))
