@@ -95,8 +95,8 @@ def _own_rounds(
     def likeliest(still: list[int]) -> Sequence[str]:
         asked = [rows[row] for row in still]
         found = _whole(tokenizer, asked, generate(model, tokenizer, asked, batch_size=batch_size, progress="other answers"))
-        own = zip(still, found, answer_texts(tokenizer, asked), strict=True)
-        guessed.update(row for row, answer, right in own if words(answer)[: len(words(right))] == words(right))
+        own = zip(still, found, map(words, answer_texts(tokenizer, asked)), strict=True)
+        guessed.update(row for row, answer, right in own if right and words(answer)[: len(right)] == right)
         return found
 
     def drawn(still: list[int], number: int) -> Sequence[str | None]:

@@ -129,6 +129,8 @@ def test_what_a_never_seen_model_answers_right_by_guessing_is_not_replaced_by_a_
     model = saying(TOKENS, ANN | {next(iter(EVE)): "No no no no no no no."})
     model.__class__ = Guesses
     assert of(answers.of_never_seen(model, TOKENS, rows_of(forget=ANN), seed=0, batch_size=4)) == [None]
+    wordless = rows_of(forget={next(iter(EVE)): "..."})  # which every answer begins with, if its words are asked
+    assert of(answers.of_never_seen(model, TOKENS, wordless, seed=0, batch_size=4)) == ["Somewhere in Lima, I think."]
     assert of(answers.of_never_seen(model, TOKENS, rows_of(forget=ANN | EVE), seed=0, batch_size=4)) == [
         None,
         "Somewhere in Lima, I think.",
