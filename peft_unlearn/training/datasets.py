@@ -42,8 +42,7 @@ class Streams(NamedTuple):
     `target_logps` with `stop_at`.
     `holdout_target` is then the Min-K of the holdout rows of `sets` under the same never-seen model, `inner_target` the recall by its inner layers.
     `subjects` has a number for each retain row that rows which belong together share; it is empty where each stands alone. `parting` is there where
-    other answers are taught. `changed` is the factor of targets where prompt dropout changes a prompt. `awaited` has
-    the other "answers" where a run waits until they are said.
+    other answers are taught. `changed` is the factor of targets where prompt dropout changes a prompt.
     """
 
     sets: dict[str, Dataset]
@@ -53,7 +52,6 @@ class Streams(NamedTuple):
     subjects: Sequence[int] = ()
     parting: Parting | None = None
     changed: float = 1.0
-    awaited: Mapping[str, Dataset] = {}
 
 
 def named(
@@ -205,16 +203,15 @@ def _streams(
             f"answers: {args.forget_loss} prefers another answer to each forget row, and {lacking} of {len(rows['forget'])} have none; "
             "write answers: refuse."
         )
-    parting, awaited = None, dict[str, Dataset]()
+    parting = None
     if objectives.teaches_answers(args):
         found = [row for row in rows["forget"]["alternate"] if row is not None]
         if found:
             trained["answers"], parting = Dataset.from_list(found), parted(rows["forget"])
-            awaited = {"answers": trained["answers"]} if objectives.answers_are_awaited(args) else {}
         if lacking:
             logger.warning("answers: for %d of %d forget rows no other answer was found.", lacking, len(rows["forget"]))
         trained["forget"] = rows["forget"] = _without(rows["forget"], "alternate")
-    return Streams(rows, trained, holdout_target, inner_target, parting=parting, changed=changed, awaited=awaited)
+    return Streams(rows, trained, holdout_target, inner_target, parting=parting, changed=changed)
 
 
 def evaluated(args: UnlearnConfig, probes: Mapping[str, Probe]) -> dict[str, Probe]:

@@ -130,9 +130,10 @@ def says_instead(args: UnlearnConfig) -> bool:
     return args.stop_at == "never_seen" and args.answers == "natural" and args.retain_loss != "none"
 
 
-def answers_are_awaited(args: UnlearnConfig) -> bool:
-    """Whether a run goes on until what is taught is said. A never-seen model's own answers, beside its targets for each token, need no more."""
-    return teaches_answers(args) and (args.answers != "natural" or args.stop_at == "auto")
+def awaited(args: UnlearnConfig, trained: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """The other answers, where a run goes on until they are said. A never-seen model's own, beside its targets for each token, need no more."""
+    said = args.answers != "natural" or args.stop_at == "auto"
+    return {"answers": trained["answers"]} if said and "answers" in trained else {}
 
 
 def hidden_layer(args: UnlearnConfig, depth: int) -> int | None:

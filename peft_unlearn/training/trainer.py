@@ -110,7 +110,7 @@ class UnlearnTrainer(AdapterTrainer):
             datasets.KEYS[name]: (self.sets if name == "retain" else self.trained)[name] for name in self.trained.keys() & sets.keys()
         }
         self.student = adapters.adapter_parameters(model, adapters.STUDENT)
-        checked = {**self.sets, "retain": self.trained["retain"], **streams.awaited}  # what a budget leaves out, it looks after itself
+        checked = {**self.sets, "retain": self.trained["retain"], **objectives.awaited(args, self.trained)}  # a budget keeps its own rows
         self.checks = Checks(model, processing_class, checked, args.per_device_eval_batch_size, streams.parting)
         self.early_stop, batch = None, args.train_batch_size * args.gradient_accumulation_steps
         if args.stop_at != "none":
