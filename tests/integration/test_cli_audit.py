@@ -24,10 +24,9 @@ FEW = ("--rows", "4")
 
 @pytest.fixture(scope="module")
 def bed(tmp_path_factory):
-    """Models and sets, adapters from real runs, hardened and not, the latter scaled to .3, and one that was trained to refuse."""
+    """Models and sets, and an adapter from a real run."""
     folder = tmp_path_factory.mktemp("audit")
     audit_bed.make(folder)
-    audit_bed.refusing(folder).save_pretrained(folder / "refusing")
     recipe = {
         "model_name_or_path": str(folder / "memorized"),
         "never_seen_model_name_or_path": str(folder / "never_seen"),
@@ -37,11 +36,7 @@ def bed(tmp_path_factory):
         "per_device_eval_batch_size": 64,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {f"{name}_dataset": str(folder / f"{name}.jsonl") for name in SETS}))
-    for name, keys in (("ours", ["--logit_lens_coef", "0"]), ("hardened", ["--logit_lens_coef", "1", "--sam_rho", "0.2"])):
-        assert main(["train", str(folder / "recipe.yaml"), "--output_dir", str(folder / name), *keys]) == 0
-    shutil.copytree(folder / "ours", folder / "scaled", ignore=shutil.ignore_patterns("checkpoint-*", "report.*"))
-    config = json.loads((folder / "ours" / "adapter_config.json").read_text())
-    (folder / "scaled" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 0.3 * config["lora_alpha"]}))
+    assert main(["train", str(folder / "recipe.yaml"), "--output_dir", str(folder / "ours"), "--logit_lens_coef", "0"]) == 0
     return folder
 
 
@@ -55,6 +50,13 @@ def audit(bed, model, *arguments) -> dict:
 
 @pytest.fixture(scope="module")
 def audited(bed):
+    """What audits say of it, of a hardened one, of the former scaled to .3, of one that was trained to refuse, and of the never-seen model."""
+    audit_bed.refusing(bed).save_pretrained(bed / "refusing")
+    hardened = ["--output_dir", str(bed / "hardened"), "--logit_lens_coef", "1", "--sam_rho", "0.2"]
+    assert main(["train", str(bed / "recipe.yaml"), *hardened]) == 0
+    shutil.copytree(bed / "ours", bed / "scaled", ignore=shutil.ignore_patterns("checkpoint-*", "report.*"))
+    config = json.loads((bed / "ours" / "adapter_config.json").read_text())
+    (bed / "scaled" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 0.3 * config["lora_alpha"]}))
     some = {"hardened": ["precision", "scale"], "scaled": ["sanity", "scale"], "refusing": ["relearning"]}  # all of them take a minute
     some["never_seen"] = ["sanity", "scale", "relearning", "prompts", "sampling"]
     with pytest.MonkeyPatch.context() as patch:
