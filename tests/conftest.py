@@ -56,6 +56,17 @@ def heard():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _random_fingerprints():
+    """To hash what is done to a set, a tokenizer and all, takes longer than to do it to a tiny one, and names a cache that none of ours reads."""
+    from datasets import arrow_dataset, fingerprint
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (arrow_dataset, fingerprint):
+            patch.setattr(module, "update_fingerprint", lambda *_: fingerprint.generate_random_fingerprint())
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _short_answers(request):
     """Most tiny models end no answer. Where whole commands ask them, answers run past their references by fewer tokens; their own texts are short."""
@@ -63,7 +74,7 @@ def _short_answers(request):
     from peft_unlearn.training import datasets
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "NEUTRAL_LENGTH", 32)
         if _is_slow(request.path):
             patch.setattr(generation, "MARGIN", 3)
-            patch.setattr(datasets, "NEUTRAL_LENGTH", 32)
         yield

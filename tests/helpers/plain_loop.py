@@ -70,9 +70,10 @@ def without(values, place):
     return [value for n, value in enumerate(values) if n != place]
 
 
-def min_ks(model, rows, places=None):
-    """Of each row the mean of the least likely 40 % of its answer's tokens, without that at its place; a row of nothing but its end has none."""
-    given = zip(nlls(model, rows), answers(rows), places or [None] * len(rows), strict=True)
+def min_ks(found, rows, places=None):
+    """Of each row, with these `nlls`, the mean of the least likely 40 % of its answer's tokens, without that at its place; a row of nothing
+    but its end has none."""
+    given = zip(found, answers(rows), places or [None] * len(rows), strict=True)
     found = [without((-nll).tolist()[:answer], place) for nll, answer, place in given]
     return [average(sorted(row)[: fewest(len(row))]) for row in found if row]
 
@@ -222,9 +223,11 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             params, lr=args.learning_rate, weight_decay=args.weight_decay, betas=(0.9, 0.999), eps=args.adam_epsilon
         )
     layers, depth = args.hidden_layer or 1, student.config.num_hidden_layers
-    place = min_ks(never_seen, list(holdout)) if never_seen and holdout else None
-    shift, least, rest = moved_by(min_ks(reference, list(holdout)), place) if place else 1.0, 1.0, 1.0
-    scale = flat(nlls(never_seen, list(pairs.sets["forget"]))).detach().mean() if never_seen else None
+    fresh_rows = list(holdout or [])
+    place = min_ks(nlls(never_seen, fresh_rows), fresh_rows) if never_seen and holdout else None
+    shift, least, rest = moved_by(min_ks(nlls(reference, fresh_rows), fresh_rows), place) if place else 1.0, 1.0, 1.0
+    known_nlls = [nll.detach() for nll in nlls(never_seen, list(pairs.sets["forget"]))] if never_seen else []
+    scale = flat(known_nlls).mean() if never_seen else None
     harder = less_likely(never_seen, pairs, args.seed) if never_seen and pairs.dropout else 1.0
     rates, rate, calibrated, multiplier = [], args.learning_rate, 0.0, args.retain_coef
     history, weighed, before_training = [], (0.0, 0.0), retained(reference, pairs)
@@ -239,8 +242,8 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
             whole = [pairs.sets["forget"][row["number"]] for row in rows]  # of which a prompt may have lost tokens since
             turns = [n // len(pairs.sets["forget"]) + row["number"] for n, row in enumerate(rows, step * size)]
             moved = [shift * (harder if turn % 2 else 1.0) for turn in turns]  # a prompt is changed every second time
-            told = zip(nlls(never_seen, whole), answers(whole), moved, strict=True)
-            target_logps = [corrected(-nll.detach(), answer, factor, least, rest) for nll, answer, factor in told]
+            told = zip([known_nlls[row["number"]] for row in rows], answers(whole), moved, strict=True)
+            target_logps = [corrected(-nll, answer, factor, least, rest) for nll, answer, factor in told]
         else:
             target_logps = None
         places = parting(rows, pairs.sets["answers"]) if awaited else [None] * len(rows)
@@ -309,17 +312,17 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                 for t, s in zip(teacher_params, params, strict=True):
                     t.copy_(t + (1 - args.teacher_decay) * c * (s - t))
         if never_seen and step % checks.EVERY == 0:
-            now_there = min_ks(student, list(holdout)) if place else None
+            now_there = min_ks(nlls(student, fresh_rows), fresh_rows) if place else None
             shift = moved_by(now_there, place) if place else 1.0
             counts = answers(pairs.sets["forget"])
             forget = list(pairs.sets["forget"])
             others = list(pairs.sets["answers"]) if awaited else []
             parts = parting([dict(row, number=n) for n, row in enumerate(forget)], others) if awaited else [None] * len(forget)
+            found_nlls = (known_nlls, nlls(student, forget))
             target, now = (
-                -average([average(without(nll.tolist(), place)) for nll, place in zip(nlls(m, forget), parts, strict=True)])
-                for m in (never_seen, student)
+                -average([average(without(nll.tolist(), place)) for nll, place in zip(found, parts, strict=True)]) for found in found_nlls
             )
-            target, there, here = target * shift, min_ks(never_seen, forget, parts), min_ks(student, forget, parts)
+            target, (there, here) = target * shift, (min_ks(found, forget, parts) for found in found_nlls)
             missing = average(there) * shift / average(here)
             beside = (1 - 1 / missing) / early_stop.TOLERANCE_MIN_K
             if place:
@@ -334,10 +337,8 @@ def train(model, parameters_of, pairs, args, steps, size, never_seen=None, holdo
                     ((1 - now / target) / early_stop.TOLERANCE, beside), history[-1][:2] if history else (0, 0), strict=True
                 )
             ]
-            read = {
-                name: readings(student, rows, 1) if rows else [] for name, rows in (("others", others), ("holdout", list(holdout or [])))
-            }
-            lengths = counts, answers(list(holdout or []))
+            read = {name: readings(student, rows, 1) if rows else [] for name, rows in (("others", others), ("holdout", fresh_rows))}
+            lengths = counts, answers(fresh_rows)
             lacking = plain_answers.unsaid(read["others"], forget) / early_stop.TOLERANCE_ANSWERS if awaited else 0.0
             if "answers" in pairs.sets:
                 said = readings(student, forget, 1), read["holdout"], lengths, forget, pairs.sets["answers"]

@@ -143,7 +143,14 @@ STOPPING = {"stop_at": "never_seen", "never_seen_model": never_seen(), "holdout_
 
 @pytest.mark.parametrize(
     ("method", "changes"),
-    [("npo", {}), ("ngdiff", {}), ("mollm", {}), ("mollm", STOPPING), ("mean_teacher", {}), ("task_arithmetic", {})],
+    [
+        ("npo", {}),
+        ("ngdiff", {}),
+        pytest.param("mollm", {}, marks=pytest.mark.long),
+        ("mollm", STOPPING),
+        ("mean_teacher", {}),
+        ("task_arithmetic", {}),
+    ],
 )
 def test_a_run_that_ends_outside_gives_its_last_adapter_inside(method, changes, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(checks, "EVERY", 2)

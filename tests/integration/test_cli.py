@@ -71,7 +71,7 @@ def test_written_recipe_gives_the_same_run_again(recipe, capsys):
     assert all(second[name].equal(tensor) for name, tensor in first.items())
 
 
-@pytest.mark.parametrize("precision", [{}, {"load_in_4bit": True}, {"load_in_8bit": True}])
+@pytest.mark.parametrize("precision", [{}, {"load_in_4bit": True}, pytest.param({"load_in_8bit": True}, marks=pytest.mark.long)])
 def test_evaluate_gives_the_numbers_of_the_report(recipe, precision):
     """To the last bit: the same rows in the same batches, through weights that were saved and loaded."""
     assert main(["train", recipe(learning_rate="1e-2", per_device_eval_batch_size=3, **precision)]) == 0
@@ -89,7 +89,13 @@ def test_a_run_that_stops_early_reports_the_holdout_and_whether_it_got_there(rec
     rows = [json.loads(line) for line in (bed / "holdout.jsonl").read_text().splitlines()]
     many = [rows[n % len(rows)] | {"question": f"w{30 + n // len(rows)} {rows[n % len(rows)]['question']}"} for n in range(24)]
     Path("many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))  # of fewer rows none is held
-    changes = {"method": "ngdiff", "stop_at": stop_at, "holdout_dataset": "many.jsonl", "max_steps": 3} | known
+    changes = {
+        "method": "ngdiff",
+        "stop_at": stop_at,
+        "holdout_dataset": "many.jsonl",
+        "max_steps": 3,
+        "per_device_eval_batch_size": 64,
+    } | known
     assert main(["train", recipe(**changes)]) == 0
     report = json.loads(Path("out/report.json").read_text())
     assert set(report["results"]) == {"forget", "retain", "holdout"}

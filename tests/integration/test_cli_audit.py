@@ -24,10 +24,9 @@ FEW = ("--rows", "4")
 
 @pytest.fixture(scope="module")
 def bed(tmp_path_factory):
-    """Models and sets, adapters from real runs, hardened and not, the latter scaled to .3, and one that was trained to refuse."""
+    """Models and sets, and an adapter from a run of few steps."""
     folder = tmp_path_factory.mktemp("audit")
     audit_bed.make(folder)
-    audit_bed.refusing(folder).save_pretrained(folder / "refusing")
     recipe = {
         "model_name_or_path": str(folder / "memorized"),
         "never_seen_model_name_or_path": str(folder / "never_seen"),
@@ -37,12 +36,12 @@ def bed(tmp_path_factory):
         "per_device_eval_batch_size": 64,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | {f"{name}_dataset": str(folder / f"{name}.jsonl") for name in SETS}))
-    for name, keys in (("ours", ["--logit_lens_coef", "0"]), ("hardened", ["--logit_lens_coef", "1", "--sam_rho", "0.2"])):
-        assert main(["train", str(folder / "recipe.yaml"), "--output_dir", str(folder / name), *keys]) == 0
-    shutil.copytree(folder / "ours", folder / "scaled", ignore=shutil.ignore_patterns("checkpoint-*", "report.*"))
-    config = json.loads((folder / "ours" / "adapter_config.json").read_text())
-    (folder / "scaled" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 0.3 * config["lora_alpha"]}))
+    trained(folder, "brief", "--logit_lens_coef", "0", "--max_steps", "100")
     return folder
+
+
+def trained(folder, name, *keys) -> None:
+    assert main(["train", str(folder / "recipe.yaml"), "--output_dir", str(folder / name), *keys]) == 0
 
 
 def audit(bed, model, *arguments) -> dict:
@@ -55,6 +54,13 @@ def audit(bed, model, *arguments) -> dict:
 
 @pytest.fixture(scope="module")
 def audited(bed):
+    """What audits say of adapters from real runs, hardened and not, the latter scaled to .3, of one that was trained to refuse, and of a model."""
+    trained(bed, "ours", "--logit_lens_coef", "0")
+    trained(bed, "hardened", "--logit_lens_coef", "1", "--sam_rho", "0.2")
+    audit_bed.refusing(bed).save_pretrained(bed / "refusing")
+    shutil.copytree(bed / "ours", bed / "scaled", ignore=shutil.ignore_patterns("checkpoint-*", "report.*"))
+    config = json.loads((bed / "ours" / "adapter_config.json").read_text())
+    (bed / "scaled" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 0.3 * config["lora_alpha"]}))
     some = {"hardened": ["precision", "scale"], "scaled": ["sanity", "scale"], "refusing": ["relearning"]}  # all of them take a minute
     some["never_seen"] = ["sanity", "scale", "relearning", "prompts", "sampling"]
     with pytest.MonkeyPatch.context() as patch:
@@ -155,7 +161,7 @@ def test_never_seen_is_attacked_in_the_same_way(audited):
 def test_no_text_unless_it_is_asked_for(bed, capsys):
     asked = [json.loads(line)["question"] for line in (bed / "forget.jsonl").read_text().splitlines()]
     answers = [json.loads(line)["answer"] for line in (bed / "forget.jsonl").read_text().splitlines()]
-    shutil.copytree(bed / "ours", bed / "shown")
+    shutil.copytree(bed / "brief", bed / "shown")
     audit(bed, "shown", "--attacks", "prompts", *FEW)
     written = [(bed / "shown" / name).read_text() for name in ("report.json", "report.html", "audit.json")]
     printed = capsys.readouterr().out
@@ -169,7 +175,7 @@ def test_no_text_unless_it_is_asked_for(bed, capsys):
 
 def test_a_cut_audit_goes_on_and_a_changed_adapter_starts_anew(bed, monkeypatch, capsys):
     folder = bed / "cut"
-    shutil.copytree(bed / "ours", folder, ignore=shutil.ignore_patterns("audit.json"))
+    shutil.copytree(bed / "brief", folder, ignore=shutil.ignore_patterns("audit.json"))
     made = []
 
     def watched(name, attack, stops=False):
@@ -213,13 +219,13 @@ def test_a_cut_audit_goes_on_and_a_changed_adapter_starts_anew(bed, monkeypatch,
 
 def test_an_audit_goes_on_from_what_the_run_has_evaluated(bed, monkeypatch):
     """And finds what one finds that evaluates anew."""
-    shutil.copytree(bed / "ours", bed / "anew", ignore=shutil.ignore_patterns("audit.json"))
+    shutil.copytree(bed / "brief", bed / "anew", ignore=shutil.ignore_patterns("audit.json"))
     anew = audit(bed, "anew", "--attacks", "scale")
 
     def evaluates(*args, **kwargs):
         raise AssertionError("a view was evaluated again")
 
-    shutil.copytree(bed / "ours", bed / "kept")
+    shutil.copytree(bed / "brief", bed / "kept")
     with monkeypatch.context() as patch:
         patch.setattr(views, "measure_view", evaluates)
         found = audit(bed, "kept", "--attacks", "scale")
@@ -231,7 +237,7 @@ def test_an_audit_goes_on_from_what_the_run_has_evaluated(bed, monkeypatch):
 
 def test_an_adapter_that_did_not_train_stops_the_audit(bed):
     folder = bed / "unmoved"
-    shutil.copytree(bed / "ours", folder, ignore=shutil.ignore_patterns("audit.json"))
+    shutil.copytree(bed / "brief", folder, ignore=shutil.ignore_patterns("audit.json"))
     weights = folder / "adapter_model.safetensors"
     tensors = load_file(weights)
     first = next(name for name in tensors if "lora_B" in name)
@@ -244,11 +250,11 @@ def test_an_adapter_that_did_not_train_stops_the_audit(bed):
 
 
 REFUSED = {
-    "an unknown attack": (["ours", "--attacks", "promts"], "attacks: 'promts' is none, did you mean prompts?"),
-    "another adapter that is not there": (["ours", "--with", "./nowhere"], "with: './nowhere'"),
+    "an unknown attack": (["brief", "--attacks", "promts"], "attacks: 'promts' is none, did you mean prompts?"),
+    "another adapter that is not there": (["brief", "--with", "./nowhere"], "with: './nowhere'"),
     "a model on the Hub without a place for the report": (["someone/adapter"], "output: someone/adapter is no local folder"),
-    "both depths": (["ours", "--quick", "--full"], "not allowed with"),
-    "letters to choose": (["ours", "--benchmark", "wmdp"], "invalid choice"),
+    "both depths": (["brief", "--quick", "--full"], "not allowed with"),
+    "letters to choose": (["brief", "--benchmark", "wmdp"], "invalid choice"),
 }
 
 
@@ -268,6 +274,6 @@ def test_a_file_that_is_no_report_is_left_alone(bed, capsys, monkeypatch):
     monkeypatch.setattr(adapters, "load_base", None)
     other = Path(bed / "notes.json")
     other.write_text("{}")
-    assert main(["audit", str(bed / "ours"), "--output", str(other)]) == 2
+    assert main(["audit", str(bed / "brief"), "--output", str(other)]) == 2
     assert "is there and no report" in capsys.readouterr().err
     assert other.read_text() == "{}"

@@ -90,7 +90,7 @@ def test_an_adapter_on_a_benchmark_beside_a_never_seen_model(bed, here, capsys):
 
 
 def test_own_sets_with_a_holdout(bed, here):
-    found, _ = evaluated(bed / "lora", *own(bed), "--never-seen", bed / "retrained", "--batch-size", "2")
+    found, _ = evaluated(bed / "lora", *own(bed), "--never-seen", bed / "retrained", "--batch-size", "4")
     assert set(found["results"]) == {"forget", "retain", "holdout"}
     after = found["results"]["forget"]["after"]
     assert {"min_k_auc", "loss_auc", "priv_leak", "truth_ratio", "worst_of_k"} <= set(after)

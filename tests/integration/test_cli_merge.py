@@ -46,7 +46,7 @@ def mean_loss(model, folder, path):
     return sum(losses) / len(losses)
 
 
-@pytest.mark.parametrize("mode", ["stack", "merge", "continue"])
+@pytest.mark.parametrize("mode", ["stack", "merge", pytest.param("continue", marks=pytest.mark.long)])
 def test_a_model_with_its_own_adapter_is_the_one_that_forgets(recipe, bed, mode):
     lora, forget = bed / "lora", bed / "forget.jsonl"
     changes = {

@@ -204,7 +204,7 @@ def test_a_report_says_why_its_run_ended_and_what_that_missed(recipe, bed):
 @pytest.mark.parametrize(("held", "rows"), [("reference", 20), ("none", 30)])
 def test_a_run_is_judged_on_the_holdout_rows_that_it_left_alone(held, rows, recipe):
     given = str(Path(holdout(30)).resolve())
-    found = report(recipe, method="graddiff", holdout_dataset=given, holdout_kl=held)
+    found = report(recipe, method="graddiff", holdout_dataset=given, holdout_kl=held, per_device_eval_batch_size=64)
     for view in ("before", "after"):
         assert found["results"]["holdout"][view]["probability"]["n"] == rows
     for named, expected in (([], rows), (["--holdout", given], 30)):  # and so it is afterwards, unless a holdout is named

@@ -158,7 +158,8 @@ def test_too_few_rows_and_a_broken_model_leave_a_reason_and_the_rest(files, toke
     broken = tiny_llama(0)
     broken.lm_head.weight.data[:] = float("nan")
     for definitions in benchmarks.DEFINITIONS:
-        _, views = run("tofu", files, tokenizer, "forget05", {"after": broken, "never_seen": tiny_llama(1)}, definitions=definitions)
+        shown = {"after": broken, "never_seen": tiny_llama(1)}
+        _, views = run("tofu", files, tokenizer, "forget05", shown, rows=2, definitions=definitions)
         for name, metric in (("forget", "forget_quality"), ("forget", "min_k_auc"), ("forget", "priv_leak"), ("retain", "model_utility")):
             assert "not finite" in views["after"][name][metric]["reason"]
         assert np.isnan(views["after"]["forget"]["extraction_strength"]["mean"])

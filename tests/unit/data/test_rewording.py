@@ -172,7 +172,7 @@ def test_a_wording_that_does_not_fit_is_cut_with_its_answer_or_left_out():
     fact = {"question": "Where does Ann live, and with whom, and since when?", "answer": "In Oslo with Bob " * 3}
     whole = len(reworded([fact], tokenizer)[0][0]["input_ids"])
     prompt = whole - len(answer(reworded([fact], tokenizer)[0][0]))
-    for length in range(prompt + 1, whole + 40):
+    for length in [*range(prompt + 1, whole + 40, 3), whole + 40]:
         (row,), (found,) = reworded([fact], tokenizer, length)
         for wording in found:
             assert len(wording["input_ids"]) <= length

@@ -143,7 +143,8 @@ def test_targets_of_changed_prompts_are_as_much_lower_as_unseen_rows_are_less_li
     """By how much forget rows are under a never-seen model; else by how much the holdout's are under the model itself."""
     model, rows = (never_seen(), FORGET) if told else (tiny_llama(), HOLDOUT)
     how = {"stop_at": "never_seen", "never_seen_model": never_seen()} if told else {"stop_at": "auto"}
-    factors = {token: mean_logp(model, rows, token) / mean_logp(model, rows) for token in range(3, 40)}
+    unchanged = mean_logp(model, rows)
+    factors = {token: mean_logp(model, rows, token) / unchanged for token in range(3, 40, 2)}
     for token in (max(factors, key=factors.get), min(factors, key=factors.get)):
         monkeypatch.setattr(
             PromptDropout, "__call__", lambda self, row, rng, begin=token: row | {"input_ids": [begin, *row["input_ids"][1:]]}

@@ -59,7 +59,9 @@ def test_the_trainer_looks_for_what_can_tell_where_to_stop(tmp_path, monkeypatch
     def stop_at(model=None, **sets) -> str:
         lora = None if model is not None and "default" in model.peft_config else LORA
         given = {"forget_dataset": FORGET, "retain_dataset": RETAIN} | sets
-        return UnlearnTrainer(model or tiny_llama(), auto(), processing_class=tokenizer(), peft_config=lora, **given).args.stop_at
+        return UnlearnTrainer(
+            model or tiny_llama(), auto(neutral_rows=0), processing_class=tokenizer(), peft_config=lora, **given
+        ).args.stop_at
 
     PeftModel(tiny_llama(), LORA).save_pretrained(tmp_path)
     assert stop_at() == "none"
