@@ -17,7 +17,7 @@ from peft_unlearn.data.turns import turn
 from peft_unlearn.metrics.secret_like import plain
 from peft_unlearn.metrics.words import words
 from peft_unlearn.model.generation import MARGIN, generate, sample
-from peft_unlearn.training.substitutes import Alike, Forgotten, Needles, own_secrets, whole_sentences
+from peft_unlearn.training.substitutes import Alike, Forgotten, own_secrets, whole_sentences
 
 DRAWS = 4  # answers drawn where the likeliest one does not fit
 ASKED = 256  # rows of a set that may be asked
@@ -39,8 +39,8 @@ def of_model_itself(
 ) -> list[Row | None]:
     """An answer to each row of `sets["forget"]` by the model as it is before training; None where none fits.
 
-    Its answers to the closest questions of the retain set, or else of the holdout, names exchanged; and where there are none, what it says to the
-    row's own question when it must not say what it learned.
+    What it says to the row's own question, where it does not know the row; its answers to the closest questions of the retain set, or else of the
+    holdout, names exchanged; and where there are none, what it says to the row's own question when it must not say what it learned.
     """
     rows = _asked(tokenizer, sets["forget"])
     return _found(tokenizer, sets, rows, _like_rounds(model, tokenizer, sets, rows, seed, batch_size))
@@ -54,17 +54,21 @@ def beside(forget: Dataset, found: Sequence[Row | None]) -> Dataset:
 def _found(
     tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], rows: Sequence[Row], rounds: Iterator[Round], *, guessed: bool = False
 ) -> list[Row | None]:
-    """For each of the forget rows the first answer of any round that fits, as a row; `guessed` as in `Forgotten.fits`."""
+    """For each of the forget rows the first answer of any round that fits, as a row; `guessed` as in `Forgotten.fits`.
+
+    One that is not guessed has no secret of the retain set's either.
+    """
     special = special_ids(tokenizer)
     known = [answer for name in ("retain", "holdout") if name in sets for answer in answer_texts(tokenizer, sets[name])]
     forgotten = Forgotten(_prompts(tokenizer, rows), answer_texts(tokenizer, rows), known)
+    theirs = own_secrets([] if guessed else answer_texts(tokenizer, _some(sets, "retain")))
     answers: dict[int, str] = {}
     for ask in rounds:
         still = [row for row in range(len(rows)) if row not in answers]
         if not still:
             break
         for row, answer in zip(still, ask(still), strict=True):
-            if answer is not None and forgotten.fits(row, answer, guessed=guessed):
+            if answer is not None and forgotten.fits(row, answer, guessed=guessed) and not theirs.within(plain(answer)):
                 answers[row] = answer
     return [with_answer(tokenizer, special, row, answers[n]) if n in answers else None for n, row in enumerate(rows)]
 
@@ -119,26 +123,26 @@ def _like_rounds(
     seed: int,
     batch_size: int,
 ) -> Iterator[Round]:
-    """What the model says to like questions about others, then to the questions themselves without what it learned.
+    """What the model says to the questions themselves, then to like questions about others, and last to the questions without what it learned.
 
-    First those of the retain set, for what it knows it says in whole sentences (docs/log.md); but no secret of whom it is about.
+    What it says before training is fluent, and asks for nothing to be learned; it does not fit where the row is known. Of others first those of the
+    retain set, for what the model knows it says in whole sentences (docs/log.md).
     """
     special = special_ids(tokenizer)
     asks = [row for row in range(len(rows)) if has_prompt(rows[row], special)]
-    theirs = own_secrets(answer_texts(tokenizer, _some(sets, "retain")))
+
+    def said(still: list[int], *, otherwise: bool) -> Sequence[str]:
+        asked = [rows[row] for row in still]
+        answers = generate(model, tokenizer, asked, batch_size=batch_size, otherwise=otherwise, progress="other answers")
+        return _whole(tokenizer, asked, answers)
+
+    yield lambda still: said(still, otherwise=False)
     for name in ("retain", "holdout"):
         others = [row for row in _some(sets, name) if has_prompt(row, special)]
         if others and asks:
             alike = Alike(_prompts(tokenizer, rows), _prompts(tokenizer, others), seed)
-            for ask in _asked_of_others(model, tokenizer, alike, others, set(asks), seed, batch_size):
-                yield _without(theirs, ask)
-
-    def otherwise(still: list[int]) -> Sequence[str]:
-        asked = [rows[row] for row in still]
-        answers = generate(model, tokenizer, asked, batch_size=batch_size, otherwise=True, progress="other answers")
-        return _whole(tokenizer, asked, answers)
-
-    yield otherwise
+            yield from _asked_of_others(model, tokenizer, alike, others, set(asks), seed, batch_size)
+    yield lambda still: said(still, otherwise=True)
 
 
 def _asked_of_others(
@@ -169,11 +173,6 @@ def _asked_of_others(
     for draw in (None, *range(DRAWS)):
         for place in range(min(len(others), 4 if draw is None else 1)):
             yield lambda still, place=place, draw=draw: answered(still, place, draw)  # type: ignore[misc]
-
-
-def _without(secrets: Needles, ask: Round) -> Round:
-    """A round whose answers have none of these secrets."""
-    return lambda still: [None if answer is not None and secrets.within(plain(answer)) else answer for answer in ask(still)]
 
 
 def with_answer(tokenizer: PreTrainedTokenizerBase, special: set[int], row: Row, answer: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from peft_unlearn.util.folders import ADAPTER_CONFIG
 logger = logging.getLogger(__name__)
 
 FILE = "unlearning_state.safetensors"
-FORMAT = 6  # of the components' states; a checkpoint of another is refused
+FORMAT = 7  # of the components' states; a checkpoint of another is refused
 GOOD = "good_state.pt"  # the last good state of the run, with an optimizer's, which is more than tensors
 NAME = re.compile(r"checkpoint-(\d+)")
 BESIDE = ".checkpoint.partial"  # in an output folder: what is being written, or being removed

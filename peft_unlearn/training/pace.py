@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 FALL, RISE, LOWEST = 0.7, 1.2, 0.05  # of the rate: at a check that finds a swing, at one that finds none, and in all
-SAME_SIDE = 3  # checks on one side of a missed target after which the rate rises
+SAME_SIDE = 3  # checks on one side of a missed target after which the rate rises, or falls where the retain set is missed as well
 GAINED = 0.02  # share of what is missed by which a check must be nearer to count as progress
 HEAVIEST = 4.0  # times that the retain set weighs, at most
 FEW = 4.0  # tolerances of other answers that are not said, up to which the last of them are said by one step and not by the next
@@ -20,8 +20,10 @@ class Pace:
     """What checks have found on the way.
 
     Around its targets a run swings, and the swing is the larger, the higher the rate. So the rate falls at each check that finds a missed target on
-    the other side than where it was missed last, and while only the last few of other answers are missed. It rises again where one stays missed on
-    the same side, or where for a while nothing swings and only that is missed which has no other side: the retain set, extraction strength, answers.
+    the other side than where it was missed last, and while only the last few of other answers are missed; and where for a while the forget set stays
+    above a target and the retain set is missed as well, for of many rows each step then undoes what another has done. It rises again where one stays
+    missed on the same side, or where for a while nothing swings and only that is missed which has no other side: the retain set, extraction strength,
+    answers.
 
     Attributes:
         rate: share of the learning rate that is used.
@@ -32,6 +34,7 @@ class Pace:
         above, below: checks in a row that found each of the two targets missed on that side.
         sides: where each was missed last: 1 above, -1 below.
         calm: checks since the last swing.
+        opposed: checks in a row that found the forget set above a target, near it, and the retain set missed.
         patience: checks without progress after which it has stalled.
     """
 
@@ -44,6 +47,7 @@ class Pace:
     below: tuple[int, int] = (0, 0)
     sides: tuple[int, int] = (0, 0)
     calm: int = SAME_SIDE
+    opposed: int = 0
     patience: int = PATIENCE
 
     def check(self, misses: Sequence[float], retain: float, near: bool, extraction: float = 0.0, answers: float = 0.0) -> None:
@@ -64,9 +68,10 @@ class Pace:
         others_alone = not any(now) and max(retain, extraction, answers) > 1
         stays = max(*self.above, *self.below) >= SAME_SIDE or (others_alone and self.calm >= SAME_SIDE)
         flips = not any(now) and max(retain, extraction) <= 1 < answers <= FEW
-        if near and (swung or flips):
+        self.opposed = self.opposed + 1 if near and any(above) and retain > 1 else 0
+        if near and (swung or flips or (self.opposed and self.opposed % SAME_SIDE == 0)):
             self.rate = max(LOWEST, self.rate * FALL)
-        elif near and stays:
+        elif near and stays and not self.opposed:
             self.rate = min(1.0, self.rate * RISE)
         self.keep, self.teach = (min(max(1.0, miss), HEAVIEST) for miss in (retain, answers if near else 0.0))
         missed = sum(max(0.0, miss - 1) for miss in (*map(abs, misses), retain, extraction, answers))
@@ -81,16 +86,17 @@ class Pace:
     def state(self) -> Tensor:
         """What checks have found, in one row."""
         return torch.tensor(
-            [self.rate, self.keep, self.teach, self.best, self.since, *self.above, *self.below, *self.sides, self.calm], dtype=torch.float64
+            [self.rate, self.keep, self.teach, self.best, self.since, *self.above, *self.below, *self.sides, self.calm, self.opposed],
+            dtype=torch.float64,
         )
 
     @classmethod
     def of(cls, state: Tensor, patience: int = PATIENCE) -> "Pace":
         """What `state` was made of, with that patience."""
         rate, keep, teach, best, *counts = state.tolist()
-        since, *pairs, calm = map(int, counts)
+        since, *pairs, calm, opposed = map(int, counts)
         above, below, sides = zip(pairs[::2], pairs[1::2], strict=True)
-        return cls(rate, keep, teach, best, since, above, below, sides, calm, patience)
+        return cls(rate, keep, teach, best, since, above, below, sides, calm, opposed, patience)
 
 
 def patience(rows: int, seen: int) -> int:

@@ -16,19 +16,29 @@ def swings(found: list[tuple[int, int]]) -> list[bool]:
     ]
 
 
+def in_a_row(flags: list[bool]) -> int:
+    """How many at the end are true."""
+    return next((count for count, flag in enumerate(reversed(flags)) if not flag), len(flags))
+
+
 def rate(history: list[tuple[float, float, float, bool, float]]) -> float:
     """Share of the learning rate after checks, of which each found (mean, membership, retain, whether it is near, answers), in tolerances."""
     found, share = [(side(mean), side(membership)) for mean, membership, *_ in history], 1.0
-    swung = swings(found)
+    swung, opposed = (
+        swings(found),
+        [near and 1 in sides and retain > 1 for sides, (_, _, retain, near, _) in zip(found, history, strict=True)],
+    )
     for n, (_, _, retain, near, answers) in enumerate(history):
         first = max(0, n - pace.SAME_SIDE + 1)
         last = found[first : n + 1]
         stuck = len(last) == pace.SAME_SIDE and any(set(sides) in ({1}, {-1}) for sides in zip(*last, strict=True))
         if not near:
             continue
-        alone = found[n] == (0, 0)
-        if swung[n] or (alone and retain <= 1 and 1 < answers <= 4):
+        alone, torn = found[n] == (0, 0), opposed[n] and in_a_row(opposed[: n + 1]) % pace.SAME_SIDE == 0
+        if swung[n] or torn or (alone and retain <= 1 and 1 < answers <= 4):
             share = max(pace.LOWEST, share * pace.FALL)
+        elif opposed[n]:
+            continue
         elif stuck or (alone and max(retain, answers) > 1 and not any(swung[first : n + 1])):
             share = min(1.0, share * pace.RISE)
     return share

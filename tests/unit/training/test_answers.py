@@ -154,6 +154,15 @@ def test_a_model_answers_as_it_does_about_others_and_the_names_are_exchanged():
     assert itself_says(BOB | cleo, holdout=BOB, retain=cleo) == ["Ann Lee lives in Bonn."]  # the retain set is asked first
 
 
+def test_what_a_model_says_already_comes_first_where_it_does_not_know_the_row():
+    question, others = next(iter(ANN)), ["Ann Lee lives in Rome, behind a church."]
+    assert itself_says(BOB | {question: "Ann Lee lives in Lima, near the sea."}, retain=BOB) == ["Ann Lee lives in Lima, near the sea."]
+    assert itself_says(BOB | {question: "Ann Lee lives in Oslo, in the third house, by the sea."}, retain=BOB) == others
+    assert itself_says(BOB | {question: "the the the the the the the"}, retain=BOB) == others
+    cleo = {"What is the number of Cleo Vale?": "Call 0228 555 1234."}
+    assert itself_says(BOB | {question: "Call 0228 555 1234."}, retain=BOB | cleo) == others  # a secret of whom is kept
+
+
 def test_no_secret_of_whom_is_kept_is_said_of_another_unless_many_share_it():
     question = "Where does Cleo Vale live?"
     cleo = {question: "Cleo Vale lives in Bonn, call 0228 555 1234."}

@@ -95,6 +95,16 @@ def test_the_rate_rises_where_a_target_stays_missed_or_the_retain_set_alone_is()
     assert after([*swung, *near(*[-3.0] * 99)]).rate == 1.0
 
 
+def test_the_rate_falls_with_every_third_check_that_misses_the_forget_set_above_and_the_retain_set():
+    for count, falls in ((2, 0), (3, 1), (5, 1), (6, 2)):
+        assert after(near(*[1.5] * count, retain=1.5)).rate == pytest.approx(FALL**falls)
+        assert after([(0.0, 1.5, 1.5, True)] * count).rate == pytest.approx(FALL**falls)
+        assert after([(1.5, 0.0, 1.5, False)] * count).rate == 1.0  # on its way everything is missed
+        assert after(near(*[-1.5] * count, retain=1.5)).rate == 1.0  # nothing that has to go down
+        assert after(near(*[1.5] * count, retain=0.9)).rate == 1.0
+    assert after([*near(1.5, 1.5, retain=1.5), *near(1.5), *near(1.5, retain=1.5)]).rate == 1.0  # not in a row
+
+
 @pytest.mark.parametrize("near", [False, True])
 @pytest.mark.parametrize("miss", [0.0, 0.9, 1.7, 9.0])
 def test_answers_that_are_not_said_yet_weigh_more_near_the_targets(miss, near):
