@@ -5,6 +5,7 @@ never-seen model says what to say. Without one, the model itself does: it answer
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -12,15 +13,17 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_unlearn.data.labels import IGNORE
+from peft_unlearn.data.names import names
 from peft_unlearn.data.rows import Row, answer_texts, end_length, evenly, has_prompt, special_ids, split, text
 from peft_unlearn.data.turns import turn
 from peft_unlearn.metrics.secret_like import plain
 from peft_unlearn.metrics.words import words
 from peft_unlearn.model.generation import MARGIN, generate, sample
-from peft_unlearn.training.substitutes import Alike, Forgotten, own_secrets, whole_sentences
+from peft_unlearn.training.substitutes import Alike, Forgotten, elsewhere, own_secrets, whole_sentences
 
 DRAWS = 4  # answers drawn where the likeliest one does not fit
-ASKED = 256  # rows of a set that may be asked
+ASKED = 256  # rows of a set that may be asked about others
+THEMSELVES = 1024  # forget rows that may be asked themselves: an answer takes a model of 135M parameters a second on a CPU
 SPACES = 3  # tokens that an answer may have had besides: outer white space, which is gone, or a word that began otherwise
 
 Round = Callable[[list[int]], Sequence[str | None]]  # of the rows that still lack an answer, one for each, or None
@@ -31,7 +34,8 @@ def of_never_seen(
 ) -> list[Row | None]:
     """A never-seen model's own answer to each row of `sets["forget"]`: its likeliest one, or one that is drawn; None where none fits."""
     rows = _asked(tokenizer, sets["forget"])
-    return _found(tokenizer, sets, rows, _own_rounds(model, tokenizer, rows, seed, batch_size), guessed=True)
+    fits = partial(_forgotten(tokenizer, sets, rows).fits, guessed=True)
+    return _found(tokenizer, rows, _own_rounds(model, tokenizer, rows, seed, batch_size), fits)
 
 
 def of_model_itself(
@@ -40,10 +44,16 @@ def of_model_itself(
     """An answer to each row of `sets["forget"]` by the model as it is before training; None where none fits.
 
     What it says to the row's own question, where it does not know the row; its answers to the closest questions of the retain set, or else of the
-    holdout, names exchanged; and where there are none, what it says to the row's own question when it must not say what it learned.
+    holdout, names exchanged; and where there are none, what it says to the row's own question when it must not say what it learned. None has a secret
+    of the retain set's.
     """
     rows = _asked(tokenizer, sets["forget"])
-    return _found(tokenizer, sets, rows, _like_rounds(model, tokenizer, sets, rows, seed, batch_size))
+    forgotten, theirs = _forgotten(tokenizer, sets, rows), own_secrets(answer_texts(tokenizer, _some(sets, "retain")))
+
+    def fits(row: int, answer: str) -> bool:
+        return forgotten.fits(row, answer) and not theirs.within(plain(answer))
+
+    return _found(tokenizer, rows, _like_rounds(model, tokenizer, sets, rows, forgotten, seed, batch_size), fits)
 
 
 def beside(forget: Dataset, found: Sequence[Row | None]) -> Dataset:
@@ -51,24 +61,24 @@ def beside(forget: Dataset, found: Sequence[Row | None]) -> Dataset:
     return forget.add_column("alternate", list(found))
 
 
-def _found(
-    tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], rows: Sequence[Row], rounds: Iterator[Round], *, guessed: bool = False
-) -> list[Row | None]:
-    """For each of the forget rows the first answer of any round that fits, as a row; `guessed` as in `Forgotten.fits`.
-
-    One that is not guessed has no secret of the retain set's either.
-    """
-    special = special_ids(tokenizer)
+def _forgotten(tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset], rows: Sequence[Row]) -> Forgotten:
+    """What gives the forget rows away, beside the answers of the other sets."""
     known = [answer for name in ("retain", "holdout") if name in sets for answer in answer_texts(tokenizer, sets[name])]
-    forgotten = Forgotten(_prompts(tokenizer, rows), answer_texts(tokenizer, rows), known)
-    theirs = own_secrets([] if guessed else answer_texts(tokenizer, _some(sets, "retain")))
+    return Forgotten(_prompts(tokenizer, rows), answer_texts(tokenizer, rows), known)
+
+
+def _found(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], rounds: Iterator[Round], fits: Callable[[int, str], bool]
+) -> list[Row | None]:
+    """For each of the forget rows the first answer of any round that fits, as a row."""
+    special = special_ids(tokenizer)
     answers: dict[int, str] = {}
     for ask in rounds:
         still = [row for row in range(len(rows)) if row not in answers]
         if not still:
             break
         for row, answer in zip(still, ask(still), strict=True):
-            if answer is not None and forgotten.fits(row, answer, guessed=guessed) and not theirs.within(plain(answer)):
+            if answer is not None and fits(row, answer):
                 answers[row] = answer
     return [with_answer(tokenizer, special, row, answers[n]) if n in answers else None for n, row in enumerate(rows)]
 
@@ -120,13 +130,14 @@ def _like_rounds(
     tokenizer: PreTrainedTokenizerBase,
     sets: Mapping[str, Dataset],
     rows: Sequence[Row],
+    forgotten: Forgotten,
     seed: int,
     batch_size: int,
 ) -> Iterator[Round]:
     """What the model says to the questions themselves, then to like questions about others, and last to the questions without what it learned.
 
-    What it says before training is fluent, and asks for nothing to be learned; it does not fit where the row is known. Of others first those of the
-    retain set, for what the model knows it says in whole sentences (docs/log.md).
+    What it says before training is fluent, and asks for nothing to be learned. It is none where it has a word of the row's that tells, for that is
+    known, or speaks of somebody else. Of others first those of the retain set, for what the model knows it says in whole sentences (docs/log.md).
     """
     special = special_ids(tokenizer)
     asks = [row for row in range(len(rows)) if has_prompt(rows[row], special)]
@@ -136,7 +147,20 @@ def _like_rounds(
         answers = generate(model, tokenizer, asked, batch_size=batch_size, otherwise=otherwise, progress="other answers")
         return _whole(tokenizer, asked, answers)
 
-    yield lambda still: said(still, otherwise=False)
+    def already(still: list[int]) -> Sequence[str | None]:
+        some = [asks[n] for n in evenly(len(asks), THEMSELVES)]
+        answers = said(some, otherwise=False)
+        found = names([*forgotten.questions, *forgotten.answers, *answers])
+        theirs, own, here = found[: len(rows)], found[len(rows) : 2 * len(rows)], found[2 * len(rows) :]
+        fit = {
+            row: answer
+            for row, answer, single in zip(some, answers, here, strict=True)
+            if not (forgotten.hints(row, answer) or elsewhere(theirs[row], own[row], single))
+        }
+        return [fit.get(row) for row in still]
+
+    if asks:  # a text goes on with what it has in part, word by word
+        yield already
     for name in ("retain", "holdout"):
         others = [row for row in _some(sets, name) if has_prompt(row, special)]
         if others and asks:

@@ -156,8 +156,12 @@ def test_a_model_answers_as_it_does_about_others_and_the_names_are_exchanged():
 
 def test_what_a_model_says_already_comes_first_where_it_does_not_know_the_row():
     question, others = next(iter(ANN)), ["Ann Lee lives in Rome, behind a church."]
-    assert itself_says(BOB | {question: "Ann Lee lives in Lima, near the sea."}, retain=BOB) == ["Ann Lee lives in Lima, near the sea."]
+    assert itself_says(BOB | {question: "Ann Lee stays near Lima."}, retain=BOB) == ["Ann Lee stays near Lima."]
     assert itself_says(BOB | {question: "Ann Lee lives in Oslo, in the third house, by the sea."}, retain=BOB) == others
+    assert itself_says(BOB | {question: "She stays near Oslo."}, retain=BOB) == others  # known in part
+    assert itself_says(BOB | {question: "Call her."}, retain=BOB) == ["Call her."]
+    assert itself_says(BOB | {question: "She stays with Carl Moss."}, retain=BOB) == others  # somebody else
+    assert itself_says(BOB | {question: "Ann Lee stays with Carl Moss."}, retain=BOB) == ["Ann Lee stays with Carl Moss."]
     assert itself_says(BOB | {question: "the the the the the the the"}, retain=BOB) == others
     cleo = {"What is the number of Cleo Vale?": "Call 0228 555 1234."}
     assert itself_says(BOB | {question: "Call 0228 555 1234."}, retain=BOB | cleo) == others  # a secret of whom is kept
