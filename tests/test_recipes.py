@@ -22,7 +22,7 @@ MODELS = {"model_name_or_path": "base", "never_seen_model_name_or_path": "base",
 # What a tiny run on a CPU cannot take over: how long, how many, and where.
 SHORT = {"max_steps": 2, "max_length": 32, "eval_rows": 4, "lora_r": 4, "use_cpu": True}
 STOPS = {"forget-my-own-jsonl": "none", "forget-on-my-lora": "never_seen", "forget-with-early-stopping": "auto"}  # with `method: auto`
-FEW = ("cpu", "forget-my-own-jsonl", "forget-on-my-lora", "forget-with-early-stopping", "muse-news-llama-3.2-1b", "tofu-qwen3-8b-12gb")
+FEW = ("cpu", "forget-my-own-jsonl", "forget-on-my-lora", "forget-with-early-stopping")
 REPLACED = ("num_train_epochs", "eval_dataset", "output_dir")
 
 
