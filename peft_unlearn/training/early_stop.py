@@ -12,7 +12,7 @@ from peft_unlearn.metrics.holdout_shift import holdout_shift
 from peft_unlearn.metrics.membership import auc
 from peft_unlearn.metrics.min_k import LOWEST
 from peft_unlearn.model.logprobs import lowest, matched, ranks
-from peft_unlearn.training.pace import PATIENCE, Pace
+from peft_unlearn.training.pace import LAST_ANSWERS, PATIENCE, Pace
 from peft_unlearn.training.parting import LEFT
 from peft_unlearn.training.targets import mean, min_ks
 
@@ -26,7 +26,7 @@ TOLERANCE_INNER = 0.03  # recall of the answers' tokens by inner layers above a 
 LOOKS = 8  # at inner layers in a run: they cost a forward pass a layer, so only what has all else looks, and after these it waits no longer
 DEEPER, DEEPEST = 2.0, 8.0  # how much more inner layers weigh after each look that finds them knowing too much, and at most
 IN_A_ROW = 2  # checks that must be within tolerance: a run that passes through has not reached its targets
-LAST_ANSWERS, WAITS = 2.0, 6  # tolerances of answers that are missed alone for so many checks in a row: the last ones do not come any more
+WAITS = 6  # checks in a row that miss the last answers alone: they do not come any more
 RETAIN_LOSS = 0.02  # of the retain set's mean probability that may be missing
 APPROACH = 0.8  # share of the way from which targets are corrected
 SHRINKS = 0.8  # share of a check's miss under which the next one's is taken to go away by itself

@@ -11,7 +11,7 @@ FALL, RISE, LOWEST = 0.7, 1.2, 0.05  # of the rate: at a check that finds a swin
 SAME_SIDE = 3  # checks on one side of a missed target after which the rate rises, or falls where the retain set is missed as well
 GAINED = 0.02  # share of what is missed by which a check must be nearer to count as progress
 HEAVIEST = 4.0  # times that the retain set weighs, at most
-FEW = 4.0  # tolerances of other answers that are not said, up to which the last of them are said by one step and not by the next
+LAST_ANSWERS = 2.0  # tolerances of other answers up to which those not said are the last ones, said by one step and not by the next
 PATIENCE, PASSES = 20, 10  # checks, and passes over the forget set, without progress after which a run has ended where it can
 
 
@@ -67,7 +67,7 @@ class Pace:
         self.sides, self.calm = (first, second), 0 if swung else self.calm + 1
         others_alone = not any(now) and max(retain, extraction, answers) > 1
         stays = max(*self.above, *self.below) >= SAME_SIDE or (others_alone and self.calm >= SAME_SIDE)
-        flips = not any(now) and max(retain, extraction) <= 1 < answers <= FEW
+        flips = not any(now) and max(retain, extraction) <= 1 < answers <= LAST_ANSWERS
         self.opposed = self.opposed + 1 if near and any(above) and retain > 1 else 0
         if near and (swung or flips or (self.opposed and self.opposed % SAME_SIDE == 0)):
             self.rate = max(LOWEST, self.rate * FALL)

@@ -35,7 +35,7 @@ def rate(history: list[tuple[float, float, float, bool, float]]) -> float:
         if not near:
             continue
         alone, torn = found[n] == (0, 0), opposed[n] and in_a_row(opposed[: n + 1]) % pace.SAME_SIDE == 0
-        if swung[n] or torn or (alone and retain <= 1 and 1 < answers <= 4):
+        if swung[n] or torn or (alone and retain <= 1 and 1 < answers <= 2):
             share = max(pace.LOWEST, share * pace.FALL)
         elif opposed[n]:
             continue
