@@ -12,6 +12,7 @@ SAME_SIDE = 3  # checks on one side of a missed target after which the rate rise
 GAINED = 0.02  # share of what is missed by which a check must be nearer to count as progress
 HEAVIEST = 4.0  # times that the retain set weighs, at most
 LAST_ANSWERS = 2.0  # tolerances of other answers up to which those not said are the last ones, said by one step and not by the next
+STALE = 10  # checks without progress after which the rate falls for good, and again after as many more
 PATIENCE, PASSES = 20, 10  # checks, and passes over the forget set, without progress after which a run has ended where it can
 
 
@@ -23,10 +24,11 @@ class Pace:
     the other side than where it was missed last, and while only the last few of other answers are missed; and where for a while the forget set stays
     above a target and the retain set is missed as well, for of many rows each step then undoes what another has done. It rises again where one stays
     missed on the same side, or where for a while nothing swings and only that is missed which has no other side: the retain set, extraction strength,
-    answers.
+    answers. It falls for good where for long no check was nearer: of many rows noise alone then keeps a run where it is.
 
     Attributes:
         rate: share of the learning rate that is used.
+        top: up to which it may rise.
         keep, teach: by how much the objectives on the retain set, and that on other answers, weigh more than they are told to: as many times as they
             are missed, in tolerances; answers only near the targets, for on the way everything has to be learned yet.
         best: the least that was missed so far, in tolerances beyond the first.
@@ -39,6 +41,7 @@ class Pace:
     """
 
     rate: float = 1.0
+    top: float = 1.0
     keep: float = 1.0
     teach: float = 1.0
     best: float = math.inf
@@ -72,11 +75,14 @@ class Pace:
         if near and (swung or flips or (self.opposed and self.opposed % SAME_SIDE == 0)):
             self.rate = max(LOWEST, self.rate * FALL)
         elif near and stays and not self.opposed:
-            self.rate = min(1.0, self.rate * RISE)
+            self.rate = min(self.top, self.rate * RISE)
         self.keep, self.teach = (min(max(1.0, miss), HEAVIEST) for miss in (retain, answers if near else 0.0))
         missed = sum(max(0.0, miss - 1) for miss in (*map(abs, misses), retain, extraction, answers))
         nearer = missed < self.best * (1 - GAINED)
         self.best, self.since = (missed, 0) if nearer else (self.best, self.since + 1)
+        if self.since and self.since % STALE == 0:
+            self.top = max(LOWEST, self.top * FALL)
+        self.rate = min(self.rate, self.top)
 
     @property
     def stalled(self) -> bool:
@@ -86,17 +92,29 @@ class Pace:
     def state(self) -> Tensor:
         """What checks have found, in one row."""
         return torch.tensor(
-            [self.rate, self.keep, self.teach, self.best, self.since, *self.above, *self.below, *self.sides, self.calm, self.opposed],
+            [
+                self.rate,
+                self.top,
+                self.keep,
+                self.teach,
+                self.best,
+                self.since,
+                *self.above,
+                *self.below,
+                *self.sides,
+                self.calm,
+                self.opposed,
+            ],
             dtype=torch.float64,
         )
 
     @classmethod
     def of(cls, state: Tensor, patience: int = PATIENCE) -> "Pace":
         """What `state` was made of, with that patience."""
-        rate, keep, teach, best, *counts = state.tolist()
+        rate, top, keep, teach, best, *counts = state.tolist()
         since, *pairs, calm, opposed = map(int, counts)
         above, below, sides = zip(pairs[::2], pairs[1::2], strict=True)
-        return cls(rate, keep, teach, best, since, above, below, sides, calm, opposed, patience)
+        return cls(rate, top, keep, teach, best, since, above, below, sides, calm, opposed, patience)
 
 
 def patience(rows: int, seen: int) -> int:

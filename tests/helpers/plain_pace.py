@@ -23,24 +23,22 @@ def in_a_row(flags: list[bool]) -> int:
 
 def rate(history: list[tuple[float, float, float, bool, float]]) -> float:
     """Share of the learning rate after checks, of which each found (mean, membership, retain, whether it is near, answers), in tolerances."""
-    found, share = [(side(mean), side(membership)) for mean, membership, *_ in history], 1.0
-    swung, opposed = (
-        swings(found),
-        [near and 1 in sides and retain > 1 for sides, (_, _, retain, near, _) in zip(found, history, strict=True)],
-    )
+    found, share, top = [(side(mean), side(membership)) for mean, membership, *_ in history], 1.0, 1.0
+    swung = swings(found)
+    opposed = [near and 1 in sides and retain > 1 for sides, (_, _, retain, near, _) in zip(found, history, strict=True)]
     for n, (_, _, retain, near, answers) in enumerate(history):
         first = max(0, n - pace.SAME_SIDE + 1)
         last = found[first : n + 1]
         stuck = len(last) == pace.SAME_SIDE and any(set(sides) in ({1}, {-1}) for sides in zip(*last, strict=True))
-        if not near:
-            continue
         alone, torn = found[n] == (0, 0), opposed[n] and in_a_row(opposed[: n + 1]) % pace.SAME_SIDE == 0
-        if swung[n] or torn or (alone and retain <= 1 and 1 < answers <= 2):
+        if near and (swung[n] or torn or (alone and retain <= 1 and 1 < answers <= 2)):
             share = max(pace.LOWEST, share * pace.FALL)
-        elif opposed[n]:
-            continue
-        elif stuck or (alone and max(retain, answers) > 1 and not any(swung[first : n + 1])):
-            share = min(1.0, share * pace.RISE)
+        elif near and not opposed[n] and (stuck or (alone and max(retain, answers) > 1 and not any(swung[first : n + 1]))):
+            share = min(top, share * pace.RISE)
+        stale = since(history[: n + 1])
+        if stale and stale % pace.STALE == 0:
+            top = max(pace.LOWEST, top * pace.FALL)
+        share = min(share, top)
     return share
 
 

@@ -34,7 +34,7 @@ def components(value: float) -> dict:
     sam.gradient.fill_(value)
     stop = EarlyStop([np.array([-1.0, -2.0])], [0], 0.9)
     stop.holdout_shift, stop.correction_lowest, stop.correction_rest, stop.within_tolerance = value, value / 2, value / 3, round(value)
-    stop.pace = Pace(value / 4, 1 + value, 2 + value, value / 5, 3 * round(value), (1, round(value)), (0, 2), (-1, 1), 5)
+    stop.pace = Pace(value / 4, value / 3, 1 + value, 2 + value, value / 5, 3 * round(value), (1, round(value)), (0, 2), (-1, 1), 5)
     spent, damage = Budget(1.0, None, RETAIN, "retain_dataset", 8), Damage(64)
     spent.spent, spent.mean, spent.kept = value, value / 2, value / 3
     damage.slower, damage.step, damage.start, damage.returned = value, round(value), value, [(5, 2), (9, 8)]
