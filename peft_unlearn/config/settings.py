@@ -43,7 +43,7 @@ class TrainingSettings:
     )
     answers: str = _setting(
         FROM_METHOD,
-        "What to answer in place of what is forgotten: natural (as a never-seen model does, or this model about others), refuse (that it "
+        "What to answer in place of what is forgotten: natural (as a never-seen model does, or else this one), refuse (that it "
         "does not know), column (alternate_answer of the forget set), or none. A preference loss (dpo) prefers it, others learn it.",
         ["none", "natural", "refuse", "column"],
     )

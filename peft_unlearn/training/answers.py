@@ -1,7 +1,8 @@
 """Other answers to the forgotten questions, as a model that never saw them would give: what a run teaches in their place.
 
 Pushed down alone, an answer leaves nothing behind that could be said instead: loops and words that do not exist (docs/log.md). A
-never-seen model says what to say. Without one, the model itself does: it answers like questions about others, whom it does not know either.
+never-seen model says what to say. Without one, the model itself does: of a row that it does not know, and asked about others, whom it does not
+know either.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from peft_unlearn.training.substitutes import Alike, Forgotten, elsewhere, own_s
 
 DRAWS = 4  # answers drawn where the likeliest one does not fit
 ASKED = 256  # rows of a set that may be asked about others
-THEMSELVES = 1024  # forget rows that may be asked themselves: an answer takes a model of 135M parameters a second on a CPU
+THEMSELVES = 1024  # forget rows that may be asked themselves; the others are asked about others at once
 SPACES = 3  # tokens that an answer may have had besides: outer white space, which is gone, or a word that began otherwise
 
 Round = Callable[[list[int]], Sequence[str | None]]  # of the rows that still lack an answer, one for each, or None
