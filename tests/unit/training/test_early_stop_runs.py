@@ -66,9 +66,7 @@ def test_a_run_ends_where_a_twin_is_that_never_saw_the_forget_rows(method, stop_
     assert mean(trainer.model, FORGET) == pytest.approx(mean(twin, FORGET), rel=max(0.2, off))
     assert mean(trainer.model, RETAIN) > mean(learnt, RETAIN) - 0.1
     assert ("answers" in trainer.trained) == (method != "graddiff")
-    if (
-        "answers" in trainer.trained
-    ):  # what it was taught to say, it says: 90 % at least to where that parts from the row's own, and most to its end
+    if "answers" in trainer.trained:  # what it was taught to say, it says; a run waits for 90 % to where they part from the row's own
         taught = list(trainer.trained["answers"])
         told = answer_texts(tokenizer(), taught)
         said, before = (generate(model, tokenizer(), taught) for model in (trainer.model, learnt))
